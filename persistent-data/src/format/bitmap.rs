@@ -1,0 +1,187 @@
+//! A space map bitmap: two bits of reference count for each block it covers
+//! (`dm-space-map-common.h`).
+
+use std::mem::offset_of;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, little_endian as le};
+
+use crate::block::BlockKind;
+use crate::number::{BLOCK_SIZE, BlockNr};
+
+/// 64-bit words of counts in a bitmap.
+pub const WORDS_PER_BITMAP: usize = (BLOCK_SIZE - 16) / size_of::<u64>();
+
+/// Entries in one word.
+const ENTRIES_PER_WORD: usize = 32;
+
+/// Blocks that one bitmap covers.
+pub const ENTRIES_PER_BITMAP: usize = WORDS_PER_BITMAP * ENTRIES_PER_WORD;
+
+/// A bitmap.
+#[derive(Clone, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct BitmapDisk {
+    /// Checksum of the rest of the block.
+    pub csum: le::U32,
+    /// Zero.
+    pub not_used: le::U32,
+    /// Where the bitmap lies.
+    pub blocknr: le::U64,
+    /// Two bits an entry, lowest entry in the lowest bits.
+    pub words: [le::U64; WORDS_PER_BITMAP],
+}
+
+const _: () = {
+    assert!(size_of::<BitmapDisk>() == BLOCK_SIZE);
+    assert!(offset_of!(BitmapDisk, not_used) == 4);
+    assert!(offset_of!(BitmapDisk, blocknr) == 8);
+    assert!(offset_of!(BitmapDisk, words) == 16);
+    assert!(ENTRIES_PER_BITMAP == 16320);
+};
+
+/// The two bits of an entry.
+///
+/// The kernel keeps the *high* bit of the count at the lower position, so that one and two look
+/// swapped (`sm_lookup_bitmap` in `dm-space-map-common.c`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum RefCountBits {
+    /// Free.
+    Zero = 0b00,
+    /// One reference.
+    One = 0b10,
+    /// Two references.
+    Two = 0b01,
+    /// Three or more: the ref count tree has the number.
+    Overflow = 0b11,
+}
+
+impl RefCountBits {
+    /// What a count is stored as.
+    pub fn of_count(count: u32) -> Self {
+        match count {
+            0 => Self::Zero,
+            1 => Self::One,
+            2 => Self::Two,
+            _ => Self::Overflow,
+        }
+    }
+
+    /// The count, unless the ref count tree has it.
+    pub fn count(self) -> Option<u32> {
+        match self {
+            Self::Zero => Some(0),
+            Self::One => Some(1),
+            Self::Two => Some(2),
+            Self::Overflow => None,
+        }
+    }
+}
+
+impl BitmapDisk {
+    /// Entry `entry` of `0..ENTRIES_PER_BITMAP`.
+    pub fn get(&self, entry: usize) -> RefCountBits {
+        let word = self.words[entry / ENTRIES_PER_WORD].get();
+        match (word >> (2 * (entry % ENTRIES_PER_WORD))) & 0b11 {
+            0b00 => RefCountBits::Zero,
+            0b10 => RefCountBits::One,
+            0b01 => RefCountBits::Two,
+            _ => RefCountBits::Overflow,
+        }
+    }
+
+    /// Stores `bits` as entry `entry` of `0..ENTRIES_PER_BITMAP`.
+    pub fn set(&mut self, entry: usize, bits: RefCountBits) {
+        let shift = 2 * (entry % ENTRIES_PER_WORD);
+        let word = &mut self.words[entry / ENTRIES_PER_WORD];
+        word.set((word.get() & !(0b11 << shift)) | ((bits as u64) << shift));
+    }
+
+    /// How many of all entries are zero, those past the end of the device included.
+    pub fn nr_free(&self) -> u32 {
+        self.words.iter().map(|word| free_entries(word.get()).count_ones()).sum()
+    }
+
+    /// The first entry in `from..end` that is zero.
+    pub fn first_free(&self, from: usize, end: usize) -> Option<usize> {
+        let mut entry = from;
+        while entry < end {
+            let skip = entry % ENTRIES_PER_WORD;
+            let free = free_entries(self.words[entry / ENTRIES_PER_WORD].get()) >> (2 * skip);
+            if free != 0 {
+                let found = entry + free.trailing_zeros() as usize / 2;
+                return (found < end).then_some(found);
+            }
+            entry += ENTRIES_PER_WORD - skip;
+        }
+        None
+    }
+}
+
+/// The lower bit of each pair of `word` that is `0b00`.
+fn free_entries(word: u64) -> u64 {
+    const LOWER: u64 = 0x5555_5555_5555_5555;
+    !(word | (word >> 1)) & LOWER
+}
+
+/// The block kind of bitmaps.
+#[derive(Debug)]
+pub enum Bitmap {}
+
+impl BlockKind for Bitmap {
+    const NAME: &'static str = "space map bitmap";
+    const CSUM_SALT: u32 = 240_779;
+    type Disk = BitmapDisk;
+
+    fn location(disk: &BitmapDisk) -> BlockNr {
+        BlockNr(disk.blocknr.get())
+    }
+
+    fn set_location(disk: &mut BitmapDisk, at: BlockNr) {
+        disk.blocknr.set(at.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::FromZeros;
+
+    use super::{BitmapDisk, ENTRIES_PER_BITMAP, RefCountBits};
+
+    #[test]
+    fn one_and_two_are_stored_with_the_high_bit_first() {
+        let mut bitmap = BitmapDisk::new_zeroed();
+        for (entry, count) in [(0, 1), (1, 2), (2, 3), (3, 0)] {
+            bitmap.set(entry, RefCountBits::of_count(count));
+        }
+        assert_eq!(bitmap.words[0].get(), 0b00_11_01_10);
+    }
+
+    #[test]
+    fn every_entry_keeps_every_count_and_leaves_its_neighbours_alone() {
+        let mut bitmap = BitmapDisk::new_zeroed();
+        for entry in 0..ENTRIES_PER_BITMAP {
+            bitmap.set(entry, RefCountBits::of_count(entry as u32 % 4));
+        }
+        for entry in 0..ENTRIES_PER_BITMAP {
+            assert_eq!(bitmap.get(entry), RefCountBits::of_count(entry as u32 % 4), "{entry}");
+        }
+        assert_eq!(bitmap.nr_free() as usize, ENTRIES_PER_BITMAP / 4);
+    }
+
+    #[test]
+    fn the_first_free_entry_is_found_from_every_start_and_before_every_end() {
+        let mut bitmap = BitmapDisk::new_zeroed();
+        let free = [0, 31, 32, 33, 63, 64, 1000, ENTRIES_PER_BITMAP - 1];
+        for entry in 0..ENTRIES_PER_BITMAP {
+            let count = if free.contains(&entry) { 0 } else { 1 + entry as u32 % 3 };
+            bitmap.set(entry, RefCountBits::of_count(count));
+        }
+        for end in (0..130).chain([999, 1000, 1001, ENTRIES_PER_BITMAP]) {
+            for from in 0..=end {
+                let expected = free.iter().copied().find(|&entry| (from..end).contains(&entry));
+                assert_eq!(bitmap.first_free(from, end), expected, "{from}..{end}");
+            }
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! The index of the space map's bitmaps: one block for the metadata device's own map, entries in
+//! a btree for the maps of other devices (`dm-space-map-common.h`).
+
+use std::mem::offset_of;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, little_endian as le};
+
+use crate::block::BlockKind;
+use crate::number::{BLOCK_SIZE, BlockNr};
+
+/// Bitmaps that an index block has room for.
+pub const INDEX_ENTRIES: usize = 255;
+
+/// What the index knows of one bitmap.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+    Unaligned,
+)]
+#[repr(C)]
+pub struct IndexEntry {
+    /// Where the bitmap lies.
+    pub blocknr: le::U64,
+    /// How many of all its entries are zero, those past the end of the device included.
+    pub nr_free: le::U32,
+    /// A hint: no entry below this one is free.
+    pub none_free_before: le::U32,
+}
+
+impl IndexEntry {
+    /// Whether this is what an entry without a bitmap holds.
+    pub fn is_unused(&self) -> bool {
+        self.as_bytes().iter().all(|&byte| byte == 0)
+    }
+}
+
+/// The index block of a metadata space map.
+#[derive(Clone, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct IndexBlockDisk {
+    /// Checksum of the rest of the block.
+    pub csum: le::U32,
+    /// Zero.
+    pub padding: le::U32,
+    /// Where the index lies.
+    pub blocknr: le::U64,
+    /// One entry a bitmap; the rest zero.
+    pub entries: [IndexEntry; INDEX_ENTRIES],
+}
+
+const _: () = {
+    assert!(size_of::<IndexEntry>() == 16);
+    assert!(offset_of!(IndexEntry, nr_free) == 8);
+    assert!(offset_of!(IndexEntry, none_free_before) == 12);
+    assert!(size_of::<IndexBlockDisk>() == BLOCK_SIZE);
+    assert!(offset_of!(IndexBlockDisk, padding) == 4);
+    assert!(offset_of!(IndexBlockDisk, blocknr) == 8);
+    assert!(offset_of!(IndexBlockDisk, entries) == 16);
+};
+
+/// The block kind of index blocks.
+#[derive(Debug)]
+pub enum IndexBlock {}
+
+impl BlockKind for IndexBlock {
+    const NAME: &'static str = "space map index";
+    const CSUM_SALT: u32 = 160_478;
+    type Disk = IndexBlockDisk;
+
+    fn location(disk: &IndexBlockDisk) -> BlockNr {
+        BlockNr(disk.blocknr.get())
+    }
+
+    fn set_location(disk: &mut IndexBlockDisk, at: BlockNr) {
+        disk.blocknr.set(at.0);
+    }
+}
