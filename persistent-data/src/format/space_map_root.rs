@@ -20,7 +20,16 @@ pub const MAX_METADATA_BLOCKS: u64 = (INDEX_ENTRIES * ENTRIES_PER_BITMAP) as u64
 
 /// Where a space map begins.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    FromBytes,
+    IntoBytes,
+    KnownLayout,
+    Immutable,
     Unaligned,
 )]
 #[repr(C)]
