@@ -7,10 +7,11 @@ use crate::block::RawBlock;
 use crate::number::BlockNr;
 
 mod file;
+mod holders;
 mod memory;
 
-
-
+pub use file::{FileDevice, OpenError, ReadOnly, ReadWrite};
+pub use memory::MemoryDevice;
 
 /// A device that can be read. A type that has this and not [`Device`] cannot be written to.
 pub trait ReadDevice: Send + Sync {
