@@ -55,6 +55,10 @@ pub enum NodeError {
         /// The key.
         key: u64,
     },
+    /// A leaf beside internal nodes, or an internal node beside leaves: all leaves of a tree are
+    /// equally deep.
+    #[error("not at the same depth as the leaves before it")]
+    Level,
     /// Deeper than a tree of a full device can be: there must be a cycle.
     #[error("deeper than any tree can be")]
     TooDeep,

@@ -1,5 +1,5 @@
-//! Simulated storage for tests: disks that lose power and fail, and rules to hold against what
-//! was done to them.
+//! Simulated storage for tests: disks that lose power and fail, rules to hold against what was
+//! done to them, and a store of blocks that enforces what writers promise.
 //!
 //! # Fault model
 //!
@@ -19,6 +19,7 @@ mod mutant;
 mod order;
 mod pending;
 mod rng;
+mod store;
 
 pub use disk::{Counts, MAX_EXHAUSTIVE_WRITES, SimDisk};
 pub use fault::{Died, Fault, Injected, Which};
@@ -26,3 +27,4 @@ pub use image::Image;
 pub use mutant::{EarlySuperblock, NoFlush};
 pub use order::{Operation, OperationKind, Order, OrderError, SUPERBLOCK, written};
 pub use rng::{Seed, seeds};
+pub use store::MemoryStore;
