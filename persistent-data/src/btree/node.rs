@@ -130,13 +130,14 @@ impl<'a, V: Value> NodeView<'a, V> {
     }
 
     fn check_order(&self) -> std::result::Result<(), NodeError> {
-        match self.keys.windows(2).position(|pair| pair[0].get() >= pair[1].get()) {
-            Some(before) => {
-                let entry = before + 1;
-                Err(NodeError::KeyOrder { entry, key: self.key(entry) })
-            }
-            None => Ok(()),
+        let ascends = |pair: &[le::U64]| pair[0].get() < pair[1].get();
+        // Twice as fast as a search that stops at the first one, and most nodes are sound.
+        if self.keys.windows(2).fold(true, |all, pair| all & ascends(pair)) {
+            return Ok(());
         }
+        let before = self.keys.windows(2).position(|pair| !ascends(pair));
+        let entry = before.map_or(0, |before| before + 1);
+        Err(NodeError::KeyOrder { entry, key: self.key(entry) })
     }
 
     fn check_range(&self, range: KeyRange) -> std::result::Result<(), NodeError> {

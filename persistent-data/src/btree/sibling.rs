@@ -102,8 +102,8 @@ fn same_level<V: Value, R: Reader>(reader: &R, left: BlockNr, right: BlockNr) ->
 }
 
 fn share_entries<T: Value, W: Writer>(writer: &mut W, left: BlockNr, right: BlockNr) -> Result<()> {
-    let left_len = NodeEdit::<T>::of(writer.edit::<Node>(left)?).len();
-    let right_len = NodeEdit::<T>::of(writer.edit::<Node>(right)?).len();
+    let left_len = NodeView::<T>::of(&*writer.read::<Node>(left)?).len();
+    let right_len = NodeView::<T>::of(&*writer.read::<Node>(right)?).len();
     let target = (left_len + right_len) / 2;
     if left_len < target {
         return append::<T, W>(writer, left, right, target - left_len);

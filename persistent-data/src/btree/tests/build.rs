@@ -90,3 +90,15 @@ fn a_built_tree_can_be_changed() {
     check_tree(&store, tree.root(), &model);
     check_counts::<[u8; 100]>(&store, [tree.root()]);
 }
+
+#[test]
+fn replacing_a_value_in_a_full_leaf_splits_nothing() {
+    let (mut store, mut tree, mut model) = build::<[u8; 1000]>(30);
+    let before = store.counts().len();
+    for (&key, value) in &mut model {
+        *value = [9; 1000];
+        assert!(!tree.insert(&mut store, key, *value).unwrap());
+    }
+    check_tree(&store, tree.root(), &model);
+    assert_eq!(store.counts().len(), before);
+}

@@ -8,7 +8,7 @@ use zerocopy::little_endian as le;
 
 use super::{Record, TestValue, check_counts, check_shape, check_tree, for_each_seed, tree_of};
 use crate::btree::edit::NodeEdit;
-use crate::btree::{Btree, Builder, Parsed, parse};
+use crate::btree::{Btree, Builder, NodeView, Parsed, parse};
 use crate::error::Error;
 use crate::format::{Node, node_flags};
 use crate::number::BlockNr;
@@ -37,6 +37,22 @@ fn a_tree_shrinks_to_nothing_in_any_order() {
         check_tree(&store, tree.root(), &model);
         assert_eq!(store.counts().len(), 1, "an empty leaf is left");
     });
+}
+
+#[test]
+fn keys_that_come_in_order_leave_nodes_nearly_full() {
+    const COUNT: u64 = 20_000;
+    for is_ascending in [true, false] {
+        let mut store = MemoryStore::new(1000);
+        let mut tree = Btree::<le::U64>::create(&mut store).unwrap();
+        for key in 0..COUNT {
+            let key = if is_ascending { key } else { COUNT - key };
+            tree.insert(&mut store, key, le::U64::new(key)).unwrap();
+        }
+        let fewest = COUNT as usize / NodeView::<le::U64>::CAPACITY;
+        let nodes = store.counts().len();
+        assert!(nodes < fewest + fewest / 8, "{nodes} nodes, {fewest} would do");
+    }
 }
 
 fn shuffle(rng: &mut StdRng, keys: &mut [u64]) {
