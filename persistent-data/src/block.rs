@@ -149,6 +149,11 @@ impl<K: BlockKind> Block<K> {
     pub(crate) fn trusted(raw: Arc<RawBlock>) -> Self {
         Self { raw, kind: PhantomData }
     }
+
+    /// The bytes.
+    pub fn into_raw(self) -> Arc<RawBlock> {
+        self.raw
+    }
 }
 
 impl<K: BlockKind> Clone for Block<K> {

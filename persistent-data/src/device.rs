@@ -40,8 +40,8 @@ pub trait Device: ReadDevice {
 }
 
 macro_rules! forward_device {
-    ($($(#[$doc:meta])* [$($generics:tt)*] $pointer:ty),*) => { $(
-        impl<$($generics)* + ReadDevice + ?Sized> ReadDevice for $pointer {
+    ($($pointer:ty),*) => { $(
+        impl<D: ReadDevice + ?Sized> ReadDevice for $pointer {
             fn nr_blocks(&self) -> u64 {
                 (**self).nr_blocks()
             }
@@ -49,7 +49,7 @@ macro_rules! forward_device {
                 (**self).read(first, into)
             }
         }
-        impl<$($generics)* + Device + ?Sized> Device for $pointer {
+        impl<D: Device + ?Sized> Device for $pointer {
             fn write(&self, first: BlockNr, from: &[RawBlock]) -> io::Result<()> {
                 (**self).write(first, from)
             }
@@ -59,7 +59,7 @@ macro_rules! forward_device {
         }
     )* };
 }
-forward_device!([D: Sized] &D, [D: Sized] Arc<D>, [D: Sized] Box<D>);
+forward_device!(&D, Arc<D>, Box<D>);
 
 /// Checks that `count` blocks from `first` on lie on a device of `nr_blocks`.
 pub(crate) fn check_range(nr_blocks: u64, first: BlockNr, count: usize) -> io::Result<()> {

@@ -186,6 +186,9 @@ pub enum Error {
         /// How many entries there are.
         len: u64,
     },
+    /// An earlier operation of the transaction failed half-way. Only aborting it leads on.
+    #[error("an earlier change failed; abort the transaction")]
+    Broken,
     /// An earlier write or flush failed, so what the device holds is not known. Only opening it
     /// again tells.
     #[error("an earlier write or flush failed; open the metadata again")]

@@ -4,8 +4,11 @@
 //! write with. [`Transaction`](crate::transaction::Transaction) is the writer; tests have one in
 //! memory.
 
-use crate::block::{Block, BlockKind};
-use crate::error::Result;
+use std::sync::Arc;
+
+use crate::block::{Block, BlockError, BlockKind, RawBlock};
+use crate::device::ReadDevice;
+use crate::error::{Error, Result};
 use crate::number::BlockNr;
 
 /// Gives out checked blocks.
@@ -67,4 +70,34 @@ pub trait Writer: Reader {
     /// Takes a reference to the block at `at` away. At zero it is free from the next commit on;
     /// what it refers to is the caller's to give up.
     fn dec(&mut self, at: BlockNr) -> Result<()>;
+}
+
+/// A reader straight from a device: every block is read and checked each time.
+///
+/// For walks, which read each block once.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceReader<D>(pub D);
+
+impl<D: ReadDevice> Reader for DeviceReader<D> {
+    fn read<K: BlockKind>(&self, at: BlockNr) -> Result<Block<K>> {
+        let block = read_block(&self.0, at)?;
+        Block::checked(block, at).map_err(bad_block::<K>(at))
+    }
+}
+
+/// Reads the bytes at `at`, checking no more than that there is such a block.
+pub(crate) fn read_block<D: ReadDevice>(device: &D, at: BlockNr) -> Result<Arc<RawBlock>> {
+    let nr_blocks = device.nr_blocks();
+    if at.0 >= nr_blocks {
+        return Err(Error::OutOfRange { at, nr_blocks });
+    }
+    let mut block = Arc::new(RawBlock::ZERO);
+    let buffer = Arc::get_mut(&mut block).expect("it has just been made");
+    device.read(at, std::slice::from_mut(buffer)).map_err(|source| Error::Read { at, source })?;
+    Ok(block)
+}
+
+/// Turns what is wrong with a block's bytes into the crate's error.
+pub(crate) fn bad_block<K: BlockKind>(at: BlockNr) -> impl Fn(BlockError) -> Error {
+    move |source| Error::Block { kind: K::NAME, at, source }
 }

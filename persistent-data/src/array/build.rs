@@ -1,0 +1,77 @@
+//! Building an array front to back.
+
+use super::{Array, ArrayBlockRef, entries_per_block, values_mut};
+use crate::btree::{Builder, Value};
+use crate::error::Result;
+use crate::format::ArrayBlock;
+use crate::store::Writer;
+
+/// Makes an array of values that come in order, with full blocks and full nodes.
+///
+/// It takes the memory of one array block and of one path through the btree.
+pub struct ArrayBuilder<V> {
+    tree: Builder<ArrayBlockRef<V>>,
+    /// Values of the block that is not full yet.
+    pending: Vec<V>,
+    blocks: u64,
+}
+
+impl<V> std::fmt::Debug for ArrayBuilder<V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ArrayBuilder").field("blocks", &self.blocks).finish_non_exhaustive()
+    }
+}
+
+impl<V: Value> Default for ArrayBuilder<V> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<V: Value> ArrayBuilder<V> {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        const { assert!(entries_per_block::<V>() > 0, "a value fits in a block") };
+        let pending = Vec::with_capacity(entries_per_block::<V>());
+        Self { tree: Builder::new(), pending, blocks: 0 }
+    }
+
+    /// Appends `values`, taking over the caller's references to what they refer to.
+    ///
+    /// # Errors
+    /// The writer's.
+    pub fn extend<W: Writer>(&mut self, writer: &mut W, mut values: &[V]) -> Result<()> {
+        while !values.is_empty() {
+            let room = entries_per_block::<V>() - self.pending.len();
+            let (now, later) = values.split_at(room.min(values.len()));
+            self.pending.extend_from_slice(now);
+            values = later;
+            if self.pending.len() == entries_per_block::<V>() {
+                self.write_block(writer)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The array of all that was appended.
+    ///
+    /// # Errors
+    /// The writer's.
+    pub fn finish<W: Writer>(mut self, writer: &mut W) -> Result<Array<V>> {
+        let len = self.blocks * entries_per_block::<V>() as u64 + self.pending.len() as u64;
+        if !self.pending.is_empty() {
+            self.write_block(writer)?;
+        }
+        Ok(Array { tree: self.tree.finish(writer)?, len })
+    }
+
+    fn write_block<W: Writer>(&mut self, writer: &mut W) -> Result<()> {
+        let at = writer.new_block::<ArrayBlock>()?;
+        let disk = writer.edit::<ArrayBlock>(at)?;
+        values_mut(disk, self.pending.len()).copy_from_slice(&self.pending);
+        self.tree.push(writer, self.blocks, ArrayBlockRef::new(at))?;
+        self.pending.clear();
+        self.blocks += 1;
+        Ok(())
+    }
+}

@@ -1,0 +1,166 @@
+//! The counts as they lie on the device.
+
+use zerocopy::little_endian as le;
+
+use crate::btree::Btree;
+use crate::error::{Error, Result};
+use crate::format::{Bitmap, ENTRIES_PER_BITMAP, IndexEntry, RefCountBits, SpaceMapRoot};
+use crate::number::BlockNr;
+use crate::store::{Reader, Writer};
+
+/// Where a map's index entries are kept.
+pub(super) trait Index {
+    /// The entry of bitmap `bitmap`, which exists.
+    fn get<R: Reader>(&self, reader: &R, bitmap: u64) -> Result<IndexEntry>;
+
+    /// Stores the entry of bitmap `bitmap`, which may be a new one at the end.
+    fn set<W: Writer>(&mut self, writer: &mut W, bitmap: u64, entry: IndexEntry) -> Result<()>;
+
+    /// What a space map root says of the index.
+    fn root(&self) -> BlockNr;
+}
+
+/// Bitmaps, their index, and the tree of counts above two.
+#[derive(Debug)]
+pub(super) struct Counts<I> {
+    pub(super) nr_blocks: u64,
+    pub(super) nr_allocated: u64,
+    pub(super) index: I,
+    pub(super) ref_counts: Btree<le::U32>,
+}
+
+/// A second view of the same blocks, which takes no references to them: of the two, only one may
+/// go on to be changed.
+impl<I: Clone> Clone for Counts<I> {
+    fn clone(&self) -> Self {
+        Self {
+            nr_blocks: self.nr_blocks,
+            nr_allocated: self.nr_allocated,
+            index: self.index.clone(),
+            ref_counts: Btree::open(self.ref_counts.root()),
+        }
+    }
+}
+
+/// How many bitmaps cover `nr_blocks` blocks.
+pub(super) fn nr_bitmaps(nr_blocks: u64) -> u64 {
+    nr_blocks.div_ceil(ENTRIES_PER_BITMAP as u64)
+}
+
+/// The bitmap that covers a block, and the entry in it.
+fn place(at: BlockNr) -> (u64, usize) {
+    let per_bitmap = ENTRIES_PER_BITMAP as u64;
+    (at.0 / per_bitmap, (at.0 % per_bitmap) as usize)
+}
+
+impl<I: Index> Counts<I> {
+    pub(super) fn root(&self) -> SpaceMapRoot {
+        SpaceMapRoot {
+            nr_blocks: self.nr_blocks.into(),
+            nr_allocated: self.nr_allocated.into(),
+            bitmap_root: self.index.root().0.into(),
+            ref_count_root: self.ref_counts.root().0.into(),
+        }
+    }
+
+    /// The count of `at`; zero past the end.
+    pub(super) fn count<R: Reader>(&self, reader: &R, at: BlockNr) -> Result<u32> {
+        if at.0 >= self.nr_blocks {
+            return Ok(0);
+        }
+        let (bitmap, entry) = place(at);
+        let blocknr = BlockNr(self.index.get(reader, bitmap)?.blocknr.get());
+        match reader.read::<Bitmap>(blocknr)?.get(entry).count() {
+            Some(count) => Ok(count),
+            None => self.overflow(reader, at),
+        }
+    }
+
+    fn overflow<R: Reader>(&self, reader: &R, at: BlockNr) -> Result<u32> {
+        match self.ref_counts.lookup(reader, at.0)? {
+            Some(count) => Ok(count.get()),
+            None => {
+                Err(Error::SpaceMap("the ref count tree lacks a count that a bitmap leaves to it"))
+            }
+        }
+    }
+
+    /// The first block in `from..end` with a count of zero for which `usable` holds. Blocks past
+    /// the end of the map have a count of zero.
+    pub(super) fn find_free<R: Reader>(
+        &self,
+        reader: &R,
+        mut from: u64,
+        end: u64,
+        usable: impl Fn(u64) -> bool,
+    ) -> Result<Option<BlockNr>> {
+        let mapped_end = self.nr_blocks.min(end);
+        while from < mapped_end {
+            let (bitmap, entry) = place(BlockNr(from));
+            let start = from - entry as u64;
+            let bitmap_end = mapped_end.min(start + ENTRIES_PER_BITMAP as u64);
+            let blocknr = BlockNr(self.index.get(reader, bitmap)?.blocknr.get());
+            let block = reader.read::<Bitmap>(blocknr)?;
+            let mut next = entry;
+            while let Some(free) = block.first_free(next, (bitmap_end - start) as usize) {
+                if usable(start + free as u64) {
+                    return Ok(Some(BlockNr(start + free as u64)));
+                }
+                next = free + 1;
+            }
+            from = bitmap_end;
+        }
+        Ok((from..end).find(|&at| usable(at)).map(BlockNr))
+    }
+
+    /// Makes the map cover `nr_blocks` blocks, the new ones free, by bitmaps of zeroes.
+    pub(super) fn extend<W: Writer>(&mut self, writer: &mut W, nr_blocks: u64) -> Result<()> {
+        assert!(self.nr_blocks <= nr_blocks, "a space map does not shrink");
+        for bitmap in nr_bitmaps(self.nr_blocks)..nr_bitmaps(nr_blocks) {
+            let entry = IndexEntry {
+                blocknr: writer.new_block::<Bitmap>()?.0.into(),
+                nr_free: (ENTRIES_PER_BITMAP as u32).into(),
+                none_free_before: 0.into(),
+            };
+            self.index.set(writer, bitmap, entry)?;
+        }
+        self.nr_blocks = nr_blocks;
+        Ok(())
+    }
+
+    /// Writes the count of `at` into a shadow of its bitmap, and into the tree where it belongs
+    /// there.
+    pub(super) fn set<W: Writer>(&mut self, writer: &mut W, at: BlockNr, count: u32) -> Result<()> {
+        let (bitmap, entry) = place(at);
+        let mut index_entry = self.index.get(writer, bitmap)?;
+        let shadow = writer.shadow::<Bitmap>(BlockNr(index_entry.blocknr.get()))?;
+        index_entry.blocknr.set(shadow.at.0);
+
+        let disk = writer.edit::<Bitmap>(shadow.at)?;
+        let old = disk.get(entry);
+        let new = RefCountBits::of_count(count);
+        disk.set(entry, new);
+
+        let hint = index_entry.none_free_before.get();
+        let (nr_free, position) = (index_entry.nr_free.get(), entry as u32);
+        if old == RefCountBits::Zero && new != RefCountBits::Zero {
+            self.nr_allocated += 1;
+            index_entry.nr_free.set(nr_free.saturating_sub(1));
+            if hint == position {
+                index_entry.none_free_before.set(position + 1);
+            }
+        } else if old != RefCountBits::Zero && new == RefCountBits::Zero {
+            self.nr_allocated = self.nr_allocated.saturating_sub(1);
+            index_entry.nr_free.set(nr_free + 1);
+            index_entry.none_free_before.set(hint.min(position));
+        }
+        self.index.set(writer, bitmap, index_entry)?;
+
+        if new == RefCountBits::Overflow {
+            self.ref_counts.insert(writer, at.0, le::U32::new(count))?;
+        } else if self.ref_counts.lookup(writer, at.0)?.is_some() {
+            self.ref_counts.remove(writer, at.0)?;
+        }
+        Ok(())
+    }
+}

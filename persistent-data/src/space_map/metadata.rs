@@ -1,0 +1,252 @@
+//! The space map of the metadata device, which counts its own blocks too.
+//!
+//! # The recursion
+//!
+//! To write a count, a bitmap has to be shadowed; that allocates a block and frees another, which
+//! changes two more counts, perhaps in other bitmaps. The index and the tree of large counts live
+//! on the same device and do the same.
+//!
+//! Here that is not a recursion but a fixed point. Every change of a count goes into the
+//! [`Ledger`], in memory, and allocation needs nothing but the ledger and the counts of the *last
+//! commit*, which do not change within a transaction. At the end of the transaction
+//! [`write`](MetadataSpaceMap) takes what the ledger has not written yet and writes it into the
+//! bitmaps; doing so may add to the ledger, and so on until nothing is left. It ends because a
+//! bitmap, the index or a tree node is shadowed at most once in a transaction: once all that are
+//! concerned have been, writing counts changes no more counts. A commit that touches one bitmap
+//! needs two rounds.
+//!
+//! A new map, and one that grows, are the same thing: blocks past the end of the last commit's
+//! counts have a count of zero and can be allocated at once, also for the bitmaps that will cover
+//! them.
+
+use super::counts::{Counts, Index, nr_bitmaps};
+use super::ledger::{Ledger, decremented, incremented};
+use crate::btree::Btree;
+use crate::error::{Error, Result};
+use crate::format::{
+    Bitmap, ENTRIES_PER_BITMAP, INDEX_ENTRIES, IndexBlock, IndexEntry, MAX_METADATA_BLOCKS,
+    SpaceMapRoot,
+};
+use crate::number::BlockNr;
+use crate::store::{Reader, Writer};
+
+/// The index in memory, and the block that it was read from or goes to.
+#[derive(Clone, Debug, Default)]
+pub(super) struct BlockIndex {
+    at: BlockNr,
+    entries: Vec<IndexEntry>,
+}
+
+impl Index for BlockIndex {
+    fn get<R: Reader>(&self, _: &R, bitmap: u64) -> Result<IndexEntry> {
+        usize::try_from(bitmap)
+            .ok()
+            .and_then(|bitmap| self.entries.get(bitmap))
+            .copied()
+            .ok_or(Error::SpaceMap("the index lacks a bitmap"))
+    }
+
+    fn set<W: Writer>(&mut self, _: &mut W, bitmap: u64, entry: IndexEntry) -> Result<()> {
+        match usize::try_from(bitmap) {
+            Ok(bitmap) if bitmap < self.entries.len() => self.entries[bitmap] = entry,
+            Ok(bitmap) if bitmap == self.entries.len() && bitmap < INDEX_ENTRIES => {
+                self.entries.push(entry);
+            }
+            _ => return Err(Error::SpaceMap("the index has no room for another bitmap")),
+        }
+        Ok(())
+    }
+
+    fn root(&self) -> BlockNr {
+        self.at
+    }
+}
+
+/// The counts of the metadata device's blocks, as a [transaction](crate::transaction) keeps them.
+#[derive(Clone, Debug)]
+pub(crate) struct MetadataSpaceMap {
+    /// As of the last commit. `None` before the first.
+    committed: Option<Counts<BlockIndex>>,
+    /// What the next commit stores: differs from `committed` only once it has been written.
+    next: Option<Counts<BlockIndex>>,
+    ledger: Ledger,
+    nr_blocks: u64,
+}
+
+/// How many blocks of a device of `device_blocks` the map covers: the kernel's limit is
+/// 15.9 GiB.
+pub fn mapped_blocks(device_blocks: u64) -> u64 {
+    device_blocks.min(MAX_METADATA_BLOCKS)
+}
+
+impl MetadataSpaceMap {
+    /// A map of free blocks that is on no device yet.
+    pub(crate) fn create(device_blocks: u64) -> Self {
+        Self {
+            committed: None,
+            next: None,
+            ledger: Ledger::default(),
+            nr_blocks: mapped_blocks(device_blocks),
+        }
+    }
+
+    /// The map that a superblock points to.
+    ///
+    /// The index's free counts and hints, and the sum of allocated blocks, are not trusted but
+    /// counted anew from the bitmaps.
+    pub(crate) fn open<R: Reader>(
+        reader: &R,
+        root: SpaceMapRoot,
+        device_blocks: u64,
+    ) -> Result<Self> {
+        let nr_blocks = root.nr_blocks.get();
+        if nr_blocks == 0 {
+            return Err(Error::SpaceMap("it covers no blocks"));
+        }
+        if nr_blocks > mapped_blocks(device_blocks) {
+            return Err(Error::SpaceMap("it covers more blocks than there are"));
+        }
+        let at = BlockNr(root.bitmap_root.get());
+        let index = reader.read::<IndexBlock>(at)?;
+        let mut entries = index.entries[..nr_bitmaps(nr_blocks) as usize].to_vec();
+        let mut nr_allocated = 0;
+        for entry in &mut entries {
+            let bitmap = reader.read::<Bitmap>(BlockNr(entry.blocknr.get()))?;
+            let nr_free = bitmap.nr_free();
+            nr_allocated += ENTRIES_PER_BITMAP as u64 - u64::from(nr_free);
+            let first_free = bitmap.first_free(0, ENTRIES_PER_BITMAP).unwrap_or(ENTRIES_PER_BITMAP);
+            entry.nr_free.set(nr_free);
+            entry.none_free_before.set(first_free as u32);
+        }
+        let counts = Counts {
+            nr_blocks,
+            nr_allocated,
+            index: BlockIndex { at, entries },
+            ref_counts: Btree::open(BlockNr(root.ref_count_root.get())),
+        };
+        Ok(Self {
+            committed: Some(counts.clone()),
+            next: Some(counts),
+            ledger: Ledger::default(),
+            nr_blocks,
+        })
+    }
+
+    pub(crate) fn nr_blocks(&self) -> u64 {
+        self.nr_blocks
+    }
+
+    /// Blocks in use as of the last commit.
+    pub(crate) fn nr_allocated(&self) -> u64 {
+        self.committed.as_ref().map_or(0, |counts| counts.nr_allocated)
+    }
+
+    /// Makes the map cover a device that has grown.
+    pub(crate) fn extend(&mut self, device_blocks: u64) {
+        self.nr_blocks = self.nr_blocks.max(mapped_blocks(device_blocks));
+    }
+
+    pub(crate) fn count<R: Reader>(&self, reader: &R, at: BlockNr) -> Result<u32> {
+        if at.0 >= self.nr_blocks {
+            return Err(Error::OutOfRange { at, nr_blocks: self.nr_blocks });
+        }
+        match (self.ledger.get(at), &self.committed) {
+            (Some(count), _) => Ok(count),
+            (None, Some(counts)) => counts.count(reader, at),
+            (None, None) => Ok(0),
+        }
+    }
+
+    /// The present count of `at` and one more, which the caller has to [`set`](Self::set).
+    pub(crate) fn incremented<R: Reader>(&self, reader: &R, at: BlockNr) -> Result<u32> {
+        incremented(at, self.count(reader, at)?)
+    }
+
+    /// The present count of `at` and one less, which the caller has to [`set`](Self::set).
+    pub(crate) fn decremented<R: Reader>(&self, reader: &R, at: BlockNr) -> Result<u32> {
+        decremented(at, self.count(reader, at)?)
+    }
+
+    pub(crate) fn set(&mut self, at: BlockNr, count: u32) {
+        self.ledger.set(at, count);
+    }
+
+    /// A block that can be allocated, which the caller has to [`set`](Self::set).
+    pub(crate) fn find_free<R: Reader>(&self, reader: &R) -> Result<BlockNr> {
+        let usable = |at| !self.ledger.touched(at);
+        let (from, end) = (self.ledger.cursor, self.nr_blocks);
+        let found = match &self.committed {
+            Some(counts) => counts.find_free(reader, from, end, usable)?,
+            None => (from..end).find(|&at| usable(at)).map(BlockNr),
+        };
+        found.ok_or(Error::NoSpace)
+    }
+
+    /// Notes that no block up to `at` is to be looked at again in this transaction.
+    pub(crate) fn allocated_up_to(&mut self, at: BlockNr) {
+        self.ledger.cursor = at.0 + 1;
+    }
+
+    /// The root of the last commit, if no count has changed since.
+    fn unchanged_root(&self) -> Option<SpaceMapRoot> {
+        let counts = self.next.as_ref()?;
+        let unchanged = counts.nr_blocks == self.nr_blocks && self.ledger.is_written();
+        unchanged.then(|| counts.root())
+    }
+
+    /// Everything is committed: the next transaction begins.
+    pub(crate) fn committed(&mut self) {
+        self.committed.clone_from(&self.next);
+        self.ledger = Ledger::default();
+    }
+
+    /// Back to the last commit.
+    pub(crate) fn abort(&mut self) {
+        self.next.clone_from(&self.committed);
+        self.ledger = Ledger::default();
+        if let Some(counts) = &self.committed {
+            self.nr_blocks = counts.nr_blocks;
+        }
+    }
+}
+
+/// A writer that keeps its own counts in a [`MetadataSpaceMap`].
+pub(crate) trait Counted: Writer + Sized {
+    fn space_map(&mut self) -> &mut MetadataSpaceMap;
+
+    /// Writes all changes of counts into blocks of the transaction, until writing them changes no
+    /// more counts, and gives the root to be stored in the superblock. Without changes it writes
+    /// nothing.
+    fn write_space_map(&mut self) -> Result<SpaceMapRoot> {
+        if let Some(root) = self.space_map().unchanged_root() {
+            return Ok(root);
+        }
+        let mut counts = match self.space_map().next.take() {
+            Some(counts) => counts,
+            None => Counts {
+                nr_blocks: 0,
+                nr_allocated: 0,
+                index: BlockIndex { at: self.new_block::<IndexBlock>()?, entries: Vec::new() },
+                ref_counts: Btree::create(self)?,
+            },
+        };
+        counts.index.at = self.shadow::<IndexBlock>(counts.index.at)?.at;
+        let nr_blocks = self.space_map().nr_blocks;
+        counts.extend(self, nr_blocks)?;
+        loop {
+            let changes = self.space_map().ledger.take_unwritten();
+            if changes.is_empty() {
+                break;
+            }
+            for (at, count) in changes {
+                counts.set(self, at, count)?;
+            }
+        }
+        let disk = self.edit::<IndexBlock>(counts.index.at)?;
+        disk.entries = [IndexEntry::default(); INDEX_ENTRIES];
+        disk.entries[..counts.index.entries.len()].copy_from_slice(&counts.index.entries);
+        let root = counts.root();
+        self.space_map().next = Some(counts);
+        Ok(root)
+    }
+}

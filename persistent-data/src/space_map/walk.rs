@@ -1,0 +1,425 @@
+//! Reading a metadata space map that may be damaged, and holding it against the references that
+//! a walk has found.
+
+use std::ops::Range;
+
+use thiserror::Error;
+use zerocopy::little_endian as le;
+
+use super::CoreSpaceMap;
+use super::counts::nr_bitmaps;
+use super::metadata::mapped_blocks;
+use crate::block::Block;
+use crate::btree::{self, NodeView, WalkVisitor};
+use crate::error::Error as BlockDamage;
+use crate::format::{
+    Bitmap, BitmapDisk, ENTRIES_PER_BITMAP, INDEX_ENTRIES, IndexBlock, IndexEntry, RefCountBits,
+    SpaceMapRoot,
+};
+use crate::number::BlockNr;
+use crate::store::Reader;
+
+/// What is wrong with a space map.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SpaceMapDamage {
+    /// It covers nothing, or more than the device has or the format allows.
+    #[error("it covers {nr_blocks} blocks, but there are {present} that it can cover")]
+    Size {
+        /// What the root says.
+        nr_blocks: u64,
+        /// The most that it may say.
+        present: u64,
+    },
+    /// The index block is not usable.
+    #[error("the index is unusable: {error}")]
+    Index {
+        /// Where.
+        at: BlockNr,
+        /// What is wrong.
+        error: BlockDamage,
+    },
+    /// A bitmap is not usable.
+    #[error("bitmap {bitmap} is unusable: {error}")]
+    Bitmap {
+        /// Its number.
+        bitmap: u64,
+        /// Where.
+        at: BlockNr,
+        /// What is wrong.
+        error: BlockDamage,
+    },
+    /// A part of the tree of large counts is not usable.
+    #[error("the ref count tree is unusable for blocks from {} on: {error}", .keys.start)]
+    RefCountTree {
+        /// Where.
+        at: BlockNr,
+        /// The blocks, half-open, whose counts it had.
+        keys: Range<u64>,
+        /// What is wrong.
+        error: BlockDamage,
+    },
+    /// The index counts fewer free entries than the bitmap has.
+    #[error("the index says {found} free entries of bitmap {bitmap}, it has {expected}: too few")]
+    NrFreeLow {
+        /// The bitmap's number.
+        bitmap: u64,
+        /// What the index says.
+        found: u32,
+        /// What the bitmap has.
+        expected: u32,
+    },
+    /// The index counts more free entries than the bitmap has.
+    #[error("the index says {found} free entries of bitmap {bitmap}, it has {expected}: too many")]
+    NrFreeHigh {
+        /// The bitmap's number.
+        bitmap: u64,
+        /// What the index says.
+        found: u32,
+        /// What the bitmap has.
+        expected: u32,
+    },
+    /// The index says that there is no free entry where there is one.
+    #[error("the index says that bitmap {bitmap} has no free entry before {hint}, {free} is free")]
+    Hint {
+        /// The bitmap's number.
+        bitmap: u64,
+        /// What the index says.
+        hint: u32,
+        /// The first free entry.
+        free: u32,
+    },
+    /// The root's sum of used blocks is not what the bitmaps add up to.
+    #[error("the root says that {found} blocks are in use, the bitmaps say {expected}")]
+    NrAllocated {
+        /// What the root says.
+        found: u64,
+        /// What the bitmaps say.
+        expected: u64,
+    },
+    /// Entries for blocks that do not exist are not zero.
+    #[error("the last bitmap has counts for blocks past the end")]
+    PastEnd {
+        /// Where the bitmap lies.
+        at: BlockNr,
+    },
+    /// An area that should be zero is not.
+    #[error("{what} is not zero")]
+    NotZero {
+        /// Where.
+        at: BlockNr,
+        /// What.
+        what: &'static str,
+    },
+    /// The tree has no count for blocks whose bitmap leaves it to the tree.
+    #[error("the ref count tree lacks the counts of {}", blocks_text(.blocks))]
+    CountMissing {
+        /// The blocks, half-open.
+        blocks: Range<u64>,
+    },
+    /// The tree has a count for a block whose bitmap has it too, or one that belongs there.
+    #[error("the ref count tree has a needless entry for block {block}")]
+    CountNeedless {
+        /// The block.
+        block: u64,
+    },
+    /// Fewer references are counted than were found: the blocks could be allocated while in use.
+    #[error("{} counted {counted} times and referred to {found} times", blocks_text(.blocks))]
+    CountLow {
+        /// The blocks, half-open.
+        blocks: Range<u64>,
+        /// What the space map says.
+        counted: u32,
+        /// References that were found.
+        found: u32,
+    },
+    /// More references are counted than were found: the blocks are lost to use.
+    #[error("{} counted {counted} times and referred to {found} times", blocks_text(.blocks))]
+    Leak {
+        /// The blocks, half-open.
+        blocks: Range<u64>,
+        /// What the space map says.
+        counted: u32,
+        /// References that were found.
+        found: u32,
+    },
+}
+
+fn blocks_text(blocks: &Range<u64>) -> String {
+    match blocks.end - blocks.start {
+        1 => format!("block {}", blocks.start),
+        _ => format!("blocks {}..{}", blocks.start, blocks.end),
+    }
+}
+
+/// What could be read of a metadata space map.
+pub struct SpaceMapReading {
+    nr_blocks: u64,
+    bitmaps: Vec<Option<Block<Bitmap>>>,
+    /// Counts above two, ascending.
+    large_counts: Vec<(u64, u32)>,
+    /// Whether all of the ref count tree could be read.
+    tree_whole: bool,
+}
+
+impl std::fmt::Debug for SpaceMapReading {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SpaceMapReading")
+            .field("nr_blocks", &self.nr_blocks)
+            .field("bitmaps", &self.bitmaps.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl SpaceMapReading {
+    /// Reads the map that begins at `root`, on a device of `device_blocks`. Calls `refer` for every
+    /// block of the map, as often as the map refers to it, and `damaged` for what is wrong with the
+    /// map by itself.
+    ///
+    /// `None` if not even its size can be believed.
+    pub fn read<R: Reader>(
+        reader: &R,
+        root: SpaceMapRoot,
+        device_blocks: u64,
+        mut refer: impl FnMut(BlockNr) -> bool,
+        mut damaged: impl FnMut(SpaceMapDamage),
+    ) -> Option<Self> {
+        let (nr_blocks, present) = (root.nr_blocks.get(), mapped_blocks(device_blocks));
+        if nr_blocks == 0 || nr_blocks > present {
+            damaged(SpaceMapDamage::Size { nr_blocks, present });
+            return None;
+        }
+        let mut reading = Self {
+            nr_blocks,
+            bitmaps: vec![None; nr_bitmaps(nr_blocks) as usize],
+            large_counts: Vec::new(),
+            tree_whole: true,
+        };
+        let mut visitor =
+            LargeCounts { reading: &mut reading, refer: &mut refer, damaged: &mut damaged };
+        btree::walk(reader, BlockNr(root.ref_count_root.get()), &mut visitor);
+
+        let at = BlockNr(root.bitmap_root.get());
+        refer(at);
+        match reader.read::<IndexBlock>(at) {
+            Ok(index) => {
+                if index.padding.get() != 0 {
+                    damaged(SpaceMapDamage::NotZero { at, what: "the padding of the index" });
+                }
+                reading.read_bitmaps(reader, &index.entries, &mut refer, &mut damaged);
+                let unused = &index.entries[reading.bitmaps.len()..];
+                if !unused.iter().all(IndexEntry::is_unused) {
+                    damaged(SpaceMapDamage::NotZero { at, what: "an unused index entry" });
+                }
+                reading.check_sum(root.nr_allocated.get(), &mut damaged);
+            }
+            Err(error) => damaged(SpaceMapDamage::Index { at, error }),
+        }
+        Some(reading)
+    }
+
+    fn read_bitmaps<R: Reader>(
+        &mut self,
+        reader: &R,
+        entries: &[IndexEntry; INDEX_ENTRIES],
+        refer: &mut impl FnMut(BlockNr) -> bool,
+        damaged: &mut impl FnMut(SpaceMapDamage),
+    ) {
+        for (bitmap, entry) in entries.iter().enumerate().take(self.bitmaps.len()) {
+            let at = BlockNr(entry.blocknr.get());
+            refer(at);
+            match reader.read::<Bitmap>(at) {
+                Ok(disk) => {
+                    let first = (bitmap * ENTRIES_PER_BITMAP) as u64;
+                    let covered = (self.nr_blocks - first).min(ENTRIES_PER_BITMAP as u64) as usize;
+                    check_bitmap(bitmap as u64, at, &disk, covered, entry, damaged);
+                    self.bitmaps[bitmap] = Some(disk);
+                }
+                Err(error) => {
+                    damaged(SpaceMapDamage::Bitmap { bitmap: bitmap as u64, at, error });
+                }
+            }
+        }
+    }
+
+    /// Blocks that the map covers.
+    pub fn nr_blocks(&self) -> u64 {
+        self.nr_blocks
+    }
+
+    /// Whether every count could be read.
+    pub fn is_whole(&self) -> bool {
+        self.tree_whole && self.bitmaps.iter().all(Option::is_some)
+    }
+
+    /// Blocks with a count above zero, in what could be read.
+    pub fn nr_allocated(&self) -> u64 {
+        let used = |bitmap: &Block<Bitmap>| ENTRIES_PER_BITMAP as u64 - u64::from(bitmap.nr_free());
+        self.bitmaps.iter().flatten().map(used).sum()
+    }
+
+    fn check_sum(&self, found: u64, damaged: &mut impl FnMut(SpaceMapDamage)) {
+        let expected = self.nr_allocated();
+        if self.bitmaps.iter().all(Option::is_some) && found != expected {
+            damaged(SpaceMapDamage::NrAllocated { found, expected });
+        }
+    }
+
+    /// Holds the counts against `references`, which cover the device.
+    ///
+    /// Leaks are told only if `all_found` says that no part of any walk failed: what an unreadable
+    /// block refers to looks leaked, and is in use.
+    pub fn compare(
+        &self,
+        references: &CoreSpaceMap,
+        all_found: bool,
+        mut damaged: impl FnMut(SpaceMapDamage),
+    ) {
+        let all_found = all_found && self.is_whole();
+        let mut open: Option<SpaceMapDamage> = None;
+        let mut large = self.large_counts.iter().copied().peekable();
+        for (bitmap, disk) in self.bitmaps.iter().enumerate() {
+            let Some(disk) = disk else { continue };
+            let first = (bitmap * ENTRIES_PER_BITMAP) as u64;
+            let end = self.nr_blocks.min(first + ENTRIES_PER_BITMAP as u64);
+            while large.next_if(|&(block, _)| block < first).is_some() {}
+            for block in first..end {
+                let in_tree = large.next_if(|&(key, _)| key == block).map(|(_, count)| count);
+                let bits = disk.get((block - first) as usize);
+                let found = references.count(BlockNr(block)).unwrap_or(0);
+                if let Some(damage) = self.judge(block, bits, in_tree, found, all_found) {
+                    match merge(open.take(), damage) {
+                        (merged, None) => open = Some(merged),
+                        (done, next) => {
+                            damaged(done);
+                            open = next;
+                        }
+                    }
+                }
+                if let (Some(_), true) = (in_tree, bits != RefCountBits::Overflow) {
+                    damaged(SpaceMapDamage::CountNeedless { block });
+                }
+            }
+        }
+        open.into_iter().for_each(damaged);
+    }
+
+    /// What is wrong with the count of one block, if anything.
+    fn judge(
+        &self,
+        block: u64,
+        bits: RefCountBits,
+        in_tree: Option<u32>,
+        found: u32,
+        all_found: bool,
+    ) -> Option<SpaceMapDamage> {
+        let blocks = block..block + 1;
+        let counted = match bits.count().or(in_tree) {
+            Some(counted) => counted,
+            None if self.tree_whole => return Some(SpaceMapDamage::CountMissing { blocks }),
+            None => return None,
+        };
+        if counted < found {
+            Some(SpaceMapDamage::CountLow { blocks, counted, found })
+        } else if counted > found && all_found {
+            Some(SpaceMapDamage::Leak { blocks, counted, found })
+        } else {
+            None
+        }
+    }
+}
+
+/// Joins the damage of neighbouring blocks where it is the same.
+fn merge(
+    open: Option<SpaceMapDamage>,
+    next: SpaceMapDamage,
+) -> (SpaceMapDamage, Option<SpaceMapDamage>) {
+    use SpaceMapDamage as D;
+    let Some(mut open) = open else { return (next, None) };
+    let joined = match (&mut open, &next) {
+        (D::CountMissing { blocks }, D::CountMissing { blocks: more }) => join(blocks, more),
+        (
+            D::CountLow { blocks, counted, found },
+            D::CountLow { blocks: more, counted: c, found: f },
+        )
+        | (D::Leak { blocks, counted, found }, D::Leak { blocks: more, counted: c, found: f })
+            if (*counted, *found) == (*c, *f) =>
+        {
+            join(blocks, more)
+        }
+        _ => false,
+    };
+    if joined { (open, None) } else { (open, Some(next)) }
+}
+
+fn join(blocks: &mut Range<u64>, more: &Range<u64>) -> bool {
+    let adjacent = blocks.end == more.start;
+    if adjacent {
+        blocks.end = more.end;
+    }
+    adjacent
+}
+
+/// Holds a bitmap of which `covered` entries stand for blocks against its index entry.
+fn check_bitmap(
+    bitmap: u64,
+    at: BlockNr,
+    disk: &BitmapDisk,
+    covered: usize,
+    entry: &IndexEntry,
+    damaged: &mut impl FnMut(SpaceMapDamage),
+) {
+    if disk.not_used.get() != 0 {
+        damaged(SpaceMapDamage::NotZero { at, what: "the unused field of a bitmap" });
+    }
+    let (found, expected) = (entry.nr_free.get(), disk.nr_free());
+    if found < expected {
+        damaged(SpaceMapDamage::NrFreeLow { bitmap, found, expected });
+    } else if found > expected {
+        damaged(SpaceMapDamage::NrFreeHigh { bitmap, found, expected });
+    }
+    let hint = entry.none_free_before.get();
+    if let Some(free) = disk.first_free(0, covered)
+        && (free as u64) < u64::from(hint)
+    {
+        damaged(SpaceMapDamage::Hint { bitmap, hint, free: free as u32 });
+    }
+    let past_end = covered..ENTRIES_PER_BITMAP;
+    if past_end.into_iter().any(|entry| disk.get(entry) != RefCountBits::Zero) {
+        damaged(SpaceMapDamage::PastEnd { at });
+    }
+}
+
+/// Collects the counts of the tree.
+struct LargeCounts<'a, F, G> {
+    reading: &'a mut SpaceMapReading,
+    refer: &'a mut F,
+    damaged: &'a mut G,
+}
+
+impl<F, G> WalkVisitor<le::U32> for LargeCounts<'_, F, G>
+where
+    F: FnMut(BlockNr) -> bool,
+    G: FnMut(SpaceMapDamage),
+{
+    fn node(&mut self, at: BlockNr, _: &Range<u64>) -> bool {
+        (self.refer)(at)
+    }
+
+    fn leaf(&mut self, _: BlockNr, _: &Range<u64>, leaf: &NodeView<'_, le::U32>) {
+        let nr_blocks = self.reading.nr_blocks;
+        for (block, count) in leaf.entries() {
+            if block >= nr_blocks {
+                (self.damaged)(SpaceMapDamage::CountNeedless { block });
+            } else {
+                self.reading.large_counts.push((block, count.get()));
+            }
+        }
+    }
+
+    fn damage(&mut self, damage: btree::NodeDamage) {
+        self.reading.tree_whole = false;
+        let btree::NodeDamage { at, keys, error } = damage;
+        (self.damaged)(SpaceMapDamage::RefCountTree { at, keys, error });
+    }
+}
