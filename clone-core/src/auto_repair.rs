@@ -1,0 +1,90 @@
+//! Putting right in place what is wrong without being dangerous: leaked blocks and figures.
+
+use persistent_data::device::Device;
+use persistent_data::space_map::walk::SpaceMapDamage;
+use persistent_data::store::Writer;
+use persistent_data::transaction::{SUPERBLOCK, Transaction};
+use persistent_data::{BlockNr, Error};
+use thiserror::Error;
+
+use crate::check::Report;
+use crate::damage::{Damage, Severity};
+use crate::format;
+
+/// Why nothing, or not all, was put right.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum AutoRepairError {
+    /// There is damage of a kind that must not be touched in place: what looks leaked may be in
+    /// use by what could not be read. Nothing was written.
+    #[error("the metadata is damaged beyond leaks; use clone_repair, which writes a new copy")]
+    Damaged,
+    /// A copy of the space map blocks that change must fit beside the old ones. Nothing was
+    /// written that the superblock reaches.
+    #[error(
+        "no free block is left to write the corrected space map to; use clone_repair with a \
+         larger OUTPUT"
+    )]
+    NoSpace,
+    /// The blocks below failed.
+    #[error(transparent)]
+    Blocks(Error),
+}
+
+impl From<Error> for AutoRepairError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::NoSpace => Self::NoSpace,
+            error => Self::Blocks(error),
+        }
+    }
+}
+
+/// What was put right.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Repaired {
+    /// Blocks that were counted too often.
+    pub leaked_blocks: u64,
+    /// Other figures and unused areas that were wrong.
+    pub figures: u64,
+}
+
+/// Puts right what `report`, a check of everything on this device, found, in one transaction.
+/// With nothing to do it writes nothing.
+///
+/// # Errors
+/// See [`AutoRepairError`]. The metadata is as it was then, unless writing the superblock failed.
+pub fn auto_repair<D: Device>(device: &D, report: &Report) -> Result<Repaired, AutoRepairError> {
+    let superblock = match (report.worst(), report.superblock) {
+        (None, _) => return Ok(Repaired::default()),
+        (Some(Severity::Fatal), _) | (_, None) => return Err(AutoRepairError::Damaged),
+        (_, Some(superblock)) => superblock,
+    };
+    let mut transaction = Transaction::open(device, &superblock.space_map_root)?;
+    let mut repaired = Repaired::default();
+    // The index is written with every count, and all its figures are counted anew on opening.
+    transaction.correct_count(SUPERBLOCK, 1)?;
+    for damage in &report.damage {
+        match damage {
+            Damage::SpaceMap(SpaceMapDamage::Leak { blocks, found, .. }) => {
+                for at in blocks.clone() {
+                    transaction.correct_count(BlockNr(at), *found)?;
+                }
+                repaired.leaked_blocks += blocks.end - blocks.start;
+            }
+            Damage::SpaceMap(SpaceMapDamage::CountNeedless { block })
+                if *block < transaction.nr_blocks() =>
+            {
+                let count = transaction.count(BlockNr(*block))?;
+                transaction.correct_count(BlockNr(*block), count)?;
+                repaired.figures += 1;
+            }
+            _ => repaired.figures += 1,
+        }
+    }
+    let prepared = transaction.prepare()?;
+    let mut superblock = superblock;
+    superblock.space_map_root = *prepared.space_map_root();
+    prepared.commit::<format::Superblock>(&superblock.to_disk())?;
+    Ok(repaired)
+}

@@ -1,0 +1,112 @@
+//! Checking the metadata of a running clone.
+//!
+//! Copy-on-write leaves what a superblock reaches intact until the commit after the next one. But
+//! no number in the superblock tells one commit from another: block numbers alternate, so that a
+//! superblock can come back bit by bit with other content below it. Hence everything is read
+//! twice. What two passes in a row found at the same places is what was there between them: bits
+//! only go from zero to one, so an array block that is the same before and after was never
+//! another one in between.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Mutex, PoisonError};
+
+use persistent_data::BlockNr;
+use persistent_data::block::RawBlock;
+use persistent_data::device::ReadDevice;
+use thiserror::Error;
+
+use crate::check::{Report, Scope, check, read};
+use crate::progress::Progress;
+
+/// Passes over the metadata before giving up.
+pub const PASSES_MAX: u32 = 50;
+
+/// The metadata changed during every pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error(
+    "the metadata changed during each of {PASSES_MAX} passes over it: the clone commits faster \
+     than its metadata can be read. Suspend it meanwhile (dmsetup suspend, and resume after), or \
+     stop hydration"
+)]
+pub struct NeverAtRest;
+
+/// [Checks](check) the metadata of a clone that may be committing meanwhile. `device` must read
+/// past any cache. The report is that of one commit.
+///
+/// # Errors
+/// [`NeverAtRest`].
+pub fn check_live<D: ReadDevice + ?Sized>(
+    device: &D,
+    scope: Scope,
+    progress: &dyn Progress,
+) -> Result<Report, NeverAtRest> {
+    at_rest(device, |device| check(device, scope, progress))
+}
+
+/// [Reads](read) the metadata of a clone that may be committing meanwhile. `device` must read
+/// past any cache. The report is that of one commit.
+///
+/// # Errors
+/// [`NeverAtRest`].
+pub fn read_live<D: ReadDevice + ?Sized>(
+    device: &D,
+    progress: &dyn Progress,
+) -> Result<Report, NeverAtRest> {
+    at_rest(device, |device| read(device, progress))
+}
+
+/// Makes passes over the metadata until two in a row have read the same.
+fn at_rest<D: ReadDevice + ?Sized>(
+    device: &D,
+    pass: impl Fn(&Recorder<'_, D>) -> Report,
+) -> Result<Report, NeverAtRest> {
+    let mut before: Option<Contents> = None;
+    for _ in 0..PASSES_MAX {
+        let recorder = Recorder { device, contents: Mutex::new(Contents::new()) };
+        let report = pass(&recorder);
+        let contents = recorder.contents.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if before.as_ref() == Some(&contents) {
+            return Ok(report);
+        }
+        before = Some(contents);
+    }
+    Err(NeverAtRest)
+}
+
+/// Digests of what was read, by block; `None` for what could not be read.
+type Contents = BTreeMap<u64, Option<u64>>;
+
+/// Notes what is read.
+struct Recorder<'a, D: ?Sized> {
+    device: &'a D,
+    contents: Mutex<Contents>,
+}
+
+impl<D: ReadDevice + ?Sized> Recorder<'_, D> {
+    fn note(&self, first: BlockNr, digests: impl Iterator<Item = Option<u64>>) {
+        let mut contents = self.contents.lock().unwrap_or_else(PoisonError::into_inner);
+        contents.extend((first.0..).zip(digests));
+    }
+}
+
+impl<D: ReadDevice + ?Sized> ReadDevice for Recorder<'_, D> {
+    fn nr_blocks(&self) -> u64 {
+        self.device.nr_blocks()
+    }
+
+    fn read(&self, first: BlockNr, into: &mut [RawBlock]) -> io::Result<()> {
+        let result = self.device.read(first, into);
+        match &result {
+            Ok(()) => self.note(first, into.iter().map(|block| Some(digest(block)))),
+            Err(_) => self.note(first, into.iter().map(|_| None)),
+        }
+        result
+    }
+}
+
+/// 64 bits that differ where two blocks do.
+fn digest(block: &RawBlock) -> u64 {
+    let (low, high) = block.bytes().split_at(persistent_data::BLOCK_SIZE / 2);
+    u64::from(crc32c::crc32c(low)) << 32 | u64::from(crc32c::crc32c(high))
+}

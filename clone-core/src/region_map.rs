@@ -1,0 +1,498 @@
+//! Which regions are hydrated, as read from metadata.
+
+use std::iter;
+
+use persistent_data::bitset::{BITS_PER_BLOCK, BITS_PER_WORD};
+use zerocopy::little_endian as le;
+
+use crate::geometry::RegionRange;
+
+/// Words of an array block of the bitset.
+const WORDS_PER_BLOCK: usize = (BITS_PER_BLOCK / BITS_PER_WORD) as usize;
+
+/// What is known of the regions of one array block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Chunk {
+    /// Could not be read.
+    Lost,
+    /// None is hydrated.
+    Zeroes,
+    /// All are hydrated.
+    Ones,
+    /// Few runs of hydrated regions, half-open, counted from the first region of the block.
+    Runs(Box<[(u16, u16)]>),
+    /// Lowest region in the lowest bit; regions past the end of the clone are zero.
+    Bits(Box<[u64]>),
+}
+
+/// The most runs that take less room than the bits.
+const RUNS_MAX: usize = WORDS_PER_BLOCK;
+
+const _: () = assert!(BITS_PER_BLOCK <= u16::MAX as u64);
+
+/// Which regions are hydrated, which are not, and of which it is not known.
+///
+/// It takes memory only where hydrated and other regions meet: four bytes a run, and at most a bit
+/// a region.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegionMap {
+    nr_regions: u64,
+    chunks: Vec<Chunk>,
+}
+
+/// Regions by what is known of them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Hydrated,
+    Other,
+    Lost,
+}
+
+impl RegionMap {
+    /// `nr_regions` regions of which nothing is known.
+    pub(crate) fn lost_whole(nr_regions: u64) -> Self {
+        let chunks = vec![Chunk::Lost; nr_regions.div_ceil(BITS_PER_BLOCK) as usize];
+        Self { nr_regions, chunks }
+    }
+
+    /// How many regions there are.
+    pub fn nr_regions(&self) -> u64 {
+        self.nr_regions
+    }
+
+    /// How many array blocks their bitset has.
+    pub(crate) fn nr_chunks(&self) -> u64 {
+        self.chunks.len() as u64
+    }
+
+    /// The regions, half-open, of array block `chunk`.
+    pub(crate) fn regions_of(&self, chunk: u64) -> RegionRange {
+        let first = chunk * BITS_PER_BLOCK;
+        first..(first + BITS_PER_BLOCK).min(self.nr_regions)
+    }
+
+    /// Puts in what array block `chunk` says.
+    pub(crate) fn fill(&mut self, chunk: u64, words: &[le::U64], census: Census) {
+        let regions = self.regions_of(chunk);
+        let len = regions.end - regions.start;
+        self.chunks[chunk as usize] = match census.hydrated {
+            0 => Chunk::Zeroes,
+            hydrated if hydrated == len => Chunk::Ones,
+            _ => Chunk::of(words, len),
+        };
+    }
+
+    /// How many regions are hydrated.
+    pub fn hydrated(&self) -> u64 {
+        (0..self.nr_chunks())
+            .map(|index| match &self.chunks[index as usize] {
+                Chunk::Lost | Chunk::Zeroes => 0,
+                Chunk::Ones => {
+                    let regions = self.regions_of(index);
+                    regions.end - regions.start
+                }
+                Chunk::Runs(runs) => runs.iter().map(|&(begin, end)| u64::from(end - begin)).sum(),
+                Chunk::Bits(words) => count_ones(words.iter().copied()),
+            })
+            .sum()
+    }
+
+    /// The hydrated regions as maximal runs, ascending.
+    pub fn runs(&self) -> impl Iterator<Item = RegionRange> + '_ {
+        self.runs_of(State::Hydrated)
+    }
+
+    /// The regions that could not be read, as maximal runs, ascending.
+    pub fn lost(&self) -> impl Iterator<Item = RegionRange> + '_ {
+        self.runs_of(State::Lost)
+    }
+
+    /// Whether every region is known.
+    pub fn is_whole(&self) -> bool {
+        !self.chunks.contains(&Chunk::Lost)
+    }
+
+    /// Takes every region that could not be read as hydrated, or as not.
+    ///
+    /// Either loses data if it is wrong: what is called hydrated is served from the destination,
+    /// which may never have got it; what is not is copied from the source, over what was written.
+    pub fn settle_lost(&mut self, hydrated: bool) {
+        let settled = if hydrated { Chunk::Ones } else { Chunk::Zeroes };
+        for chunk in &mut self.chunks {
+            if *chunk == Chunk::Lost {
+                chunk.clone_from(&settled);
+            }
+        }
+    }
+
+    /// The bits as words, lowest region in the lowest bit of the first, lost regions as zeroes.
+    pub fn words(&self) -> impl Iterator<Item = u64> + '_ {
+        (0..self.nr_chunks()).flat_map(move |index| {
+            let regions = self.regions_of(index);
+            let mut words = vec![0; (regions.end - regions.start).div_ceil(BITS_PER_WORD) as usize];
+            for run in self.pieces_in(index, State::Hydrated) {
+                set_bits(&mut words, run.start - regions.start..run.end - regions.start);
+            }
+            words
+        })
+    }
+
+    fn runs_of(&self, wanted: State) -> impl Iterator<Item = RegionRange> + '_ {
+        let mut pieces = self.pieces(wanted);
+        let mut current: Option<RegionRange> = None;
+        iter::from_fn(move || {
+            loop {
+                match (pieces.next(), current.take()) {
+                    (Some(piece), Some(run)) if run.end == piece.start => {
+                        current = Some(run.start..piece.end);
+                    }
+                    (Some(piece), Some(run)) => {
+                        current = Some(piece);
+                        return Some(run);
+                    }
+                    (Some(piece), None) => current = Some(piece),
+                    (None, run) => return run,
+                }
+            }
+        })
+    }
+
+    /// Runs that are cut where array blocks meet.
+    fn pieces(&self, wanted: State) -> Pieces<'_> {
+        Pieces {
+            map: self,
+            wanted,
+            chunks: 0..self.nr_chunks(),
+            first: 0,
+            runs: [].iter(),
+            bits: BitRuns::of(&[]),
+        }
+    }
+
+    /// The runs in array block `chunk`.
+    fn pieces_in(&self, chunk: u64, wanted: State) -> Pieces<'_> {
+        Pieces { chunks: chunk..chunk + 1, ..self.pieces(wanted) }
+    }
+}
+
+/// Runs of regions in one state, within array blocks.
+struct Pieces<'a> {
+    map: &'a RegionMap,
+    wanted: State,
+    /// Array blocks that have not been begun.
+    chunks: RegionRange,
+    /// Where the one that has been begun starts.
+    first: u64,
+    /// What is left of it, in whichever form it is kept.
+    runs: std::slice::Iter<'a, (u16, u16)>,
+    bits: BitRuns<'a>,
+}
+
+impl Iterator for Pieces<'_> {
+    type Item = RegionRange;
+
+    fn next(&mut self) -> Option<RegionRange> {
+        loop {
+            if let Some(&(begin, end)) = self.runs.next() {
+                return Some(self.first + u64::from(begin)..self.first + u64::from(end));
+            }
+            if let Some(run) = self.bits.next() {
+                return Some(self.first + run.start..self.first + run.end);
+            }
+            let chunk = self.chunks.next()?;
+            let regions = self.map.regions_of(chunk);
+            self.first = regions.start;
+            let state = match &self.map.chunks[chunk as usize] {
+                Chunk::Lost => State::Lost,
+                Chunk::Zeroes => State::Other,
+                Chunk::Ones => State::Hydrated,
+                Chunk::Runs(runs) => {
+                    if self.wanted == State::Hydrated {
+                        self.runs = runs.iter();
+                    }
+                    continue;
+                }
+                Chunk::Bits(words) => {
+                    if self.wanted == State::Hydrated {
+                        self.bits = BitRuns::of(words);
+                    }
+                    continue;
+                }
+            };
+            if state == self.wanted {
+                return Some(regions);
+            }
+        }
+    }
+}
+
+impl Chunk {
+    /// Some of the `len` regions in `words`.
+    fn of(words: &[le::U64], len: u64) -> Self {
+        if let Some(runs) = few_runs(words, len) {
+            return Self::Runs(runs);
+        }
+        let mut bits: Box<[u64]> = words.iter().map(|word| word.get()).collect();
+        if let Some((last, full)) = bits.split_last_mut() {
+            *last &= low_bits(len - full.len() as u64 * BITS_PER_WORD);
+        }
+        Self::Bits(bits)
+    }
+}
+
+/// The runs of ones among the first `len` bits of `words`, unless they are more than
+/// [`RUNS_MAX`].
+fn few_runs(words: &[le::U64], len: u64) -> Option<Box<[(u16, u16)]>> {
+    let mut runs = Vec::new();
+    let mut open: Option<u64> = None;
+    let mut first = 0;
+    for word in words {
+        let word = word.get();
+        // All-ones when a run goes on from the word before.
+        let before = if open.is_some() { u64::MAX } else { 0 };
+        if word != before {
+            // A bit for each place where the bits change.
+            let mut changes = word ^ (word << 1 | before & 1);
+            if len - first < BITS_PER_WORD {
+                changes &= low_bits(len - first);
+            }
+            while changes != 0 {
+                let at = first + u64::from(changes.trailing_zeros());
+                changes &= changes - 1;
+                match open.take() {
+                    Some(start) => runs.push((start as u16, at as u16)),
+                    None => open = Some(at),
+                }
+            }
+            if runs.len() > RUNS_MAX {
+                return None;
+            }
+        }
+        first += BITS_PER_WORD;
+    }
+    runs.extend(open.map(|start| (start as u16, len as u16)));
+    Some(runs.into())
+}
+
+/// What the words of an array block amount to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Census {
+    /// Hydrated regions.
+    pub(crate) hydrated: u64,
+    /// Whether a bit past the last region is set.
+    pub(crate) trailing_bits: bool,
+}
+
+/// Counts the bits of an array block that holds `len` regions.
+pub(crate) fn census(words: &[le::U64], len: u64) -> Census {
+    assert!(words.len() <= WORDS_PER_BLOCK && words.len() as u64 == len.div_ceil(BITS_PER_WORD));
+    let Some((last, full)) = words.split_last() else {
+        return Census { hydrated: 0, trailing_bits: false };
+    };
+    let in_last = low_bits(len - full.len() as u64 * BITS_PER_WORD);
+    let (any, all) =
+        full.iter().fold((0, u64::MAX), |(any, all), word| (any | word.get(), all & word.get()));
+    // Most array blocks are all zeroes or all ones; telling that is much cheaper than counting.
+    let in_full = match (any, all) {
+        (0, _) => 0,
+        (_, u64::MAX) => full.len() as u64 * BITS_PER_WORD,
+        _ => count_ones(full.iter().map(|word| word.get())),
+    };
+    Census {
+        hydrated: in_full + u64::from((last.get() & in_last).count_ones()),
+        trailing_bits: last.get() & !in_last != 0,
+    }
+}
+
+fn count_ones(words: impl Iterator<Item = u64>) -> u64 {
+    words.map(|word| u64::from(word.count_ones())).sum()
+}
+
+/// A word with its `count` lowest bits set, `0..=64`.
+fn low_bits(count: u64) -> u64 {
+    if count >= BITS_PER_WORD { u64::MAX } else { (1 << count) - 1 }
+}
+
+/// Sets `bits` in `words`.
+fn set_bits(words: &mut [u64], bits: RegionRange) {
+    for index in bits.start / BITS_PER_WORD..bits.end.div_ceil(BITS_PER_WORD) {
+        let first = index * BITS_PER_WORD;
+        let from = bits.start.saturating_sub(first).min(BITS_PER_WORD);
+        let to = (bits.end - first).min(BITS_PER_WORD);
+        words[index as usize] |= low_bits(to) & !low_bits(from);
+    }
+}
+
+/// The runs of ones in some words, a word at a time.
+struct BitRuns<'a> {
+    words: &'a [u64],
+    at: u64,
+}
+
+impl<'a> BitRuns<'a> {
+    fn of(words: &'a [u64]) -> Self {
+        Self { words, at: 0 }
+    }
+
+    /// The first bit at `from` or after that equals `value`; the end if there is none.
+    fn seek(&self, from: u64, value: bool) -> u64 {
+        let end = self.words.len() as u64 * BITS_PER_WORD;
+        let mut at = from;
+        while at < end {
+            let word = self.words[(at / BITS_PER_WORD) as usize];
+            let wanted = if value { word } else { !word } >> (at % BITS_PER_WORD);
+            if wanted != 0 {
+                return at + u64::from(wanted.trailing_zeros());
+            }
+            at = (at / BITS_PER_WORD + 1) * BITS_PER_WORD;
+        }
+        end
+    }
+}
+
+impl Iterator for BitRuns<'_> {
+    type Item = RegionRange;
+
+    fn next(&mut self) -> Option<RegionRange> {
+        let end = self.words.len() as u64 * BITS_PER_WORD;
+        let start = self.seek(self.at, true);
+        if start == end {
+            return None;
+        }
+        self.at = self.seek(start, false);
+        Some(start..self.at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use persistent_data::bitset::BITS_PER_BLOCK;
+    use quickcheck::quickcheck;
+    use zerocopy::little_endian as le;
+
+    use super::{Chunk, RUNS_MAX, RegionMap, RegionRange, census};
+
+    /// A map of `nr_regions` made the way metadata is read: array block by array block.
+    fn map_of(nr_regions: u64, runs: &[RegionRange]) -> RegionMap {
+        let hydrated = |region: u64| runs.iter().any(|run| run.contains(&region));
+        let mut map = RegionMap::lost_whole(nr_regions);
+        for chunk in 0..map.nr_chunks() {
+            let regions = map.regions_of(chunk);
+            let bits = regions.end - regions.start;
+            let words: Vec<le::U64> = (regions.start..regions.end)
+                .step_by(64)
+                .map(|first| {
+                    let in_word = first..(first + 64).min(regions.end);
+                    let bit = |region| u64::from(hydrated(region)) << (region - first);
+                    in_word.map(bit).sum::<u64>().into()
+                })
+                .collect();
+            let census = census(&words, bits);
+            assert!(!census.trailing_bits);
+            let counted = (regions.start..regions.end).filter(|&r| hydrated(r)).count();
+            assert_eq!(census.hydrated, counted as u64);
+            map.fill(chunk, &words, census);
+        }
+        map
+    }
+
+    #[test]
+    fn runs_are_maximal_across_words_and_array_blocks() {
+        let per_block = BITS_PER_BLOCK;
+        for nr_regions in [1, 63, 64, 65, per_block - 1, per_block, per_block + 1, 2 * per_block] {
+            for runs in [
+                vec![],
+                vec![0..1],
+                vec![nr_regions - 1..nr_regions],
+                vec![0..nr_regions],
+                vec![nr_regions / 3..nr_regions / 2, nr_regions / 2 + 1..nr_regions],
+            ] {
+                let runs: Vec<RegionRange> =
+                    runs.into_iter().filter(|run: &RegionRange| !run.is_empty()).collect();
+                let map = map_of(nr_regions, &runs);
+                assert_eq!(map.runs().collect::<Vec<_>>(), runs, "{nr_regions} regions");
+                assert_eq!(map.hydrated(), runs.iter().map(|run| run.end - run.start).sum());
+                assert!(map.is_whole());
+                assert_eq!(map.words().count() as u64, nr_regions.div_ceil(64));
+                let bits: u64 = map.words().map(|word| u64::from(word.count_ones())).sum();
+                assert_eq!(bits, map.hydrated());
+            }
+        }
+    }
+
+    #[test]
+    fn lost_array_blocks_are_neither_hydrated_nor_not_until_they_are_settled() {
+        let mut map = map_of(3 * BITS_PER_BLOCK, &[10..BITS_PER_BLOCK]);
+        map.chunks[1] = Chunk::Lost;
+        let lost = BITS_PER_BLOCK..2 * BITS_PER_BLOCK;
+        assert_eq!(map.lost().collect::<Vec<_>>(), [lost]);
+        assert_eq!(map.runs().collect::<Vec<_>>(), [10..BITS_PER_BLOCK]);
+        assert!(!map.is_whole());
+        let mut hydrated = map.clone();
+        hydrated.settle_lost(true);
+        assert_eq!(hydrated.runs().collect::<Vec<_>>(), [10..2 * BITS_PER_BLOCK]);
+        map.settle_lost(false);
+        assert_eq!(map.runs().collect::<Vec<_>>(), [10..BITS_PER_BLOCK]);
+        assert!(map.is_whole() && hydrated.is_whole());
+    }
+
+    #[test]
+    fn bits_past_the_last_region_are_seen_and_left_out() {
+        for (word, len, hydrated) in [(0b1011, 2, 0..2), (0b1010, 3, 1..2)] {
+            let words = [le::U64::new(word)];
+            let census = census(&words, len);
+            assert!(census.trailing_bits);
+            assert_eq!(census.hydrated, hydrated.end - hydrated.start);
+            let mut map = RegionMap::lost_whole(len);
+            map.fill(0, &words, census);
+            assert_eq!(map.runs().collect::<Vec<_>>(), [hydrated]);
+        }
+    }
+
+    #[test]
+    fn few_runs_are_those_that_the_bits_show() {
+        let patterns =
+            [0, 1, 1 << 63, u64::MAX, u64::MAX << 1, u64::MAX >> 1, 0xff00_ff00_ff00_ff01];
+        for (a, b, c) in patterns
+            .iter()
+            .flat_map(|&a| patterns.iter().flat_map(move |&b| patterns.map(|c| (a, b, c))))
+        {
+            for len in [129, 130, 191, 192] {
+                let mut bits = [a, b, c];
+                let words = bits.map(le::U64::new);
+                bits[2] &= super::low_bits(len - 128);
+                let expected: Vec<(u16, u16)> = super::BitRuns::of(&bits)
+                    .map(|run| (run.start as u16, run.end as u16))
+                    .collect();
+                assert_eq!(super::few_runs(&words, len).unwrap().to_vec(), expected, "{bits:x?}");
+            }
+        }
+    }
+
+    #[test]
+    fn many_runs_are_kept_as_bits_and_few_as_runs() {
+        let len = BITS_PER_BLOCK;
+        for (step, as_bits) in [(2, true), (64, false), (63, true)] {
+            let runs: Vec<RegionRange> = (0..len).step_by(step).map(|at| at..at + 1).collect();
+            let map = map_of(len, &runs);
+            assert_eq!(runs.len() > RUNS_MAX, as_bits);
+            assert_eq!(matches!(map.chunks[0], Chunk::Bits(_)), as_bits, "every {step}th");
+            assert_eq!(map.runs().collect::<Vec<_>>(), runs);
+            assert_eq!(map.hydrated(), runs.len() as u64);
+        }
+    }
+
+    quickcheck! {
+        fn any_set_of_regions_comes_back_as_its_runs(bits: Vec<bool>) -> bool {
+            if bits.is_empty() {
+                return true;
+            }
+            let hydrated: Vec<u64> = (0..bits.len() as u64).filter(|&r| bits[r as usize]).collect();
+            let singles: Vec<RegionRange> = hydrated.iter().map(|&region| region..region + 1).collect();
+            let map = map_of(bits.len() as u64, &singles);
+            let runs: Vec<RegionRange> = map.runs().collect();
+            let separate = runs.windows(2).all(|pair| pair[0].end < pair[1].start);
+            separate && runs.into_iter().flatten().eq(hydrated)
+        }
+    }
+}
