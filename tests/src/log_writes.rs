@@ -1,0 +1,57 @@
+//! The log of the dm-log-writes target: every write, flush and FUA that a kernel sent to a device.
+
+/// Bytes in the units in which the log counts.
+pub const UNIT: usize = 512;
+
+const MAGIC: u64 = 0x6a_7366_7773_6872;
+
+/// One entry.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Where on the device, in sectors.
+    pub sector: u64,
+    /// Flags of the entry.
+    pub flags: u64,
+    /// What was written; for a discard, zeroes.
+    pub data: Vec<u8>,
+}
+
+impl Entry {
+    /// Everything before was flushed to the medium.
+    pub fn is_flush(&self) -> bool {
+        self.flags & 1 != 0
+    }
+
+    /// The entry's own data is on the medium.
+    pub fn is_fua(&self) -> bool {
+        self.flags & 2 != 0
+    }
+}
+
+fn le64(log: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(log[at..at + 8].try_into().expect("eight bytes"))
+}
+
+/// The entries of a log, marks left out.
+pub fn parse(log: &[u8]) -> Vec<Entry> {
+    assert_eq!(le64(log, 0), MAGIC, "not a log of writes");
+    let nr_entries = le64(log, 16);
+    let mut entries = Vec::new();
+    let mut at = UNIT;
+    for _ in 0..nr_entries {
+        let (sector, nr_sectors) = (le64(log, at), le64(log, at + 8));
+        let flags = le64(log, at + 16);
+        at += UNIT;
+        let (discard, mark) = (flags & 4 != 0, flags & 8 != 0);
+        let len = nr_sectors as usize * UNIT;
+        if mark {
+            continue;
+        }
+        let data = if discard { vec![0; len] } else { log[at..at + len].to_vec() };
+        if !discard {
+            at += len;
+        }
+        entries.push(Entry { sector, flags, data });
+    }
+    entries
+}
