@@ -6,11 +6,11 @@
 //!
 //! From the bottom up:
 //!
-//! - [`format`]: the structures on the device; [`block`]: checking and sealing them.
+//! - [`mod@format`]: the structures on the device; [`block`]: checking and sealing them.
 //! - [`device`]: where blocks are kept.
 //! - [`store`]: the two traits, [`Reader`](store::Reader) and [`Writer`](store::Writer), that all
 //!   above is written against.
-//! - [`btree`], [`array`], [`bitset`]: the structures.
+//! - [`btree`], [`mod@array`], [`bitset`]: the structures.
 //! - [`space_map`]: reference counts.
 //! - [`transaction`]: shadowing, commit, abort.
 //!

@@ -7,11 +7,11 @@
 //! - at each commit, the counts equal the references that a walk from the superblock finds.
 //!
 //! On the device a map is made of *bitmaps* with two bits a block, an *index* of the bitmaps, and
-//! a btree of those counts that two bits cannot hold. [`Counts`](counts) keeps these, whatever the
+//! a btree of those counts that two bits cannot hold. `Counts` keeps these, whatever the
 //! index is: one block for the map of the metadata device itself ([`metadata`]), a btree for the
 //! map of any other device ([`DiskSpaceMap`]).
 //!
-//! Within a transaction the changes are kept in memory, in a [`Ledger`](ledger), and written
+//! Within a transaction the changes are kept in memory, in a `Ledger`, and written
 //! when it commits. Looking a count up reads the ledger first and the last commit's counts after
 //! it. That is also what ends the recursion of a map that counts its own blocks: see
 //! [`metadata`].

@@ -7,9 +7,9 @@
 //! on the same device and do the same.
 //!
 //! Here that is not a recursion but a fixed point. Every change of a count goes into the
-//! [`Ledger`], in memory, and allocation needs nothing but the ledger and the counts of the *last
+//! `Ledger`, in memory, and allocation needs nothing but the ledger and the counts of the *last
 //! commit*, which do not change within a transaction. At the end of the transaction
-//! [`write`](MetadataSpaceMap) takes what the ledger has not written yet and writes it into the
+//! the map takes what the ledger has not written yet and writes it into the
 //! bitmaps; doing so may add to the ledger, and so on until nothing is left. It ends because a
 //! bitmap, the index or a tree node is shadowed at most once in a transaction: once all that are
 //! concerned have been, writing counts changes no more counts. A commit that touches one bitmap
