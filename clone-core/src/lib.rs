@@ -12,4 +12,5 @@ pub mod metadata;
 pub mod progress;
 pub mod region_map;
 pub mod restore;
+pub mod size;
 pub mod superblock;
