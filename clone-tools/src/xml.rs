@@ -1,0 +1,7 @@
+//! The XML form, which `clone_dump` writes and `clone_restore` reads.
+
+mod read;
+mod write;
+
+pub use read::read;
+pub use write::Writer;
