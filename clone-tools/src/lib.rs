@@ -1,17 +1,37 @@
 //! What the command-line tools for dm-clone metadata are made of.
 //!
+//! Each tool is a binary of a few lines in `src/bin`, which hands its arguments to the module of
+//! its name. There they become devices and options for one call into [`clone_core`], and what
+//! comes back becomes a report and an [exit code](exit).
+//!
+//! - [`args`]: what can be said on the command line. Nothing is opened there.
+//! - [`check`], [`dump`], [`restore`], [`metadata_size`]: the tools.
 //! - [`xml`], [`json`], [`text`], [`bitmap`]: the forms of a dump. Each writer is a
 //!   [`Visitor`](clone_core::ir::Visitor); XML and JSON are read back as a
 //!   [`Document`](document::Document).
+//! - [`input`], [`output`]: files, and what can be wrong with them.
 //!
 //! # Invariants
 //!
-//! 1. What is kept of a document in memory does not grow with its length.
+//! 1. An input is opened for reading only, [`check`] with `--auto-repair` excepted.
+//! 2. An output is not touched before all input has been read and found right.
+//! 3. What is kept of a document in memory does not grow with its length.
+//! 4. Every result of a write or a flush decides the exit code.
 
+pub mod args;
 pub mod bitmap;
+pub mod check;
 pub mod document;
+pub mod dump;
+pub mod exit;
 pub mod figures;
+pub mod input;
 pub mod json;
+pub mod metadata_size;
+pub mod output;
+pub mod progress;
+pub mod report;
+pub mod restore;
 pub mod run_spool;
 pub mod source;
 pub mod text;

@@ -1,0 +1,281 @@
+//! What can be said on the command line of each tool.
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+use clone_core::geometry::{RegionSize, Sectors};
+use clone_core::size::parse_sectors;
+
+use crate::exit;
+
+const SIZES: &str = "\
+Sizes: a plain number counts sectors of 512 bytes, as in the kernel's table lines. With a unit it
+is exact: 16s, 4k, 64KiB, 100M, 8T (powers of 1024), 512kB, 2GB (powers of 1000).";
+
+/// Check the metadata of a dm-clone target.
+///
+/// Reads all of it, finds all that is wrong with it, and says what each piece of damage costs.
+/// Nothing is written unless --auto-repair is given.
+#[derive(Debug, Parser)]
+#[command(name = "clone_check", version, after_help = check_after_help())]
+pub struct CheckArgs {
+    /// Check the superblock only: whether this is metadata, and of which clone.
+    #[arg(long, visible_alias = "superblock-only")]
+    pub super_block_only: bool,
+
+    /// Do not check the reference counts of metadata blocks.
+    #[arg(long)]
+    pub skip_space_map: bool,
+
+    /// Exit with 0 instead of 3 if all problems are such as a kernel takes without harm.
+    #[arg(long)]
+    pub ignore_non_fatal_errors: bool,
+
+    /// Free leaked blocks and correct wrong free counts, in place and in one transaction. Nothing
+    /// else is changed, and nothing at all if there is fatal damage. Exits with 0 if nothing fatal
+    /// is left.
+    #[arg(long, conflicts_with_all = ["super_block_only", "skip_space_map", "live"])]
+    pub auto_repair: bool,
+
+    /// Read the metadata of a running clone, past the page cache, until one whole consistent state
+    /// has been seen.
+    #[arg(long)]
+    pub live: bool,
+
+    /// Print one JSON document on stdout, damaged or not, and nothing else there. Its "ok" is true
+    /// exactly when the exit code is 0.
+    #[arg(long)]
+    pub json: bool,
+
+    /// Say nothing if the exit code is 0, and show no progress.
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+
+    /// List every problem, however many are alike.
+    #[arg(short, long)]
+    pub verbose: bool,
+
+    /// The metadata: a block device or a file.
+    #[arg(value_name = "INPUT")]
+    pub input: PathBuf,
+}
+
+fn check_after_help() -> String {
+    format!(
+        "{}\n\nExample:\n  clone_check /dev/vg/clone-meta || [ $? -eq 3 ] && echo usable",
+        exit::CHECK_HELP
+    )
+}
+
+/// The forms that metadata is dumped in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DumpFormat {
+    /// What clone_restore reads.
+    Xml,
+    /// What clone_restore --format json reads; ranges are half-open.
+    Json,
+    /// For people.
+    Text,
+    /// Raw: one bit a region, lowest bit first, set if it is hydrated, in whole bytes.
+    Bitmap,
+}
+
+/// What becomes of regions whose state cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Lost {
+    /// List them and write nothing.
+    Fail,
+    /// They will be copied from the source again. Whatever was written to them since the clone
+    /// began is lost.
+    Unhydrated,
+    /// They are taken as they are on the destination. Where they had not been copied yet, what
+    /// the source holds is lost, and something older shows in its place.
+    Hydrated,
+}
+
+/// Dump the metadata of a dm-clone target: its sizes, and which regions are hydrated.
+///
+/// All of the metadata is checked first. If it is damaged nothing is written, unless --repair is
+/// given.
+#[derive(Debug, Parser)]
+#[command(name = "clone_dump", version, after_help = dump_after_help())]
+pub struct DumpArgs {
+    /// The form of the dump.
+    #[arg(short, long, value_enum, default_value = "xml")]
+    pub format: DumpFormat,
+
+    /// Dump what can be read of damaged metadata.
+    #[arg(short, long)]
+    pub repair: bool,
+
+    /// What becomes of regions whose state cannot be read. Either guess may lose data, so it is
+    /// yours to make.
+    #[arg(long, value_enum, default_value = "fail", requires = "repair")]
+    pub lost: Lost,
+
+    /// Read the metadata of a running clone, past the page cache, until one whole consistent state
+    /// has been seen.
+    #[arg(long)]
+    pub live: bool,
+
+    /// Write to FILE instead of stdout. A file is replaced when the dump is whole, and not before.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+
+    /// Say nothing beside the dump if the exit code is 0 and nothing was lost; show no progress.
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+
+    /// List every problem and every lost range, and say how many regions are hydrated.
+    #[arg(short, long)]
+    pub verbose: bool,
+
+    /// The metadata: a block device or a file.
+    #[arg(value_name = "INPUT")]
+    pub input: PathBuf,
+}
+
+fn dump_after_help() -> String {
+    format!(
+        "{}\n\nExamples:\n  clone_dump /dev/vg/clone-meta > clone.xml\n  \
+         clone_dump --format text /dev/vg/clone-meta | less",
+        exit::HELP
+    )
+}
+
+/// The forms that metadata is restored from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RestoreFormat {
+    /// What clone_dump writes.
+    Xml,
+    /// What clone_dump --format json writes.
+    Json,
+}
+
+/// Regions that are hydrated when no document tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Hydrated {
+    /// Every region: the clone is complete, its source is not read any more.
+    All,
+    /// None: a fresh clone.
+    None,
+}
+
+/// Make metadata for a dm-clone target from a dump, or fresh.
+///
+/// All of the input is read and checked before OUTPUT is touched. Then the superblock of OUTPUT is
+/// wiped, and written last: if it is interrupted, OUTPUT is refused by all tools.
+#[derive(Debug, Parser)]
+#[command(name = "clone_restore", version, after_help = restore_after_help())]
+pub struct RestoreArgs {
+    /// The dump, - for stdin.
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        required_unless_present = "hydrated",
+        conflicts_with = "hydrated"
+    )]
+    pub input: Option<PathBuf>,
+
+    /// Where the metadata goes: a block device or a file, as large as it is, or a file that is
+    /// made.
+    #[arg(short, long, value_name = "OUTPUT")]
+    pub output: PathBuf,
+
+    /// The form of the dump.
+    #[arg(short, long, value_enum, default_value = "xml", conflicts_with = "hydrated")]
+    pub format: RestoreFormat,
+
+    /// How large a file is made if OUTPUT does not exist. By default as large as
+    /// clone_metadata_size says.
+    #[arg(long, value_name = "SIZE", value_parser = parse_sectors)]
+    pub metadata_size: Option<Sectors>,
+
+    /// The region size, instead of the one in the dump. The regions in the dump are not converted.
+    #[arg(long, value_name = "SIZE", value_parser = parse_region_size)]
+    pub region_size: Option<RegionSize>,
+
+    /// The size of the clone, instead of the one in the dump.
+    #[arg(long, value_name = "SIZE", value_parser = parse_sectors)]
+    pub target_size: Option<Sectors>,
+
+    /// Take no dump: the regions of a clone of the given sizes are all hydrated, or none.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHICH",
+        requires = "region_size",
+        requires = "target_size"
+    )]
+    pub hydrated: Option<Hydrated>,
+
+    /// Say nothing if the exit code is 0, and show no progress.
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+
+    /// Say what was made.
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+fn restore_after_help() -> String {
+    format!(
+        "{SIZES}\n\n{}\n\nExamples:\n  clone_dump old.bin | clone_restore -i - -o new.bin\n  \
+         clone_restore --hydrated none --region-size 4k --target-size 8T -o /dev/vg/clone-meta",
+        exit::HELP
+    )
+}
+
+/// Print how many sectors the metadata device of a dm-clone target needs.
+///
+/// That is room for all metadata, and once more for all that a single commit can change, for
+/// changed blocks are written elsewhere before the old ones are free.
+#[derive(Debug, Parser)]
+#[command(name = "clone_metadata_size", version, after_help = metadata_size_after_help())]
+pub struct MetadataSizeArgs {
+    /// The region size: a power of two from 8 sectors (4 KiB) to 2097152 (1 GiB).
+    #[arg(long, value_name = "SIZE", value_parser = parse_region_size)]
+    pub region_size: RegionSize,
+
+    /// The size of the clone.
+    #[arg(long, value_name = "SIZE", value_parser = parse_sectors)]
+    pub target_size: Sectors,
+
+    /// Print the number alone, which is what happens anyway.
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+
+    /// Say on stderr how the number comes about.
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+fn metadata_size_after_help() -> String {
+    format!(
+        "{SIZES}\n\n{}\n\nExample:\n  \
+         truncate -s \"$(($(clone_metadata_size --region-size 4k --target-size 8T) * 512))\" \
+         meta.bin",
+        exit::HELP
+    )
+}
+
+fn parse_region_size(text: &str) -> Result<RegionSize, String> {
+    let sectors = parse_sectors(text).map_err(|error| error.to_string())?;
+    RegionSize::new(sectors).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::{CheckArgs, DumpArgs, MetadataSizeArgs, RestoreArgs};
+
+    #[test]
+    fn clap_finds_no_fault_with_the_definitions() {
+        CheckArgs::command().debug_assert();
+        DumpArgs::command().debug_assert();
+        RestoreArgs::command().debug_assert();
+        MetadataSizeArgs::command().debug_assert();
+    }
+}

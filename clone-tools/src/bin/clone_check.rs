@@ -1,0 +1,9 @@
+//! `clone_check`: see its `--help`.
+
+use std::process::ExitCode;
+
+use clone_tools::{check, exit};
+
+fn main() -> ExitCode {
+    exit::run(std::env::args_os(), check::run)
+}

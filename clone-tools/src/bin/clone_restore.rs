@@ -1,0 +1,9 @@
+//! `clone_restore`: see its `--help`.
+
+use std::process::ExitCode;
+
+use clone_tools::{exit, restore};
+
+fn main() -> ExitCode {
+    exit::run(std::env::args_os(), restore::run)
+}

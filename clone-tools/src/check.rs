@@ -1,0 +1,166 @@
+//! `clone_check`: finds out whether metadata is sound.
+
+use std::io::{self, Write};
+
+use anyhow::{Context, Result};
+use clone_core::auto_repair::{Repaired, auto_repair};
+use clone_core::check::{Report, Scope, check};
+use clone_core::damage::Severity;
+use clone_core::live::check_live;
+
+use crate::args::CheckArgs;
+use crate::exit::{Exit, Tool};
+use crate::figures::{Counted, Share};
+use crate::input::{open_metadata, open_metadata_to_change};
+use crate::output;
+use crate::progress::Bar;
+use crate::report::{Listing, count, list_damage, write_json};
+use crate::text::write_sizes;
+
+/// Runs `clone_check`.
+///
+/// # Errors
+/// Why the check could not be done. Damage is no error.
+pub fn run(tool: &Tool, args: &CheckArgs) -> Result<Exit> {
+    let (report, repaired) = check_and_repair(args)?;
+    let exit = exit_of(&report, args);
+    if args.json {
+        let ok = exit == Exit::Success;
+        output::say(|to| write_json(to, &report, repaired.as_ref(), ok))?;
+        return Ok(exit);
+    }
+    let quiet = args.quiet;
+    if exit != Exit::Success || !quiet {
+        let listing = if args.verbose { Listing::All } else { Listing::Short };
+        list_damage(tool, &args.input, &report.damage, listing);
+        if let Some(advice) = advice(&report, args) {
+            tool.say(format_args!("{}: {advice}", args.input.display()));
+        }
+    }
+    if !quiet {
+        output::say(|to| {
+            if exit != Exit::Failure {
+                write_summary(to, &report)?;
+            }
+            repaired.map_or(Ok(()), |repaired| write_repaired(to, &repaired))
+        })?;
+    }
+    Ok(exit)
+}
+
+/// Checks, and repairs if that was asked for; then the report tells what is left.
+fn check_and_repair(args: &CheckArgs) -> Result<(Report, Option<Repaired>)> {
+    if !args.auto_repair {
+        let device = open_metadata(&args.input, args.live)?;
+        let bar = Bar::new("checking", args.quiet);
+        let report = if args.live {
+            check_live(&device, scope(args), &bar)
+        } else {
+            Ok(check(&device, scope(args), &bar))
+        };
+        bar.finish();
+        let report =
+            report.with_context(|| format!("cannot check {} live", args.input.display()))?;
+        return Ok((report, None));
+    }
+    let device = open_metadata_to_change(&args.input)?;
+    let check_all = || {
+        let bar = Bar::new("checking", args.quiet);
+        let report = check(&device, Scope::Everything, &bar);
+        bar.finish();
+        report
+    };
+    let report = check_all();
+    if report.is_fatal() {
+        return Ok((report, None));
+    }
+    let repaired = auto_repair(&device, &report)
+        .with_context(|| format!("cannot repair {}", args.input.display()))?;
+    let report = if repaired == Repaired::default() { report } else { check_all() };
+    Ok((report, Some(repaired)))
+}
+
+fn scope(args: &CheckArgs) -> Scope {
+    if args.super_block_only {
+        Scope::Superblock
+    } else if args.skip_space_map {
+        Scope::WithoutSpaceMap
+    } else {
+        Scope::Everything
+    }
+}
+
+fn exit_of(report: &Report, args: &CheckArgs) -> Exit {
+    if report.is_fatal() {
+        Exit::Failure
+    } else if report.damage.is_empty() || args.ignore_non_fatal_errors || args.auto_repair {
+        Exit::Success
+    } else {
+        Exit::NonFatal
+    }
+}
+
+/// What the damage means and what to do about it.
+fn advice(report: &Report, args: &CheckArgs) -> Option<String> {
+    let problems = |severity| Counted(count(&report.damage, severity) as u64, "problem");
+    let input = args.input.display();
+    if report.is_fatal() {
+        let fatal = Counted(count(&report.damage, Severity::Fatal) as u64, "fatal problem");
+        let sizes = match report.superblock {
+            Some(_) => "",
+            None => " --region-size SIZE --target-size SIZE",
+        };
+        return Some(format!(
+            "damaged: {fatal}; do not give it to the kernel. clone_repair -i {input} -o OUTPUT\
+             {sizes} writes a whole copy of what can be recovered"
+        ));
+    }
+    match report.worst()? {
+        Severity::Fatal => None,
+        Severity::Leak => Some(format!(
+            "sound but untidy: {}, none of which does harm. clone_check --auto-repair {input} \
+             puts leaks right while no clone is using it",
+            Counted(report.damage.len() as u64, "problem")
+        )),
+        Severity::Warning => {
+            Some(format!("sound but odd: {}, none of which does harm", problems(Severity::Warning)))
+        }
+    }
+}
+
+fn write_summary(to: &mut dyn Write, report: &Report) -> io::Result<()> {
+    let Some(header) = report.header() else { return Ok(()) };
+    let nr_regions = header.geometry.nr_regions();
+    write_sizes(to, &header)?;
+    match report.hydrated {
+        Some(hydrated) => writeln!(
+            to,
+            "hydrated:     {hydrated} of {nr_regions} regions ({})",
+            Share { part: hydrated, whole: nr_regions }
+        )?,
+        None => writeln!(to, "regions:      {nr_regions}")?,
+    }
+    if let Some(blocks) = &report.metadata_blocks {
+        write!(
+            to,
+            "metadata:     {} of {} blocks of 4 KiB used ({})",
+            blocks.used,
+            blocks.total,
+            Share { part: blocks.used, whole: blocks.total }
+        )?;
+        match blocks.leaked {
+            Some(leaked) => writeln!(to, ", {leaked} leaked")?,
+            None => writeln!(to)?,
+        }
+    }
+    Ok(())
+}
+
+fn write_repaired(to: &mut dyn Write, repaired: &Repaired) -> io::Result<()> {
+    writeln!(
+        to,
+        "repaired:     {} freed, {} corrected",
+        Counted(repaired.leaked_blocks, "leaked block"),
+        Counted(repaired.figures, "figure")
+    )
+}

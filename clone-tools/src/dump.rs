@@ -1,0 +1,185 @@
+//! `clone_dump`: tells what metadata says.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use clone_core::check::{Report, read};
+use clone_core::damage::Severity;
+use clone_core::dump::dump;
+use clone_core::live::read_live;
+use clone_core::region_map::RegionMap;
+
+use crate::args::{DumpArgs, DumpFormat, Lost};
+use crate::exit::{Exit, Tool};
+use crate::figures::{Counted, Share};
+use crate::input::{check_distinct, is_dash, open_metadata};
+use crate::output;
+use crate::progress::Bar;
+use crate::report::{Listing, count, list_damage};
+use crate::{bitmap, json, text, xml};
+
+/// Lost ranges that are listed before the rest is only counted.
+const LISTED: usize = 50;
+
+/// Runs `clone_dump`.
+///
+/// # Errors
+/// Why there is no dump.
+pub fn run(tool: &Tool, args: &DumpArgs) -> Result<Exit> {
+    if let Some(output) = args.output.as_deref().filter(|output| !is_dash(output)) {
+        check_distinct(&args.input, output)?;
+    }
+    let report = read_metadata(args)?;
+    tell_damage(tool, args, &report);
+    let input = args.input.display();
+    if report.is_fatal() && !args.repair {
+        bail!(
+            "{input} is damaged, so it was not dumped; --repair dumps what can be read, \
+             clone_repair -i {input} -o OUTPUT makes whole metadata of it"
+        );
+    }
+    let (Some(header), Some(mut regions)) = (report.header(), report.regions) else {
+        bail!(
+            "{input} has no readable superblock, so its sizes are unknown; clone_repair takes \
+             them from --region-size and --target-size"
+        );
+    };
+    settle_lost(tool, args, &mut regions)?;
+
+    output::write_to(args.output.as_deref(), |to| match args.format {
+        DumpFormat::Xml => dump(&header, &regions, &mut xml::Writer::new(to)),
+        DumpFormat::Json => dump(&header, &regions, &mut json::Writer::new(to)),
+        DumpFormat::Text => dump(&header, &regions, &mut text::Writer::new(to)),
+        DumpFormat::Bitmap => dump(&header, &regions, &mut bitmap::Writer::new(to)),
+    })?;
+    if args.verbose {
+        let (part, whole) = (regions.hydrated(), regions.nr_regions());
+        let share = Share { part, whole };
+        tool.say(format_args!("{input}: {part} of {whole} regions hydrated ({share})"));
+    }
+    Ok(Exit::Success)
+}
+
+fn read_metadata(args: &DumpArgs) -> Result<Report> {
+    let device = open_metadata(&args.input, args.live)?;
+    let bar = Bar::new("reading", args.quiet);
+    let report = if args.live { read_live(&device, &bar) } else { Ok(read(&device, &bar)) };
+    bar.finish();
+    report.with_context(|| format!("cannot read {} live", args.input.display()))
+}
+
+/// Damage that changes nothing about the dump is told only to who wants to know more.
+fn tell_damage(tool: &Tool, args: &DumpArgs, report: &Report) {
+    if args.verbose || report.is_fatal() {
+        let listing = if args.verbose { Listing::All } else { Listing::Short };
+        list_damage(tool, &args.input, &report.damage, listing);
+    } else if !args.quiet && !report.damage.is_empty() {
+        let harmless = report.damage.len() - count(&report.damage, Severity::Fatal);
+        let harmless = Counted(harmless as u64, "problem");
+        let input = args.input.display();
+        tool.say(format_args!("{input}: {harmless} that do not touch the dump; see clone_check"));
+    }
+}
+
+/// Lets the user's choice decide about regions whose state is unknown.
+fn settle_lost(tool: &Tool, args: &DumpArgs, regions: &mut RegionMap) -> Result<()> {
+    let lost: u64 = regions.lost().map(|range| range.end - range.start).sum();
+    if lost == 0 {
+        return Ok(());
+    }
+    list_lost(tool, &args.input, regions, args.verbose);
+    let lost = Counted(lost, "region");
+    let input = args.input.display();
+    let (hydrated, what) = match args.lost {
+        Lost::Fail => bail!(
+            "{input}: the state of {lost} is unknown, so nothing was written; --lost unhydrated \
+             or --lost hydrated decides it, and --help tells what either loses"
+        ),
+        Lost::Unhydrated => (false, "not hydrated: to be copied from the source again"),
+        Lost::Hydrated => (true, "hydrated: to be taken as they are on the destination"),
+    };
+    tool.say(format_args!("{input}: {lost} of unknown state dumped as {what}"));
+    regions.settle_lost(hydrated);
+    Ok(())
+}
+
+fn list_lost(tool: &Tool, input: &Path, regions: &RegionMap, all: bool) {
+    let input = input.display();
+    let listed = if all { usize::MAX } else { LISTED };
+    for range in regions.lost().take(listed) {
+        tool.say(format_args!("{input}: lost: regions {}..{}", range.start, range.end));
+    }
+    let more = regions.lost().skip(listed).count();
+    if more > 0 {
+        tool.say(format_args!("{input}: and {more} more lost ranges (--verbose lists all)"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use clone_core::geometry::{Geometry, RegionSize, Sectors};
+    use clone_core::ir::{Header, Visitor};
+
+    use crate::{bitmap, json, text, xml};
+
+    /// Shows `visitor` a clone of 21 regions, the last of which is short.
+    fn show(visitor: &mut impl Visitor<Error = io::Error>) {
+        let region_size = RegionSize::new(Sectors(8)).unwrap();
+        let geometry = Geometry::new(region_size, Sectors(8 * 20 + 3)).unwrap();
+        visitor.begin(&Header { uuid: [0; 16], geometry }, 8).unwrap();
+        for run in [1..2, 7..13, 20..21] {
+            visitor.run(run).unwrap();
+        }
+        visitor.end().unwrap();
+    }
+
+    #[test]
+    fn the_xml_form_is_as_fixed() {
+        let mut xml = Vec::new();
+        show(&mut xml::Writer::new(&mut xml));
+        let expected = r#"<superblock uuid="" version="1" region_size="8" target_size="163" NR>
+  <hydrated begin="1" length="1"/>
+  <hydrated begin="7" length="6"/>
+  <hydrated begin="20" length="1"/>
+</superblock>
+"#
+        .replace("NR", "nr_regions=\"21\"");
+        assert_eq!(String::from_utf8(xml).unwrap(), expected);
+    }
+
+    #[test]
+    fn the_json_form_is_as_fixed() {
+        let mut json = Vec::new();
+        show(&mut json::Writer::new(&mut json));
+        let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        let expected = serde_json::json!({
+            "uuid": "", "version": 1, "region_size": 8, "target_size": 163, "nr_regions": 21,
+            "hydrated": 8, "runs": [[1, 2], [7, 13], [20, 21]],
+        });
+        assert_eq!(json, expected);
+    }
+
+    #[test]
+    fn the_bitmap_begins_with_the_lowest_bit_and_ends_with_zeros() {
+        let mut bitmap = Vec::new();
+        show(&mut bitmap::Writer::new(&mut bitmap));
+        assert_eq!(bitmap, [0b1000_0010, 0b0001_1111, 0b0001_0000]);
+    }
+
+    #[test]
+    fn the_text_form_has_units() {
+        let mut text = Vec::new();
+        show(&mut text::Writer::new(&mut text));
+        let expected = "\
+region size:  8 sectors (4 KiB)
+target size:  163 sectors (81.5 KiB)
+hydrated:     8 of 21 regions (38.09 %)
+  regions 1..2: sectors 8..16 (4 KiB)
+  regions 7..13: sectors 56..104 (24 KiB)
+  regions 20..21: sectors 160..163 (1.5 KiB)
+";
+        assert_eq!(String::from_utf8(text).unwrap(), expected);
+    }
+}

@@ -1,0 +1,140 @@
+//! Inputs: metadata to be read, and documents to be restored.
+
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail};
+use persistent_data::BLOCK_SIZE;
+use persistent_data::device::{FileDevice, OpenError, ReadOnly};
+
+use crate::document::is_binary;
+use crate::progress::{Bar, Watched};
+
+/// Opens metadata for reading: exclusively, or `live`, while a clone is using it.
+///
+/// # Errors
+/// What is wrong with it and what can be done.
+pub fn open_metadata(path: &Path, live: bool) -> Result<FileDevice<ReadOnly>> {
+    check_looks_like_metadata(path)?;
+    if live {
+        return Ok(FileDevice::open_live(path)?);
+    }
+    FileDevice::open_read(path).map_err(|error| match error {
+        OpenError::InUse { .. } => anyhow!("{error}, or read it while it is in use with --live"),
+        error => error.into(),
+    })
+}
+
+/// Opens metadata for a change in place.
+///
+/// # Errors
+/// As [`open_metadata`].
+pub fn open_metadata_to_change(path: &Path) -> Result<FileDevice> {
+    check_looks_like_metadata(path)?;
+    Ok(FileDevice::open_write(path)?)
+}
+
+/// Tells what a regular file is that cannot be metadata: better words than those for damage.
+/// Everything else is left to whoever opens it.
+fn check_looks_like_metadata(path: &Path) -> Result<()> {
+    let Ok(metadata) = fs::metadata(path) else { return Ok(()) };
+    if !metadata.is_file() {
+        return Ok(());
+    }
+    let Ok(file) = File::open(path) else { return Ok(()) };
+    let mut start = Vec::new();
+    file.take(64)
+        .read_to_end(&mut start)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    let path = path.display();
+    match text_form(&start) {
+        Some(TextForm::Xml) => bail!(
+            "{path} is XML, not metadata; clone_restore -i {path} -o OUTPUT makes metadata of it"
+        ),
+        Some(TextForm::Json) => bail!(
+            "{path} is JSON, not metadata; clone_restore --format json -i {path} -o OUTPUT makes \
+             metadata of it if clone_dump wrote it"
+        ),
+        None => {}
+    }
+    match metadata.len() {
+        0 => bail!("{path} is empty: it holds no metadata"),
+        bytes if bytes < BLOCK_SIZE as u64 => bail!(
+            "{path} has only {bytes} bytes: metadata begins with a superblock of {BLOCK_SIZE}; \
+             this is something else, or what is left of it"
+        ),
+        _ => Ok(()),
+    }
+}
+
+enum TextForm {
+    Xml,
+    Json,
+}
+
+/// What a file that begins with `start` is if it is text. The first four bytes of metadata are a
+/// checksum and may look like anything, but zeros follow soon.
+fn text_form(start: &[u8]) -> Option<TextForm> {
+    let text = start.strip_prefix("\u{feff}".as_bytes()).unwrap_or(start);
+    match text.trim_ascii_start().first() {
+        _ if is_binary(start) => None,
+        Some(b'<') => Some(TextForm::Xml),
+        Some(b'{') => Some(TextForm::Json),
+        _ => None,
+    }
+}
+
+/// Opens a document: a file, a pipe, or stdin for `-`. `bar` tells how much of it has been read.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn open_document<'a>(path: &Path, bar: &'a Bar) -> Result<Box<dyn Read + 'a>> {
+    if is_dash(path) {
+        return Ok(Box::new(io::stdin().lock()));
+    }
+    let name = path.display();
+    let file = File::open(path).with_context(|| format!("cannot open {name}"))?;
+    let metadata = file.metadata().with_context(|| format!("cannot open {name}"))?;
+    if metadata.is_dir() {
+        bail!("{name} is a directory; give a file, or - for stdin");
+    }
+    Ok(Box::new(Watched::file(file, bar)))
+}
+
+/// How messages call a document.
+pub fn document_name(path: &Path) -> String {
+    if is_dash(path) { "stdin".to_owned() } else { path.display().to_string() }
+}
+
+/// Whether a path stands for stdin or stdout.
+pub fn is_dash(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
+/// Refuses to write to what is being read, under whatever names.
+///
+/// # Errors
+/// That they are the same.
+pub fn check_distinct(input: &Path, output: &Path) -> Result<()> {
+    let input_metadata =
+        if is_dash(input) { fs::metadata("/dev/stdin") } else { fs::metadata(input) };
+    let (Ok(from), Ok(to)) = (input_metadata, fs::metadata(output)) else { return Ok(()) };
+    if is_same(&from, &to) {
+        bail!(
+            "{} and {} are the same: it would be overwritten while it is read; give another output",
+            document_name(input),
+            output.display()
+        );
+    }
+    Ok(())
+}
+
+fn is_same(a: &Metadata, b: &Metadata) -> bool {
+    if a.file_type().is_block_device() && b.file_type().is_block_device() {
+        return a.rdev() == b.rdev();
+    }
+    // A terminal, /dev/null and the like are not overwritten.
+    a.is_file() && b.is_file() && a.dev() == b.dev() && a.ino() == b.ino()
+}

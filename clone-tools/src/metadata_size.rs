@@ -1,0 +1,55 @@
+//! `clone_metadata_size`: how large a metadata device has to be.
+
+use anyhow::Result;
+use clone_core::geometry::{Geometry, SECTOR_SIZE, Sectors};
+use clone_core::restore::MetadataSize;
+use clone_core::size::human;
+use persistent_data::BLOCK_SIZE;
+
+use crate::args::MetadataSizeArgs;
+use crate::exit::{Exit, Tool, usage_error};
+use crate::figures::{Counted, in_units};
+use crate::output;
+
+/// Runs `clone_metadata_size`.
+///
+/// # Errors
+/// That the sizes do not make a clone, or that stdout cannot be written.
+pub fn run(tool: &Tool, args: &MetadataSizeArgs) -> Result<Exit> {
+    let geometry = Geometry::new(args.region_size, args.target_size)
+        .map_err(usage_error::<MetadataSizeArgs>)?;
+    let size = MetadataSize::of(geometry);
+    let total = sectors_of_blocks(size.total_blocks());
+    output::say(|to| writeln!(to, "{total}"))?;
+    if args.verbose {
+        explain(tool, &geometry, &size);
+    }
+    Ok(Exit::Success)
+}
+
+/// The length of so many metadata blocks.
+pub fn sectors_of_blocks(blocks: u64) -> Sectors {
+    // Saturated or not, no device is as large.
+    Sectors(blocks.saturating_mul(BLOCK_SIZE as u64 / SECTOR_SIZE))
+}
+
+/// Goes to stderr: stdout holds the number alone, whatever else is asked for.
+fn explain(tool: &Tool, geometry: &Geometry, size: &MetadataSize) {
+    tool.say(format_args!(
+        "{} of {} each",
+        Counted(geometry.nr_regions(), "region"),
+        in_units(geometry.region_size().sectors())
+    ));
+    let parts = [
+        ("bitset", size.array_blocks),
+        ("btree over it", size.nodes),
+        ("bitmaps of the space map", size.bitmaps),
+        ("superblock and roots", size.fixed),
+        ("room for what a commit changes", size.shadows),
+        ("together", size.total_blocks()),
+    ];
+    for (what, blocks) in parts {
+        let size = human(sectors_of_blocks(blocks)).to_string();
+        tool.say(format_args!("{what:<30} {blocks:>8} blocks of 4 KiB {size:>11}"));
+    }
+}

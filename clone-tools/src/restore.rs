@@ -1,0 +1,206 @@
+//! `clone_restore`: makes metadata.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use clone_core::geometry::{Geometry, Sectors};
+use clone_core::ir::Header;
+use clone_core::restore::{MetadataSize, restore};
+use persistent_data::device::{FileDevice, ReadDevice};
+
+use crate::args::{Hydrated, RestoreArgs, RestoreFormat};
+use crate::document::Document;
+use crate::exit::{Exit, Tool, usage_error};
+use crate::figures::{Share, in_units};
+use crate::input::{check_distinct, document_name, open_document};
+use crate::metadata_size::sectors_of_blocks;
+use crate::output::{folder_of, sync_folder};
+use crate::progress::Bar;
+use crate::run_spool::RunSpool;
+use crate::{json, xml};
+
+/// Runs `clone_restore`.
+///
+/// # Errors
+/// Why there is no metadata.
+pub fn run(tool: &Tool, args: &RestoreArgs) -> Result<Exit> {
+    let document = match &args.input {
+        Some(input) => read(tool, args, input)?,
+        None => fresh(args)?,
+    };
+    let Document { header, runs } = document;
+    let hydrated = runs.hydrated();
+    let runs = runs.into_runs().context("cannot read the runs back from a temporary file")?;
+
+    // From here on OUTPUT changes.
+    let output = Output::open(&args.output, &header.geometry, args.metadata_size)?;
+    let bar = Bar::new("writing", args.quiet);
+    let restored = restore(&output.device, header, runs, &bar);
+    bar.finish();
+    restored.with_context(|| output.failure())?;
+    let nr_blocks = output.device.nr_blocks();
+    output.keep()?;
+
+    if args.verbose {
+        let nr_regions = header.geometry.nr_regions();
+        tool.say(format_args!(
+            "{}: {hydrated} of {nr_regions} regions hydrated ({}), in metadata of {}",
+            args.output.display(),
+            Share { part: hydrated, whole: nr_regions },
+            in_units(sectors_of_blocks(nr_blocks))
+        ));
+    }
+    Ok(Exit::Success)
+}
+
+/// The document at `input`, with the sizes of the command line.
+fn read(tool: &Tool, args: &RestoreArgs, input: &Path) -> Result<Document> {
+    check_distinct(input, &args.output)?;
+    let bar = Bar::new("reading", args.quiet);
+    let from = open_document(input, &bar)?;
+    let name = document_name(input);
+    let document = match args.format {
+        RestoreFormat::Xml => xml::read(from),
+        RestoreFormat::Json => json::read(from),
+    };
+    bar.finish();
+    let mut document = document.map_err(|error| anyhow!("{name}:{error}"))?;
+
+    let said = document.header.geometry;
+    let region_size = args.region_size.unwrap_or(said.region_size());
+    let target_size = args.target_size.unwrap_or(said.target_size());
+    let geometry = Geometry::new(region_size, target_size)
+        .with_context(|| format!("the sizes given do not go with {name}"))?;
+    if document.runs.end() > geometry.nr_regions() {
+        bail!(
+            "{name} has a run that reaches to region {}, but the sizes given make only {} regions",
+            document.runs.end(),
+            geometry.nr_regions()
+        );
+    }
+    if region_size != said.region_size() && document.runs.end() > 0 && !args.quiet {
+        tool.say(format_args!(
+            "{name} counts in regions of {}; its runs are taken as regions of {}",
+            in_units(said.region_size().sectors()),
+            in_units(region_size.sectors())
+        ));
+    }
+    document.header.geometry = geometry;
+    Ok(document)
+}
+
+/// What the command line alone says.
+fn fresh(args: &RestoreArgs) -> Result<Document> {
+    let (Some(hydrated), Some(region_size), Some(target_size)) =
+        (args.hydrated, args.region_size, args.target_size)
+    else {
+        return Err(usage_error::<RestoreArgs>("--hydrated takes both sizes"));
+    };
+    let geometry = Geometry::new(region_size, target_size).map_err(usage_error::<RestoreArgs>)?;
+    let mut runs = RunSpool::new();
+    if hydrated == Hydrated::All {
+        runs.push(0..geometry.nr_regions())?;
+    }
+    Ok(Document { header: Header { uuid: [0; 16], geometry }, runs })
+}
+
+/// Where metadata goes. A file that was made for it is removed again unless it is kept.
+struct Output<'a> {
+    device: FileDevice,
+    path: &'a Path,
+    made: Option<MadeFile>,
+}
+
+impl<'a> Output<'a> {
+    fn open(path: &'a Path, geometry: &Geometry, size: Option<Sectors>) -> Result<Self> {
+        let needs = MetadataSize::of(*geometry);
+        let made = match fs::metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let size = size.unwrap_or(sectors_of_blocks(needs.total_blocks()));
+                check_size(path, size, &needs)?;
+                Some(MadeFile::new(path, size)?)
+            }
+            _ => None,
+        };
+        let device = FileDevice::open_write(path)?;
+        let has = sectors_of_blocks(device.nr_blocks());
+        check_size(path, has, &needs)?;
+        match size {
+            Some(size) if made.is_none() && device.size_bytes() != size.to_bytes().unwrap_or(0) => {
+                bail!(
+                    "{} exists and has {}: --metadata-size is for a file that is made",
+                    path.display(),
+                    in_units(has)
+                );
+            }
+            _ => Ok(Self { device, path, made }),
+        }
+    }
+
+    fn failure(&self) -> String {
+        let path = self.path.display();
+        match &self.made {
+            Some(_) => format!("cannot write {path}, which was removed again"),
+            None => format!("cannot write {path}, and what it holds now is not to be used"),
+        }
+    }
+
+    fn keep(mut self) -> Result<()> {
+        if let Some(made) = self.made.take() {
+            made.keep().with_context(|| format!("cannot make {} last", self.path.display()))?;
+        }
+        Ok(())
+    }
+}
+
+fn check_size(path: &Path, has: Sectors, needs: &MetadataSize) -> Result<()> {
+    let least = sectors_of_blocks(needs.least_blocks());
+    if has < least {
+        bail!(
+            "{} has {}, which is too small: the metadata takes at least {}, and \
+             clone_metadata_size advises {}",
+            path.display(),
+            in_units(has),
+            in_units(least),
+            in_units(sectors_of_blocks(needs.total_blocks()))
+        );
+    }
+    Ok(())
+}
+
+/// A file that did not exist before.
+struct MadeFile {
+    path: PathBuf,
+    keep: bool,
+}
+
+impl MadeFile {
+    fn new(path: &Path, size: Sectors) -> Result<Self> {
+        let name = path.display();
+        let file = File::create_new(path).with_context(|| format!("cannot make {name}"))?;
+        let made = Self { path: path.to_owned(), keep: false };
+        let sized = match size.to_bytes() {
+            Some(bytes) => file.set_len(bytes),
+            None => Err(io::ErrorKind::FileTooLarge.into()),
+        };
+        sized.with_context(|| format!("cannot make {name} of {}", in_units(size)))?;
+        Ok(made)
+    }
+
+    fn keep(mut self) -> io::Result<()> {
+        sync_folder(&folder_of(&self.path))?;
+        self.keep = true;
+        Ok(())
+    }
+}
+
+impl Drop for MadeFile {
+    fn drop(&mut self) {
+        if !self.keep {
+            // There is another error to be told, and this one would add nothing to it.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
