@@ -1,0 +1,266 @@
+//! What all tools have in common.
+
+use std::ffi::OsString;
+use std::fs::{self, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::image::Image;
+use crate::support::{Scratch, binary, command, run};
+
+/// A tool, as far as the contract goes.
+struct Program {
+    name: &'static str,
+    options: &'static [&'static str],
+    reads: Reads,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reads {
+    Metadata,
+    Document,
+    Nothing,
+}
+
+const PROGRAMS: [Program; 4] = [
+    Program {
+        name: "clone_check",
+        options: &[
+            "--super-block-only",
+            "--skip-space-map",
+            "--ignore-non-fatal-errors",
+            "--auto-repair",
+            "--live",
+            "--json",
+        ],
+        reads: Reads::Metadata,
+    },
+    Program {
+        name: "clone_dump",
+        options: &["--format", "--repair", "--lost", "--live", "-o, --output"],
+        reads: Reads::Metadata,
+    },
+    Program {
+        name: "clone_restore",
+        options: &[
+            "-i, --input",
+            "-o, --output",
+            "--format",
+            "--metadata-size",
+            "--region-size",
+            "--target-size",
+            "--hydrated",
+        ],
+        reads: Reads::Document,
+    },
+    Program {
+        name: "clone_metadata_size",
+        options: &["--region-size", "--target-size"],
+        reads: Reads::Nothing,
+    },
+];
+
+const COMMON_OPTIONS: [&str; 4] = ["-h, --help", "-V, --version", "-q, --quiet", "-v, --verbose"];
+
+impl Program {
+    /// A command line that has it read `input`.
+    fn reading(&self, input: &Path, scratch: &Scratch) -> Vec<OsString> {
+        match self.reads {
+            Reads::Metadata => vec![input.into()],
+            Reads::Document => {
+                vec!["-i".into(), input.into(), "-o".into(), scratch.path("output").into()]
+            }
+            Reads::Nothing => panic!("{} reads nothing", self.name),
+        }
+    }
+
+    /// A command line that it finds no fault with.
+    fn good(&self, scratch: &Scratch) -> Vec<OsString> {
+        let sizes = ["--region-size", "8", "--target-size", "8192"].map(OsString::from);
+        match self.reads {
+            Reads::Nothing => sizes.into(),
+            Reads::Metadata => {
+                let input = scratch.file("good", Image::fixture("tail").0);
+                self.reading(&input, scratch)
+            }
+            Reads::Document => {
+                let mut args = vec!["--hydrated".into(), "none".into()];
+                args.extend(sizes);
+                args.extend(["-o".into(), scratch.path("output").into()]);
+                args
+            }
+        }
+    }
+}
+
+fn readers() -> impl Iterator<Item = Program> {
+    PROGRAMS.into_iter().filter(|program| program.reads != Reads::Nothing)
+}
+
+#[test]
+fn help_exits_0_and_names_every_option() {
+    for program in PROGRAMS {
+        for help in ["--help", "-h"] {
+            let ran = run(program.name, [help]).exits(0).stays_silent_on_stderr();
+            for option in program.options.iter().chain(&COMMON_OPTIONS) {
+                assert!(ran.text().contains(option), "{option} is not in\n{ran}");
+            }
+            for words in ["Exit codes:", "Example", program.name] {
+                assert!(ran.text().contains(words), "{words} is not in\n{ran}");
+            }
+        }
+    }
+}
+
+/// `UPDATE_GOLDEN=1` makes what is printed the truth.
+#[test]
+fn help_is_word_for_word_what_was_agreed() {
+    for program in PROGRAMS {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/cli/help")
+            .join(format!("{}.txt", program.name));
+        let help = run(program.name, ["--help"]).exits(0).text();
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            fs::write(&path, &help).unwrap();
+        }
+        let golden = fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(help, golden, "{} --help; UPDATE_GOLDEN=1 accepts it", program.name);
+    }
+}
+
+#[test]
+fn version_is_name_and_number() {
+    for program in PROGRAMS {
+        for version in ["--version", "-V"] {
+            let ran = run(program.name, [version]).exits(0).stays_silent_on_stderr();
+            let expected = format!("{} {}\n", program.name, env!("CARGO_PKG_VERSION"));
+            assert_eq!(ran.text(), expected);
+        }
+    }
+}
+
+#[test]
+fn a_wrong_command_line_exits_2_and_is_told_on_stderr() {
+    let scratch = Scratch::new();
+    for program in PROGRAMS {
+        run(program.name, ["--frobnicate"]).exits(2).leaves_stdout_empty().says("--frobnicate");
+        run(program.name, [""; 0]).exits(2).leaves_stdout_empty().says("required");
+        let mut both = program.good(&scratch);
+        both.extend(["-q".into(), "-v".into()]);
+        run(program.name, both).exits(2).leaves_stdout_empty().says("--quiet");
+    }
+}
+
+#[test]
+fn a_good_run_is_silent_with_quiet() {
+    for program in PROGRAMS {
+        let scratch = Scratch::new();
+        let mut args = program.good(&scratch);
+        args.push("-q".into());
+        let ran = run(program.name, args).exits(0).stays_silent_on_stderr();
+        // A dump or a number that was asked for is no talk.
+        if ["clone_check", "clone_restore"].contains(&program.name) {
+            ran.leaves_stdout_empty();
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_behind_stdout_exits_1() {
+    for program in PROGRAMS {
+        let scratch = Scratch::new();
+        let mut lines = vec![vec![OsString::from("--help")]];
+        if program.name != "clone_restore" {
+            lines.push(program.good(&scratch));
+        }
+        for args in lines {
+            let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+            let mut process = Command::new(binary(program.name));
+            let output = process.args(&args).stdout(full).output().unwrap();
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{} {args:?}: {stderr}", program.name);
+            assert!(stderr.contains("stdout: No space left"), "{stderr}");
+        }
+    }
+}
+
+/// Inputs that no tool can make anything of: a name, how it is made, and what is said of it.
+fn bad_inputs(reads: Reads, scratch: &Scratch) -> Vec<(PathBuf, &'static str)> {
+    let noise: Vec<u8> =
+        (0..65536u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let folder = scratch.path("folder");
+    fs::create_dir_all(&folder).unwrap();
+    let xml = "<superblock uuid=\"\" version=\"1\" region_size=\"8\" target_size=\"8\" \
+               nr_regions=\"1\">\n";
+    let image = Image::fixture("tail").0;
+    let any = [(folder, "directory"), (scratch.path("missing"), "")];
+    let some = match reads {
+        Reads::Metadata => vec![
+            (scratch.file("empty", ""), "empty"),
+            (scratch.file("short", [7; 100]), "100 bytes"),
+            (scratch.file("noise", noise), "superblock"),
+            (scratch.file("zeros", [0; 65536]), "format"),
+            (scratch.file("xml", xml), "clone_restore"),
+            (scratch.file("xml_with_declaration", format!("<?xml version='1.0'?>{xml}")), "XML"),
+            (scratch.file("json", "{\"uuid\":\"\"}"), "JSON"),
+            (scratch.file("cut_off", &image[..3 * 4096]), ""),
+            (scratch.file("cut_off_in_superblock", &image[..2000]), "2000 bytes"),
+            (PathBuf::from("/dev/null"), "neither a block device nor a regular file"),
+        ],
+        _ => vec![
+            (scratch.file("empty", ""), "empty"),
+            (scratch.file("short", "x".repeat(100)), "1:1"),
+            (scratch.file("noise", noise), "1:1"),
+            (scratch.file("metadata", &image), "binary metadata, not XML"),
+            (scratch.file("zeros", [0; 65536]), "binary"),
+            (scratch.file("cut_off", xml), "cut off"),
+            (scratch.file("json", "{\"uuid\":\"\"}"), "1:1"),
+            (PathBuf::from("/dev/null"), "empty"),
+        ],
+    };
+    any.into_iter().chain(some).collect()
+}
+
+#[test]
+fn a_bad_input_exits_1_and_is_named_and_left_alone() {
+    for program in readers() {
+        let scratch = Scratch::new();
+        for (input, words) in bad_inputs(program.reads, &scratch) {
+            let before = fs::read(&input).ok();
+            let args = program.reading(&input, &scratch);
+            let ran = run(program.name, args).exits(1).leaves_stdout_empty();
+            let ran = ran.says(&input.display().to_string()).says(words);
+            assert!(!ran.stderr.contains("os error 16"), "{ran}");
+            assert!(before == fs::read(&input).ok(), "changed by {ran}");
+            assert!(!scratch.path("output").exists(), "made by {ran}");
+        }
+    }
+}
+
+#[test]
+fn a_fifo_is_refused_where_metadata_is_read() {
+    let scratch = Scratch::new();
+    let fifo = scratch.path("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    for program in readers().filter(|program| program.reads == Reads::Metadata) {
+        let args = program.reading(&fifo, &scratch);
+        run(program.name, args).exits(1).leaves_stdout_empty().says("neither");
+    }
+}
+
+#[test]
+fn nothing_is_said_by_a_sleeping_thread() {
+    // A peer takes half a second for its smallest input, because it waits for a thread that draws.
+    for program in PROGRAMS {
+        let scratch = Scratch::new();
+        let args = program.good(&scratch);
+        let fastest = (0..3).map(|_| {
+            let _ = fs::remove_file(scratch.path("output"));
+            let begun = std::time::Instant::now();
+            command(program.name, &args).output().unwrap();
+            begun.elapsed()
+        });
+        let fastest = fastest.min().unwrap();
+        assert!(fastest.as_millis() < 400, "{} takes {fastest:?}", program.name);
+    }
+}

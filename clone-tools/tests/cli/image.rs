@@ -1,0 +1,101 @@
+//! Metadata to feed to the tools: what kernels wrote, whole or damaged.
+
+use std::fs;
+use std::io::Read;
+use std::path::PathBuf;
+
+use ruzstd::decoding::StreamingDecoder;
+
+pub(crate) const BLOCK: usize = 4096;
+
+/// All fixtures that are images.
+pub(crate) const FIXTURES: [&str; 5] = ["fresh", "tail", "huge-region", "twolevel", "complete"];
+
+const SUPERBLOCK_SALT: u32 = 257_649_492;
+const BITMAP_SALT: u32 = 240_779;
+const INDEX_SALT: u32 = 160_478;
+
+fn fixture_path(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/kernel").join(name)
+}
+
+/// What a fixture says it holds.
+pub(crate) fn description(name: &str) -> serde_json::Value {
+    let text = fs::read(fixture_path(&format!("{name}.json"))).expect("the fixture is there");
+    serde_json::from_slice(&text).expect("the description is JSON")
+}
+
+/// The runs that a fixture says it holds, half-open.
+pub(crate) fn runs(description: &serde_json::Value) -> Vec<(u64, u64)> {
+    serde_json::from_value(description["runs"].clone()).expect("runs are pairs")
+}
+
+/// An image of a metadata device.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Image(pub(crate) Vec<u8>);
+
+impl Image {
+    pub(crate) fn fixture(name: &str) -> Self {
+        let packed = fs::File::open(fixture_path(&format!("{name}.img.zst"))).expect("a fixture");
+        let mut image = Vec::new();
+        let mut decoder = StreamingDecoder::new(packed).expect("zstd");
+        decoder.read_to_end(&mut image).expect("a whole fixture");
+        Self(image)
+    }
+
+    pub(crate) fn nr_blocks(&self) -> u64 {
+        (self.0.len() / BLOCK) as u64
+    }
+
+    pub(crate) fn block(&mut self, block: u64) -> &mut [u8] {
+        let start = usize::try_from(block).unwrap() * BLOCK;
+        &mut self.0[start..start + BLOCK]
+    }
+
+    fn u64_at(&mut self, block: u64, offset: usize) -> u64 {
+        u64::from_le_bytes(self.block(block)[offset..offset + 8].try_into().unwrap())
+    }
+
+    fn reseal(&mut self, block: u64, salt: u32) {
+        let block = self.block(block);
+        let checksum = crc32c::crc32c(&block[4..]) ^ u32::MAX ^ salt;
+        block[..4].copy_from_slice(&checksum.to_le_bytes());
+    }
+
+    /// Changes a field of the superblock, with a checksum that fits.
+    pub(crate) fn change_superblock(&mut self, offset: usize, value: &[u8]) {
+        self.block(0)[offset..offset + value.len()].copy_from_slice(value);
+        self.reseal(0, SUPERBLOCK_SALT);
+    }
+
+    /// Gives blocks of the first bitmap that are free a count of one: a space map that agrees with
+    /// itself, and counts references that nobody holds.
+    pub(crate) fn leak(&mut self, blocks: impl Iterator<Item = u64>) {
+        let sm_root = 44;
+        let nr_allocated = self.u64_at(0, sm_root + 8);
+        let index = self.u64_at(0, sm_root + 16);
+        let bitmap = self.u64_at(index, 16);
+        let mut leaked: u32 = 0;
+        for block in blocks {
+            let (byte, shift) = (16 + block as usize / 4, block % 4 * 2);
+            let bits = &mut self.block(bitmap)[byte];
+            assert_eq!(*bits >> shift & 3, 0, "block {block} is not free");
+            // The low bit of the count is the high bit of the pair.
+            *bits |= 0b10 << shift;
+            leaked += 1;
+        }
+        self.reseal(bitmap, BITMAP_SALT);
+        let nr_free = &mut self.block(index)[16 + 8..16 + 12];
+        let left = u32::from_le_bytes(nr_free.try_into().unwrap()) - leaked;
+        nr_free.copy_from_slice(&left.to_le_bytes());
+        self.reseal(index, INDEX_SALT);
+        self.change_superblock(sm_root + 8, &(nr_allocated + u64::from(leaked)).to_le_bytes());
+    }
+
+    /// The block of the bitset's first array block, of a one-level bitset.
+    pub(crate) fn first_array_block(&mut self) -> u64 {
+        let root = self.u64_at(0, 188);
+        let max_entries = u32::from_le_bytes(self.block(root)[20..24].try_into().unwrap());
+        self.u64_at(root, 32 + 8 * max_entries as usize)
+    }
+}

@@ -1,0 +1,11 @@
+//! The tools as their users meet them: as processes, with exit codes and streams.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed, and says where")]
+
+mod check;
+mod contract;
+mod dump;
+mod image;
+mod metadata_size;
+mod restore;
+mod support;

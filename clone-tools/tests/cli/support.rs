@@ -1,0 +1,161 @@
+//! Runs tools and says everything about a run that went otherwise than it should.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::Duration;
+
+use assert_cmd::Command;
+use tempfile::TempDir;
+
+/// The path of a tool's binary.
+pub(crate) fn binary(tool: &str) -> &'static Path {
+    Path::new(match tool {
+        "clone_check" => env!("CARGO_BIN_EXE_clone_check"),
+        "clone_dump" => env!("CARGO_BIN_EXE_clone_dump"),
+        "clone_restore" => env!("CARGO_BIN_EXE_clone_restore"),
+        "clone_metadata_size" => env!("CARGO_BIN_EXE_clone_metadata_size"),
+        tool => panic!("no tool is called {tool}"),
+    })
+}
+
+/// What a process did.
+pub(crate) struct Ran {
+    line: String,
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: String,
+}
+
+impl Ran {
+    pub(crate) fn new(line: String, output: Output) -> Self {
+        let stderr = String::from_utf8(output.stderr).expect("messages are text");
+        assert!(!stderr.contains("panicked"), "{line}: {stderr}");
+        Self { line, code: output.status.code(), stdout: output.stdout, stderr }
+    }
+
+    #[track_caller]
+    pub(crate) fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{self}");
+        self
+    }
+
+    #[track_caller]
+    pub(crate) fn says(self, words: &str) -> Self {
+        assert!(self.stderr.contains(words), "not said on stderr: {words:?}\n{self}");
+        self
+    }
+
+    #[track_caller]
+    pub(crate) fn stays_silent_on_stderr(self) -> Self {
+        assert!(self.stderr.is_empty(), "{self}");
+        self
+    }
+
+    #[track_caller]
+    pub(crate) fn leaves_stdout_empty(self) -> Self {
+        assert!(self.stdout.is_empty(), "{self}");
+        self
+    }
+
+    #[track_caller]
+    pub(crate) fn stays_silent(self) -> Self {
+        self.stays_silent_on_stderr().leaves_stdout_empty()
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    #[track_caller]
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self}"))
+    }
+}
+
+impl std::fmt::Display for Ran {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let stdout = self.text().chars().take(2000).collect::<String>();
+        let Self { line, code, stderr, .. } = self;
+        write!(f, "{line}\nexit code: {code:?}\nstdout: {stdout}\nstderr: {stderr}")
+    }
+}
+
+/// A tool with arguments, ready to run.
+pub(crate) fn command<S: AsRef<OsStr>>(tool: &str, args: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(binary(tool));
+    command.args(args).env_remove("COLUMNS").timeout(Duration::from_secs(120));
+    command
+}
+
+pub(crate) fn run<S: AsRef<OsStr>>(tool: &str, args: impl IntoIterator<Item = S>) -> Ran {
+    run_with_stdin(tool, args, Vec::new())
+}
+
+pub(crate) fn run_with_stdin<S: AsRef<OsStr>>(
+    tool: &str,
+    args: impl IntoIterator<Item = S>,
+    stdin: impl Into<Vec<u8>>,
+) -> Ran {
+    let args: Vec<OsString> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
+    let line = format!("{tool} {args:?}");
+    let output = command(tool, &args).write_stdin(stdin).output().expect("the tool runs");
+    Ran::new(line, output)
+}
+
+/// Runs a tool from a shell that did `prepare` first, for instance lowered a limit.
+pub(crate) fn run_after<S: AsRef<OsStr>>(
+    prepare: &str,
+    tool: &str,
+    args: impl IntoIterator<Item = S>,
+) -> Ran {
+    let args: Vec<OsString> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
+    let line = format!("{prepare}; {tool} {args:?}");
+    let output = Command::new("sh")
+        .args(["-c", &format!("{prepare}; exec \"$@\""), "sh"])
+        .arg(binary(tool))
+        .args(&args)
+        .timeout(Duration::from_secs(120))
+        .output()
+        .expect("sh runs");
+    Ran::new(line, output)
+}
+
+/// A folder that is gone when the test is over.
+pub(crate) struct Scratch(TempDir);
+
+impl Scratch {
+    pub(crate) fn new() -> Self {
+        Self(TempDir::new().expect("a temporary folder"))
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub(crate) fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, content).expect("a file");
+        path
+    }
+
+    /// The names in it.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.0.path()).expect("the folder is there");
+        let name = |entry: fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
+        let mut names: Vec<String> = entries.map(|entry| name(entry.unwrap())).collect();
+        names.sort();
+        names
+    }
+}
+
+/// The seed of a random test, which `TEST_SEED` replays.
+pub(crate) fn seed(test: &str) -> u64 {
+    let seed = match std::env::var("TEST_SEED") {
+        Ok(seed) => seed.parse().expect("TEST_SEED is a number"),
+        Err(_) => 0x5eed,
+    };
+    println!("seed={seed}; replay: TEST_SEED={seed} cargo test -p clone-tools --test cli {test}");
+    seed
+}
