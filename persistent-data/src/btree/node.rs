@@ -140,7 +140,8 @@ impl<'a, V: Value> NodeView<'a, V> {
         Err(NodeError::KeyOrder { entry, key: self.key(entry) })
     }
 
-    fn check_range(&self, range: KeyRange) -> std::result::Result<(), NodeError> {
+    /// Checks that there are entries and that all keys lie in `range`.
+    pub(super) fn check_range(&self, range: KeyRange) -> std::result::Result<(), NodeError> {
         let [first, .., last] = self.keys else {
             return match self.keys {
                 [key] if range.contains(key.get()) => Ok(()),

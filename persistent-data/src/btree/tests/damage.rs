@@ -179,7 +179,7 @@ fn an_internal_node_among_the_leaves_is_damage() {
             Parsed::Internal(_) => panic!("the last node is a leaf"),
         });
         let mut edit = NodeEdit::<le::U64>::format(disk, node_flags::INTERNAL);
-        edit.insert(0, first.unwrap(), node.at.0.into());
+        edit.insert(0, first.unwrap(), root.0.into());
     });
     let error = lost(&store, root, &node, &model);
     assert!(matches!(error, Error::Node { source: NodeError::Level, .. }), "{error}");

@@ -137,7 +137,14 @@ fn thin_tree<V: TestValue>(
         }
         level = parents;
     }
-    (Btree::open(level[0].1), model)
+    let (key, mut root) = level[0];
+    for _ in 0..rng.random_range(0..3) {
+        let at = store.new_block::<Node>().unwrap();
+        let disk = store.edit::<Node>(at).unwrap();
+        NodeEdit::<le::U64>::format(disk, node_flags::INTERNAL).insert(0, key, root.0.into());
+        root = at;
+    }
+    (Btree::open(root), model)
 }
 
 #[test]

@@ -102,6 +102,36 @@ fn every_wrong_field_is_named() {
 }
 
 #[test]
+fn a_child_has_keys_and_all_of_them_lie_in_its_range() {
+    for len in 0..=3 {
+        let disk = small(len);
+        let view = NodeView::<Small>::of(&disk);
+        for first in [0, 1, 10, 20, 21] {
+            for last in [0, 9, 10, 19, 20, u64::MAX] {
+                let outside = view.entries().any(|(key, _)| !(first..=last).contains(&key));
+                let expected = if len == 0 {
+                    "empty"
+                } else if outside {
+                    "range"
+                } else {
+                    "ok"
+                };
+                let found = match view.check_range(KeyRange { first, last }) {
+                    Ok(()) => "ok",
+                    Err(NodeError::Empty) => "empty",
+                    Err(NodeError::KeyRange { key }) => {
+                        assert!(!(first..=last).contains(&key));
+                        "range"
+                    }
+                    Err(error) => panic!("{error}"),
+                };
+                assert_eq!(found, expected, "{len} entries in {first}..={last}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_key_goes_to_the_last_child_that_does_not_begin_above_it() {
     let mut disk = NodeDisk::new_zeroed();
     let mut edit = NodeEdit::<le::U64>::format(&mut disk, node_flags::INTERNAL);
