@@ -16,7 +16,7 @@ use crate::error::{Error, NodeError};
 use crate::format::{ArrayBlock, Node, NodeDisk, node_flags};
 use crate::number::BlockNr;
 use crate::sim::MemoryStore;
-use crate::store::Reader;
+use crate::store::{Reader, Writer};
 
 type V = [u8; 1000];
 
@@ -205,6 +205,26 @@ fn a_node_that_is_its_own_only_child_is_too_deep_for_everything() {
     assert!(tree.remove(&mut store, 5).is_err());
     assert!(tree.insert(&mut store, 5, [0; 1000]).is_err());
     assert!(Btree::<V>::open(root).delete(&mut store).is_err());
+}
+
+#[test]
+fn sixteen_levels_can_be_read_and_given_up_and_seventeen_cannot() {
+    for levels in [16, 17] {
+        let mut store = MemoryStore::new(100);
+        let mut tree = Btree::<V>::create(&mut store).unwrap();
+        tree.insert(&mut store, 7, [7; 1000]).unwrap();
+        for _ in 1..levels {
+            let at = store.new_block::<Node>().unwrap();
+            let disk = store.edit::<Node>(at).unwrap();
+            let mut edit = NodeEdit::<le::U64>::format(disk, node_flags::INTERNAL);
+            edit.insert(0, 7, tree.root().0.into());
+            tree = Btree::open(at);
+        }
+        let is_good = levels == 16;
+        assert_eq!(tree.lookup(&store, 7).is_ok(), is_good);
+        assert_eq!(Record::<V>::of(&store, tree.root()).damage.is_empty(), is_good);
+        assert_eq!(tree.delete(&mut store).is_ok(), is_good);
+    }
 }
 
 #[test]
