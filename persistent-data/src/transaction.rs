@@ -30,8 +30,7 @@ use cache::Cache;
 /// Where superblocks lie.
 pub const SUPERBLOCK: BlockNr = BlockNr(0);
 
-/// Dirty blocks that are kept in memory: 4 MiB. Beyond that they are written before the commit,
-/// which is safe: the last commit does not reach them.
+/// Dirty blocks that are kept in memory unless another limit is set: 4 MiB.
 const DIRTY_BLOCKS_MAX: usize = 1024;
 
 /// Blocks that are written at once: 1 MiB.
@@ -64,11 +63,15 @@ enum State {
 pub struct Transaction<D> {
     device: D,
     cache: RefCell<Cache>,
+    /// *Invariant:* none of them is in the cache.
     dirty: HashMap<u64, Dirty>,
+    dirty_blocks_max: usize,
     /// Blocks that were allocated in this transaction and are still in use. They may be edited.
     fresh: HashSet<u64>,
     space_map: MetadataSpaceMap,
     state: State,
+    /// Memory of blocks that were written ahead of the commit, to be used again.
+    spare: Vec<Arc<RawBlock>>,
 }
 
 impl<D> std::fmt::Debug for Transaction<D> {
@@ -118,9 +121,11 @@ impl<D: Device> Transaction<D> {
             device,
             cache: RefCell::new(Cache::default()),
             dirty: HashMap::new(),
+            dirty_blocks_max: DIRTY_BLOCKS_MAX,
             fresh: HashSet::new(),
             space_map,
             state: State::Open,
+            spare: Vec::new(),
         }
     }
 
@@ -137,6 +142,12 @@ impl<D: Device> Transaction<D> {
     /// Blocks in use as of the last commit; what a status line shows.
     pub fn nr_allocated(&self) -> u64 {
         self.space_map.nr_allocated()
+    }
+
+    /// Bounds the changed blocks that are kept in memory. Beyond `blocks` they are written before
+    /// the commit, which is safe, for the last commit does not reach them.
+    pub fn limit_dirty(&mut self, blocks: usize) {
+        self.dirty_blocks_max = blocks;
     }
 
     /// Takes in what the device has grown by since it was formatted, up to the kernel's limit.
@@ -178,6 +189,11 @@ impl<D: Device> Transaction<D> {
         self.guarded(Self::writable)?;
         let root = self.guarded(Counted::write_space_map)?;
         self.write_dirty()?;
+        let cache = self.cache.get_mut();
+        for (at, dirty) in self.dirty.drain() {
+            cache.insert(at, dirty.kind, dirty.block);
+        }
+        self.spare = Vec::new();
         self.flush()?;
         Ok(Prepared { transaction: self, space_map_root: root.to_area() })
     }
@@ -229,11 +245,27 @@ impl<D: Device> Transaction<D> {
             }
             self.write(BlockNr(piece[0]), &buffer)?;
         }
-        let cache = self.cache.get_mut();
-        for (at, dirty) in self.dirty.drain() {
-            cache.insert(at, dirty.kind, dirty.block);
-        }
         Ok(())
+    }
+
+    /// Writes what is dirty so far ahead of the commit. It is not expected to be read again.
+    fn write_ahead(&mut self) -> Result<()> {
+        self.write_dirty()?;
+        let unshared = self.dirty.drain().map(|(_, dirty)| dirty.block);
+        self.spare.extend(unshared.filter(|block| Arc::strong_count(block) == 1));
+        Ok(())
+    }
+
+    /// A block of zeroes in memory.
+    fn zeroed(&mut self) -> Arc<RawBlock> {
+        let mut block = self.spare.pop().unwrap_or_else(|| Arc::new(RawBlock::ZERO));
+        match Arc::get_mut(&mut block) {
+            Some(raw) => {
+                raw.bytes_mut().fill(0);
+                block
+            }
+            None => Arc::new(RawBlock::ZERO),
+        }
     }
 
     fn write(&mut self, first: BlockNr, blocks: &[RawBlock]) -> Result<()> {
@@ -253,8 +285,8 @@ impl<D: Device> Transaction<D> {
 
     fn allocate(&mut self) -> Result<BlockNr> {
         self.writable()?;
-        if self.dirty.len() >= DIRTY_BLOCKS_MAX {
-            self.write_dirty()?;
+        if self.dirty.len() >= self.dirty_blocks_max {
+            self.write_ahead()?;
         }
         let at = self.space_map.find_free(self)?;
         self.space_map.allocated_up_to(at);
@@ -290,6 +322,8 @@ impl<D: Device> Transaction<D> {
         assert!(self.fresh.contains(&at.0), "block {at} is not new in this transaction");
         if !self.dirty.contains_key(&at.0) {
             let block = self.read::<K>(at)?.into_raw();
+            // What is cached would be stale from here on.
+            self.cache.get_mut().remove(at.0);
             self.dirty.insert(at.0, Dirty::new::<K>(block));
         }
         let dirty = self.dirty.get_mut(&at.0).expect("it has just been put there");
@@ -330,7 +364,8 @@ impl<D: Device> Writer for Transaction<D> {
     fn new_block<K: BlockKind>(&mut self) -> Result<BlockNr> {
         self.guarded(|transaction| {
             let at = transaction.allocate()?;
-            transaction.dirty.insert(at.0, Dirty::new::<K>(Arc::new(RawBlock::ZERO)));
+            let block = transaction.zeroed();
+            transaction.dirty.insert(at.0, Dirty::new::<K>(block));
             Ok(at)
         })
     }

@@ -42,12 +42,18 @@ impl<V: Value> ArrayBuilder<V> {
     /// The writer's.
     pub fn extend<W: Writer>(&mut self, writer: &mut W, mut values: &[V]) -> Result<()> {
         while !values.is_empty() {
+            if self.pending.is_empty() && values.len() >= entries_per_block::<V>() {
+                let (block, later) = values.split_at(entries_per_block::<V>());
+                self.write_block(writer, block)?;
+                values = later;
+                continue;
+            }
             let room = entries_per_block::<V>() - self.pending.len();
             let (now, later) = values.split_at(room.min(values.len()));
             self.pending.extend_from_slice(now);
             values = later;
             if self.pending.len() == entries_per_block::<V>() {
-                self.write_block(writer)?;
+                self.write_pending(writer)?;
             }
         }
         Ok(())
@@ -60,17 +66,23 @@ impl<V: Value> ArrayBuilder<V> {
     pub fn finish<W: Writer>(mut self, writer: &mut W) -> Result<Array<V>> {
         let len = self.blocks * entries_per_block::<V>() as u64 + self.pending.len() as u64;
         if !self.pending.is_empty() {
-            self.write_block(writer)?;
+            self.write_pending(writer)?;
         }
         Ok(Array { tree: self.tree.finish(writer)?, len })
     }
 
-    fn write_block<W: Writer>(&mut self, writer: &mut W) -> Result<()> {
-        let at = writer.new_block::<ArrayBlock>()?;
-        let disk = writer.edit::<ArrayBlock>(at)?;
-        values_mut(disk, self.pending.len()).copy_from_slice(&self.pending);
-        self.tree.push(writer, self.blocks, ArrayBlockRef::new(at))?;
+    fn write_pending<W: Writer>(&mut self, writer: &mut W) -> Result<()> {
+        let pending = std::mem::take(&mut self.pending);
+        self.write_block(writer, &pending)?;
+        self.pending = pending;
         self.pending.clear();
+        Ok(())
+    }
+
+    fn write_block<W: Writer>(&mut self, writer: &mut W, values: &[V]) -> Result<()> {
+        let at = writer.new_block::<ArrayBlock>()?;
+        values_mut(writer.edit::<ArrayBlock>(at)?, values.len()).copy_from_slice(values);
+        self.tree.push(writer, self.blocks, ArrayBlockRef::new(at))?;
         self.blocks += 1;
         Ok(())
     }
