@@ -289,8 +289,7 @@ impl<D: Device> Transaction<D> {
             self.write_ahead()?;
         }
         let at = self.space_map.find_free(self)?;
-        self.space_map.allocated_up_to(at);
-        self.space_map.set(at, 1);
+        self.space_map.take(at);
         self.fresh.insert(at.0);
         self.cache.get_mut().remove(at.0);
         Ok(at)

@@ -33,6 +33,8 @@ pub struct DiskSpaceMap {
     counts: Counts<Btree<IndexEntry>>,
     ledger: Ledger,
     nr_blocks: u64,
+    /// Where the search for a free block goes on, through all transactions.
+    cursor: u64,
 }
 
 impl DiskSpaceMap {
@@ -48,7 +50,7 @@ impl DiskSpaceMap {
             ref_counts: Btree::create(writer)?,
         };
         counts.extend(writer, nr_blocks)?;
-        Ok(Self { counts, ledger: Ledger::default(), nr_blocks })
+        Ok(Self { counts, ledger: Ledger::default(), nr_blocks, cursor: 0 })
     }
 
     /// The map that [`commit`](Self::commit) gave `root` for.
@@ -60,7 +62,7 @@ impl DiskSpaceMap {
             index: Btree::open(BlockNr(root.bitmap_root.get())),
             ref_counts: Btree::open(BlockNr(root.ref_count_root.get())),
         };
-        Self { counts, ledger: Ledger::default(), nr_blocks }
+        Self { counts, ledger: Ledger::default(), nr_blocks, cursor: 0 }
     }
 
     /// Blocks that the map covers.
@@ -122,12 +124,14 @@ impl DiskSpaceMap {
     /// # Errors
     /// [`Error::NoSpace`], and the reader's.
     pub fn alloc<R: Reader>(&mut self, reader: &R) -> Result<BlockNr> {
-        let ledger = &self.ledger;
-        let at = self
-            .counts
-            .find_free(reader, ledger.cursor, self.nr_blocks, |at| !ledger.touched(at))?
-            .ok_or(Error::NoSpace)?;
-        self.ledger.cursor = at.0 + 1;
+        let usable = |at: u64| !self.ledger.touched(at);
+        let find = |from, end| self.counts.find_free(reader, from, end, usable);
+        let found = match find(self.cursor, self.nr_blocks)? {
+            None => find(0, self.cursor)?,
+            found => found,
+        };
+        let at = found.ok_or(Error::NoSpace)?;
+        self.cursor = at.0 + 1;
         self.ledger.set(at, 1);
         Ok(at)
     }

@@ -12,8 +12,6 @@ pub(super) struct Ledger {
     changed: HashMap<u64, u32>,
     /// Those whose present count is not in the bitmaps yet. May name a block twice.
     unwritten: Vec<u64>,
-    /// No block below it can be allocated in this transaction any more.
-    pub(super) cursor: u64,
 }
 
 impl Ledger {

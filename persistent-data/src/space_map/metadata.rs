@@ -71,6 +71,8 @@ pub(crate) struct MetadataSpaceMap {
     next: Option<Counts<BlockIndex>>,
     ledger: Ledger,
     nr_blocks: u64,
+    /// Where the search for a free block goes on, through all transactions.
+    cursor: u64,
 }
 
 /// How many blocks of a device of `device_blocks` the map covers: the kernel's limit is
@@ -87,6 +89,7 @@ impl MetadataSpaceMap {
             next: None,
             ledger: Ledger::default(),
             nr_blocks: mapped_blocks(device_blocks),
+            cursor: 0,
         }
     }
 
@@ -129,6 +132,7 @@ impl MetadataSpaceMap {
             next: Some(counts),
             ledger: Ledger::default(),
             nr_blocks,
+            cursor: 0,
         })
     }
 
@@ -171,20 +175,27 @@ impl MetadataSpaceMap {
         self.ledger.set(at, count);
     }
 
-    /// A block that can be allocated, which the caller has to [`set`](Self::set).
+    /// A block that can be allocated, which the caller has to [take](Self::take).
+    ///
+    /// Like the kernel, it goes round the device, so that what former commits left behind stays
+    /// readable for as long as can be: repair lives on that.
     pub(crate) fn find_free<R: Reader>(&self, reader: &R) -> Result<BlockNr> {
-        let usable = |at| !self.ledger.touched(at);
-        let (from, end) = (self.ledger.cursor, self.nr_blocks);
-        let found = match &self.committed {
-            Some(counts) => counts.find_free(reader, from, end, usable)?,
-            None => (from..end).find(|&at| usable(at)).map(BlockNr),
+        let usable = |at: u64| !self.ledger.touched(at);
+        let find = |from: u64, end: u64| match &self.committed {
+            Some(counts) => counts.find_free(reader, from, end, usable),
+            None => Ok((from..end).find(|&at| usable(at)).map(BlockNr)),
+        };
+        let found = match find(self.cursor, self.nr_blocks)? {
+            None => find(0, self.cursor)?,
+            found => found,
         };
         found.ok_or(Error::NoSpace)
     }
 
-    /// Notes that no block up to `at` is to be looked at again in this transaction.
-    pub(crate) fn allocated_up_to(&mut self, at: BlockNr) {
-        self.ledger.cursor = at.0 + 1;
+    /// Gives a block that was found free its first reference.
+    pub(crate) fn take(&mut self, at: BlockNr) {
+        self.set(at, 1);
+        self.cursor = at.0 + 1;
     }
 
     /// The root of the last commit, if no count has changed since.
