@@ -1,10 +1,11 @@
 //! Checking metadata: everything that a superblock reaches, and the reference counts of it all.
 
+use std::io;
 use std::ops::Range;
 
 use persistent_data::array::{ArrayBlockRef, exact_array_values, read_array_blocks};
 use persistent_data::bitset::{BITS_PER_BLOCK, BITS_PER_WORD};
-use persistent_data::block;
+use persistent_data::block::{self, RawBlock};
 use persistent_data::btree::{self, NodeDamage, NodeView, WalkVisitor};
 use persistent_data::device::ReadDevice;
 use persistent_data::format::{ArrayBlockDisk, SpaceMapRoot};
@@ -101,6 +102,7 @@ fn run<D: ReadDevice + ?Sized>(
     make_map: Option<MakeMap>,
     progress: &dyn Progress,
 ) -> Report {
+    let device = &Mappable(device);
     let mut report = Report {
         superblock: None,
         regions: None,
@@ -120,7 +122,7 @@ fn run<D: ReadDevice + ?Sized>(
         device,
         progress,
         superblock,
-        references: CoreSpaceMap::new(mapped_blocks(device.nr_blocks())),
+        references: CoreSpaceMap::new(device.nr_blocks()),
         damage: Vec::new(),
     };
     check.refer(SUPERBLOCK);
@@ -157,6 +159,19 @@ fn check_superblock<D: ReadDevice + ?Sized>(
         damage.push(Damage::SuperblockReserved);
     }
     Some(superblock)
+}
+
+/// The part of a device that a space map can cover. Nothing beyond it can be in use.
+struct Mappable<'a, D: ?Sized>(&'a D);
+
+impl<D: ReadDevice + ?Sized> ReadDevice for Mappable<'_, D> {
+    fn nr_blocks(&self) -> u64 {
+        mapped_blocks(self.0.nr_blocks())
+    }
+
+    fn read(&self, first: BlockNr, into: &mut [RawBlock]) -> io::Result<()> {
+        self.0.read(first, into)
+    }
 }
 
 /// A check under way.

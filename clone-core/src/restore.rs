@@ -65,6 +65,9 @@ pub fn restore<D: Device, E>(
     let mut runs = Runs { runs: runs.into_iter(), rest: 0..0, nr_regions };
     build(device, header, |first, words| {
         runs.fill(first, words)?;
+        if first + words.len() as u64 * BITS_PER_WORD >= nr_regions {
+            runs.expect_end()?;
+        }
         progress.advance(1);
         Ok(())
     })
@@ -97,6 +100,17 @@ impl<E, I: Iterator<Item = Result<RegionRange, E>>> Runs<I> {
                     self.rest = self.nr_regions..self.nr_regions;
                     return Ok(());
                 }
+            }
+        }
+    }
+
+    /// Whatever comes after the last region is one too many.
+    fn expect_end(&mut self) -> Result<(), RestoreError<E>> {
+        match self.runs.next() {
+            None => Ok(()),
+            Some(run) => {
+                let run = run.map_err(RestoreError::Source)?;
+                Err(RestoreError::Run { run, nr_regions: self.nr_regions })
             }
         }
     }
@@ -193,5 +207,92 @@ fn btree_nodes(entries: u64, per_node: u64) -> (u64, u64) {
         if width <= 1 {
             return (nodes, levels);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use persistent_data::bitset::BITS_PER_BLOCK;
+    use persistent_data::device::MemoryDevice;
+
+    use super::{MetadataSize, RestoreError, restore};
+    use crate::check::read;
+    use crate::geometry::{Geometry, RegionRange, RegionSize, Sectors};
+    use crate::ir::Header;
+    use crate::superblock::Superblock;
+
+    fn header(nr_regions: u64) -> Header {
+        let region_size = RegionSize::new(Sectors(8)).unwrap();
+        let geometry = Geometry::new(region_size, Sectors(8 * nr_regions)).unwrap();
+        Header { uuid: [7; 16], geometry }
+    }
+
+    fn restored(
+        nr_regions: u64,
+        runs: &[RegionRange],
+    ) -> (MemoryDevice, Result<(), RestoreError<()>>) {
+        let header = header(nr_regions);
+        let blocks = MetadataSize::of(header.geometry).total_blocks();
+        let device = MemoryDevice::new(blocks as usize);
+        let result = restore(&device, header, runs.iter().cloned().map(Ok), &());
+        (device, result)
+    }
+
+    #[test]
+    fn what_is_restored_is_what_was_given() {
+        let block = BITS_PER_BLOCK;
+        for nr_regions in [1, 63, 64, 65, block - 1, block, block + 1, 3 * block + 7] {
+            let all_sorts: [Vec<RegionRange>; 5] = [
+                vec![],
+                vec![0..nr_regions],
+                vec![0..1],
+                vec![nr_regions - 1..nr_regions],
+                vec![nr_regions / 5..nr_regions / 4 + 1, nr_regions / 2 + 2..nr_regions],
+            ];
+            for runs in all_sorts {
+                if runs.iter().any(|run| run.is_empty() || run.end > nr_regions) {
+                    continue;
+                }
+                let (device, result) = restored(nr_regions, &runs);
+                result.unwrap();
+                let report = read(&device, &());
+                assert!(report.damage.is_empty(), "{:?}", report.damage);
+                assert_eq!(report.header(), Some(header(nr_regions)));
+                assert_eq!(report.regions.unwrap().runs().collect::<Vec<_>>(), runs);
+            }
+        }
+    }
+
+    #[test]
+    fn runs_that_make_no_sense_are_refused_and_leave_no_metadata() {
+        for runs in [
+            vec![0..101],
+            vec![5..5],
+            vec![RegionRange { start: 6, end: 5 }],
+            vec![0..10, 9..20],
+            vec![10..20, 0..5],
+            vec![0..100, 100..101],
+            vec![0..100, 0..1],
+            vec![99..100, 200..300],
+        ] {
+            let (device, result) = restored(100, &runs);
+            assert!(matches!(result, Err(RestoreError::Run { .. })), "{runs:?}");
+            assert!(Superblock::read(&device).is_err());
+        }
+    }
+
+    #[test]
+    fn a_device_that_is_too_small_is_left_as_it_is() {
+        let header = header(10 * BITS_PER_BLOCK);
+        let least = MetadataSize::of(header.geometry).least_blocks();
+        let before = vec![0xa5; (least as usize - 1) * 4096];
+        let device = MemoryDevice::from_bytes(&before);
+        let result = restore(&device, header, [Ok::<_, ()>(0..1)], &());
+        assert!(matches!(result, Err(RestoreError::TooSmall { needed, .. }) if needed == least));
+        assert_eq!(device.to_bytes(), before);
+
+        let device = MemoryDevice::new(least as usize);
+        restore(&device, header, [Ok::<_, ()>(0..1)], &()).unwrap();
+        assert!(read(&device, &()).damage.is_empty());
     }
 }
