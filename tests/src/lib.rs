@@ -1,4 +1,6 @@
 //! What the tests across the workspace share.
 
+pub mod damage;
 pub mod fixtures;
+pub mod laws;
 pub mod log_writes;

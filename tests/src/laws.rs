@@ -1,0 +1,152 @@
+//! What holds for every check, whatever the metadata looks like.
+
+use clone_core::auto_repair::{AutoRepairError, auto_repair};
+use clone_core::check::{Report, read};
+use clone_core::damage::{Damage, Severity};
+use clone_core::geometry::RegionRange;
+use clone_core::metadata::{Metadata, MetadataError};
+use persistent_data::Error;
+
+use crate::damage::ImageEditor;
+
+/// The distinct codes of `report`, with their severities, in the order of their names.
+pub fn codes(report: &Report) -> Vec<(&'static str, Severity)> {
+    let mut codes: Vec<_> =
+        report.damage.iter().map(|damage| (damage.code(), damage.severity())).collect();
+    codes.sort_unstable_by_key(|&(code, _)| code);
+    codes.dedup();
+    codes
+}
+
+/// Checks `image` and holds the result against all the laws.
+///
+/// With `same_regions`, damage that is not fatal must have left the regions what the bits of the
+/// image's original array blocks say.
+///
+/// # Panics
+/// If a law is broken.
+pub fn judge(image: &ImageEditor, same_regions: bool) -> Report {
+    let report = read(image, &());
+    messages_name_what_they_are_about(&report);
+    lost_regions_are_those_that_the_damage_names(&report);
+    no_leak_is_told_when_part_of_a_walk_failed(&report);
+    if report.is_fatal() {
+        fatal_damage_is_left_alone(image, &report);
+    } else {
+        let runs: Vec<RegionRange> =
+            report.regions.as_ref().expect("nothing fatal").runs().collect();
+        if same_regions {
+            assert!(runs == image.runs_by_hand(), "misread, and not told: {:?}", report.damage);
+        }
+        other_damage_bears_writing(image, &report, runs.clone());
+        other_damage_is_repaired_in_place(image, &report, &runs);
+    }
+    report
+}
+
+fn messages_name_what_they_are_about(report: &Report) {
+    for damage in &report.damage {
+        let message = damage.to_string();
+        if let Some(at) = damage.block() {
+            let named = message.contains(&format!("block {at}"))
+                || message.contains(&format!("blocks {at}.."))
+                || message.starts_with("superblock: ");
+            assert!(named, "no block {at} in {message:?}");
+        }
+        if let Some(regions) = damage.regions() {
+            let text = format!("regions {}..{} unknown", regions.start, regions.end);
+            assert!(message.contains(&text), "no {text:?} in {message:?}");
+        }
+        assert!(!message.contains('\n') && message.len() < 400, "{message:?}");
+    }
+}
+
+/// Sorts `runs` and joins those that touch.
+fn joined(mut runs: Vec<RegionRange>) -> Vec<RegionRange> {
+    runs.sort_unstable_by_key(|run| run.start);
+    let mut joined: Vec<RegionRange> = Vec::new();
+    for run in runs.into_iter().filter(|run| !run.is_empty()) {
+        match joined.last_mut() {
+            Some(last) if run.start <= last.end => last.end = last.end.max(run.end),
+            _ => joined.push(run),
+        }
+    }
+    joined
+}
+
+fn lost_regions_are_those_that_the_damage_names(report: &Report) {
+    let Some(map) = &report.regions else {
+        assert!(report.is_fatal());
+        return;
+    };
+    let named = joined(report.damage.iter().filter_map(Damage::regions).collect());
+    assert_eq!(map.lost().collect::<Vec<_>>(), named, "{:?}", report.damage);
+    assert_eq!(report.hydrated, Some(map.hydrated()));
+    let end = map.runs().chain(map.lost()).map(|run| run.end).max();
+    assert!(end.is_none_or(|end| end <= map.nr_regions()));
+}
+
+/// Whether blocks may be in use to which the walk has found no reference because of this.
+fn hides_references(damage: &Damage) -> bool {
+    let code = damage.code();
+    let trees = ["bitset-", "block-shared", "space-map-index-", "space-map-bitmap-"];
+    trees.iter().any(|prefix| code.starts_with(prefix))
+        || code.starts_with("ref-count-tree-")
+        || code == "space-map-size"
+}
+
+fn no_leak_is_told_when_part_of_a_walk_failed(report: &Report) {
+    let leaked = report.metadata_blocks.and_then(|blocks| blocks.leaked);
+    if report.regions.is_none() || report.damage.iter().any(hides_references) {
+        let leak = report.damage.iter().find(|damage| damage.code() == "leak");
+        assert!(leak.is_none(), "{:?}", report.damage);
+        assert_eq!(leaked, None, "{:?}", report.damage);
+    }
+}
+
+fn fatal_damage_is_left_alone(image: &ImageEditor, report: &Report) {
+    let device = image.clone();
+    let opened = Metadata::open(&device);
+    assert!(matches!(opened, Err(MetadataError::Damaged(_))), "{opened:?}");
+    let repaired = auto_repair(&device, report);
+    assert!(matches!(repaired, Err(AutoRepairError::Damaged)), "{repaired:?}");
+    assert!(device.same_bytes(image), "what must not be touched has been written to");
+}
+
+/// Our own writer stands in for the kernel: it opens the metadata, changes it, commits twice, so
+/// that blocks freed by the first commit are used by the second, and nothing has become worse.
+fn other_damage_bears_writing(image: &ImageEditor, report: &Report, runs: Vec<RegionRange>) {
+    let device = image.clone();
+    let mut metadata = Metadata::open(&device).expect("nothing fatal");
+    let end = metadata.nr_regions();
+    let mut expected = runs;
+    let first = (0..end).find(|&region| !metadata.is_hydrated(region)).unwrap_or(0);
+    for regions in [first..first + 1, end / 2..end, end / 3..end / 2] {
+        metadata.set_hydrated(regions.clone()).expect("regions of the clone");
+        match metadata.commit() {
+            Ok(()) => expected.push(regions),
+            // There is room for the smallest commit, and for more of them if that is what it takes.
+            Err(MetadataError::Blocks(Error::NoSpace)) if regions.start != first => break,
+            Err(error) => panic!("not fatal: {:?}; the commit: {error}", report.damage),
+        }
+    }
+    drop(metadata);
+    let after = read(&device, &());
+    assert!(!after.is_fatal(), "before: {:?}; after: {:?}", report.damage, after.damage);
+    let regions = after.regions.expect("nothing fatal");
+    assert!(regions.runs().eq(joined(expected)), "{:?}", report.damage);
+}
+
+fn other_damage_is_repaired_in_place(image: &ImageEditor, report: &Report, runs: &[RegionRange]) {
+    let device = image.clone();
+    match auto_repair(&device, report) {
+        Err(AutoRepairError::NoSpace) => return,
+        result => assert!(result.is_ok(), "{:?}; the repair: {result:?}", report.damage),
+    }
+    let after = read(&device, &());
+    assert!(after.damage.is_empty(), "before: {:?}; after: {:?}", report.damage, after.damage);
+    let regions = after.regions.expect("nothing fatal");
+    assert!(regions.runs().eq(runs.iter().cloned()), "{:?}", report.damage);
+    let nothing_to_do = report.damage.is_empty();
+    assert!(!nothing_to_do || device.same_bytes(image), "repair changed what was sound");
+}
