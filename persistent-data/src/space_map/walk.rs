@@ -296,7 +296,9 @@ impl SpaceMapReading {
                         }
                     }
                 }
-                if let (Some(_), true) = (in_tree, bits != RefCountBits::Overflow) {
+                let belongs_in_tree =
+                    |count| bits == RefCountBits::Overflow && RefCountBits::of_count(count) == bits;
+                if in_tree.is_some_and(|count| !belongs_in_tree(count)) {
                     damaged(SpaceMapDamage::CountNeedless { block });
                 }
             }
