@@ -3,7 +3,7 @@
 use persistent_data::device::Device;
 use persistent_data::space_map::walk::SpaceMapDamage;
 use persistent_data::store::Writer;
-use persistent_data::transaction::{SUPERBLOCK, Transaction};
+use persistent_data::transaction::Transaction;
 use persistent_data::{BlockNr, Error};
 use thiserror::Error;
 
@@ -62,8 +62,8 @@ pub fn auto_repair<D: Device>(device: &D, report: &Report) -> Result<Repaired, A
     };
     let mut transaction = Transaction::open(device, &superblock.space_map_root)?;
     let mut repaired = Repaired::default();
-    // The index is written with every count, and all its figures are counted anew on opening.
-    transaction.correct_count(SUPERBLOCK, 1)?;
+    // All figures of the index are counted anew on opening.
+    transaction.tidy_space_map();
     for damage in &report.damage {
         match damage {
             Damage::SpaceMap(SpaceMapDamage::Leak { blocks, found, .. }) => {

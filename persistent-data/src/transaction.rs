@@ -172,6 +172,12 @@ impl<D: Device> Transaction<D> {
         Ok(())
     }
 
+    /// Has the next commit write the space map's index anew, and zero what stands for nothing in the
+    /// index, the bitmaps and the tree of large counts. For repair.
+    pub fn tidy_space_map(&mut self) {
+        self.space_map.tidy();
+    }
+
     /// Whether a write or a flush has failed, so that nothing is written any more.
     pub fn is_spent(&self) -> bool {
         self.state == State::Spent

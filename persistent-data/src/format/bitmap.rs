@@ -102,6 +102,20 @@ impl BitmapDisk {
         self.words.iter().map(|word| free_entries(word.get()).count_ones()).sum()
     }
 
+    /// Whether nothing is set but the first `covered` entries.
+    pub fn is_tidy(&self, covered: usize) -> bool {
+        let mut past_end = covered..ENTRIES_PER_BITMAP;
+        self.not_used.get() == 0 && past_end.all(|entry| self.get(entry) == RefCountBits::Zero)
+    }
+
+    /// Zeroes all but the first `covered` entries.
+    pub fn tidy(&mut self, covered: usize) {
+        self.not_used.set(0);
+        for entry in covered..ENTRIES_PER_BITMAP {
+            self.set(entry, RefCountBits::Zero);
+        }
+    }
+
     /// The first entry in `from..end` that is zero.
     pub fn first_free(&self, from: usize, end: usize) -> Option<usize> {
         let mut entry = from;

@@ -128,6 +128,33 @@ impl<I: Index> Counts<I> {
         Ok(())
     }
 
+    /// Zeroes what stands for nothing: the unused parts of the bitmaps, and entries of the tree for
+    /// blocks past the end.
+    pub(super) fn tidy<W: Writer>(&mut self, writer: &mut W) -> Result<()> {
+        for bitmap in 0..nr_bitmaps(self.nr_blocks) {
+            let mut index_entry = self.index.get(writer, bitmap)?;
+            let first = bitmap * ENTRIES_PER_BITMAP as u64;
+            let covered = (self.nr_blocks - first).min(ENTRIES_PER_BITMAP as u64) as usize;
+            let at = BlockNr(index_entry.blocknr.get());
+            if writer.read::<Bitmap>(at)?.is_tidy(covered) {
+                continue;
+            }
+            let shadow = writer.shadow::<Bitmap>(at)?;
+            index_entry.blocknr.set(shadow.at.0);
+            let disk = writer.edit::<Bitmap>(shadow.at)?;
+            let used_before = ENTRIES_PER_BITMAP as u32 - disk.nr_free();
+            disk.tidy(covered);
+            let used = ENTRIES_PER_BITMAP as u32 - disk.nr_free();
+            self.nr_allocated -= u64::from(used_before - used);
+            index_entry.nr_free.set(ENTRIES_PER_BITMAP as u32 - used);
+            self.index.set(writer, bitmap, index_entry)?;
+        }
+        while let Some((key, _)) = self.ref_counts.lookup_next(writer, self.nr_blocks)? {
+            self.ref_counts.remove(writer, key)?;
+        }
+        Ok(())
+    }
+
     /// Writes the count of `at` into a shadow of its bitmap, and into the tree where it belongs
     /// there.
     pub(super) fn set<W: Writer>(&mut self, writer: &mut W, at: BlockNr, count: u32) -> Result<()> {

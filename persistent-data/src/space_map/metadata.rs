@@ -73,6 +73,8 @@ pub(crate) struct MetadataSpaceMap {
     nr_blocks: u64,
     /// Where the search for a free block goes on, through all transactions.
     cursor: u64,
+    /// Whether the next write also zeroes what stands for nothing.
+    tidying: bool,
 }
 
 /// How many blocks of a device of `device_blocks` the map covers: the kernel's limit is
@@ -90,6 +92,7 @@ impl MetadataSpaceMap {
             ledger: Ledger::default(),
             nr_blocks: mapped_blocks(device_blocks),
             cursor: 0,
+            tidying: false,
         }
     }
 
@@ -133,6 +136,7 @@ impl MetadataSpaceMap {
             ledger: Ledger::default(),
             nr_blocks,
             cursor: 0,
+            tidying: false,
         })
     }
 
@@ -175,6 +179,11 @@ impl MetadataSpaceMap {
         self.ledger.set(at, count);
     }
 
+    /// Has the next write zero what stands for nothing, too.
+    pub(crate) fn tidy(&mut self) {
+        self.tidying = true;
+    }
+
     /// A block that can be allocated, which the caller has to [take](Self::take).
     ///
     /// Like the kernel, it goes round the device, so that what former commits left behind stays
@@ -201,7 +210,8 @@ impl MetadataSpaceMap {
     /// The root of the last commit, if no count has changed since.
     fn unchanged_root(&self) -> Option<SpaceMapRoot> {
         let counts = self.next.as_ref()?;
-        let unchanged = counts.nr_blocks == self.nr_blocks && self.ledger.is_written();
+        let unchanged =
+            counts.nr_blocks == self.nr_blocks && self.ledger.is_written() && !self.tidying;
         unchanged.then(|| counts.root())
     }
 
@@ -209,12 +219,14 @@ impl MetadataSpaceMap {
     pub(crate) fn committed(&mut self) {
         self.committed.clone_from(&self.next);
         self.ledger = Ledger::default();
+        self.tidying = false;
     }
 
     /// Back to the last commit.
     pub(crate) fn abort(&mut self) {
         self.next.clone_from(&self.committed);
         self.ledger = Ledger::default();
+        self.tidying = false;
         if let Some(counts) = &self.committed {
             self.nr_blocks = counts.nr_blocks;
         }
@@ -244,6 +256,9 @@ pub(crate) trait Counted: Writer + Sized {
         counts.index.at = self.shadow::<IndexBlock>(counts.index.at)?.at;
         let nr_blocks = self.space_map().nr_blocks;
         counts.extend(self, nr_blocks)?;
+        if self.space_map().tidying {
+            counts.tidy(self)?;
+        }
         loop {
             let changes = self.space_map().ledger.take_unwritten();
             if changes.is_empty() {
@@ -254,6 +269,7 @@ pub(crate) trait Counted: Writer + Sized {
             }
         }
         let disk = self.edit::<IndexBlock>(counts.index.at)?;
+        disk.padding.set(0);
         disk.entries = [IndexEntry::default(); INDEX_ENTRIES];
         disk.entries[..counts.index.entries.len()].copy_from_slice(&counts.index.entries);
         let root = counts.root();

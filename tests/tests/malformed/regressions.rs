@@ -1,6 +1,8 @@
 //! Damage that once passed, each with its story.
 
-use clone_tests::damage::ImageEditor;
+use clone_core::auto_repair::auto_repair;
+use clone_core::check::read;
+use clone_tests::damage::{ImageEditor, THREE_BITMAPS};
 use clone_tests::laws;
 use persistent_data::BlockNr;
 use persistent_data::format::RefCountBits;
@@ -20,5 +22,27 @@ fn a_right_count_in_the_wrong_place_is_told_and_put_right() {
             report.damage[0].to_string(),
             format!("space map: the ref count tree has a needless entry for block {at}")
         );
+    }
+}
+
+/// The repair counted these among the figures that it had put right, and left them as they were:
+/// the next check found them again.
+#[test]
+fn auto_repair_puts_right_all_that_it_says_it_has() {
+    let changes: [fn(&mut ImageEditor); 5] = [
+        |e| e.index(|index| index.padding.set(7)),
+        |e| e.bitmap(0, |bitmap| bitmap.not_used.set(7)),
+        |e| e.bitmap(2, |bitmap| bitmap.not_used.set(7)),
+        |e| e.bitmap(2, |bitmap| bitmap.set(16_319, RefCountBits::Two)),
+        |e| e.push_large_count(33_640, 3),
+    ];
+    for change in changes {
+        let mut editor = ImageEditor::of(THREE_BITMAPS);
+        change(&mut editor);
+        let report = read(&editor, &());
+        assert!(!report.is_fatal() && !report.damage.is_empty());
+        let repaired = auto_repair(&editor, &report).unwrap();
+        assert_eq!((repaired.leaked_blocks, repaired.figures), (0, report.damage.len() as u64));
+        assert!(read(&editor, &()).damage.is_empty());
     }
 }
