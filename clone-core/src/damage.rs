@@ -4,6 +4,7 @@ use std::fmt;
 
 use persistent_data::block::BlockError;
 use persistent_data::error::{ArrayError, NodeError};
+use persistent_data::format::ENTRIES_PER_BITMAP;
 use persistent_data::space_map::walk::SpaceMapDamage;
 use persistent_data::transaction::SUPERBLOCK;
 use persistent_data::{BlockNr, Error};
@@ -130,6 +131,12 @@ impl Damage {
             Self::SpaceMap(damage) => match damage {
                 SpaceMapDamage::NotZero { .. } | SpaceMapDamage::PastEnd { .. } => {
                     Severity::Warning
+                }
+                // The blocks that are freed later would make it zero, and the bitmap full.
+                SpaceMapDamage::NrFreeHigh { found, .. }
+                    if *found > u32::MAX - ENTRIES_PER_BITMAP as u32 =>
+                {
+                    Severity::Fatal
                 }
                 SpaceMapDamage::NrFreeHigh { .. }
                 | SpaceMapDamage::NrAllocated { .. }

@@ -46,3 +46,16 @@ fn auto_repair_puts_right_all_that_it_says_it_has() {
         assert!(read(&editor, &()).damage.is_empty());
     }
 }
+
+/// Too high a number of free entries is harmless, unless it is so high that the blocks which are
+/// freed later make it zero: then a kernel takes the bitmap for full.
+#[test]
+fn a_number_of_free_entries_that_is_about_to_overflow_is_fatal() {
+    for (nr_free, is_fatal) in
+        [(u32::MAX, true), (u32::MAX - 16_319, true), (u32::MAX - 16_320, false)]
+    {
+        let mut editor = ImageEditor::of("tail");
+        editor.index(|index| index.entries[0].nr_free.set(nr_free));
+        assert_eq!(laws::judge(&editor, true).is_fatal(), is_fatal, "{nr_free}");
+    }
+}
