@@ -23,6 +23,7 @@ use crate::geometry::{Geometry, RegionRange};
 use crate::ir::Header;
 use crate::progress::Progress;
 use crate::region_map::{self, RegionMap};
+use crate::restore::least_commit;
 use crate::superblock::{Superblock, read_raw};
 
 /// How much to look at.
@@ -133,6 +134,7 @@ fn run<D: ReadDevice + ?Sized>(
     report.regions = regions;
     if let Some(reading) = reading {
         report.metadata_blocks = Some(check.compare_counts(&reading));
+        check.look_for_room(&reading, report.hydrated);
     }
     report.damage.append(&mut check.damage);
     report
@@ -282,6 +284,19 @@ impl<D: ReadDevice + ?Sized> Check<'_, D> {
             total: reading.nr_blocks(),
             used: reading.nr_allocated(),
             leaked: (all_found && reading.is_whole()).then_some(leaked),
+        }
+    }
+
+    /// Without room for another commit, a kernel opens the metadata and fails its first write. A
+    /// clone of which all is hydrated needs no more commits, and one that a kernel refuses anyway
+    /// gets to none.
+    fn look_for_room(&mut self, reading: &SpaceMapReading, hydrated: Option<u64>) {
+        let geometry = self.superblock.header.geometry;
+        let needed = least_commit(geometry);
+        let free = reading.nr_free(needed);
+        let is_fatal = self.damage.iter().any(|damage| damage.severity() == Severity::Fatal);
+        if free < needed && !is_fatal && hydrated != Some(geometry.nr_regions()) {
+            self.damage.push(Damage::NoRoom { free, needed });
         }
     }
 

@@ -89,6 +89,13 @@ pub enum Damage {
         /// Whose state is in doubt, half-open.
         regions: Option<RegionRange>,
     },
+    /// There is no room for another commit, and the clone needs one.
+    NoRoom {
+        /// Blocks that are free.
+        free: u64,
+        /// Blocks that the smallest commit takes.
+        needed: u64,
+    },
     /// The space map is damaged, or does not agree with the references that were found.
     SpaceMap(SpaceMapDamage),
 }
@@ -160,6 +167,7 @@ impl Damage {
             Self::BitsetExtra { .. } => "bitset-extra",
             Self::BitsetTrailingBits { .. } => "bitset-trailing-bits",
             Self::Shared { .. } => "block-shared",
+            Self::NoRoom { .. } => "space-map-full",
             Self::SpaceMap(damage) => space_map_code(damage),
         }
     }
@@ -167,7 +175,9 @@ impl Damage {
     /// The block that is damaged, or the first of several.
     pub fn block(&self) -> Option<BlockNr> {
         match self {
-            Self::Superblock(SuperblockError::NoRoom) | Self::BitsetMissing { .. } => None,
+            Self::Superblock(SuperblockError::NoRoom)
+            | Self::BitsetMissing { .. }
+            | Self::NoRoom { .. } => None,
             Self::Superblock(_) | Self::SuperblockFlags(_) | Self::SuperblockReserved => {
                 Some(SUPERBLOCK)
             }
@@ -241,6 +251,10 @@ impl fmt::Display for Damage {
             Self::Shared { at, regions: None } => {
                 write!(f, "block {at}: more than one parent points to it")
             }
+            Self::NoRoom { free, needed } => write!(
+                f,
+                "space map: {free} blocks are free, and the smallest commit takes {needed}"
+            ),
             Self::SpaceMap(damage) => match damage {
                 SpaceMapDamage::Index { at, error } => {
                     write!(f, "block {at}, space map index: {}; all counts unknown", cause(error))

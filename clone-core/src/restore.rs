@@ -197,6 +197,14 @@ impl MetadataSize {
     }
 }
 
+/// Blocks that a commit of one changed array block takes at least: its copy, one node on each
+/// level, a bitmap and the index.
+pub(crate) fn least_commit(geometry: Geometry) -> u64 {
+    let array_blocks = geometry.nr_regions().div_ceil(BITS_PER_BLOCK);
+    let (_, depth) = btree_nodes(array_blocks, node_capacity(size_of::<u64>()) as u64);
+    1 + depth + 2
+}
+
 /// The nodes of a tree with `entries` entries and `per_node` in each, and its levels.
 fn btree_nodes(entries: u64, per_node: u64) -> (u64, u64) {
     let (mut nodes, mut levels, mut width) = (0, 0, entries);

@@ -230,8 +230,7 @@ impl SpaceMapReading {
             refer(at);
             match reader.read::<Bitmap>(at) {
                 Ok(disk) => {
-                    let first = (bitmap * ENTRIES_PER_BITMAP) as u64;
-                    let covered = (self.nr_blocks - first).min(ENTRIES_PER_BITMAP as u64) as usize;
+                    let covered = self.covered_by(bitmap);
                     check_bitmap(bitmap as u64, at, &disk, covered, entry, damaged);
                     self.bitmaps[bitmap] = Some(disk);
                 }
@@ -245,6 +244,28 @@ impl SpaceMapReading {
     /// Blocks that the map covers.
     pub fn nr_blocks(&self) -> u64 {
         self.nr_blocks
+    }
+
+    /// How many entries of a bitmap stand for blocks.
+    fn covered_by(&self, bitmap: usize) -> usize {
+        let first = (bitmap * ENTRIES_PER_BITMAP) as u64;
+        (self.nr_blocks - first).min(ENTRIES_PER_BITMAP as u64) as usize
+    }
+
+    /// Blocks with a count of zero, in what could be read, counted no further than `most`.
+    pub fn nr_free(&self, most: u64) -> u64 {
+        let mut nr_free = 0;
+        for (bitmap, disk) in self.bitmaps.iter().enumerate() {
+            let Some(disk) = disk else { continue };
+            let mut next = 0;
+            while nr_free < most
+                && let Some(free) = disk.first_free(next, self.covered_by(bitmap))
+            {
+                nr_free += 1;
+                next = free + 1;
+            }
+        }
+        nr_free
     }
 
     /// Whether every count could be read.

@@ -59,3 +59,19 @@ fn a_number_of_free_entries_that_is_about_to_overflow_is_fatal() {
         assert_eq!(laws::judge(&editor, true).is_fatal(), is_fatal, "{nr_free}");
     }
 }
+
+/// A space map that covers just the blocks in use passed as sound: a kernel opens it, and is
+/// read-only from its first commit on.
+#[test]
+fn a_map_without_room_for_a_commit_is_fatal_until_all_is_hydrated() {
+    let mut editor = ImageEditor::of("fresh");
+    editor.space_map_root(|root| root.nr_blocks.set(17));
+    let report = laws::judge(&editor, true);
+    let messages: Vec<String> = report.damage.iter().map(ToString::to_string).collect();
+    assert_eq!(messages, ["space map: 3 blocks are free, and the smallest commit takes 4"]);
+
+    let full = ImageEditor::restored(33, 32_576, &[0..32_576]);
+    let mut editor = full.clone();
+    editor.space_map_root(|root| root.nr_blocks.set(6));
+    assert!(read(&editor, &()).damage.is_empty());
+}
