@@ -3,4 +3,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod array_block;
+mod large_counts;
+mod node;
+mod pointers;
 mod regressions;
+mod space_map;
+mod superblock;
+mod table;

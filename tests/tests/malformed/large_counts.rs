@@ -1,0 +1,191 @@
+//! The space map's tree of large counts, which in metadata of a clone is an empty leaf.
+
+use clone_tests::damage::{ImageEditor, set_child, set_key};
+use persistent_data::BlockNr;
+use persistent_data::format::{NodeHeader, RefCountBits};
+
+use crate::table::{Case, fatal, leak, run, sound};
+
+#[test]
+fn the_tree_of_large_counts_is_harmless_as_long_as_it_says_nothing_that_matters() {
+    run(LARGE_COUNTS);
+}
+
+#[test]
+fn every_header_field_of_the_tree_of_large_counts_is_held_to_what_it_must_be() {
+    run(LARGE_COUNTS_HEADER);
+}
+
+const LEAK: &[&str] = &["leak"];
+const NEEDLESS: &[&str] = &["ref-count-needless"];
+
+const LARGE_COUNTS: &[Case] = &[
+    leak("a free block: 3", "tail", |e| e.push_large_count(1000, 3), NEEDLESS),
+    leak("a block in use: 1", "tail", |e| e.push_large_count(6, 1), NEEDLESS),
+    leak("a block in use: 0", "tail", |e| e.push_large_count(6, 0), NEEDLESS),
+    leak("a block in use: max", "tail", |e| e.push_large_count(6, !0), NEEDLESS),
+    leak("the block at the end: 3", "tail", |e| e.push_large_count(2048, 3), NEEDLESS),
+    leak("the highest key: max", "tail", |e| e.push_large_count(!0, !0), NEEDLESS),
+    leak(
+        "many",
+        "tail",
+        |e| {
+            (0..336).for_each(|entry| e.push_large_count(7 * entry, 3));
+        },
+        NEEDLESS,
+    ),
+    leak("a free block: 3, and left to the tree", "tail", |e| large(e, 1000, 3), LEAK),
+    leak("a free block: max, and left to the tree", "tail", |e| large(e, 1000, !0), LEAK),
+    leak("a block in use: 3, and left to the tree", "tail", |e| large(e, 6, 3), LEAK),
+    leak("a block in use: 1, and left to the tree", "tail", |e| large(e, 6, 1), NEEDLESS),
+    leak("a free block: 0, and left to the tree", "tail", |e| large(e, 1000, 0), NEEDLESS),
+    leak(
+        "a block in use: 2, and left to the tree",
+        "tail",
+        |e| large(e, 6, 2),
+        &["leak", "ref-count-needless"],
+    ),
+    fatal(
+        "a block in use: 0, and left to the tree",
+        "tail",
+        |e| large(e, 6, 0),
+        &["ref-count-needless", "ref-count-too-low"],
+    ),
+    fatal(
+        "keys out of order",
+        "tail",
+        |e| {
+            e.push_large_count(1000, 3);
+            e.push_large_count(999, 3);
+        },
+        &["ref-count-tree-keys"],
+    ),
+    fatal(
+        "keys equal, and counts left to them",
+        "tail",
+        |e| {
+            large(e, 1000, 3);
+            e.push_large_count(1000, 4);
+        },
+        &["ref-count-tree-keys"],
+    ),
+];
+
+/// Leaves the count of `at` to the tree, which says `value`.
+fn large(editor: &mut ImageEditor, at: u64, value: u32) {
+    editor.set_count(BlockNr(at), RefCountBits::Overflow);
+    editor.push_large_count(at, value);
+}
+
+fn tree_header(editor: &mut ImageEditor, change: impl FnOnce(&mut NodeHeader)) {
+    editor.node(editor.layout().ref_counts, |disk| change(&mut disk.header));
+}
+
+/// A kernel does not look at the tree before a count needs it, and in metadata of a clone none
+/// does. But what it would read then is wrong.
+const LARGE_COUNTS_HEADER: &[Case] = &[
+    fatal("flags 0", "tail", |e| tree_header(e, |h| h.flags.set(0)), &["ref-count-tree-flags"]),
+    fatal("flags 3", "tail", |e| tree_header(e, |h| h.flags.set(3)), &["ref-count-tree-flags"]),
+    fatal(
+        "flags internal",
+        "tail",
+        |e| tree_header(e, |h| h.flags.set(1)),
+        &["ref-count-tree-value-size"],
+    ),
+    fatal(
+        "internal without entries",
+        "tail",
+        |e| {
+            tree_header(e, |h| {
+                h.flags.set(1);
+                h.value_size.set(8);
+                h.max_entries.set(252);
+            });
+        },
+        &["ref-count-tree-entries"],
+    ),
+    fatal(
+        "its own child",
+        "tail",
+        |e| {
+            let at = e.layout().ref_counts;
+            e.node(at, |n| {
+                n.header.flags.set(1);
+                n.header.value_size.set(8);
+                n.header.max_entries.set(252);
+                n.header.nr_entries.set(1);
+                set_key(n, 0, 0);
+                set_child(n, 0, at);
+            });
+        },
+        &["block-shared", "ref-count-too-low"],
+    ),
+    fatal(
+        "place 0",
+        "tail",
+        |e| tree_header(e, |h| h.blocknr.set(0)),
+        &["ref-count-tree-block-number"],
+    ),
+    fatal(
+        "place max",
+        "tail",
+        |e| tree_header(e, |h| h.blocknr.set(!0)),
+        &["ref-count-tree-block-number"],
+    ),
+    leak("an entry", "tail", |e| tree_header(e, |h| h.nr_entries.set(1)), NEEDLESS),
+    fatal(
+        "two entries",
+        "tail",
+        |e| tree_header(e, |h| h.nr_entries.set(2)),
+        &["ref-count-tree-keys"],
+    ),
+    fatal(
+        "all entries and one",
+        "tail",
+        |e| tree_header(e, |h| h.nr_entries.set(337)),
+        &["ref-count-tree-entries"],
+    ),
+    fatal(
+        "max entries used",
+        "tail",
+        |e| tree_header(e, |h| h.nr_entries.set(!0)),
+        &["ref-count-tree-entries"],
+    ),
+    fatal(
+        "capacity 0",
+        "tail",
+        |e| tree_header(e, |h| h.max_entries.set(0)),
+        &["ref-count-tree-capacity"],
+    ),
+    fatal(
+        "capacity 252",
+        "tail",
+        |e| tree_header(e, |h| h.max_entries.set(252)),
+        &["ref-count-tree-capacity"],
+    ),
+    fatal(
+        "capacity max",
+        "tail",
+        |e| tree_header(e, |h| h.max_entries.set(!0)),
+        &["ref-count-tree-capacity"],
+    ),
+    fatal(
+        "value size 0",
+        "tail",
+        |e| tree_header(e, |h| h.value_size.set(0)),
+        &["ref-count-tree-value-size"],
+    ),
+    fatal(
+        "value size 8",
+        "tail",
+        |e| tree_header(e, |h| h.value_size.set(8)),
+        &["ref-count-tree-value-size"],
+    ),
+    fatal(
+        "value size max",
+        "tail",
+        |e| tree_header(e, |h| h.value_size.set(!0)),
+        &["ref-count-tree-value-size"],
+    ),
+    sound("padding", "tail", |e| tree_header(e, |h| h.padding.set(1))),
+];
