@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod array_block;
+mod flips;
 mod large_counts;
 mod node;
 mod pointers;
@@ -11,3 +12,4 @@ mod regressions;
 mod space_map;
 mod superblock;
 mod table;
+mod whole_images;
