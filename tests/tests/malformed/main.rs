@@ -4,10 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod array_block;
+mod bounds;
 mod flips;
 mod large_counts;
 mod node;
 mod pointers;
+mod random;
 mod regressions;
 mod space_map;
 mod superblock;
