@@ -1,6 +1,9 @@
 //! What the tests across the workspace share.
 
+pub mod audited;
+pub mod client;
 pub mod damage;
 pub mod fixtures;
 pub mod laws;
 pub mod log_writes;
+pub mod watch;
