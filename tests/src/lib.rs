@@ -4,6 +4,7 @@ pub mod audited;
 pub mod client;
 pub mod damage;
 pub mod fixtures;
+pub mod growing;
 pub mod laws;
 pub mod log_writes;
 pub mod watch;
