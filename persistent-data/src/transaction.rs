@@ -214,6 +214,9 @@ impl<D: Device> Transaction<D> {
         drop(cache);
         self.dirty.clear();
         self.space_map.abort();
+        if !self.space_map.is_on_device() {
+            self.space_map.set(SUPERBLOCK, 1);
+        }
         if self.state == State::Broken {
             self.state = State::Open;
         }

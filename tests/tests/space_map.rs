@@ -7,8 +7,11 @@ use std::collections::BTreeSet;
 use clone_tests::client::{Family, Mix, Run};
 use clone_tests::growing::Growing;
 use clone_tests::watch::Rules;
-use persistent_data::format::ENTRIES_PER_BITMAP;
+use persistent_data::device::MemoryDevice;
+use persistent_data::format::{ENTRIES_PER_BITMAP, Node};
 use persistent_data::sim::{SimDisk, seeds};
+use persistent_data::store::Writer;
+use persistent_data::transaction::{SUPERBLOCK, Transaction};
 use rand::RngExt;
 
 const STEPS: u32 = 40;
@@ -80,4 +83,17 @@ fn a_metadata_device_that_grows_is_taken_in_with_the_next_commit() {
 fn a_metadata_device_may_grow_past_the_end_of_a_bitmap() {
     let test = "a_metadata_device_may_grow_past_the_end_of_a_bitmap";
     grow(test, 60, ENTRIES_PER_BITMAP as u64 - 20, 6000);
+}
+
+#[test]
+fn an_abort_before_the_first_commit_leaves_the_superblock_its_block() {
+    let device = MemoryDevice::new(20);
+    let mut transaction = Transaction::create(&device).unwrap();
+    transaction.new_block::<Node>().unwrap();
+    transaction.abort();
+    assert_eq!(transaction.count(SUPERBLOCK).unwrap(), 1);
+    for _ in 1..20 {
+        assert_ne!(transaction.new_block::<Node>().unwrap(), SUPERBLOCK);
+    }
+    assert!(transaction.new_block::<Node>().is_err());
 }

@@ -144,6 +144,11 @@ impl MetadataSpaceMap {
         self.nr_blocks
     }
 
+    /// Whether there has been a commit.
+    pub(crate) fn is_on_device(&self) -> bool {
+        self.committed.is_some()
+    }
+
     /// Blocks in use as of the last commit.
     pub(crate) fn nr_allocated(&self) -> u64 {
         self.committed.as_ref().map_or(0, |counts| counts.nr_allocated)
