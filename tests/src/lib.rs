@@ -5,6 +5,7 @@ pub mod client;
 pub mod damage;
 pub mod fixtures;
 pub mod growing;
+pub mod hydration;
 pub mod laws;
 pub mod log_writes;
 pub mod watch;

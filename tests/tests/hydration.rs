@@ -1,0 +1,48 @@
+//! Clone metadata held against a set of hydrated regions.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeSet;
+
+use clone_core::restore::MetadataSize;
+use clone_tests::hydration::{Hydration, header};
+use clone_tests::watch::Rules;
+use persistent_data::sim::{SimDisk, seeds};
+use rand::RngExt;
+
+const STEPS: u32 = 40;
+
+#[test]
+fn metadata_equals_a_set_of_regions() {
+    for seed in seeds("metadata_equals_a_set_of_regions", 600) {
+        let mut rng = seed.rng();
+        let most = [70, 1000, 33_000, 150_000][rng.random_range(0..4)];
+        let header = header(rng.random_range(1..=most));
+        let size = MetadataSize::of(header.geometry);
+        let disk = SimDisk::new(size.total_blocks() as usize);
+        let rules = Rules::new(&disk, BTreeSet::new());
+        let mut hydration = Hydration::format(&disk, header, rules).unwrap();
+        for _ in 0..STEPS {
+            hydration.step(&mut rng).unwrap();
+        }
+        hydration.commit().unwrap();
+    }
+}
+
+#[test]
+fn metadata_that_runs_out_of_space_stays_as_it_was() {
+    let mut ran_out = 0;
+    for seed in seeds("metadata_that_runs_out_of_space_stays_as_it_was", 300) {
+        let mut rng = seed.rng();
+        let header = header(rng.random_range(1..=200_000));
+        let size = MetadataSize::of(header.geometry);
+        let disk = SimDisk::new(size.least_blocks() as usize);
+        let rules = Rules::new(&disk, BTreeSet::new());
+        let mut hydration = Hydration::format(&disk, header, rules).unwrap().may_run_out();
+        for _ in 0..STEPS {
+            hydration.step(&mut rng).unwrap();
+        }
+        ran_out += hydration.ran_out;
+    }
+    assert!(ran_out > 0, "no run ever ran out of space");
+}
