@@ -91,7 +91,8 @@ impl<E, I: Iterator<Item = Result<RegionRange, E>>> Runs<I> {
                 set_bits(words, now.start - first..now.end - first);
                 self.rest.start = now.end;
             }
-            if self.rest.start >= end.min(self.nr_regions) {
+            // With the last array block the source is read to its end: it may yet fail.
+            if self.rest.start >= end && end < self.nr_regions {
                 return Ok(());
             }
             match self.runs.next() {

@@ -4,9 +4,10 @@
 
 use std::collections::BTreeSet;
 
-use clone_core::restore::MetadataSize;
-use clone_tests::hydration::{Hydration, header};
+use clone_core::restore::{MetadataSize, RestoreError, restore};
+use clone_tests::hydration::{Hydration, header, recover};
 use clone_tests::watch::Rules;
+use persistent_data::bitset::BITS_PER_BLOCK;
 use persistent_data::sim::{SimDisk, seeds};
 use rand::RngExt;
 
@@ -45,4 +46,27 @@ fn metadata_that_runs_out_of_space_stays_as_it_was() {
         ran_out += hydration.ran_out;
     }
     assert!(ran_out > 0, "no run ever ran out of space");
+}
+
+#[test]
+fn a_restore_reads_its_source_to_the_end_even_when_the_last_region_has_come() {
+    for nr_regions in [1, 64, 70, BITS_PER_BLOCK, BITS_PER_BLOCK + 1] {
+        let header = header(nr_regions);
+        let blocks = MetadataSize::of(header.geometry).total_blocks() as usize;
+        for runs in [vec![0..nr_regions], vec![nr_regions - 1..nr_regions]] {
+            let disk = SimDisk::new(blocks);
+            let cut_off = runs.iter().cloned().map(Ok).chain([Err("cut off")]);
+            let restored = restore(&disk, header, cut_off, &());
+            assert!(matches!(restored, Err(RestoreError::Source("cut off"))), "{restored:?}");
+            assert_eq!(recover(&disk), Ok(None));
+
+            let once_more = runs.iter().chain(&runs).cloned().map(Ok::<_, ()>);
+            let restored = restore(&disk, header, once_more, &());
+            assert!(matches!(restored, Err(RestoreError::Run { .. })), "{restored:?}");
+            assert_eq!(recover(&disk), Ok(None));
+
+            restore(&disk, header, runs.iter().cloned().map(Ok::<_, ()>), &()).unwrap();
+            assert_eq!(recover(&disk).unwrap().unwrap().runs, runs);
+        }
+    }
 }
