@@ -62,12 +62,9 @@ pub fn restore<D: Device, E>(
     }
     progress.set_total(size.array_blocks);
     let nr_regions = header.geometry.nr_regions();
-    let mut runs = Runs { runs: runs.into_iter(), rest: 0..0, nr_regions };
+    let mut runs = Runs { runs: runs.into_iter().fuse(), rest: 0..0, nr_regions };
     build(device, header, |first, words| {
         runs.fill(first, words)?;
-        if first + words.len() as u64 * BITS_PER_WORD >= nr_regions {
-            runs.expect_end()?;
-        }
         progress.advance(1);
         Ok(())
     })
@@ -101,17 +98,6 @@ impl<E, I: Iterator<Item = Result<RegionRange, E>>> Runs<I> {
                     self.rest = self.nr_regions..self.nr_regions;
                     return Ok(());
                 }
-            }
-        }
-    }
-
-    /// Whatever comes after the last region is one too many.
-    fn expect_end(&mut self) -> Result<(), RestoreError<E>> {
-        match self.runs.next() {
-            None => Ok(()),
-            Some(run) => {
-                let run = run.map_err(RestoreError::Source)?;
-                Err(RestoreError::Run { run, nr_regions: self.nr_regions })
             }
         }
     }
