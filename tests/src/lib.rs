@@ -2,10 +2,12 @@
 
 pub mod audited;
 pub mod client;
+pub mod crash;
 pub mod damage;
 pub mod fixtures;
 pub mod growing;
 pub mod hydration;
 pub mod laws;
 pub mod log_writes;
+pub mod mutants;
 pub mod watch;
