@@ -226,25 +226,30 @@ impl<D: Device> Metadata<D> {
     /// # Errors
     /// As [`Self::prepare`] and [`Prepared::commit`].
     pub fn commit(&mut self) -> Result<(), MetadataError> {
-        if self.has_changes() { self.prepare()?.commit() } else { Ok(()) }
+        // Where a write has failed, not even that there is nothing to write is a success.
+        let is_needed = self.has_changes() || self.transaction.is_spent();
+        if is_needed { self.prepare()?.commit() } else { Ok(()) }
     }
 
     /// Goes back to the last commit, as it lies on the device.
     ///
     /// # Errors
-    /// [`MetadataError::Blocks`] if it cannot be read.
+    /// [`MetadataError::Blocks`] if it cannot be read. Then nothing has changed.
     pub fn abort(&mut self) -> Result<(), MetadataError> {
-        self.transaction.abort();
-        self.bitset = Bitset::open(self.committed.bitset_root, self.nr_regions());
         let nr_regions = self.nr_regions();
-        for block in std::mem::take(&mut self.changed) {
+        let committed = Bitset::open(self.committed.bitset_root, nr_regions);
+        // All is read before anything changes. If only some array blocks went back, a later commit
+        // would write the others without the regions that were committed before.
+        let read =
+            |&block: &u64| committed.read_block(&self.transaction, block, <[le::U64]>::to_vec);
+        let before: Vec<_> = self.changed.iter().map(read).collect::<Result<_, _>>()?;
+        self.transaction.abort();
+        self.bitset = committed;
+        for (block, words) in std::mem::take(&mut self.changed).into_iter().zip(before) {
             let first = block * BITS_PER_BLOCK;
             let end = nr_regions.min(first + BITS_PER_BLOCK);
             self.hydrated.remove_range(first as usize..end as usize);
-            let hydrated = &mut self.hydrated;
-            self.bitset.read_block(&self.transaction, block, |words| {
-                insert_words(hydrated, first, words, nr_regions);
-            })?;
+            insert_words(&mut self.hydrated, first, &words, nr_regions);
         }
         self.nr_hydrated = self.hydrated.count_ones(..) as u64;
         Ok(())

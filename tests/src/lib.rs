@@ -4,6 +4,7 @@ pub mod audited;
 pub mod client;
 pub mod crash;
 pub mod damage;
+pub mod faults;
 pub mod fixtures;
 pub mod growing;
 pub mod hydration;
