@@ -12,3 +12,4 @@ pub mod laws;
 pub mod log_writes;
 pub mod mutants;
 pub mod watch;
+pub mod writer_at_work;
