@@ -11,5 +11,6 @@ pub mod hydration;
 pub mod laws;
 pub mod log_writes;
 pub mod mutants;
+pub mod surgery;
 pub mod watch;
 pub mod writer_at_work;
