@@ -1,15 +1,17 @@
 //! Putting right in place what is wrong without being dangerous: leaked blocks and figures.
 
+use persistent_data::block::Block;
 use persistent_data::device::Device;
 use persistent_data::space_map::walk::SpaceMapDamage;
-use persistent_data::store::Writer;
-use persistent_data::transaction::Transaction;
+use persistent_data::store::{DeviceReader, Reader, Writer};
+use persistent_data::transaction::{SUPERBLOCK, Transaction};
 use persistent_data::{BlockNr, Error};
 use thiserror::Error;
 
 use crate::check::Report;
 use crate::damage::{Damage, Severity};
-use crate::format;
+use crate::format::{self, SuperblockDisk};
+use crate::superblock::OUTSIDE_FIRST_SECTOR;
 
 /// Why nothing, or not all, was put right.
 #[derive(Debug, Error)]
@@ -52,6 +54,9 @@ pub struct Repaired {
 /// Puts right what `report`, a check of everything on this device, found, in one transaction.
 /// With nothing to do it writes nothing.
 ///
+/// What is not zero in the superblock outside of its first sector stays: see
+/// [`to_disk_over`](crate::superblock::Superblock::to_disk_over).
+///
 /// # Errors
 /// See [`AutoRepairError`]. The metadata is as it was then, unless writing the superblock failed.
 pub fn auto_repair<D: Device>(device: &D, report: &Report) -> Result<Repaired, AutoRepairError> {
@@ -60,6 +65,7 @@ pub fn auto_repair<D: Device>(device: &D, report: &Report) -> Result<Repaired, A
         (Some(Severity::Fatal), _) | (_, None) => return Err(AutoRepairError::Damaged),
         (_, Some(superblock)) => superblock,
     };
+    let old: Block<format::Superblock> = DeviceReader(device).read(SUPERBLOCK)?;
     let mut transaction = Transaction::open(device, &superblock.space_map_root)?;
     let mut repaired = Repaired::default();
     // All figures of the index are counted anew on opening.
@@ -79,12 +85,17 @@ pub fn auto_repair<D: Device>(device: &D, report: &Report) -> Result<Repaired, A
                 transaction.correct_count(BlockNr(*block), count)?;
                 repaired.figures += 1;
             }
+            Damage::SuperblockReserved if !is_zero_outside_first_sector(&old) => {}
             _ => repaired.figures += 1,
         }
     }
     let prepared = transaction.prepare()?;
     let mut superblock = superblock;
     superblock.space_map_root = *prepared.space_map_root();
-    prepared.commit::<format::Superblock>(&superblock.to_disk())?;
+    prepared.commit::<format::Superblock>(&superblock.to_disk_over(&old))?;
     Ok(repaired)
+}
+
+fn is_zero_outside_first_sector(superblock: &SuperblockDisk) -> bool {
+    superblock.reserved.iter().rev().take(OUTSIDE_FIRST_SECTOR).all(|&byte| byte == 0)
 }

@@ -17,7 +17,7 @@ pub const VERSION: u32 = 1;
 const RESERVED: usize = 3900;
 
 /// Block 0 of a metadata device.
-#[derive(Clone, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(Clone, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub struct SuperblockDisk {
     /// Checksum of the rest of the block.

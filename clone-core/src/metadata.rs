@@ -8,14 +8,16 @@ use std::collections::BTreeSet;
 
 use fixedbitset::FixedBitSet;
 use persistent_data::bitset::{BITS_PER_BLOCK, BITS_PER_WORD, Bitset};
+use persistent_data::block::Block;
 use persistent_data::device::Device;
-use persistent_data::transaction::{self, Transaction, wipe_superblock};
+use persistent_data::store::{DeviceReader, Reader};
+use persistent_data::transaction::{self, SUPERBLOCK, Transaction, wipe_superblock};
 use thiserror::Error;
 use zerocopy::little_endian as le;
 
 use crate::check::{Report, read};
 use crate::damage::Severity;
-use crate::format;
+use crate::format::{self, SuperblockDisk};
 use crate::geometry::{Geometry, RegionRange};
 use crate::ir::Header;
 use crate::superblock::Superblock;
@@ -66,6 +68,8 @@ pub struct Metadata<D> {
     transaction: Transaction<D>,
     /// As of the last commit.
     committed: Superblock,
+    /// As it was when the metadata was opened.
+    opened: Box<SuperblockDisk>,
     bitset: Bitset,
     /// Bits of all regions, with those that are not committed yet.
     hydrated: FixedBitSet,
@@ -103,7 +107,9 @@ impl<D: Device> Metadata<D> {
             hydrated.insert_range(run.start as usize..run.end as usize);
         }
         let nr_hydrated = regions.hydrated();
+        let opened: Block<format::Superblock> = DeviceReader(&device).read(SUPERBLOCK)?;
         Ok(Self {
+            opened: Box::new((*opened).clone()),
             transaction: Transaction::open(device, &superblock.space_map_root)?,
             bitset: Bitset::open(superblock.bitset_root, regions.nr_regions()),
             committed: superblock,
@@ -202,7 +208,7 @@ impl<D: Device> Metadata<D> {
     /// [`MetadataError::Blocks`]. Then [`abort`](Self::abort), and nothing more is written if the
     /// device has failed.
     pub fn prepare(&mut self) -> Result<Prepared<'_, D>, MetadataError> {
-        let Self { transaction, committed, bitset, hydrated, changed, .. } = self;
+        let Self { transaction, committed, opened, bitset, hydrated, changed, .. } = self;
         for &block in changed.iter() {
             bitset.edit_block(transaction, block, |first, words| {
                 for (word, index) in words.iter_mut().zip(first / BITS_PER_WORD..) {
@@ -217,7 +223,7 @@ impl<D: Device> Metadata<D> {
             space_map_root: *prepared.space_map_root(),
             bitset_root,
         };
-        Ok(Prepared { blocks: prepared, superblock, committed, changed })
+        Ok(Prepared { blocks: prepared, superblock, committed, opened, changed })
     }
 
     /// Commits all changes, if there are any. Only for a clone without a destination that would
@@ -263,6 +269,7 @@ pub struct Prepared<'a, D> {
     blocks: transaction::Prepared<'a, D>,
     superblock: Superblock,
     committed: &'a mut Superblock,
+    opened: &'a SuperblockDisk,
     changed: &'a mut BTreeSet<u64>,
 }
 
@@ -273,7 +280,8 @@ impl<D: Device> Prepared<'_, D> {
     /// [`MetadataError::Blocks`]: whether the commit happened is not known, and nothing more is
     /// written.
     pub fn commit(self) -> Result<(), MetadataError> {
-        self.blocks.commit::<format::Superblock>(&self.superblock.to_disk())?;
+        let disk = self.superblock.to_disk_over(self.opened);
+        self.blocks.commit::<format::Superblock>(&disk)?;
         *self.committed = self.superblock;
         self.changed.clear();
         Ok(())

@@ -2,16 +2,16 @@
 
 use std::io;
 
-use persistent_data::BlockNr;
 use persistent_data::block::{self, BlockError, RawBlock};
 use persistent_data::device::ReadDevice;
 use persistent_data::format::SpaceMapRootArea;
 use persistent_data::transaction::SUPERBLOCK;
+use persistent_data::{BLOCK_SIZE, BlockNr};
 use thiserror::Error;
 use zerocopy::FromZeros;
 
 use crate::format::{MAGIC, SuperblockDisk, VERSION};
-use crate::geometry::{Geometry, GeometryError, RegionSize, Sectors};
+use crate::geometry::{Geometry, GeometryError, RegionSize, SECTOR_SIZE, Sectors};
 use crate::ir::Header;
 
 /// Why a device does not hold clone metadata that can be used.
@@ -109,7 +109,23 @@ impl Superblock {
         disk.bitset_root.set(self.bitset_root.0);
         disk
     }
+
+    /// The superblock as it is to be written in the place of `old`, but for checksum and block
+    /// number.
+    ///
+    /// What lies outside of the first sector stays what it was. A crash may leave any sector of a
+    /// write unwritten: only because no more than one of them changes, the old superblock is
+    /// replaced whole or not at all.
+    pub fn to_disk_over(&self, old: &SuperblockDisk) -> SuperblockDisk {
+        let mut disk = self.to_disk();
+        let kept = size_of_val(&old.reserved) - OUTSIDE_FIRST_SECTOR..;
+        disk.reserved[kept.clone()].copy_from_slice(&old.reserved[kept]);
+        disk
+    }
 }
+
+/// Bytes of a superblock that do not lie in its first sector.
+pub(crate) const OUTSIDE_FIRST_SECTOR: usize = BLOCK_SIZE - SECTOR_SIZE as usize;
 
 /// The bytes of block 0.
 pub(crate) fn read_raw<D: ReadDevice + ?Sized>(device: &D) -> Result<RawBlock, SuperblockError> {

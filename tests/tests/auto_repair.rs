@@ -5,6 +5,7 @@
 use clone_core::auto_repair::{AutoRepairError, Repaired, auto_repair};
 use clone_core::check::read;
 use clone_core::damage::{Damage, Severity};
+use clone_core::format::Superblock;
 use clone_core::geometry::RegionRange;
 use clone_core::metadata::Metadata;
 use clone_tests::crash::{CrashPoints, Crashes};
@@ -15,6 +16,7 @@ use clone_tests::watch::{Rules, Watch};
 use persistent_data::BlockNr;
 use persistent_data::format::{Bitmap, IndexBlock, Node, RefCountBits};
 use persistent_data::sim::{SimDisk, seeds};
+use persistent_data::transaction::SUPERBLOCK;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -125,6 +127,39 @@ fn a_repair_survives_the_failure_of_every_operation() {
             Err(_) => expect(disk, findings, &[&before, &all_well()]),
         });
     }
+}
+
+/// Metadata with something in the superblock's other sectors.
+fn with_a_full_superblock() -> SimDisk {
+    let mut surgery = sound();
+    surgery.edit::<Superblock>(SUPERBLOCK, |disk| disk.reserved[316..].fill(7));
+    surgery.insert_large_count(1 << 40, 3);
+    surgery.disk()
+}
+
+/// Writing more than one sector of the superblock could leave neither the old nor the new one.
+#[test]
+fn what_lies_outside_of_the_superblocks_first_sector_is_never_changed() {
+    let kept: Findings = (RUNS.to_vec(), vec!["superblock-reserved"]);
+    let disk = with_a_full_superblock();
+    let before = findings(&disk).unwrap();
+    let points = CrashPoints::new(&disk);
+    let mut crashes = Crashes::new(&points, findings, 50, StdRng::seed_from_u64(0));
+    let repaired = auto_repair(&&points, &read(&points, &())).unwrap();
+    assert_eq!(repaired, Repaired { leaked_blocks: 0, figures: 1 });
+    crashes.look(&[&before, &kept]).unwrap();
+    crashes.look(&[&kept]).unwrap();
+
+    let disk = with_a_full_superblock();
+    let points = CrashPoints::new(&disk);
+    let mut crashes = Crashes::new(&points, findings, 50, StdRng::seed_from_u64(0));
+    let mut metadata = Metadata::open(&points).unwrap();
+    metadata.set_hydrated(5..7).unwrap();
+    metadata.commit().unwrap();
+    let mut after = before.clone();
+    after.0[0].end = 7;
+    crashes.look(&[&before, &after]).unwrap();
+    crashes.look(&[&after]).unwrap();
 }
 
 /// Checks that a disk is refused, and left alone.
