@@ -1,0 +1,81 @@
+//! Writes the first inputs of every fuzz target to `corpus/`, made from the fixtures.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use clone_fuzz::fold;
+use clone_tests::damage::{IMAGES, ImageEditor, Role, set_child, set_key};
+use persistent_data::BlockNr;
+use persistent_data::format::{Node, RefCountBits, node_capacity, node_flags};
+
+fn main() -> io::Result<()> {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    let write = |target: &str, name: &str, bytes: &[u8]| {
+        let folder = corpus.join(target);
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join(name), bytes)
+    };
+    for name in IMAGES {
+        let image = ImageEditor::of(name);
+        let used = image.layout().used();
+        for role in [Role::Superblock, Role::Internal, Role::Leaf, Role::Array, Role::Index]
+            .into_iter()
+            .chain([Role::Bitmap, Role::RefCounts])
+        {
+            if let Some(&(at, _)) = used.iter().find(|(_, found)| *found == role) {
+                write("block_kinds", &format!("{name}-{role:?}"), image.raw(at).bytes())?;
+            }
+        }
+    }
+    for name in ["fresh", "tail", "huge-region", "complete"] {
+        write("check_image", name, &fold(&ImageEditor::of(name), 2, 32))?;
+    }
+    let three_bitmaps = ImageEditor::of("three-bitmaps");
+    write("check_image", "three-bitmaps", &fold(&three_bitmaps, 3, 9))?;
+    let smallest = ImageEditor::restored(10, 10, &[0..1, 3..5]);
+    write("check_image", "smallest", &fold(&smallest, 0, 10))?;
+    let empty = ImageEditor::restored(20, 100, &[]);
+    write("check_image", "empty", &fold(&empty, 1, 8))?;
+    write("check_image", "two-levels", &fold(&two_levels(), 1, 8))?;
+    write("check_image", "large-counts", &fold(&large_counts(), 1, 8))?;
+    let operations = |seed: u32| {
+        let step = |i: u32| (seed + i).wrapping_mul(2_654_435_761).to_le_bytes();
+        (0..100).flat_map(|i| [step(i)[3], step(i)[2] % 8, 0]).collect::<Vec<u8>>()
+    };
+    for seed in 0..8 {
+        write("space_map", &format!("{seed}"), &operations(1000 * seed))?;
+    }
+    println!("wrote {}", corpus.display());
+    Ok(())
+}
+
+/// A root above a leaf that has the only array block.
+fn two_levels() -> ImageEditor {
+    let mut image = ImageEditor::restored(20, 100, &[7..9]);
+    let (leaf, root) = (image.layout().root(), BlockNr(7));
+    assert!(image.raw(root).is_zero());
+    image.edit::<Node>(root, |disk| {
+        let capacity = node_capacity(size_of::<u64>()) as u32;
+        disk.header.flags.set(node_flags::INTERNAL);
+        disk.header.blocknr.set(root.0);
+        disk.header.nr_entries.set(1);
+        disk.header.max_entries.set(capacity);
+        disk.header.value_size.set(8);
+        set_key(disk, 0, 0);
+        set_child(disk, 0, leaf);
+    });
+    image.superblock(|disk| disk.bitset_root.set(root.0));
+    image.set_count(root, RefCountBits::One);
+    image
+}
+
+/// Blocks with counts above two.
+fn large_counts() -> ImageEditor {
+    let mut image = ImageEditor::restored(20, 100, &[7..9]);
+    for (at, count) in [(3, 3), (5, 7), (12, 1000)] {
+        image.set_count(BlockNr(at), RefCountBits::Overflow);
+        image.push_large_count(at, count);
+    }
+    image
+}
