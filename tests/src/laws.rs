@@ -132,8 +132,12 @@ fn other_damage_bears_writing(image: &ImageEditor, report: &Report, runs: Vec<Re
     }
     drop(metadata);
     let after = read(&device, &());
-    assert!(!after.is_fatal(), "before: {:?}; after: {:?}", report.damage, after.damage);
-    let regions = after.regions.expect("nothing fatal");
+    // A block in use that counts as shared is kept when it is copied, which takes up room.
+    let is_worse =
+        |damage: &Damage| damage.severity() == Severity::Fatal && damage.code() != "space-map-full";
+    let worse = after.damage.iter().any(is_worse);
+    assert!(!worse, "before: {:?}; after: {:?}", report.damage, after.damage);
+    let regions = after.regions.expect("a sound bitset");
     assert!(regions.runs().eq(joined(expected)), "{:?}", report.damage);
 }
 

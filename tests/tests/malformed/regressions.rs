@@ -2,6 +2,7 @@
 
 use clone_core::auto_repair::auto_repair;
 use clone_core::check::read;
+use clone_core::metadata::Metadata;
 use clone_tests::damage::{ImageEditor, THREE_BITMAPS};
 use clone_tests::laws;
 use persistent_data::BlockNr;
@@ -74,4 +75,22 @@ fn a_map_without_room_for_a_commit_is_fatal_until_all_is_hydrated() {
     let mut editor = full.clone();
     editor.space_map_root(|root| root.nr_blocks.set(6));
     assert!(read(&editor, &()).damage.is_empty());
+}
+
+/// The fuzzer found that room for one commit may not be room for a second: blocks in use whose
+/// counts are too high count as shared, so they are kept when they are copied.
+#[test]
+fn leaks_of_blocks_in_use_take_up_room_when_they_are_copied() {
+    let mut editor = ImageEditor::of("tail");
+    for at in [6, 7, 8, 9] {
+        editor.set_count(BlockNr(at), RefCountBits::Two);
+    }
+    editor.space_map_root(|root| root.nr_blocks.set(10));
+    assert!(!laws::judge(&editor, true).is_fatal());
+
+    let mut metadata = Metadata::open(&editor).unwrap();
+    metadata.set_hydrated(0..1).unwrap();
+    metadata.commit().unwrap();
+    let report = laws::judge(&editor, true);
+    assert!(laws::codes(&report).iter().any(|&(code, _)| code == "space-map-full"));
 }
