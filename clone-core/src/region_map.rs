@@ -488,7 +488,8 @@ mod tests {
                 return true;
             }
             let hydrated: Vec<u64> = (0..bits.len() as u64).filter(|&r| bits[r as usize]).collect();
-            let singles: Vec<RegionRange> = hydrated.iter().map(|&region| region..region + 1).collect();
+            let single = |&region: &u64| region..region + 1;
+            let singles: Vec<RegionRange> = hydrated.iter().map(single).collect();
             let map = map_of(bits.len() as u64, &singles);
             let runs: Vec<RegionRange> = map.runs().collect();
             let separate = runs.windows(2).all(|pair| pair[0].end < pair[1].start);

@@ -29,7 +29,10 @@ pub enum RestoreError<E> {
         needed: u64,
     },
     /// The runs are not what they must be.
-    #[error("regions {}..{}: runs must ascend, not overlap, and end by region {nr_regions}", .run.start, .run.end)]
+    #[error(
+        "regions {}..{}: runs must ascend, not overlap, and end by region {nr_regions}",
+        .run.start, .run.end
+    )]
     Run {
         /// The run that is not.
         run: RegionRange,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::image::Image;
-use crate::support::{Scratch, binary, command, run};
+use crate::support::{Scratch, binary, run};
 
 /// A tool, as far as the contract goes.
 struct Program {
@@ -245,22 +245,5 @@ fn a_fifo_is_refused_where_metadata_is_read() {
     for program in readers().filter(|program| program.reads == Reads::Metadata) {
         let args = program.reading(&fifo, &scratch);
         run(program.name, args).exits(1).leaves_stdout_empty().says("neither");
-    }
-}
-
-#[test]
-fn nothing_is_said_by_a_sleeping_thread() {
-    // A peer takes half a second for its smallest input, because it waits for a thread that draws.
-    for program in PROGRAMS {
-        let scratch = Scratch::new();
-        let args = program.good(&scratch);
-        let fastest = (0..3).map(|_| {
-            let _ = fs::remove_file(scratch.path("output"));
-            let begun = std::time::Instant::now();
-            command(program.name, &args).output().unwrap();
-            begun.elapsed()
-        });
-        let fastest = fastest.min().unwrap();
-        assert!(fastest.as_millis() < 400, "{} takes {fastest:?}", program.name);
     }
 }

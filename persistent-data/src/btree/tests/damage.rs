@@ -58,7 +58,10 @@ fn a_bad_block_costs_exactly_its_keys() {
         damaged.corrupt(node.at, |raw| raw.bytes_mut()[4095] ^= 1);
         let error = lost(&damaged, root, &node, &model);
         assert!(
-            matches!(error, Error::Block { source: BlockError::Checksum { .. }, at, .. } if at == node.at),
+            matches!(
+                error,
+                Error::Block { source: BlockError::Checksum { .. }, at, .. } if at == node.at
+            ),
             "{error}"
         );
     }
