@@ -9,7 +9,7 @@ use persistent_data::{BlockNr, Error};
 use thiserror::Error;
 
 use crate::check::Report;
-use crate::damage::{Damage, Severity};
+use crate::damage::Damage;
 use crate::format::{self, SuperblockDisk};
 use crate::superblock::OUTSIDE_FIRST_SECTOR;
 
@@ -60,10 +60,12 @@ pub struct Repaired {
 /// # Errors
 /// See [`AutoRepairError`]. The metadata is as it was then, unless writing the superblock failed.
 pub fn auto_repair<D: Device>(device: &D, report: &Report) -> Result<Repaired, AutoRepairError> {
-    let superblock = match (report.worst(), report.superblock) {
-        (None, _) => return Ok(Repaired::default()),
-        (Some(Severity::Fatal), _) | (_, None) => return Err(AutoRepairError::Damaged),
-        (_, Some(superblock)) => superblock,
+    if report.damage.is_empty() {
+        return Ok(Repaired::default());
+    }
+    let superblock = match report.superblock {
+        Some(superblock) if report.is_repairable_in_place() => superblock,
+        _ => return Err(AutoRepairError::Damaged),
     };
     let old: Block<format::Superblock> = DeviceReader(device).read(SUPERBLOCK)?;
     let mut transaction = Transaction::open(device, &superblock.space_map_root)?;
@@ -86,8 +88,13 @@ pub fn auto_repair<D: Device>(device: &D, report: &Report) -> Result<Repaired, A
                 repaired.figures += 1;
             }
             Damage::SuperblockReserved if !is_zero_outside_first_sector(&old) => {}
+            // Freeing leaks makes the room, if anything does.
+            Damage::NoRoom { .. } => {}
             _ => repaired.figures += 1,
         }
+    }
+    if repaired == Repaired::default() {
+        return Ok(repaired);
     }
     let prepared = transaction.prepare()?;
     let mut superblock = superblock;

@@ -76,6 +76,16 @@ impl Report {
         self.damage.iter().map(Damage::severity).max()
     }
 
+    /// Whether all that is wrong can be put right where it is: every block was read and found
+    /// sound. Leaks that leave no room for a commit are fatal to a kernel, but not to
+    /// [`auto_repair`](crate::auto_repair::auto_repair).
+    pub fn is_repairable_in_place(&self) -> bool {
+        let is_in_the_way = |damage: &Damage| {
+            damage.severity() == Severity::Fatal && !matches!(damage, Damage::NoRoom { .. })
+        };
+        !self.damage.iter().any(is_in_the_way)
+    }
+
     /// Whether a kernel would refuse, misread or destroy it.
     pub fn is_fatal(&self) -> bool {
         self.worst() == Some(Severity::Fatal)

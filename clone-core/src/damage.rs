@@ -187,7 +187,13 @@ impl Damage {
             | Self::BitsetTrailingBits { at }
             | Self::Shared { at, .. } => Some(*at),
             Self::SpaceMap(damage) => match damage {
+                SpaceMapDamage::Size { .. } | SpaceMapDamage::NrAllocated { .. } => {
+                    Some(SUPERBLOCK)
+                }
                 SpaceMapDamage::Index { at, .. }
+                | SpaceMapDamage::NrFreeLow { at, .. }
+                | SpaceMapDamage::NrFreeHigh { at, .. }
+                | SpaceMapDamage::Hint { at, .. }
                 | SpaceMapDamage::Bitmap { at, .. }
                 | SpaceMapDamage::RefCountTree { at, .. }
                 | SpaceMapDamage::PastEnd { at }
@@ -299,6 +305,7 @@ fn superblock_code(error: &SuperblockError) -> &'static str {
         SuperblockError::NoRoom => "device-too-small",
         SuperblockError::Read(_) => "superblock-unreadable",
         SuperblockError::Unformatted => "superblock-unformatted",
+        SuperblockError::Unfinished => "superblock-unfinished",
         SuperblockError::Magic { .. } => "superblock-magic",
         SuperblockError::Block(BlockError::Checksum { .. }) => "superblock-checksum",
         SuperblockError::Block(_) => "superblock-block-number",
@@ -323,7 +330,7 @@ fn space_map_code(damage: &SpaceMapDamage) -> &'static str {
         SpaceMapDamage::CountMissing { .. } => "ref-count-missing",
         SpaceMapDamage::CountNeedless { .. } => "ref-count-needless",
         SpaceMapDamage::CountLow { .. } => "ref-count-too-low",
-        SpaceMapDamage::Leak { .. } => "leak",
+        SpaceMapDamage::Leak { .. } => "leaked-blocks",
         _ => "space-map",
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use persistent_data::block::{self, BlockError, RawBlock};
 use persistent_data::device::ReadDevice;
 use persistent_data::format::SpaceMapRootArea;
-use persistent_data::transaction::SUPERBLOCK;
+use persistent_data::transaction::{SUPERBLOCK, is_unfinished};
 use persistent_data::{BLOCK_SIZE, BlockNr};
 use thiserror::Error;
 use zerocopy::FromZeros;
@@ -31,6 +31,12 @@ pub enum SuperblockError {
          every write made to the clone so far would revert to what the source holds"
     )]
     Unformatted,
+    /// Whatever was making metadata here did not come to its end.
+    #[error(
+        "an unfinished restore or repair: it was interrupted before its end, and holds no \
+         metadata; run it again"
+    )]
+    Unfinished,
     /// Not a clone superblock at all.
     #[error("no dm-clone metadata here: the magic number is {found:#x}, it must be {MAGIC:#x}")]
     Magic {
@@ -78,6 +84,9 @@ impl Superblock {
     pub fn parse(raw: &RawBlock) -> Result<Self, SuperblockError> {
         if raw.is_zero() {
             return Err(SuperblockError::Unformatted);
+        }
+        if is_unfinished(raw) {
+            return Err(SuperblockError::Unfinished);
         }
         let magic = block::view::<crate::format::Superblock>(raw).magic.get();
         let checked = block::check::<crate::format::Superblock>(raw, SUPERBLOCK);

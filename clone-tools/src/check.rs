@@ -71,7 +71,7 @@ fn check_and_repair(args: &CheckArgs) -> Result<(Report, Option<Repaired>)> {
         report
     };
     let report = check_all();
-    if report.is_fatal() {
+    if !report.is_repairable_in_place() {
         return Ok((report, None));
     }
     let repaired = auto_repair(&device, &report)

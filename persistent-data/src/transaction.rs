@@ -172,8 +172,8 @@ impl<D: Device> Transaction<D> {
         Ok(())
     }
 
-    /// Has the next commit write the space map's index anew, and zero what stands for nothing in the
-    /// index, the bitmaps and the tree of large counts. For repair.
+    /// Has the next commit write the space map's index anew, and zero what stands for nothing in
+    /// the index, the bitmaps and the tree of large counts. For repair.
     pub fn tidy_space_map(&mut self) {
         self.space_map.tidy();
     }
@@ -445,14 +445,27 @@ impl<D: Device> Prepared<'_, D> {
     }
 }
 
-/// Overwrites the superblock with zeroes and flushes that, so that no reader takes what is
-/// written from now on for what the old superblock meant.
+/// What a block begins with that lies in the place of a superblock while metadata is being made.
+///
+/// It is not zeroes, for a kernel takes those for a new device and formats it without a word; this
+/// it refuses, as its checksum is wrong for every kind of superblock.
+const UNFINISHED: &[u8] = b"persistent-data: this metadata was not made to its end.\n";
+
+/// Whether `block` is what [`wipe_superblock`] leaves behind.
+pub fn is_unfinished(block: &RawBlock) -> bool {
+    block.bytes().starts_with(UNFINISHED)
+}
+
+/// Overwrites the superblock with a mark that no reader takes for a superblock, and flushes that,
+/// so that nobody takes what is written from now on for what the old superblock meant.
 ///
 /// # Errors
 /// [`Error::Write`] and [`Error::Flush`].
 pub fn wipe_superblock<D: Device>(device: &D) -> Result<()> {
+    let mut mark = RawBlock::ZERO;
+    mark.bytes_mut()[..UNFINISHED.len()].copy_from_slice(UNFINISHED);
     device
-        .write(SUPERBLOCK, std::slice::from_ref(&RawBlock::ZERO))
+        .write(SUPERBLOCK, std::slice::from_ref(&mark))
         .map_err(|source| Error::Write { at: SUPERBLOCK, source })?;
     device.flush().map_err(|source| Error::Flush { source })
 }

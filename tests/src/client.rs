@@ -12,7 +12,9 @@ use persistent_data::btree::Btree;
 use persistent_data::device::{Device, ReadDevice};
 use persistent_data::space_map::DiskSpaceMap;
 use persistent_data::store::{DeviceReader, Reader};
-use persistent_data::transaction::{Prepared, SUPERBLOCK, Transaction, wipe_superblock};
+use persistent_data::transaction::{
+    Prepared, SUPERBLOCK, Transaction, is_unfinished, wipe_superblock,
+};
 use persistent_data::{BlockNr, Error, Result};
 use zerocopy::{FromZeros, little_endian as le};
 
@@ -167,5 +169,5 @@ fn is_unformatted<D: ReadDevice>(device: &D) -> Result<bool> {
     let mut block = RawBlock::ZERO;
     let read = device.read(SUPERBLOCK, std::slice::from_mut(&mut block));
     read.map_err(|source| Error::Read { at: SUPERBLOCK, source })?;
-    Ok(block.is_zero())
+    Ok(block.is_zero() || is_unfinished(&block))
 }

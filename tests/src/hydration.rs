@@ -41,7 +41,9 @@ pub fn inspect<D: ReadDevice>(device: &D) -> Result<Option<Held>, String> {
     let report = read(device, &());
     match report.damage[..] {
         [] => {}
-        [Damage::Superblock(SuperblockError::Unformatted)] => return Ok(None),
+        [Damage::Superblock(SuperblockError::Unformatted | SuperblockError::Unfinished)] => {
+            return Ok(None);
+        }
         _ => return Err(format!("{:?}", report.damage)),
     }
     let geometry = report.header().ok_or("no superblock")?.geometry;

@@ -62,6 +62,8 @@ pub enum SpaceMapDamage {
     /// The index counts fewer free entries than the bitmap has.
     #[error("the index says {found} free entries of bitmap {bitmap}, it has {expected}: too few")]
     NrFreeLow {
+        /// Where the index lies.
+        at: BlockNr,
         /// The bitmap's number.
         bitmap: u64,
         /// What the index says.
@@ -72,6 +74,8 @@ pub enum SpaceMapDamage {
     /// The index counts more free entries than the bitmap has.
     #[error("the index says {found} free entries of bitmap {bitmap}, it has {expected}: too many")]
     NrFreeHigh {
+        /// Where the index lies.
+        at: BlockNr,
         /// The bitmap's number.
         bitmap: u64,
         /// What the index says.
@@ -82,6 +86,8 @@ pub enum SpaceMapDamage {
     /// The index says that there is no free entry where there is one.
     #[error("the index says that bitmap {bitmap} has no free entry before {hint}, {free} is free")]
     Hint {
+        /// Where the index lies.
+        at: BlockNr,
         /// The bitmap's number.
         bitmap: u64,
         /// What the index says.
@@ -124,7 +130,10 @@ pub enum SpaceMapDamage {
         block: u64,
     },
     /// Fewer references are counted than were found: the blocks could be allocated while in use.
-    #[error("{} counted {counted} times and referred to {found} times", blocks_text(.blocks))]
+    #[error(
+        "{}: the count is {counted}, but {found} references were found",
+        blocks_text(.blocks)
+    )]
     CountLow {
         /// The blocks, half-open.
         blocks: Range<u64>,
@@ -134,7 +143,10 @@ pub enum SpaceMapDamage {
         found: u32,
     },
     /// More references are counted than were found: the blocks are lost to use.
-    #[error("{} counted {counted} times and referred to {found} times", blocks_text(.blocks))]
+    #[error(
+        "{}: leaked: the count is {counted}, but {found} references were found",
+        blocks_text(.blocks)
+    )]
     Leak {
         /// The blocks, half-open.
         blocks: Range<u64>,
@@ -206,7 +218,7 @@ impl SpaceMapReading {
                 if index.padding.get() != 0 {
                     damaged(SpaceMapDamage::NotZero { at, what: "the padding of the index" });
                 }
-                reading.read_bitmaps(reader, &index.entries, &mut refer, &mut damaged);
+                reading.read_bitmaps(reader, at, &index.entries, &mut refer, &mut damaged);
                 let unused = &index.entries[reading.bitmaps.len()..];
                 if !unused.iter().all(IndexEntry::is_unused) {
                     damaged(SpaceMapDamage::NotZero { at, what: "an unused index entry" });
@@ -221,6 +233,7 @@ impl SpaceMapReading {
     fn read_bitmaps<R: Reader>(
         &mut self,
         reader: &R,
+        index: BlockNr,
         entries: &[IndexEntry; INDEX_ENTRIES],
         refer: &mut impl FnMut(BlockNr) -> bool,
         damaged: &mut impl FnMut(SpaceMapDamage),
@@ -231,7 +244,8 @@ impl SpaceMapReading {
             match reader.read::<Bitmap>(at) {
                 Ok(disk) => {
                     let covered = self.covered_by(bitmap);
-                    check_bitmap(bitmap as u64, at, &disk, covered, entry, damaged);
+                    check_entry(index, bitmap as u64, entry, &disk, covered, damaged);
+                    check_unused(at, &disk, covered, damaged);
                     self.bitmaps[bitmap] = Some(disk);
                 }
                 Err(error) => {
@@ -383,32 +397,41 @@ fn join(blocks: &mut Range<u64>, more: &Range<u64>) -> bool {
     adjacent
 }
 
-/// Holds a bitmap of which `covered` entries stand for blocks against its index entry.
-fn check_bitmap(
+/// Holds the entry at `index` for a bitmap, of which `covered` entries stand for blocks, against it.
+fn check_entry(
+    index: BlockNr,
     bitmap: u64,
-    at: BlockNr,
+    entry: &IndexEntry,
     disk: &BitmapDisk,
     covered: usize,
-    entry: &IndexEntry,
     damaged: &mut impl FnMut(SpaceMapDamage),
 ) {
-    if disk.not_used.get() != 0 {
-        damaged(SpaceMapDamage::NotZero { at, what: "the unused field of a bitmap" });
-    }
     let (found, expected) = (entry.nr_free.get(), disk.nr_free());
     if found < expected {
-        damaged(SpaceMapDamage::NrFreeLow { bitmap, found, expected });
+        damaged(SpaceMapDamage::NrFreeLow { at: index, bitmap, found, expected });
     } else if found > expected {
-        damaged(SpaceMapDamage::NrFreeHigh { bitmap, found, expected });
+        damaged(SpaceMapDamage::NrFreeHigh { at: index, bitmap, found, expected });
     }
     let hint = entry.none_free_before.get();
     if let Some(free) = disk.first_free(0, covered)
         && (free as u64) < u64::from(hint)
     {
-        damaged(SpaceMapDamage::Hint { bitmap, hint, free: free as u32 });
+        damaged(SpaceMapDamage::Hint { at: index, bitmap, hint, free: free as u32 });
     }
-    let past_end = covered..ENTRIES_PER_BITMAP;
-    if past_end.into_iter().any(|entry| disk.get(entry) != RefCountBits::Zero) {
+}
+
+/// Looks for something where a bitmap, of which `covered` entries stand for blocks, should be zero.
+fn check_unused(
+    at: BlockNr,
+    disk: &BitmapDisk,
+    covered: usize,
+    damaged: &mut impl FnMut(SpaceMapDamage),
+) {
+    if disk.not_used.get() != 0 {
+        damaged(SpaceMapDamage::NotZero { at, what: "the unused field of a bitmap" });
+    }
+    let mut past_end = covered..ENTRIES_PER_BITMAP;
+    if past_end.any(|entry| disk.get(entry) != RefCountBits::Zero) {
         damaged(SpaceMapDamage::PastEnd { at });
     }
 }

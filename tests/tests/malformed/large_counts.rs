@@ -16,7 +16,7 @@ fn every_header_field_of_the_tree_of_large_counts_is_held_to_what_it_must_be() {
     run(LARGE_COUNTS_HEADER);
 }
 
-const LEAK: &[&str] = &["leak"];
+const LEAK: &[&str] = &["leaked-blocks"];
 const NEEDLESS: &[&str] = &["ref-count-needless"];
 
 const LARGE_COUNTS: &[Case] = &[
@@ -43,7 +43,7 @@ const LARGE_COUNTS: &[Case] = &[
         "a block in use: 2, and left to the tree",
         "tail",
         |e| large(e, 6, 2),
-        &["leak", "ref-count-needless"],
+        &["leaked-blocks", "ref-count-needless"],
     ),
     fatal(
         "a block in use: 0, and left to the tree",

@@ -69,7 +69,7 @@ const INDEX: &[Case] = &[
         "bitmap: an older one",
         "tail",
         |e| entry(e, 0, |i| i.blocknr.set(3)),
-        &["leak", "ref-count-too-low"],
+        &["leaked-blocks", "ref-count-too-low"],
     ),
     fatal(
         "bitmap: the end",
@@ -93,7 +93,7 @@ const INDEX: &[Case] = &[
         "bitmaps swapped",
         THREE_BITMAPS,
         |e| e.index(|i| i.entries.swap(0, 1)),
-        &["leak", "ref-count-too-low"],
+        &["leaked-blocks", "ref-count-too-low"],
     ),
     sound("bitmaps of nothing swapped", THREE_BITMAPS, |e| e.index(|i| i.entries.swap(1, 2))),
     fatal("free: none", "tail", |e| entry(e, 0, |i| i.nr_free.set(0)), FREE_LOW),
@@ -213,7 +213,7 @@ fn count(editor: &mut ImageEditor, at: u64, bits: RefCountBits) {
     editor.set_count(BlockNr(at), bits);
 }
 
-const LEAK: &[&str] = &["leak"];
+const LEAK: &[&str] = &["leaked-blocks"];
 const LOW: &[&str] = &["ref-count-too-low"];
 const LACKING: &[&str] = &["ref-count-missing"];
 
@@ -235,7 +235,7 @@ const COUNTS: &[Case] = &[
         |e| {
             [1, 3, 4, 5].into_iter().chain(10..2048).for_each(|at| count(e, at, RefCountBits::One));
         },
-        &["leak", "space-map-full"],
+        &["leaked-blocks", "space-map-full"],
     ),
     leak("the superblock: 2", "tail", |e| count(e, 0, RefCountBits::Two), LEAK),
     leak("the bitset's root: 2", "tail", |e| count(e, 8, RefCountBits::Two), LEAK),

@@ -143,7 +143,7 @@ const ROOTS: &[Case] = &[
         "bitset root: an older root",
         "tail",
         |e| bitset_root(e, 4),
-        &["leak", "ref-count-too-low"],
+        &["leaked-blocks", "ref-count-too-low"],
     ),
     fatal(
         "bitset root: the ref count tree",
@@ -225,7 +225,7 @@ const ROOTS: &[Case] = &[
         "space map of the first bitmap only",
         THREE_BITMAPS,
         |e| nr_blocks(e, 16_320),
-        &["leak", "space-map-not-zero"],
+        &["leaked-blocks", "space-map-not-zero"],
     ),
 ];
 
