@@ -14,3 +14,14 @@ pub mod mutants;
 pub mod surgery;
 pub mod watch;
 pub mod writer_at_work;
+
+/// Fewer runs than this may miss what many would not: when a single seed is replayed, for one.
+const MANY_RUNS: u64 = 100;
+
+/// Checks that a random test has come across what it is for.
+///
+/// # Panics
+/// If `times` is zero after many runs: the test proves less than it seems to.
+pub fn assert_seen(what: &str, times: u64, runs: u64) {
+    assert!(times > 0 || runs < MANY_RUNS, "in {runs} runs, never: {what}");
+}

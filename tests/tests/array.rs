@@ -182,7 +182,7 @@ fn arrays_of_values_of_every_size_equal_vectors() {
         run::<[u8; 2036]>,
         run::<[u8; 4072]>,
     ];
-    for seed in seeds("arrays_of_values_of_every_size_equal_vectors", 210) {
+    for seed in seeds("arrays_of_values_of_every_size_equal_vectors", 700) {
         runs[seed.value() as usize % runs.len()](&mut seed.rng());
     }
 }

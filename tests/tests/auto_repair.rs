@@ -74,7 +74,7 @@ fn everything_that_is_not_dangerous_is_put_right() {
 
 #[test]
 fn a_repair_keeps_all_regions_and_leaves_nothing_wrong() {
-    for seed in seeds("a_repair_keeps_all_regions_and_leaves_nothing_wrong", 400) {
+    for seed in seeds("a_repair_keeps_all_regions_and_leaves_nothing_wrong", 1000) {
         let disk = harmed(&mut seed.rng());
         let mut rules = Rules::new(&disk, hydration::reachable(&disk));
         let report = read(&disk, &());

@@ -54,7 +54,7 @@ fn run_client<D: Device + Clone, W: Watch<Option<Model>>>(
 fn a_client_that_crashes_anywhere_has_its_last_commit_or_the_one_in_flight() {
     let test = "a_client_that_crashes_anywhere_has_its_last_commit_or_the_one_in_flight";
     let mut tried = 0;
-    for seed in seeds(test, 60) {
+    for seed in seeds(test, 200) {
         let mut rng = seed.rng();
         let mut disk = SimDisk::new(512);
         for _ in 0..GENERATIONS {
@@ -99,7 +99,7 @@ fn hydrate<D: Device + Clone, W: Watch<Option<Held>>>(
 #[test]
 fn a_clone_that_crashes_anywhere_has_its_last_commit_or_the_one_in_flight() {
     let test = "a_clone_that_crashes_anywhere_has_its_last_commit_or_the_one_in_flight";
-    for seed in seeds(test, 150) {
+    for seed in seeds(test, 400) {
         let mut rng = seed.rng();
         let (header, nr_blocks) = random_clone(&mut rng);
         let mut disk = SimDisk::new(nr_blocks);
@@ -124,7 +124,7 @@ fn random_runs(rng: &mut StdRng, nr_regions: u64) -> Vec<RegionRange> {
 #[test]
 fn a_restore_or_a_format_that_crashes_leaves_the_old_metadata_none_or_the_new() {
     let test = "a_restore_or_a_format_that_crashes_leaves_the_old_metadata_none_or_the_new";
-    for seed in seeds(test, 150) {
+    for seed in seeds(test, 400) {
         let mut rng = seed.rng();
         let (header, nr_blocks) = random_clone(&mut rng);
         let mut disk = SimDisk::new(nr_blocks);

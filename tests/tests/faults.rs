@@ -223,7 +223,7 @@ fn seeded(seed: u64) -> rand::rngs::StdRng {
 
 #[test]
 fn a_client_survives_the_failure_of_every_operation() {
-    for seed in seeds("a_client_survives_the_failure_of_every_operation", 8) {
+    for seed in seeds("a_client_survives_the_failure_of_every_operation", 20) {
         let disk = SimDisk::new(512);
         let mut client = Client::create(&disk).unwrap();
         let (mut model, committed) = (Model::default(), Model::default());

@@ -4,13 +4,16 @@
 
 use std::collections::BTreeSet;
 
-use clone_tests::client::{Family, Mix, Run};
+use clone_tests::assert_seen;
+use clone_tests::client::layout::Catalog;
+use clone_tests::client::{Client, Family, Mix, Run, inspect};
 use clone_tests::growing::Growing;
 use clone_tests::watch::Rules;
+use persistent_data::block::Block;
 use persistent_data::device::MemoryDevice;
-use persistent_data::format::{ENTRIES_PER_BITMAP, Node};
+use persistent_data::format::{ENTRIES_PER_BITMAP, Node, SpaceMapRoot};
 use persistent_data::sim::{SimDisk, seeds};
-use persistent_data::store::Writer;
+use persistent_data::store::{DeviceReader, Reader, Writer};
 use persistent_data::transaction::{SUPERBLOCK, Transaction};
 use rand::RngExt;
 
@@ -18,8 +21,8 @@ const STEPS: u32 = 40;
 
 #[test]
 fn a_disk_space_map_equals_a_map_of_counts() {
-    let (mut most_blocks, mut largest, mut given_up) = (0, 0, 0);
-    for seed in seeds("a_disk_space_map_equals_a_map_of_counts", 500) {
+    let (mut large_maps, mut large_counts, mut given_up, mut runs) = (0, 0, 0, 0);
+    for seed in seeds("a_disk_space_map_equals_a_map_of_counts", 1000) {
         let mut rng = seed.rng();
         let most = [40, 1000, 8000][rng.random_range(0..3)];
         let mix = Mix { families: vec![Family::Data], most, may_run_out: false };
@@ -30,20 +33,29 @@ fn a_disk_space_map_equals_a_map_of_counts() {
             let before = run.committed.data.clone();
             run.step(&mut rng).unwrap();
             let count = |at: &u64| run.committed.data.get(at).copied().unwrap_or(0);
-            given_up += before.iter().filter(|&(at, &was)| was > 2 && count(at) <= 2).count();
+            given_up +=
+                before.iter().filter(|&(at, &was)| was > 2 && count(at) <= 2).count() as u64;
         }
         run.commit().unwrap();
-        most_blocks = most_blocks.max(run.committed.nr_data);
-        largest = largest.max(run.committed.data.values().copied().max().unwrap_or(0));
+        runs += 1;
+        large_maps += u64::from(run.committed.nr_data > ENTRIES_PER_BITMAP as u64);
+        large_counts += u64::from(run.committed.data.values().any(|&count| count > 3));
     }
-    assert!(most_blocks > ENTRIES_PER_BITMAP as u64, "{most_blocks} blocks: never two bitmaps");
-    assert!(largest > 3, "counts of {largest}: none for the tree");
-    assert!(given_up > 0, "no count ever came back from the tree");
+    assert_seen("a second bitmap", large_maps, runs);
+    assert_seen("a count in the tree", large_counts, runs);
+    assert_seen("a count that came back from the tree", given_up, runs);
 }
 
-/// Runs on a device of `nr_blocks` blocks that grows by up to `by` at a time.
-fn grow(test: &'static str, count: u64, nr_blocks: u64, by: u64) -> u64 {
-    let mut ran_out = 0;
+/// Blocks that the last commit's space map covers.
+fn mapped(disk: &SimDisk) -> u64 {
+    let catalog: Block<Catalog> = DeviceReader(disk.live_image()).read(SUPERBLOCK).unwrap();
+    SpaceMapRoot::from_area(&catalog.space_map_root).nr_blocks.get()
+}
+
+/// Runs on a device of `nr_blocks` blocks that grows by up to `by` at a time. Gives how often there
+/// was no room, and the runs.
+fn grow(test: &'static str, count: u64, nr_blocks: u64, by: u64) -> (u64, u64) {
+    let (mut ran_out, mut runs) = (0, 0);
     for seed in seeds(test, count) {
         let mut rng = seed.rng();
         let disk = SimDisk::new(40_000);
@@ -52,7 +64,6 @@ fn grow(test: &'static str, count: u64, nr_blocks: u64, by: u64) -> u64 {
         let mix = Mix { may_run_out: true, ..Mix::random(&mut rng, 2000) };
         let rules = Rules::new(&disk, BTreeSet::new());
         let mut run = Run::begin(&device, mix, rules).unwrap();
-        let mut mapped = nr_blocks;
         for _ in 0..STEPS {
             run.step(&mut rng).unwrap();
             if rng.random_range(0..8) == 0 {
@@ -61,28 +72,48 @@ fn grow(test: &'static str, count: u64, nr_blocks: u64, by: u64) -> u64 {
                 run.extend();
                 assert_eq!(run.nr_blocks(), present);
             }
-            assert!(mapped <= run.nr_blocks() || run.ran_out > 0 || run.nr_blocks() >= nr_blocks);
-            mapped = run.nr_blocks();
         }
         run.extend();
         let before = run.ran_out;
         run.commit().unwrap();
-        assert!(run.nr_blocks() == present || run.ran_out > before);
+        assert!(run.ran_out > before || mapped(&disk) == present);
         ran_out += run.ran_out;
+        runs += 1;
     }
-    ran_out
+    (ran_out, runs)
 }
 
 #[test]
 fn a_metadata_device_that_grows_is_taken_in_with_the_next_commit() {
     let test = "a_metadata_device_that_grows_is_taken_in_with_the_next_commit";
-    assert!(grow(test, 300, 40, 100) > 0, "no run ever ran out of space");
+    let (ran_out, runs) = grow(test, 1000, 40, 100);
+    assert_seen("running out of space", ran_out, runs);
 }
 
 #[test]
 fn a_metadata_device_may_grow_past_the_end_of_a_bitmap() {
     let test = "a_metadata_device_may_grow_past_the_end_of_a_bitmap";
     grow(test, 60, ENTRIES_PER_BITMAP as u64 - 20, 6000);
+}
+
+#[test]
+fn a_growth_without_any_other_change_is_committed() {
+    let disk = SimDisk::new(100);
+    let device = Growing::new(&disk, 60);
+    drop(Client::create(&device).unwrap());
+    device.grow_to(100);
+    let reachable = inspect(&device).unwrap().unwrap().reachable;
+    let mut client = Client::open(&device, reachable).unwrap();
+    client.commit().unwrap();
+    assert_eq!(mapped(&disk), 60, "nobody asked for more");
+    client.writer.transaction.extend();
+    client.writer.abort();
+    client.commit().unwrap();
+    assert_eq!(mapped(&disk), 60, "that was taken back");
+    client.writer.transaction.extend();
+    client.commit().unwrap();
+    assert_eq!(mapped(&disk), 100);
+    assert!(inspect(&device).is_ok());
 }
 
 #[test]
