@@ -254,6 +254,14 @@ impl<D: Device> Client<D> {
                 self.data.extend(more)?;
                 model.nr_data += more;
             }
+            3 if model.nr_data > 0 => {
+                // A block that was free may get its first reference without being allocated.
+                let last = model.data.keys().next_back().copied().unwrap_or(0);
+                let at = rng.random_range(0..model.nr_data.min(last + 20));
+                self.data.inc(&self.writer, BlockNr(at))?;
+                *model.data.entry(at).or_default() += 1;
+                self.touched.insert(at);
+            }
             _ => {
                 // Mostly the same few, so that counts get large.
                 let last = model.data.keys().next_back().copied().unwrap_or(0);
