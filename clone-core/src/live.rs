@@ -1,26 +1,30 @@
 //! Checking the metadata of a running clone.
 //!
 //! Copy-on-write leaves what a superblock reaches intact until the commit after the next one. But
-//! no number in the superblock tells one commit from another: block numbers alternate, so that a
-//! superblock can come back bit by bit with other content below it. Hence everything is read
-//! twice. What two passes in a row found at the same places is what was there between them: bits
-//! only go from zero to one, so an array block that is the same before and after was never
-//! another one in between.
+//! no number in the superblock tells one commit from another: block numbers go round, so that a
+//! superblock can come back bit by bit with other content below it. Two things keep that from
+//! being taken for rest:
+//!
+//! - The superblock is read again after everything else that is read. A pass during which it was
+//!   seen to change is worth nothing, and ends there.
+//! - Two passes in a row must have read the same. Bits only go from zero to one, so an array block
+//!   that is the same before and after was never another one in between.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use persistent_data::BlockNr;
 use persistent_data::block::RawBlock;
 use persistent_data::device::ReadDevice;
+use persistent_data::transaction::SUPERBLOCK;
 use thiserror::Error;
 
 use crate::check::{Report, Scope, check, read};
 use crate::progress::Progress;
 
 /// Passes over the metadata before giving up.
-pub const PASSES_MAX: u32 = 50;
+pub const PASSES_MAX: u32 = 500;
 
 /// The metadata changed during every pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -63,13 +67,17 @@ fn at_rest<D: ReadDevice + ?Sized>(
 ) -> Result<Report, NeverAtRest> {
     let mut before: Option<Contents> = None;
     for _ in 0..PASSES_MAX {
-        let recorder = Recorder { device, contents: Mutex::new(Contents::new()) };
+        let recorder = Recorder { device, seen: Mutex::default() };
         let report = pass(&recorder);
-        let contents = recorder.contents.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if before.as_ref() == Some(&contents) {
+        let seen = recorder.seen.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if seen.superblock_changed {
+            before = None;
+            continue;
+        }
+        if before.as_ref() == Some(&seen.contents) {
             return Ok(report);
         }
-        before = Some(contents);
+        before = Some(seen.contents);
     }
     Err(NeverAtRest)
 }
@@ -77,16 +85,27 @@ fn at_rest<D: ReadDevice + ?Sized>(
 /// Digests of what was read, by block; `None` for what could not be read.
 type Contents = BTreeMap<u64, Option<u64>>;
 
-/// Notes what is read.
+/// What a pass has seen.
+#[derive(Default)]
+struct Seen {
+    contents: Contents,
+    superblock_changed: bool,
+}
+
+/// Notes what is read, and watches the superblock meanwhile.
 struct Recorder<'a, D: ?Sized> {
     device: &'a D,
-    contents: Mutex<Contents>,
+    seen: Mutex<Seen>,
 }
 
 impl<D: ReadDevice + ?Sized> Recorder<'_, D> {
-    fn note(&self, first: BlockNr, digests: impl Iterator<Item = Option<u64>>) {
-        let mut contents = self.contents.lock().unwrap_or_else(PoisonError::into_inner);
-        contents.extend((first.0..).zip(digests));
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn superblock_digest(&self) -> Option<u64> {
+        let mut raw = RawBlock::ZERO;
+        self.device.read(SUPERBLOCK, std::slice::from_mut(&mut raw)).ok().map(|()| digest(&raw))
     }
 }
 
@@ -96,11 +115,20 @@ impl<D: ReadDevice + ?Sized> ReadDevice for Recorder<'_, D> {
     }
 
     fn read(&self, first: BlockNr, into: &mut [RawBlock]) -> io::Result<()> {
-        let result = self.device.read(first, into);
-        match &result {
-            Ok(()) => self.note(first, into.iter().map(|block| Some(digest(block)))),
-            Err(_) => self.note(first, into.iter().map(|_| None)),
+        let changed = || Err(io::Error::other("the superblock has changed meanwhile"));
+        if self.seen().superblock_changed {
+            return changed();
         }
+        let result = self.device.read(first, into);
+        let digest = |block| result.is_ok().then(|| digest(block));
+        let mut seen = self.seen();
+        seen.contents.extend((first.0..).zip(into.iter().map(digest)));
+        let begun_with = seen.contents.get(&SUPERBLOCK.0).copied();
+        if first != SUPERBLOCK && begun_with != Some(self.superblock_digest()) {
+            seen.superblock_changed = true;
+            return changed();
+        }
+        drop(seen);
         result
     }
 }
