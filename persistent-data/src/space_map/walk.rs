@@ -397,7 +397,8 @@ fn join(blocks: &mut Range<u64>, more: &Range<u64>) -> bool {
     adjacent
 }
 
-/// Holds the entry at `index` for a bitmap, of which `covered` entries stand for blocks, against it.
+/// Holds the entry of a bitmap, of which `covered` entries stand for blocks, against it. `index`
+/// is where the entry lies.
 fn check_entry(
     index: BlockNr,
     bitmap: u64,
