@@ -19,13 +19,13 @@ use crate::superblock::OUTSIDE_FIRST_SECTOR;
 pub enum AutoRepairError {
     /// There is damage of a kind that must not be touched in place: what looks leaked may be in
     /// use by what could not be read. Nothing was written.
-    #[error("the metadata is damaged beyond leaks; use clone_repair, which writes a new copy")]
+    #[error("the metadata is damaged beyond what can be put right in place")]
     Damaged,
     /// A copy of the space map blocks that change must fit beside the old ones. Nothing was
     /// written that the superblock reaches.
     #[error(
-        "no free block is left to write the corrected space map to; use clone_repair with a \
-         larger OUTPUT"
+        "no free block is left to write the corrected space map to; a dump of it can be \
+         restored to a larger device"
     )]
     NoSpace,
     /// The blocks below failed.

@@ -106,14 +106,14 @@ fn advice(report: &Report, args: &CheckArgs) -> Option<String> {
     let input = args.input.display();
     if report.is_fatal() {
         let fatal = Counted(count(&report.damage, Severity::Fatal) as u64, "fatal problem");
-        let sizes = match report.superblock {
-            Some(_) => "",
-            None => " --region-size SIZE --target-size SIZE",
+        let way_out = match report.superblock {
+            Some(_) => format!(
+                ". clone_dump --repair {input} saves what can be read, and clone_restore makes \
+                 whole metadata of that"
+            ),
+            None => String::new(),
         };
-        return Some(format!(
-            "damaged: {fatal}; do not give it to the kernel. clone_repair -i {input} -o OUTPUT\
-             {sizes} writes a whole copy of what can be recovered"
-        ));
+        return Some(format!("damaged: {fatal}; do not give it to the kernel{way_out}"));
     }
     match report.worst()? {
         Severity::Fatal => None,

@@ -34,14 +34,14 @@ pub fn run(tool: &Tool, args: &DumpArgs) -> Result<Exit> {
     let input = args.input.display();
     if report.is_fatal() && !args.repair {
         bail!(
-            "{input} is damaged, so it was not dumped; --repair dumps what can be read, \
-             clone_repair -i {input} -o OUTPUT makes whole metadata of it"
+            "{input} is damaged, so it was not dumped; --repair dumps what can be read, and \
+             clone_restore makes whole metadata of that"
         );
     }
     let (Some(header), Some(mut regions)) = (report.header(), report.regions) else {
         bail!(
-            "{input} has no readable superblock, so its sizes are unknown; clone_repair takes \
-             them from --region-size and --target-size"
+            "{input} has no readable superblock, so neither its sizes nor the way to its bitset \
+             are known"
         );
     };
     settle_lost(tool, args, &mut regions)?;

@@ -87,7 +87,7 @@ fn damaged_metadata_is_not_dumped() {
     let kept = scratch.file("kept", "as it was");
     for format in ["xml", "json", "text", "bitmap"] {
         let ran = run("clone_dump", ["--format", format, path]).exits(1).leaves_stdout_empty();
-        ran.says("fatal: ").says("0..32576").says("--repair").says("clone_repair");
+        ran.says("fatal: ").says("0..32576").says("--repair").says("clone_restore");
         let output = kept.to_str().unwrap();
         run("clone_dump", ["--format", format, "-o", output, path]).exits(1);
         assert_eq!(fs::read(&kept).unwrap(), b"as it was");
@@ -136,7 +136,7 @@ fn without_a_superblock_there_is_nothing_to_dump() {
     image.block(0)[40] ^= 1;
     let path = scratch.file("image", &image.0);
     let args = ["--repair".as_ref(), path.as_os_str()];
-    run("clone_dump", args).exits(1).leaves_stdout_empty().says("clone_repair");
+    run("clone_dump", args).exits(1).leaves_stdout_empty().says("no readable superblock");
 }
 
 #[test]
