@@ -273,9 +273,14 @@ impl fmt::Display for Damage {
                 SpaceMapDamage::RefCountTree { at, error, .. } => {
                     write!(f, "block {at}, ref count tree node: {}", cause(error))
                 }
-                SpaceMapDamage::NotZero { at, .. } | SpaceMapDamage::PastEnd { at } => {
-                    write!(f, "block {at}, space map: {damage}")
+                SpaceMapDamage::Size { .. } | SpaceMapDamage::NrAllocated { .. } => {
+                    write!(f, "block {SUPERBLOCK}, the superblock, of the space map: {damage}")
                 }
+                SpaceMapDamage::NrFreeLow { at, .. }
+                | SpaceMapDamage::NrFreeHigh { at, .. }
+                | SpaceMapDamage::Hint { at, .. }
+                | SpaceMapDamage::NotZero { at, .. }
+                | SpaceMapDamage::PastEnd { at } => write!(f, "block {at}, space map: {damage}"),
                 _ => write!(f, "space map: {damage}"),
             },
         }

@@ -151,7 +151,10 @@ fn other_damage_is_repaired_in_place(image: &ImageEditor, report: &Report, runs:
         result => assert!(result.is_ok(), "{:?}; the repair: {result:?}", report.damage),
     }
     let after = read(&device, &());
-    assert!(after.damage.is_empty(), "before: {:?}; after: {:?}", report.damage, after.damage);
+    // Clearing what lies outside of the superblock's first sector could tear the superblock.
+    let may_stay = |damage: &Damage| damage.code() == "superblock-reserved";
+    let is_clean = after.damage.iter().all(may_stay);
+    assert!(is_clean, "before: {:?}; after: {:?}", report.damage, after.damage);
     let regions = after.regions.expect("nothing fatal");
     assert!(regions.runs().eq(runs.iter().cloned()), "{:?}", report.damage);
     let nothing_to_do = report.damage.is_empty();
