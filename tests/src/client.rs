@@ -65,6 +65,9 @@ pub struct Client<D> {
     touched: BTreeSet<u64>,
 }
 
+/// Fewer than most operations change.
+const DIRTY_BLOCKS_MAX: usize = 3;
+
 impl<D: Device> Client<D> {
     /// Empty structures, committed.
     ///
@@ -94,7 +97,9 @@ impl<D: Device> Client<D> {
     /// The library's.
     pub fn open(device: D, reachable: BTreeSet<BlockNr>) -> Result<Self> {
         let committed = read_catalog(&device)?;
-        let transaction = Transaction::open(device, &committed.space_map_root)?;
+        let mut transaction = Transaction::open(device, &committed.space_map_root)?;
+        // After every reopening, blocks are written ahead of the commit and changed again.
+        transaction.limit_dirty(DIRTY_BLOCKS_MAX);
         Ok(Self::over(Audited::new(transaction, reachable), committed))
     }
 
