@@ -24,6 +24,12 @@ pub trait ReadDevice: Send + Sync {
     /// Whatever the device says, and [`io::ErrorKind::UnexpectedEof`] past its end. What `into`
     /// holds then is unspecified.
     fn read(&self, first: BlockNr, into: &mut [RawBlock]) -> io::Result<()>;
+
+    /// The first block from `from` on that may hold anything but zeroes; the end of the device if
+    /// there is none. Whoever looks at all blocks need not read the holes of a sparse file.
+    fn skip_hole(&self, from: BlockNr) -> BlockNr {
+        from
+    }
 }
 
 /// A device that can also be written.
@@ -47,6 +53,9 @@ macro_rules! forward_device {
             }
             fn read(&self, first: BlockNr, into: &mut [RawBlock]) -> io::Result<()> {
                 (**self).read(first, into)
+            }
+            fn skip_hole(&self, from: BlockNr) -> BlockNr {
+                (**self).skip_hole(from)
             }
         }
         impl<D: Device + ?Sized> Device for $pointer {

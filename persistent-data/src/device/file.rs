@@ -3,6 +3,7 @@
 use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Seek, SeekFrom};
 use std::marker::PhantomData;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -25,7 +26,7 @@ pub enum ReadWrite {}
 /// A block device, or a regular file in its place.
 ///
 /// Its size is the one at the time of opening. What is left of it after the last whole block is
-/// never read nor written.
+/// no part of the device: it is never written, and read only as the [`tail`](FileDevice::tail).
 #[derive(Debug)]
 pub struct FileDevice<Access = ReadWrite> {
     file: File,
@@ -94,6 +95,22 @@ impl<Access> FileDevice<Access> {
         self.size_bytes
     }
 
+    /// The bytes after the last whole block, fewer than a block has. Not for a device that was
+    /// opened [live](FileDevice::open_live): direct I/O reads no such pieces.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    pub fn tail(&self) -> io::Result<Vec<u8>> {
+        let begin = self.nr_blocks_in_file() * BLOCK_SIZE as u64;
+        let mut tail = vec![0; (self.size_bytes - begin) as usize];
+        self.file.read_exact_at(&mut tail, begin)?;
+        Ok(tail)
+    }
+
+    fn nr_blocks_in_file(&self) -> u64 {
+        self.size_bytes / BLOCK_SIZE as u64
+    }
+
     fn open(path: &Path, purpose: Purpose) -> Result<Self, OpenError> {
         let file = open(path, purpose)?;
         Self::sized(file).map_err(|source| OpenError::new(path, source))
@@ -108,13 +125,36 @@ impl<Access> FileDevice<Access> {
 
 impl<Access: Send + Sync> ReadDevice for FileDevice<Access> {
     fn nr_blocks(&self) -> u64 {
-        self.size_bytes / BLOCK_SIZE as u64
+        self.nr_blocks_in_file()
     }
 
     fn read(&self, first: BlockNr, into: &mut [RawBlock]) -> io::Result<()> {
         check_range(self.nr_blocks(), first, into.len())?;
         self.file.read_exact_at(into.as_mut_bytes(), first.0 * BLOCK_SIZE as u64)
     }
+
+    fn skip_hole(&self, from: BlockNr) -> BlockNr {
+        let end = BlockNr(self.nr_blocks());
+        if from >= end {
+            return end;
+        }
+        match seek_data(&self.file, from.0 * BLOCK_SIZE as u64) {
+            Ok(data) => BlockNr(data / BLOCK_SIZE as u64).clamp(from, end),
+            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => end,
+            // Block devices and some file systems know of no holes.
+            Err(_) => from,
+        }
+    }
+}
+
+/// The first byte from `from` on that is not in a hole; ENXIO if there is none.
+#[expect(unsafe_code, reason = "the standard library seeks no data")]
+fn seek_data(file: &File, from: u64) -> io::Result<u64> {
+    let from = libc::off_t::try_from(from).map_err(io::Error::other)?;
+    // SAFETY: the descriptor is open as long as `file` is borrowed, and no memory is touched. The
+    // position that this changes is used by nobody: all reads and writes say where.
+    let found = unsafe { libc::lseek(file.as_raw_fd(), from, libc::SEEK_DATA) };
+    u64::try_from(found).map_err(|_| io::Error::last_os_error())
 }
 
 impl Device for FileDevice {

@@ -293,6 +293,18 @@ impl SpaceMapReading {
         self.bitmaps.iter().flatten().map(used).sum()
     }
 
+    /// The blocks with a count above zero, in what could be read, ascending.
+    pub fn counted(&self) -> impl Iterator<Item = BlockNr> + '_ {
+        let entries = (0..self.nr_blocks).map(|block| {
+            let (bitmap, entry) =
+                (block as usize / ENTRIES_PER_BITMAP, block as usize % ENTRIES_PER_BITMAP);
+            (block, self.bitmaps[bitmap].as_ref().map(|disk| disk.get(entry)))
+        });
+        let in_use =
+            |bits: Option<RefCountBits>| bits.is_some_and(|bits| bits != RefCountBits::Zero);
+        entries.filter(move |&(_, bits)| in_use(bits)).map(|(block, _)| BlockNr(block))
+    }
+
     fn check_sum(&self, found: u64, damaged: &mut impl FnMut(SpaceMapDamage)) {
         let expected = self.nr_allocated();
         if self.bitmaps.iter().all(Option::is_some) && found != expected {

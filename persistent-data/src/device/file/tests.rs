@@ -230,3 +230,37 @@ fn a_write_to_a_file_that_is_open_for_reading_fails() {
     assert!(device.write(BlockNr(0), &[filled(1)]).is_err());
     assert_eq!(read_all(&device), [RawBlock::ZERO]);
 }
+
+#[test]
+fn the_tail_is_what_is_left_after_the_last_whole_block() {
+    for tail in [0, 1, 511, BLOCK_SIZE - 1] {
+        let (_directory, path) = file_of(0);
+        let mut bytes = vec![1; 2 * BLOCK_SIZE];
+        bytes.resize(2 * BLOCK_SIZE + tail, 2);
+        fs::write(&path, bytes).unwrap();
+        let device = FileDevice::open_read(&path).unwrap();
+        assert_eq!(device.tail().unwrap(), vec![2; tail]);
+    }
+}
+
+#[test]
+fn holes_are_skipped_and_nothing_else() {
+    const MIB: u64 = (1 << 20) / BLOCK_SIZE as u64;
+    let (_directory, path) = file_of(64 << 20);
+    let device = FileDevice::open_write(&path).unwrap();
+    let end = device.nr_blocks();
+    assert_eq!(end, 64 * MIB);
+    let data = [0, 1, 20 * MIB + 3, 50 * MIB];
+    for at in data {
+        device.write(BlockNr(at), &[filled(1)]).unwrap();
+    }
+    for from in 0..end + 2 {
+        let next = device.skip_hole(BlockNr(from)).0;
+        let next_data = data.into_iter().find(|&at| at >= from).unwrap_or(end);
+        // A file system may keep more than what was written.
+        assert!(from.min(end) <= next && next <= next_data, "from {from}: {next}");
+    }
+    let (_directory, path) = file_of(64 << 20);
+    let empty = FileDevice::open_read(&path).unwrap();
+    assert!([0, end].contains(&empty.skip_hole(BlockNr(0)).0));
+}
