@@ -1,0 +1,134 @@
+//! How many regions of a range are in which state.
+
+use persistent_data::bitset::{BITS_PER_BLOCK, BITS_PER_WORD};
+
+use super::{Chunk, RegionMap, low_bits};
+use crate::geometry::RegionRange;
+
+/// Regions by what is known of them. Those that are neither hydrated nor lost are known not to be
+/// hydrated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Hydrated ones, of those that could be read.
+    pub hydrated: u64,
+    /// Those that could not be read.
+    pub lost: u64,
+}
+
+impl RegionMap {
+    /// Counts the regions in `regions`, as far as there are any.
+    ///
+    /// It takes at most a few hundred steps for each array block that the range touches, however
+    /// many regions there are in one.
+    pub fn tally(&self, regions: RegionRange) -> Tally {
+        let mut tally = Tally::default();
+        let end = regions.end.min(self.nr_regions);
+        if regions.start >= end {
+            return tally;
+        }
+        for index in regions.start / BITS_PER_BLOCK..end.div_ceil(BITS_PER_BLOCK) {
+            let chunk = self.regions_of(index);
+            let within =
+                regions.start.max(chunk.start) - chunk.start..end.min(chunk.end) - chunk.start;
+            match &self.chunks[index as usize] {
+                Chunk::Lost => tally.lost += within.end - within.start,
+                Chunk::Zeroes => {}
+                Chunk::Ones => tally.hydrated += within.end - within.start,
+                Chunk::Runs(runs) => tally.hydrated += in_runs(runs, &within),
+                Chunk::Bits(words) => tally.hydrated += in_words(words, &within),
+            }
+        }
+        tally
+    }
+}
+
+/// How many regions of `within` the runs have.
+fn in_runs(runs: &[(u16, u16)], within: &RegionRange) -> u64 {
+    let overlap = |&(begin, end): &(u16, u16)| {
+        let (begin, end) = (u64::from(begin).max(within.start), u64::from(end).min(within.end));
+        end.saturating_sub(begin)
+    };
+    runs.iter().map(overlap).sum()
+}
+
+/// How many bits of `within` are set.
+fn in_words(words: &[u64], within: &RegionRange) -> u64 {
+    let touched = within.start / BITS_PER_WORD..within.end.div_ceil(BITS_PER_WORD);
+    let ones = |index: u64| {
+        let first = index * BITS_PER_WORD;
+        let from = within.start.saturating_sub(first);
+        let to = (within.end - first).min(BITS_PER_WORD);
+        let bits = words[index as usize] & low_bits(to) & !low_bits(from);
+        u64::from(bits.count_ones())
+    };
+    touched.map(ones).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use persistent_data::bitset::BITS_PER_BLOCK;
+    use quickcheck::quickcheck;
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
+    use super::super::{Chunk, RegionMap};
+    use super::Tally;
+    use crate::geometry::RegionRange;
+
+    /// One array block of each form, and the short last one.
+    fn mixed() -> RegionMap {
+        let random = &mut StdRng::seed_from_u64(7);
+        let words = (0..509).map(|_| random.random()).collect();
+        let chunks = vec![
+            Chunk::Zeroes,
+            Chunk::Ones,
+            Chunk::Runs([(0, 1), (63, 65), (1000, 32576)].into()),
+            Chunk::Lost,
+            Chunk::Bits(words),
+            Chunk::Ones,
+        ];
+        RegionMap { nr_regions: 5 * BITS_PER_BLOCK + 100, chunks }
+    }
+
+    fn overlap(runs: impl Iterator<Item = RegionRange>, with: &RegionRange) -> u64 {
+        runs.map(|run| run.end.min(with.end).saturating_sub(run.start.max(with.start))).sum()
+    }
+
+    fn is_right(map: &RegionMap, regions: RegionRange) -> bool {
+        let hydrated = overlap(map.runs(), &regions);
+        let lost = overlap(map.lost(), &regions);
+        map.tally(regions) == Tally { hydrated, lost }
+    }
+
+    #[test]
+    fn the_whole_is_what_the_map_has() {
+        let map = mixed();
+        let all = map.tally(0..map.nr_regions());
+        assert_eq!(all, Tally { hydrated: map.hydrated(), lost: BITS_PER_BLOCK });
+        assert_eq!(map.tally(0..u64::MAX), all);
+        assert_eq!(map.tally(map.nr_regions()..u64::MAX), Tally::default());
+        assert_eq!(map.tally(7..7), Tally::default());
+    }
+
+    #[test]
+    fn ranges_that_begin_and_end_near_a_border_are_counted_right() {
+        let map = mixed();
+        let borders = [0, 64, 128, 1000, BITS_PER_BLOCK, 2 * BITS_PER_BLOCK, 4 * BITS_PER_BLOCK];
+        let near: Vec<u64> = (borders.iter().flat_map(|&at| at.saturating_sub(2)..at + 3))
+            .chain([4 * BITS_PER_BLOCK + 63, 4 * BITS_PER_BLOCK + 64, map.nr_regions() - 1])
+            .collect();
+        for &begin in &near {
+            for &end in near.iter().filter(|&&end| end >= begin) {
+                assert!(is_right(&map, begin..end), "{begin}..{end}");
+            }
+        }
+    }
+
+    quickcheck! {
+        fn any_range_is_counted_as_its_runs_show(begin: u32, len: u32) -> bool {
+            let map = mixed();
+            let begin = u64::from(begin) % map.nr_regions();
+            is_right(&map, begin..begin + u64::from(len) % map.nr_regions())
+        }
+    }
+}
