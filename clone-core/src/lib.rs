@@ -14,3 +14,4 @@ pub mod region_map;
 pub mod restore;
 pub mod size;
 pub mod superblock;
+pub mod survey;
