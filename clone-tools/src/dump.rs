@@ -1,25 +1,16 @@
 //! `clone_dump`: tells what metadata says.
 
-use std::path::Path;
-
-use anyhow::{Context, Result, bail};
-use clone_core::check::{Report, read};
-use clone_core::damage::Severity;
+use anyhow::{Result, bail};
 use clone_core::dump::dump;
-use clone_core::live::read_live;
 use clone_core::region_map::RegionMap;
 
 use crate::args::{DumpArgs, DumpFormat, Lost};
 use crate::exit::{Exit, Tool};
 use crate::figures::{Counted, Share};
-use crate::input::{check_distinct, is_dash, open_metadata};
+use crate::input::{check_distinct, is_dash, read_metadata};
 use crate::output;
-use crate::progress::Bar;
-use crate::report::{Listing, count, list_damage};
+use crate::report::{Talk, list_lost, tell_damage};
 use crate::{bitmap, json, text, xml};
-
-/// Lost ranges that are listed before the rest is only counted.
-const LISTED: usize = 50;
 
 /// Runs `clone_dump`.
 ///
@@ -29,8 +20,9 @@ pub fn run(tool: &Tool, args: &DumpArgs) -> Result<Exit> {
     if let Some(output) = args.output.as_deref().filter(|output| !is_dash(output)) {
         check_distinct(&args.input, output)?;
     }
-    let report = read_metadata(args)?;
-    tell_damage(tool, args, &report);
+    let report = read_metadata(&args.input, args.live, args.quiet)?;
+    let talk = Talk::of(args.quiet, args.verbose);
+    tell_damage(tool, &args.input, &report, talk, "dump");
     let input = args.input.display();
     if report.is_fatal() && !args.repair {
         bail!(
@@ -60,34 +52,13 @@ pub fn run(tool: &Tool, args: &DumpArgs) -> Result<Exit> {
     Ok(Exit::Success)
 }
 
-fn read_metadata(args: &DumpArgs) -> Result<Report> {
-    let device = open_metadata(&args.input, args.live)?;
-    let bar = Bar::new("reading", args.quiet);
-    let report = if args.live { read_live(&device, &bar) } else { Ok(read(&device, &bar)) };
-    bar.finish();
-    report.with_context(|| format!("cannot read {} live", args.input.display()))
-}
-
-/// Damage that changes nothing about the dump is told only to who wants to know more.
-fn tell_damage(tool: &Tool, args: &DumpArgs, report: &Report) {
-    if args.verbose || report.is_fatal() {
-        let listing = if args.verbose { Listing::All } else { Listing::Short };
-        list_damage(tool, &args.input, &report.damage, listing);
-    } else if !args.quiet && !report.damage.is_empty() {
-        let harmless = report.damage.len() - count(&report.damage, Severity::Fatal);
-        let harmless = Counted(harmless as u64, "problem");
-        let input = args.input.display();
-        tool.say(format_args!("{input}: {harmless} that do not touch the dump; see clone_check"));
-    }
-}
-
 /// Lets the user's choice decide about regions whose state is unknown.
 fn settle_lost(tool: &Tool, args: &DumpArgs, regions: &mut RegionMap) -> Result<()> {
     let lost: u64 = regions.lost().map(|range| range.end - range.start).sum();
     if lost == 0 {
         return Ok(());
     }
-    list_lost(tool, &args.input, regions, args.verbose);
+    list_lost(tool, &args.input, regions, Talk::of(args.quiet, args.verbose));
     let lost = Counted(lost, "region");
     let input = args.input.display();
     let (hydrated, what) = match args.lost {
@@ -101,18 +72,6 @@ fn settle_lost(tool: &Tool, args: &DumpArgs, regions: &mut RegionMap) -> Result<
     tool.say(format_args!("{input}: {lost} of unknown state dumped as {what}"));
     regions.settle_lost(hydrated);
     Ok(())
-}
-
-fn list_lost(tool: &Tool, input: &Path, regions: &RegionMap, all: bool) {
-    let input = input.display();
-    let listed = if all { usize::MAX } else { LISTED };
-    for range in regions.lost().take(listed) {
-        tool.say(format_args!("{input}: lost: regions {}..{}", range.start, range.end));
-    }
-    let more = regions.lost().skip(listed).count();
-    if more > 0 {
-        tool.say(format_args!("{input}: and {more} more lost ranges (--verbose lists all)"));
-    }
 }
 
 #[cfg(test)]

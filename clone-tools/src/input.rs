@@ -6,6 +6,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
+use clone_core::check::{Report, read};
+use clone_core::live::read_live;
 use persistent_data::BLOCK_SIZE;
 use persistent_data::device::{FileDevice, OpenError, ReadOnly};
 
@@ -25,6 +27,18 @@ pub fn open_metadata(path: &Path, live: bool) -> Result<FileDevice<ReadOnly>> {
         OpenError::InUse { .. } => anyhow!("{error}, or read it while it is in use with --live"),
         error => error.into(),
     })
+}
+
+/// Reads metadata, damaged or not.
+///
+/// # Errors
+/// As [`open_metadata`], and that it never was at rest while it was read `live`.
+pub fn read_metadata(path: &Path, live: bool, quiet: bool) -> Result<Report> {
+    let device = open_metadata(path, live)?;
+    let bar = Bar::new("reading", quiet);
+    let report = if live { read_live(&device, &bar) } else { Ok(read(&device, &bar)) };
+    bar.finish();
+    report.with_context(|| format!("cannot read {} live", path.display()))
 }
 
 /// Opens metadata for a change in place.

@@ -1,13 +1,13 @@
-//! Where a dump goes: to stdout, straight into whatever is no regular file, or into a file that
-//! either is whole or does not change.
+//! Where dumps, packs and pictures go: to stdout, straight into whatever is no regular file, or
+//! into a file that either is whole or does not change.
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::input::is_dash;
 
@@ -22,7 +22,7 @@ pub fn write_to(
     path: Option<&Path>,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<()> {
-    let Some(path) = path.filter(|path| !is_dash(path) && *path != Path::new("/dev/stdout")) else {
+    let Some(path) = path.filter(|path| !is_stdout(path)) else {
         return write_to_stdout(write).context("cannot write to stdout");
     };
     let written = match fs::metadata(path) {
@@ -30,17 +30,25 @@ pub fn write_to(
             let excl = if metadata.file_type().is_block_device() { libc::O_EXCL } else { 0 };
             write_in_place(path, excl, write)
         }
-        Ok(metadata) => match path.canonicalize() {
-            // What a symbolic link points to is replaced, not the link.
-            Ok(target) => replace(&target, metadata.permissions(), write),
-            Err(error) => Err(error),
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            replace(path, Permissions::from_mode(0o666), write)
-        }
-        Err(error) => Err(error),
+        _ => replace(path, |file| write_through_buffer(file, write)),
     };
     written.with_context(|| format!("cannot write to {}", path.display()))
+}
+
+/// Refuses to put on a terminal what no person can read.
+///
+/// # Errors
+/// That stdout is a terminal, if `path` stands for it.
+pub fn refuse_terminal(path: &Path) -> Result<()> {
+    if is_stdout(path) && io::stdout().is_terminal() {
+        bail!("this is nothing to look at: send stdout to a file or a pipe");
+    }
+    Ok(())
+}
+
+/// Whether `path` stands for stdout.
+pub(crate) fn is_stdout(path: &Path) -> bool {
+    is_dash(path) || path == Path::new("/dev/stdout")
 }
 
 /// Writes small things for people or scripts to stdout. That nobody reads them is no failure.
@@ -60,7 +68,7 @@ fn write_to_stdout(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::
     write_through_buffer(&stdout, write)
 }
 
-fn write_through_buffer(
+pub(crate) fn write_through_buffer(
     to: &File,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<()> {
@@ -83,20 +91,28 @@ fn write_in_place(
     }
 }
 
-fn replace(
+/// Puts what `write` makes of an empty file in the place of the file at `path`, if there is one.
+pub(crate) fn replace<E: From<io::Error>>(
     path: &Path,
-    permissions: Permissions,
-    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
-) -> io::Result<()> {
-    let folder = folder_of(path);
+    write: impl FnOnce(&File) -> Result<(), E>,
+) -> Result<(), E> {
+    let (path, permissions) = match fs::metadata(path) {
+        // What a symbolic link points to is replaced, not the link.
+        Ok(metadata) => (path.canonicalize()?, metadata.permissions()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            (path.to_owned(), Permissions::from_mode(0o666))
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let folder = folder_of(&path);
     let temporary = tempfile::Builder::new()
-        .prefix(".clone_dump.")
+        .prefix(".clone_tools.")
         .permissions(permissions)
         .tempfile_in(&folder)?;
-    write_through_buffer(temporary.as_file(), write)?;
+    write(temporary.as_file())?;
     temporary.as_file().sync_all()?;
-    temporary.persist(path)?;
-    sync_folder(&folder)
+    temporary.persist(&path).map_err(io::Error::from)?;
+    Ok(sync_folder(&folder)?)
 }
 
 /// Makes the names in a folder last.
@@ -113,6 +129,6 @@ pub(crate) fn folder_of(path: &Path) -> PathBuf {
 }
 
 /// Whether `path` means a file that this process has open, which must not be replaced by another.
-fn is_open_file(path: &Path) -> bool {
+pub(crate) fn is_open_file(path: &Path) -> bool {
     path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd")
 }

@@ -8,12 +8,14 @@ use clone_core::auto_repair::Repaired;
 use clone_core::check::Report;
 use clone_core::damage::{Damage, Severity};
 use clone_core::ir::METADATA_VERSION;
+use clone_core::region_map::RegionMap;
 use serde::{Serialize, Serializer};
 
 use crate::document::format_uuid;
 use crate::exit::Tool;
+use crate::figures::Counted;
 
-/// Problems of one kind that are told before the rest is only counted.
+/// Problems of one kind, or lost ranges, that are told before the rest is only counted.
 const LISTED: usize = 50;
 
 /// The problems to list: all of them, or as many of each kind as a person will read.
@@ -43,6 +45,57 @@ pub fn list_damage(tool: &Tool, path: &Path, damage: &[Damage], listing: Listing
             let more = count - LISTED;
             tool.say(format_args!("{path}: and {more} more {code} (--verbose lists all)"));
         }
+    }
+}
+
+/// How much is said beside what was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Talk {
+    /// Only why the exit code is not 0.
+    Quiet,
+    /// What should be known.
+    Usual,
+    /// All that there is to say.
+    Verbose,
+}
+
+impl Talk {
+    /// What --quiet and --verbose ask for.
+    pub fn of(quiet: bool, verbose: bool) -> Self {
+        match (quiet, verbose) {
+            (_, true) => Self::Verbose,
+            (true, false) => Self::Quiet,
+            (false, false) => Self::Usual,
+        }
+    }
+
+    fn listing(self) -> Listing {
+        if self == Self::Verbose { Listing::All } else { Listing::Short }
+    }
+}
+
+/// Tells the damage of metadata that was read to make `what` of it. Damage that makes no
+/// difference there is told only to who wants to know more.
+pub fn tell_damage(tool: &Tool, path: &Path, report: &Report, talk: Talk, what: &str) {
+    if talk == Talk::Verbose || report.is_fatal() {
+        list_damage(tool, path, &report.damage, talk.listing());
+    } else if talk == Talk::Usual && !report.damage.is_empty() {
+        let harmless = Counted(report.damage.len() as u64, "problem");
+        let path = path.display();
+        tool.say(format_args!("{path}: {harmless} that do not touch the {what}; see clone_check"));
+    }
+}
+
+/// Lists the regions whose state is unknown, on stderr, a line a range.
+pub fn list_lost(tool: &Tool, path: &Path, regions: &RegionMap, talk: Talk) {
+    let path = path.display();
+    let listed = if talk == Talk::Verbose { usize::MAX } else { LISTED };
+    for range in regions.lost().take(listed) {
+        tool.say(format_args!("{path}: lost: regions {}..{}", range.start, range.end));
+    }
+    let more = regions.lost().skip(listed).count();
+    if more > 0 {
+        tool.say(format_args!("{path}: and {more} more lost ranges (--verbose lists all)"));
     }
 }
 
