@@ -260,6 +260,75 @@ fn metadata_size_after_help() -> String {
     )
 }
 
+/// Pack the metadata of a dm-clone target into a small file, for a bug report.
+///
+/// clone_metadata_unpack makes a device of it again that is the same bit for bit, damage included,
+/// in every block that is in use, that has the checksum of metadata of any kind, or that such a
+/// block refers to. Anything else, which was on the device before the metadata, becomes zeroes.
+///
+/// A pack holds no data of the clone: metadata says only which regions are hydrated.
+#[derive(Debug, Parser)]
+#[command(name = "clone_metadata_pack", version, after_help = pack_after_help())]
+pub struct PackArgs {
+    /// The metadata: a block device or a file.
+    #[arg(short, long, value_name = "INPUT")]
+    pub input: PathBuf,
+
+    /// Where the pack goes, - for stdout. A file is replaced when the pack is whole, and not
+    /// before.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+
+    /// Say nothing if the exit code is 0, and show no progress.
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+
+    /// Say how many blocks were kept and how many dropped.
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+fn pack_after_help() -> String {
+    format!(
+        "{}\n\nBlocks that cannot be read are left out and listed on stderr; the pack is written, \
+         and the\nexit code is 1.\n\nExample:\n  \
+         clone_metadata_pack -i /dev/vg/clone-meta -o report.clonepack",
+        exit::HELP
+    )
+}
+
+/// Make a metadata device of what clone_metadata_pack wrote.
+///
+/// All of the pack is read and checked before OUTPUT is touched.
+#[derive(Debug, Parser)]
+#[command(name = "clone_metadata_unpack", version, after_help = unpack_after_help())]
+pub struct UnpackArgs {
+    /// The pack, - for stdin.
+    #[arg(short, long, value_name = "FILE")]
+    pub input: PathBuf,
+
+    /// Where the metadata goes: a file, which is made or replaced, as large as the device was; a
+    /// block device that is at least as large; or - for stdout.
+    #[arg(short, long, value_name = "OUTPUT")]
+    pub output: PathBuf,
+
+    /// Say nothing if the exit code is 0, and show no progress.
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+
+    /// Say what was unpacked.
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+fn unpack_after_help() -> String {
+    format!(
+        "{}\n\nExamples:\n  clone_metadata_unpack -i report.clonepack -o meta.bin\n  \
+         clone_metadata_unpack -i report.clonepack -o meta.bin && clone_check meta.bin",
+        exit::HELP
+    )
+}
+
 fn parse_region_size(text: &str) -> Result<RegionSize, String> {
     let sectors = parse_sectors(text).map_err(|error| error.to_string())?;
     RegionSize::new(sectors).map_err(|error| error.to_string())
@@ -269,7 +338,7 @@ fn parse_region_size(text: &str) -> Result<RegionSize, String> {
 mod tests {
     use clap::CommandFactory;
 
-    use super::{CheckArgs, DumpArgs, MetadataSizeArgs, RestoreArgs};
+    use super::{CheckArgs, DumpArgs, MetadataSizeArgs, PackArgs, RestoreArgs, UnpackArgs};
 
     #[test]
     fn clap_finds_no_fault_with_the_definitions() {
@@ -277,5 +346,7 @@ mod tests {
         DumpArgs::command().debug_assert();
         RestoreArgs::command().debug_assert();
         MetadataSizeArgs::command().debug_assert();
+        PackArgs::command().debug_assert();
+        UnpackArgs::command().debug_assert();
     }
 }

@@ -5,11 +5,12 @@
 //! comes back becomes a report and an [exit code](exit).
 //!
 //! - [`args`]: what can be said on the command line. Nothing is opened there.
-//! - [`check`], [`dump`], [`restore`], [`metadata_size`]: the tools.
+//! - [`check`], [`dump`], [`restore`], [`metadata_size`], [`pack`], [`unpack`]: the tools.
 //! - [`xml`], [`json`], [`text`], [`bitmap`]: the forms of a dump. Each writer is a
 //!   [`Visitor`](clone_core::ir::Visitor); XML and JSON are read back as a
 //!   [`Document`](document::Document).
-//! - [`input`], [`output`]: files, and what can be wrong with them.
+//! - [`pack_file`]: what `clone_metadata_pack` writes and `clone_metadata_unpack` reads.
+//! - [`input`], [`output`], [`image_output`]: files, and what can be wrong with them.
 //!
 //! # Invariants
 //!
@@ -25,14 +26,18 @@ pub mod document;
 pub mod dump;
 pub mod exit;
 pub mod figures;
+pub mod image_output;
 pub mod input;
 pub mod json;
 pub mod metadata_size;
 pub mod output;
+pub mod pack;
+pub mod pack_file;
 pub mod progress;
 pub mod report;
 pub mod restore;
 pub mod run_spool;
 pub mod source;
 pub mod text;
+pub mod unpack;
 pub mod xml;

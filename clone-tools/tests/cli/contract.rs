@@ -17,12 +17,16 @@ struct Program {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reads {
+    /// As its only argument.
     Metadata,
+    /// However damaged.
+    Image,
+    Pack,
     Document,
     Nothing,
 }
 
-const PROGRAMS: [Program; 4] = [
+const PROGRAMS: [Program; 6] = [
     Program {
         name: "clone_check",
         options: &[
@@ -58,6 +62,16 @@ const PROGRAMS: [Program; 4] = [
         options: &["--region-size", "--target-size"],
         reads: Reads::Nothing,
     },
+    Program {
+        name: "clone_metadata_pack",
+        options: &["-i, --input", "-o, --output"],
+        reads: Reads::Image,
+    },
+    Program {
+        name: "clone_metadata_unpack",
+        options: &["-i, --input", "-o, --output"],
+        reads: Reads::Pack,
+    },
 ];
 
 const COMMON_OPTIONS: [&str; 4] = ["-h, --help", "-V, --version", "-q, --quiet", "-v, --verbose"];
@@ -67,7 +81,7 @@ impl Program {
     fn reading(&self, input: &Path, scratch: &Scratch) -> Vec<OsString> {
         match self.reads {
             Reads::Metadata => vec![input.into()],
-            Reads::Document => {
+            Reads::Document | Reads::Image | Reads::Pack => {
                 vec!["-i".into(), input.into(), "-o".into(), scratch.path("output").into()]
             }
             Reads::Nothing => panic!("{} reads nothing", self.name),
@@ -79,10 +93,11 @@ impl Program {
         let sizes = ["--region-size", "8", "--target-size", "8192"].map(OsString::from);
         match self.reads {
             Reads::Nothing => sizes.into(),
-            Reads::Metadata => {
+            Reads::Metadata | Reads::Image => {
                 let input = scratch.file("good", Image::fixture("tail").0);
                 self.reading(&input, scratch)
             }
+            Reads::Pack => self.reading(&pack_of(&Image::fixture("tail").0, scratch), scratch),
             Reads::Document => {
                 let mut args = vec!["--hydrated".into(), "none".into()];
                 args.extend(sizes);
@@ -91,6 +106,14 @@ impl Program {
             }
         }
     }
+}
+
+/// What `clone_metadata_pack` makes of an image.
+fn pack_of(image: &[u8], scratch: &Scratch) -> PathBuf {
+    let (input, pack) = (scratch.file("to_pack", image), scratch.path("pack"));
+    let args = ["-i".as_ref(), input.as_os_str(), "-o".as_ref(), pack.as_os_str()];
+    run("clone_metadata_pack", args).exits(0).stays_silent();
+    pack
 }
 
 fn readers() -> impl Iterator<Item = Program> {
@@ -159,7 +182,7 @@ fn a_good_run_is_silent_with_quiet() {
         args.push("-q".into());
         let ran = run(program.name, args).exits(0).stays_silent_on_stderr();
         // A dump or a number that was asked for is no talk.
-        if ["clone_check", "clone_restore"].contains(&program.name) {
+        if !["clone_dump", "clone_metadata_size"].contains(&program.name) {
             ran.leaves_stdout_empty();
         }
     }
@@ -170,8 +193,14 @@ fn a_full_disk_behind_stdout_exits_1() {
     for program in PROGRAMS {
         let scratch = Scratch::new();
         let mut lines = vec![vec![OsString::from("--help")]];
-        if program.name != "clone_restore" {
-            lines.push(program.good(&scratch));
+        match program.reads {
+            Reads::Metadata | Reads::Nothing => lines.push(program.good(&scratch)),
+            Reads::Image | Reads::Pack => {
+                let mut args = program.good(&scratch);
+                *args.last_mut().unwrap() = "-".into();
+                lines.push(args);
+            }
+            Reads::Document => {}
         }
         for args in lines {
             let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
@@ -207,7 +236,30 @@ fn bad_inputs(reads: Reads, scratch: &Scratch) -> Vec<(PathBuf, &'static str)> {
             (scratch.file("cut_off_in_superblock", &image[..2000]), "2000 bytes"),
             (PathBuf::from("/dev/null"), "neither a block device nor a regular file"),
         ],
-        _ => vec![
+        Reads::Image => vec![
+            (scratch.file("empty", ""), "empty"),
+            (scratch.file("short", [7; 100]), "100 bytes"),
+            (scratch.file("xml", xml), "XML"),
+            (scratch.file("json", "{\"uuid\":\"\"}"), "JSON"),
+            (scratch.file("cut_off_in_superblock", &image[..2000]), "2000 bytes"),
+            (PathBuf::from("/dev/null"), "neither a block device nor a regular file"),
+        ],
+        Reads::Pack => {
+            let pack = fs::read(pack_of(&image, scratch)).unwrap();
+            let no_pack = "not what clone_metadata_pack writes";
+            vec![
+                (scratch.file("empty", ""), "empty"),
+                (scratch.file("short", [7; 100]), no_pack),
+                (scratch.file("noise", noise), no_pack),
+                (scratch.file("metadata", &image), no_pack),
+                (scratch.file("xml", xml), no_pack),
+                (scratch.file("cut_off", &pack[..pack.len() - 1]), "cut off at byte"),
+                (scratch.file("cut_off_in_header", &pack[..20]), "cut off at byte 20"),
+                (PathBuf::from("/dev/null"), "empty"),
+                (PathBuf::from("/dev/zero"), no_pack),
+            ]
+        }
+        Reads::Document | Reads::Nothing => vec![
             (scratch.file("empty", ""), "empty"),
             (scratch.file("short", "x".repeat(100)), "1:1"),
             (scratch.file("noise", noise), "1:1"),
@@ -226,12 +278,14 @@ fn a_bad_input_exits_1_and_is_named_and_left_alone() {
     for program in readers() {
         let scratch = Scratch::new();
         for (input, words) in bad_inputs(program.reads, &scratch) {
-            let before = fs::read(&input).ok();
+            let content = || input.is_file().then(|| fs::read(&input).unwrap());
+            let before = content();
             let args = program.reading(&input, &scratch);
-            let ran = run(program.name, args).exits(1).leaves_stdout_empty();
+            let ran = run(program.name, args).exits(1);
+            let ran = ran.leaves_stdout_empty();
             let ran = ran.says(&input.display().to_string()).says(words);
             assert!(!ran.stderr.contains("os error 16"), "{ran}");
-            assert!(before == fs::read(&input).ok(), "changed by {ran}");
+            assert!(before == content(), "changed by {ran}");
             assert!(!scratch.path("output").exists(), "made by {ran}");
         }
     }
@@ -242,7 +296,8 @@ fn a_fifo_is_refused_where_metadata_is_read() {
     let scratch = Scratch::new();
     let fifo = scratch.path("fifo");
     assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
-    for program in readers().filter(|program| program.reads == Reads::Metadata) {
+    let reads_metadata = |reads| matches!(reads, Reads::Metadata | Reads::Image);
+    for program in readers().filter(|program| reads_metadata(program.reads)) {
         let args = program.reading(&fifo, &scratch);
         run(program.name, args).exits(1).leaves_stdout_empty().says("neither");
     }

@@ -19,6 +19,41 @@ fn fixture_path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/kernel").join(name)
 }
 
+fn decompressed(name: &str) -> Vec<u8> {
+    let packed = fs::File::open(fixture_path(name)).expect("a fixture");
+    let mut bytes = Vec::new();
+    let mut decoder = StreamingDecoder::new(packed).expect("zstd");
+    decoder.read_to_end(&mut bytes).expect("a whole fixture");
+    bytes
+}
+
+/// Every `step`th state that the device of the log of writes went through.
+pub(crate) fn crash_states(step: usize) -> Vec<Vec<u8>> {
+    const UNIT: usize = 512;
+    let log = decompressed("crash-log.zst");
+    let number = |at: usize| {
+        usize::try_from(u64::from_le_bytes(log[at..at + 8].try_into().unwrap())).unwrap()
+    };
+    let mut image = vec![0; 8 << 20];
+    let mut states = Vec::new();
+    let mut at = UNIT;
+    for entry in 0..number(16) {
+        let (sector, len, flags) = (number(at), number(at + 8) * UNIT, number(at + 16));
+        at += UNIT;
+        let (discard, mark) = (flags & 4 != 0, flags & 8 != 0);
+        if !discard && !mark {
+            image[sector * UNIT..][..len].copy_from_slice(&log[at..at + len]);
+            at += len;
+        } else if discard && !mark {
+            image[sector * UNIT..][..len].fill(0);
+        }
+        if entry % step == step - 1 {
+            states.push(image.clone());
+        }
+    }
+    states
+}
+
 /// What a fixture says it holds.
 pub(crate) fn description(name: &str) -> serde_json::Value {
     let text = fs::read(fixture_path(&format!("{name}.json"))).expect("the fixture is there");
@@ -36,11 +71,7 @@ pub(crate) struct Image(pub(crate) Vec<u8>);
 
 impl Image {
     pub(crate) fn fixture(name: &str) -> Self {
-        let packed = fs::File::open(fixture_path(&format!("{name}.img.zst"))).expect("a fixture");
-        let mut image = Vec::new();
-        let mut decoder = StreamingDecoder::new(packed).expect("zstd");
-        decoder.read_to_end(&mut image).expect("a whole fixture");
-        Self(image)
+        Self(decompressed(&format!("{name}.img.zst")))
     }
 
     pub(crate) fn nr_blocks(&self) -> u64 {
@@ -94,8 +125,13 @@ impl Image {
 
     /// The block of the bitset's first array block, of a one-level bitset.
     pub(crate) fn first_array_block(&mut self) -> u64 {
+        self.array_block(0)
+    }
+
+    /// The block of one of the bitset's array blocks, of a one-level bitset.
+    pub(crate) fn array_block(&mut self, index: usize) -> u64 {
         let root = self.u64_at(0, 188);
         let max_entries = u32::from_le_bytes(self.block(root)[20..24].try_into().unwrap());
-        self.u64_at(root, 32 + 8 * max_entries as usize)
+        self.u64_at(root, 32 + 8 * (max_entries as usize + index))
     }
 }

@@ -7,5 +7,6 @@ mod contract;
 mod dump;
 mod image;
 mod metadata_size;
+mod pack;
 mod restore;
 mod support;

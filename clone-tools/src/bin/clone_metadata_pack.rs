@@ -1,0 +1,9 @@
+//! `clone_metadata_pack`: see its `--help`.
+
+use std::process::ExitCode;
+
+use clone_tools::{exit, pack};
+
+fn main() -> ExitCode {
+    exit::run(std::env::args_os(), pack::run)
+}

@@ -1,0 +1,9 @@
+//! `clone_metadata_unpack`: see its `--help`.
+
+use std::process::ExitCode;
+
+use clone_tools::{exit, unpack};
+
+fn main() -> ExitCode {
+    exit::run(std::env::args_os(), unpack::run)
+}

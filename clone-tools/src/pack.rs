@@ -1,0 +1,83 @@
+//! `clone_metadata_pack`: makes a small file of metadata of any size.
+
+use std::io::{self, Write};
+
+use anyhow::Result;
+use clone_core::progress::Progress;
+use clone_core::survey::{Survey, survey};
+use persistent_data::block::RawBlock;
+use persistent_data::device::{FileDevice, ReadDevice, ReadOnly};
+
+use crate::args::PackArgs;
+use crate::exit::{Exit, Tool};
+use crate::figures::Counted;
+use crate::input::{check_distinct, open_metadata};
+use crate::output;
+use crate::pack_file::{Contents, Writer};
+use crate::progress::Bar;
+
+/// Unreadable blocks that are told before the rest is only counted.
+const LISTED: usize = 50;
+
+/// Runs `clone_metadata_pack`.
+///
+/// # Errors
+/// Why there is no pack. Damage is no error.
+pub fn run(tool: &Tool, args: &PackArgs) -> Result<Exit> {
+    check_distinct(&args.input, &args.output)?;
+    output::refuse_terminal(&args.output)?;
+    let device = open_metadata(&args.input, false)?;
+    let bar = Bar::new("reading", args.quiet);
+    let found = survey(&device, &bar);
+    bar.finish();
+    tell_unreadable(tool, args, &found);
+
+    let bar = Bar::new("packing", args.quiet);
+    let packed = output::write_to(Some(&args.output), |to| write_pack(&device, &found, to, &bar));
+    bar.finish();
+    packed?;
+    if args.verbose {
+        tool.say(format_args!(
+            "{}: {} of {} kept; {} dropped that has nothing to do with metadata",
+            args.input.display(),
+            found.nr_relevant(),
+            Counted(device.nr_blocks(), "block"),
+            found.nr_other()
+        ));
+    }
+    Ok(if found.unreadable().is_empty() { Exit::Success } else { Exit::Failure })
+}
+
+fn tell_unreadable(tool: &Tool, args: &PackArgs, found: &Survey) {
+    let input = args.input.display();
+    for (at, error) in found.unreadable().iter().take(LISTED) {
+        tool.say(format_args!("{input}: block {at} cannot be read, and is left out: {error}"));
+    }
+    let more = found.unreadable().len().saturating_sub(LISTED);
+    if more > 0 {
+        tool.say(format_args!("{input}: nor can {}", Counted(more as u64, "more block")));
+    }
+}
+
+fn write_pack(
+    device: &FileDevice<ReadOnly>,
+    found: &Survey,
+    to: &mut dyn Write,
+    bar: &Bar,
+) -> io::Result<()> {
+    let contents = Contents {
+        size_bytes: device.size_bytes(),
+        nr_records: found.nr_relevant(),
+        nr_dropped: found.nr_other(),
+    };
+    bar.set_total(contents.nr_records);
+    let mut writer = Writer::new(to, contents)?;
+    let mut block = RawBlock::ZERO;
+    for at in found.relevant() {
+        device.read(at, std::slice::from_mut(&mut block))?;
+        writer.push(at, &block)?;
+        bar.advance(1);
+    }
+    writer.finish(&device.tail()?)?;
+    Ok(())
+}
