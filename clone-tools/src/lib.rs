@@ -5,7 +5,7 @@
 //! comes back becomes a report and an [exit code](exit).
 //!
 //! - [`args`]: what can be said on the command line. Nothing is opened there.
-//! - [`check`], [`dump`], [`restore`], [`metadata_size`], [`pack`], [`unpack`]: the tools.
+//! - [`check`], [`dump`], [`restore`], [`metadata_size`], [`map`], [`pack`], [`unpack`]: the tools.
 //! - [`xml`], [`json`], [`text`], [`bitmap`]: the forms of a dump. Each writer is a
 //!   [`Visitor`](clone_core::ir::Visitor); XML and JSON are read back as a
 //!   [`Document`](document::Document).
@@ -29,6 +29,7 @@ pub mod figures;
 pub mod image_output;
 pub mod input;
 pub mod json;
+pub mod map;
 pub mod metadata_size;
 pub mod output;
 pub mod pack;

@@ -6,6 +6,7 @@ mod check;
 mod contract;
 mod dump;
 mod image;
+mod map;
 mod metadata_size;
 mod pack;
 mod restore;

@@ -1,0 +1,9 @@
+//! `clone_map`: see its `--help`.
+
+use std::process::ExitCode;
+
+use clone_tools::{exit, map};
+
+fn main() -> ExitCode {
+    exit::run(std::env::args_os(), map::run)
+}

@@ -1,0 +1,115 @@
+//! `clone_map`: a picture of the hydration.
+//!
+//! A [`Grid`] of cells is summed up from the bitset; the terminal, SVG and PNG each draw one and
+//! know nothing of metadata.
+
+use std::io::IsTerminal;
+use std::path::Path;
+
+use anyhow::{Result, bail};
+
+use self::grid::Grid;
+use self::picture::Picture;
+use self::terminal::Style;
+use crate::args::{Color, MapArgs};
+use crate::exit::{Exit, Tool, usage_error};
+use crate::input::{check_distinct, read_metadata};
+use crate::output::{self, is_stdout, refuse_terminal};
+use crate::report::{Talk, list_lost, tell_damage};
+
+pub mod canvas;
+pub mod grid;
+pub mod layout;
+pub mod picture;
+pub mod png;
+pub mod svg;
+pub mod terminal;
+
+/// Columns and lines where there is no terminal.
+const TERMINAL: (usize, usize) = (80, 42);
+
+/// Lines of a terminal that are not for the map: what is above and below it, and the prompt.
+const LINES_BESIDE_MAP: usize = 10;
+
+/// Runs `clone_map`.
+///
+/// # Errors
+/// Why there is no picture. Damage is none as long as the sizes are known.
+pub fn run(tool: &Tool, args: &MapArgs) -> Result<Exit> {
+    let files = [&args.svg, &args.png].map(Option::as_deref);
+    let nr_to_stdout = files.iter().flatten().filter(|file| is_stdout(file)).count();
+    if nr_to_stdout > 1 {
+        return Err(usage_error::<MapArgs>("only one picture can go to stdout"));
+    }
+    for file in files.into_iter().flatten().filter(|file| !is_stdout(file)) {
+        check_distinct(&args.input, file)?;
+    }
+    args.png.as_deref().map_or(Ok(()), refuse_terminal)?;
+
+    let talk = Talk::of(args.quiet, args.verbose);
+    let report = read_metadata(&args.input, args.live, args.quiet)?;
+    tell_damage(tool, &args.input, &report, talk, "map");
+    let fatal = report.is_fatal();
+    let input = args.input.display().to_string();
+    let (Some(header), Some(regions)) = (report.header(), report.regions) else {
+        bail!(
+            "{input} has no readable superblock, so neither its sizes nor the way to its bitset \
+             are known: there is nothing to draw"
+        );
+    };
+    list_lost(tool, &args.input, &regions, talk);
+
+    if files.iter().any(Option::is_some) {
+        let grid = Grid::wide(&regions, layout::COLUMNS_MAX, layout::ROWS_MAX);
+        let picture = Picture::new(&input, header, grid);
+        write_file(args.svg.as_deref(), || Ok(svg::draw(&picture).into_bytes()))?;
+        write_file(args.png.as_deref(), || png::draw(&picture))?;
+    }
+    let seen = nr_to_stdout == 0 && (!args.quiet || files.iter().all(Option::is_none));
+    if seen {
+        let (style, rows) = style(args);
+        let grid = Grid::in_rows(&regions, style.columns(), rows);
+        let picture = Picture::new(&input, header, grid);
+        output::say(|to| terminal::draw(to, &picture, &style))?;
+    }
+    if fatal {
+        tool.say(format_args!(
+            "{input}: damaged: the map shows what can be read. clone_dump --repair {input} saves \
+             that, and clone_restore makes whole metadata of it"
+        ));
+    }
+    Ok(if fatal { Exit::Failure } else { Exit::Success })
+}
+
+fn write_file(path: Option<&Path>, draw: impl FnOnce() -> Result<Vec<u8>>) -> Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    let bytes = draw()?;
+    output::write_to(Some(path), |to| to.write_all(&bytes))
+}
+
+/// How stdout is drawn on, and in how many rows.
+fn style(args: &MapArgs) -> (Style, usize) {
+    let stdout = std::io::stdout();
+    let size = stdout.is_terminal().then(|| terminal_size::terminal_size_of(&stdout)).flatten();
+    let (width, height) = match size {
+        Some((width, height)) => (usize::from(width.0), usize::from(height.0)),
+        None => TERMINAL,
+    };
+    let variable = |name| std::env::var(name).unwrap_or_default();
+    let color = match args.color {
+        Color::Always => true,
+        Color::Never => false,
+        Color::Auto => {
+            stdout.is_terminal() && variable("NO_COLOR").is_empty() && variable("TERM") != "dumb"
+        }
+    };
+    let style = Style {
+        width: args.width.map_or(width, usize::from),
+        color,
+        unicode: terminal::is_utf8(["LC_ALL", "LC_CTYPE", "LANG"].map(variable)),
+    };
+    (style, height.saturating_sub(LINES_BESIDE_MAP).clamp(8, 64))
+}
+
+#[cfg(test)]
+mod tests;
