@@ -2,7 +2,7 @@
 
 use persistent_data::block::Block;
 use persistent_data::device::Device;
-use persistent_data::space_map::walk::SpaceMapDamage;
+use persistent_data::space_map::SpaceMapDamage;
 use persistent_data::store::{DeviceReader, Reader, Writer};
 use persistent_data::transaction::{SUPERBLOCK, Transaction};
 use persistent_data::{BlockNr, Error};
@@ -88,6 +88,9 @@ pub fn auto_repair<D: Device>(device: &D, report: &Report) -> Result<Repaired, A
                 repaired.figures += 1;
             }
             Damage::SuperblockReserved if !is_zero_outside_first_sector(&old) => {}
+            // Not worth copying a node for: nothing looks at its padding.
+            Damage::BitsetPadding { .. } | Damage::SpaceMap(SpaceMapDamage::NodePadding { .. }) => {
+            }
             // Freeing leaks makes the room, if anything does.
             Damage::NoRoom { .. } => {}
             _ => repaired.figures += 1,

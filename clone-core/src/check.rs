@@ -9,9 +9,9 @@ use persistent_data::block::{self, RawBlock};
 use persistent_data::btree::{self, NodeDamage, NodeView, WalkVisitor};
 use persistent_data::device::ReadDevice;
 use persistent_data::format::{ArrayBlockDisk, SpaceMapRoot};
-use persistent_data::space_map::CoreSpaceMap;
 use persistent_data::space_map::metadata::mapped_blocks;
-use persistent_data::space_map::walk::{SpaceMapDamage, SpaceMapReading};
+use persistent_data::space_map::walk::SpaceMapReading;
+use persistent_data::space_map::{CoreSpaceMap, SpaceMapDamage};
 use persistent_data::store::DeviceReader;
 use persistent_data::transaction::SUPERBLOCK;
 use persistent_data::{BlockNr, Error};
@@ -302,7 +302,7 @@ impl<D: ReadDevice + ?Sized> Check<'_, D> {
     /// gets to none.
     fn look_for_room(&mut self, reading: &SpaceMapReading, hydrated: Option<u64>) {
         let geometry = self.superblock.header.geometry;
-        let needed = least_commit(geometry);
+        let needed = least_commit(geometry, reading.nr_bitmaps());
         let free = reading.nr_free(needed);
         let is_fatal = self.damage.iter().any(|damage| damage.severity() == Severity::Fatal);
         if free < needed && !is_fatal && hydrated != Some(geometry.nr_regions()) {
@@ -396,6 +396,10 @@ impl<D: ReadDevice + ?Sized> WalkVisitor<ArrayBlockRef<le::U64>> for BitsetWalk<
             self.next = index + 1;
             self.array_blocks.push((index, at));
         }
+    }
+
+    fn padding(&mut self, at: BlockNr) {
+        self.check.damage.push(Damage::BitsetPadding { at });
     }
 
     fn damage(&mut self, damage: NodeDamage) {

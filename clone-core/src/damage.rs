@@ -5,7 +5,7 @@ use std::fmt;
 use persistent_data::block::BlockError;
 use persistent_data::error::{ArrayError, NodeError};
 use persistent_data::format::ENTRIES_PER_BITMAP;
-use persistent_data::space_map::walk::SpaceMapDamage;
+use persistent_data::space_map::SpaceMapDamage;
 use persistent_data::transaction::SUPERBLOCK;
 use persistent_data::{BlockNr, Error};
 
@@ -53,6 +53,11 @@ pub enum Damage {
         regions: RegionRange,
         /// What is wrong.
         error: Error,
+    },
+    /// The padding of a node of the bitset's btree is not zero.
+    BitsetPadding {
+        /// Where.
+        at: BlockNr,
     },
     /// An array block of the bitset is not usable.
     BitsetBlock {
@@ -134,11 +139,13 @@ impl Damage {
     /// How bad it is.
     pub fn severity(&self) -> Severity {
         match self {
-            Self::SuperblockFlags(_) | Self::SuperblockReserved => Severity::Warning,
+            Self::SuperblockFlags(_) | Self::SuperblockReserved | Self::BitsetPadding { .. } => {
+                Severity::Warning
+            }
             Self::SpaceMap(damage) => match damage {
-                SpaceMapDamage::NotZero { .. } | SpaceMapDamage::PastEnd { .. } => {
-                    Severity::Warning
-                }
+                SpaceMapDamage::NotZero { .. }
+                | SpaceMapDamage::NodePadding { .. }
+                | SpaceMapDamage::PastEnd { .. } => Severity::Warning,
                 // The blocks that are freed later would make it zero, and the bitmap full.
                 SpaceMapDamage::NrFreeHigh { found, .. }
                     if *found > u32::MAX - ENTRIES_PER_BITMAP as u32 =>
@@ -162,6 +169,7 @@ impl Damage {
             Self::SuperblockFlags(_) => "superblock-flags",
             Self::SuperblockReserved => "superblock-reserved",
             Self::BitsetNode { error, .. } => block_codes!("bitset-node", error),
+            Self::BitsetPadding { .. } => "bitset-node-not-zero",
             Self::BitsetBlock { error, .. } => block_codes!("bitset-block", error),
             Self::BitsetMissing { .. } => "bitset-missing",
             Self::BitsetExtra { .. } => "bitset-extra",
@@ -182,6 +190,7 @@ impl Damage {
                 Some(SUPERBLOCK)
             }
             Self::BitsetNode { at, .. }
+            | Self::BitsetPadding { at }
             | Self::BitsetBlock { at, .. }
             | Self::BitsetExtra { at, .. }
             | Self::BitsetTrailingBits { at }
@@ -197,6 +206,7 @@ impl Damage {
                 | SpaceMapDamage::Bitmap { at, .. }
                 | SpaceMapDamage::RefCountTree { at, .. }
                 | SpaceMapDamage::PastEnd { at }
+                | SpaceMapDamage::NodePadding { at }
                 | SpaceMapDamage::NotZero { at, .. } => Some(*at),
                 SpaceMapDamage::CountMissing { blocks }
                 | SpaceMapDamage::CountLow { blocks, .. }
@@ -241,6 +251,9 @@ impl fmt::Display for Damage {
                 cause(error),
                 lost(regions)
             ),
+            Self::BitsetPadding { at } => {
+                write!(f, "block {at}, bitset btree node: the padding is not zero")
+            }
             Self::BitsetMissing { regions } => {
                 write!(f, "the bitset has no array blocks here; {}", lost(regions))
             }
@@ -280,6 +293,7 @@ impl fmt::Display for Damage {
                 | SpaceMapDamage::NrFreeHigh { at, .. }
                 | SpaceMapDamage::Hint { at, .. }
                 | SpaceMapDamage::NotZero { at, .. }
+                | SpaceMapDamage::NodePadding { at }
                 | SpaceMapDamage::PastEnd { at } => write!(f, "block {at}, space map: {damage}"),
                 _ => write!(f, "space map: {damage}"),
             },
@@ -332,6 +346,7 @@ fn space_map_code(damage: &SpaceMapDamage) -> &'static str {
         SpaceMapDamage::NrAllocated { .. } => "space-map-used",
         SpaceMapDamage::PastEnd { .. } => "space-map-past-end",
         SpaceMapDamage::NotZero { .. } => "space-map-not-zero",
+        SpaceMapDamage::NodePadding { .. } => "ref-count-tree-not-zero",
         SpaceMapDamage::CountMissing { .. } => "ref-count-missing",
         SpaceMapDamage::CountNeedless { .. } => "ref-count-needless",
         SpaceMapDamage::CountLow { .. } => "ref-count-too-low",

@@ -20,6 +20,7 @@ use crate::damage::Severity;
 use crate::format::{self, SuperblockDisk};
 use crate::geometry::{Geometry, RegionRange};
 use crate::ir::Header;
+use crate::restore::room;
 use crate::superblock::Superblock;
 
 /// Why metadata cannot be opened or changed.
@@ -43,6 +44,14 @@ pub enum MetadataError {
         wanted_region: u64,
         /// The target size that was asked for, in sectors.
         wanted_target: u64,
+    },
+    /// The device is too small to be formatted. Nothing was written.
+    #[error("the device has {has} blocks of 4 KiB, metadata of this size needs {needed}")]
+    TooSmall {
+        /// Blocks of the device.
+        has: u64,
+        /// Blocks that it would take.
+        needed: u64,
     },
     /// Regions past the end of the clone.
     #[error("regions {}..{} of a clone of {nr_regions}", .regions.start, .regions.end)]
@@ -83,9 +92,13 @@ impl<D: Device> Metadata<D> {
     /// up.
     ///
     /// # Errors
-    /// [`MetadataError::Blocks`]: out of space, or an I/O error. The device then holds nothing
+    /// [`MetadataError::TooSmall`], and [`MetadataError::Blocks`]: then the device holds nothing
     /// that any reader takes for metadata, or all of it.
     pub fn format(device: D, header: Header) -> Result<Self, MetadataError> {
+        let (has, needed) = room(&device, header.geometry);
+        if has < needed {
+            return Err(MetadataError::TooSmall { has, needed });
+        }
         build(&device, header, |_, _| Ok::<(), MetadataError>(()))?;
         Self::open(device)
     }

@@ -1,7 +1,7 @@
 //! Writing fresh metadata with given regions hydrated, and the room that metadata takes.
 
 use persistent_data::bitset::{BITS_PER_BLOCK, BITS_PER_WORD};
-use persistent_data::device::Device;
+use persistent_data::device::{Device, ReadDevice};
 use persistent_data::format::{ENTRIES_PER_BITMAP, node_capacity};
 use persistent_data::space_map::metadata::mapped_blocks;
 use thiserror::Error;
@@ -58,12 +58,11 @@ pub fn restore<D: Device, E>(
     runs: impl IntoIterator<Item = Result<RegionRange, E>>,
     progress: &dyn Progress,
 ) -> Result<(), RestoreError<E>> {
-    let size = MetadataSize::of(header.geometry);
-    let (has, needed) = (mapped_blocks(device.nr_blocks()), size.least_blocks());
+    let (has, needed) = room(device, header.geometry);
     if has < needed {
-        return Err(RestoreError::TooSmall { has: device.nr_blocks(), needed });
+        return Err(RestoreError::TooSmall { has, needed });
     }
-    progress.set_total(size.array_blocks);
+    progress.set_total(MetadataSize::of(header.geometry).array_blocks);
     let nr_regions = header.geometry.nr_regions();
     let mut runs = Runs { runs: runs.into_iter().fuse(), rest: 0..0, nr_regions };
     build(device, header, |first, words| {
@@ -71,6 +70,11 @@ pub fn restore<D: Device, E>(
         progress.advance(1);
         Ok(())
     })
+}
+
+/// Blocks of `device` that metadata can use, and the least that it takes.
+pub(crate) fn room<D: ReadDevice>(device: &D, geometry: Geometry) -> (u64, u64) {
+    (mapped_blocks(device.nr_blocks()), MetadataSize::of(geometry).least_blocks())
 }
 
 /// Runs that are being put into array blocks.
@@ -143,8 +147,7 @@ pub struct MetadataSize {
     pub shadows: u64,
     /// What restoring takes: nodes are full then.
     packed: u64,
-    /// Levels of the btree.
-    depth: u64,
+    geometry: Geometry,
 }
 
 /// Superblock, index, ref count tree.
@@ -155,7 +158,7 @@ impl MetadataSize {
     pub fn of(geometry: Geometry) -> Self {
         let capacity = node_capacity(size_of::<u64>()) as u64;
         let array_blocks = geometry.nr_regions().div_ceil(BITS_PER_BLOCK);
-        let (packed_nodes, depth) = btree_nodes(array_blocks, capacity);
+        let (packed_nodes, _) = btree_nodes(array_blocks, capacity);
         let (nodes, _) = btree_nodes(array_blocks, capacity / 3);
         // The superblock and the ref count tree stay where they are, the index does not.
         let without_bitmaps = 2 * (array_blocks + nodes) + FIXED_BLOCKS + 1;
@@ -170,7 +173,7 @@ impl MetadataSize {
             fixed: FIXED_BLOCKS,
             shadows: array_blocks + nodes + bitmaps + 1,
             packed: array_blocks + packed_nodes + bitmaps + FIXED_BLOCKS,
-            depth,
+            geometry,
         }
     }
 
@@ -183,16 +186,16 @@ impl MetadataSize {
     /// changed array block, with the nodes above it, the bitmaps that count old and new ones, and
     /// the index, goes read-only at the first write.
     pub fn least_blocks(&self) -> u64 {
-        self.packed + 1 + self.depth + 2.min(self.bitmaps) + 1
+        self.packed + least_commit(self.geometry, self.bitmaps)
     }
 }
 
-/// Blocks that a commit of one changed array block takes at least: its copy, one node on each
-/// level, a bitmap and the index.
-pub(crate) fn least_commit(geometry: Geometry) -> u64 {
+/// Blocks that a commit of one changed array block takes: its copy, one node on each level, the
+/// bitmaps that count old and new blocks, and the index.
+pub(crate) fn least_commit(geometry: Geometry, nr_bitmaps: u64) -> u64 {
     let array_blocks = geometry.nr_regions().div_ceil(BITS_PER_BLOCK);
     let (_, depth) = btree_nodes(array_blocks, node_capacity(size_of::<u64>()) as u64);
-    1 + depth + 2
+    1 + depth + 2.min(nr_bitmaps) + 1
 }
 
 /// The nodes of a tree with `entries` entries and `per_node` in each, and its levels.

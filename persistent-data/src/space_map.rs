@@ -23,10 +23,12 @@
 
 mod core;
 mod counts;
+mod damage;
 mod disk;
 mod ledger;
 pub mod metadata;
 pub mod walk;
 
 pub use core::CoreSpaceMap;
+pub use damage::SpaceMapDamage;
 pub use disk::DiskSpaceMap;

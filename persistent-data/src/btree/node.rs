@@ -264,6 +264,11 @@ impl<V: Value> NodeBlock<V> {
         Ok(node)
     }
 
+    /// Whether the padding of the header is not zero, which means nothing.
+    pub(super) fn is_padded(&self) -> bool {
+        self.block.header.padding.get() != 0
+    }
+
     pub(super) fn at(&self) -> BlockNr {
         self.at
     }

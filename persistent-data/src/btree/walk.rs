@@ -29,6 +29,9 @@ pub trait WalkVisitor<V> {
     /// The leaf `at`. Its keys lie in `keys`.
     fn leaf(&mut self, at: BlockNr, keys: &ops::Range<u64>, leaf: &NodeView<'_, V>);
 
+    /// The padding in the header of a node, which is sound otherwise, is not zero.
+    fn padding(&mut self, _at: BlockNr) {}
+
     /// A node is not what it must be. The walk goes on behind it.
     fn damage(&mut self, damage: NodeDamage);
 }
@@ -49,8 +52,15 @@ pub fn walk<V: Value, R: Reader>(reader: &R, root: BlockNr, visitor: &mut impl W
         let half_open = keys.first..keys.last.saturating_add(1);
         if visitor.node(at, &half_open) {
             match walk.enter(at, keys) {
-                Ok(Some(leaf)) => visitor.leaf(at, &half_open, &leaf.leaf()),
-                Ok(None) => {}
+                Ok(entered) => {
+                    let node = entered.as_ref().or(walk.path.last().map(|step| &step.node));
+                    if node.is_some_and(NodeBlock::is_padded) {
+                        visitor.padding(at);
+                    }
+                    if let Some(leaf) = entered {
+                        visitor.leaf(at, &half_open, &leaf.leaf());
+                    }
+                }
                 Err(error) => visitor.damage(NodeDamage { at, keys: half_open, error }),
             }
         }

@@ -171,14 +171,14 @@ impl<I: Index> Counts<I> {
         let hint = index_entry.none_free_before.get();
         let (nr_free, position) = (index_entry.nr_free.get(), entry as u32);
         if old == RefCountBits::Zero && new != RefCountBits::Zero {
-            self.nr_allocated += 1;
+            self.nr_allocated = self.nr_allocated.saturating_add(1);
             index_entry.nr_free.set(nr_free.saturating_sub(1));
             if hint == position {
                 index_entry.none_free_before.set(position + 1);
             }
         } else if old != RefCountBits::Zero && new == RefCountBits::Zero {
             self.nr_allocated = self.nr_allocated.saturating_sub(1);
-            index_entry.nr_free.set(nr_free + 1);
+            index_entry.nr_free.set(nr_free.saturating_add(1).min(ENTRIES_PER_BITMAP as u32));
             index_entry.none_free_before.set(hint.min(position));
         }
         self.index.set(writer, bitmap, index_entry)?;

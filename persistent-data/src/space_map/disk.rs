@@ -54,6 +54,9 @@ impl DiskSpaceMap {
     }
 
     /// The map that [`commit`](Self::commit) gave `root` for.
+    ///
+    /// Its figures of free and allocated blocks are taken as they are: allocation goes by the
+    /// bitmaps alone, so that wrong ones cannot mislead it.
     pub fn open(root: SpaceMapRoot) -> Self {
         let nr_blocks = root.nr_blocks.get();
         let counts = Counts {
@@ -137,7 +140,8 @@ impl DiskSpaceMap {
     }
 
     /// Writes all changes, and gives the root to be stored in the superblock of the same
-    /// transaction.
+    /// transaction. That has to be prepared and committed before the map is changed again: the map
+    /// takes what it has written for the last commit.
     ///
     /// # Errors
     /// The writer's. Then the transaction has to be aborted, and the map opened again.
