@@ -133,7 +133,7 @@ impl<D: ReadDevice + ?Sized> ReadDevice for Recorder<'_, D> {
     }
 }
 
-/// 64 bits that differ where two blocks do.
+/// The checksums of either half: blocks that differ have the same by chance alone, once in 2^32.
 fn digest(block: &RawBlock) -> u64 {
     let (low, high) = block.bytes().split_at(persistent_data::BLOCK_SIZE / 2);
     u64::from(crc32c::crc32c(low)) << 32 | u64::from(crc32c::crc32c(high))
