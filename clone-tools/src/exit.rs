@@ -8,6 +8,8 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
+use crate::output::ReaderGone;
+
 /// How a tool ended. Scripts depend on the numbers: they never change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -73,7 +75,7 @@ impl Tool {
         if let Some(error) = error.downcast_ref::<clap::Error>() {
             return self.report_usage(error);
         }
-        if is_broken_pipe(error) {
+        if is_reader_gone(error) {
             return Exit::Success;
         }
         self.say(format_args!("{error:#}"));
@@ -99,13 +101,10 @@ pub fn usage_error<Args: CommandFactory>(message: impl fmt::Display) -> anyhow::
     Args::command().error(ErrorKind::ValueValidation, message).into()
 }
 
-/// Whether it all came to an end because nobody reads our output any more.
-pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause
-            .downcast_ref::<io::Error>()
-            .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-    })
+/// Whether it all came to an end because nobody reads our output any more. A broken pipe alone
+/// does not say so: a device that metadata is written to can fail with the same error.
+fn is_reader_gone(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.downcast_ref().is_some_and(ReaderGone::is_in))
 }
 
 /// Makes a write past RLIMIT_FSIZE fail like any other. By default the kernel kills the process,
@@ -114,4 +113,34 @@ pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
 fn ignore_file_size_signal() {
     // SAFETY: SIG_IGN runs no code of ours, and no other thread runs yet.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use anyhow::Context;
+    use persistent_data::{BlockNr, Error};
+
+    use super::{Exit, Tool};
+    use crate::output::ReaderGone;
+
+    fn report(error: anyhow::Error) -> Exit {
+        Tool { name: "test".to_owned() }.report(&error)
+    }
+
+    #[test]
+    fn only_a_reader_that_is_gone_is_a_quiet_end() {
+        let gone = Err::<(), _>(ReaderGone::error()).context("cannot write to stdout");
+        assert_eq!(report(gone.unwrap_err()), Exit::Success);
+
+        let broken = || io::Error::from(io::ErrorKind::BrokenPipe);
+        for error in [
+            Error::Write { at: BlockNr(7), source: broken() }.into(),
+            Error::Flush { source: broken() }.into(),
+            anyhow::Error::from(broken()).context("cannot write to a file"),
+        ] {
+            assert_eq!(report(error), Exit::Failure);
+        }
+    }
 }

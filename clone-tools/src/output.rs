@@ -1,6 +1,7 @@
 //! Where dumps, packs and pictures go: to stdout, straight into whatever is no regular file, or
 //! into a file that either is whole or does not change.
 
+use std::error::Error;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::os::fd::AsFd;
@@ -57,7 +58,7 @@ pub(crate) fn is_stdout(path: &Path) -> bool {
 /// Any other failure.
 pub fn say(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     match write_to_stdout(write) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) if ReaderGone::is_in(&error) => Ok(()),
         written => written.context("cannot write to stdout"),
     }
 }
@@ -68,13 +69,59 @@ fn write_to_stdout(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::
     write_through_buffer(&stdout, write)
 }
 
-pub(crate) fn write_through_buffer(
+fn write_through_buffer(
     to: &File,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<()> {
-    let mut to = BufWriter::with_capacity(BUFFER, to);
+    let file_type = to.metadata()?.file_type();
+    let has_reader = !file_type.is_file() && !file_type.is_block_device();
+    let mut to = BufWriter::with_capacity(BUFFER, Stream { to, has_reader });
     write(&mut to)?;
     to.flush()
+}
+
+/// What an output goes through, so that its broken pipe is told from all others.
+struct Stream<'a> {
+    to: &'a File,
+    /// Whether it is a pipe or the like. From storage a broken pipe is a failure to store.
+    has_reader: bool,
+}
+
+impl Stream<'_> {
+    fn told<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        result.map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe if self.has_reader => ReaderGone::error(),
+            _ => error,
+        })
+    }
+}
+
+impl Write for Stream<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.to.write(bytes);
+        self.told(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let flushed = self.to.flush();
+        self.told(flushed)
+    }
+}
+
+/// That nobody reads the output any more. It travels inside of an [`io::Error`].
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("nobody reads on")]
+pub struct ReaderGone;
+
+impl ReaderGone {
+    pub(crate) fn error() -> io::Error {
+        io::Error::new(io::ErrorKind::BrokenPipe, Self)
+    }
+
+    /// Whether this is what `error` means.
+    pub fn is_in(error: &io::Error) -> bool {
+        error.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<Self>)
+    }
 }
 
 fn write_in_place(

@@ -1,7 +1,7 @@
 //! `clone_dump`.
 
 use std::fmt::Write as _;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::{Command, Stdio};
@@ -221,6 +221,21 @@ fn a_broken_pipe_ends_quietly() {
         assert_eq!(output.status.code(), Some(0), "{format}");
         assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{format}");
     }
+}
+
+#[test]
+fn a_reader_of_a_fifo_may_stop_early_too() {
+    let scratch = Scratch::new();
+    let path = scratch.file("image", Image::fixture("twolevel").0);
+    let fifo = scratch.path("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let mut process = Command::new(binary("clone_dump"));
+    let process = process.arg("-o").arg(&fifo).arg(&path).stderr(Stdio::piped()).spawn().unwrap();
+    let mut first = String::new();
+    BufReader::with_capacity(64, File::open(&fifo).unwrap()).read_line(&mut first).unwrap();
+    let output = process.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }
 
 #[test]
