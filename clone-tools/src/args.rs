@@ -192,11 +192,13 @@ pub struct RestoreArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_sectors)]
     pub metadata_size: Option<Sectors>,
 
-    /// The region size, instead of the one in the dump. The regions in the dump are not converted.
+    /// The region size, instead of the one in the dump. Refused if some regions in the dump are
+    /// hydrated and others are not: regions are not converted.
     #[arg(long, value_name = "SIZE", value_parser = parse_region_size)]
     pub region_size: Option<RegionSize>,
 
-    /// The size of the clone, instead of the one in the dump.
+    /// The size of the clone, instead of the one in the dump. Refused if that cuts off hydrated
+    /// regions, or if a hydrated one that was cut short at the end of the clone would grow.
     #[arg(long, value_name = "SIZE", value_parser = parse_sectors)]
     pub target_size: Option<Sectors>,
 

@@ -13,7 +13,7 @@ use persistent_data::device::{FileDevice, ReadDevice};
 use crate::args::{Hydrated, RestoreArgs, RestoreFormat};
 use crate::document::Document;
 use crate::exit::{Exit, Tool, usage_error};
-use crate::figures::{Share, in_units};
+use crate::figures::{Counted, Share, in_units};
 use crate::input::{check_distinct, document_name, open_document};
 use crate::metadata_size::sectors_of_blocks;
 use crate::output::{folder_of, sync_folder};
@@ -27,7 +27,7 @@ use crate::{json, xml};
 /// Why there is no metadata.
 pub fn run(tool: &Tool, args: &RestoreArgs) -> Result<Exit> {
     let document = match &args.input {
-        Some(input) => read(tool, args, input)?,
+        Some(input) => read(args, input)?,
         None => fresh(args)?,
     };
     let Document { header, runs } = document;
@@ -56,7 +56,7 @@ pub fn run(tool: &Tool, args: &RestoreArgs) -> Result<Exit> {
 }
 
 /// The document at `input`, with the sizes of the command line.
-fn read(tool: &Tool, args: &RestoreArgs, input: &Path) -> Result<Document> {
+fn read(args: &RestoreArgs, input: &Path) -> Result<Document> {
     check_distinct(input, &args.output)?;
     let bar = Bar::new("reading", args.quiet);
     let from = open_document(input, &bar)?;
@@ -73,22 +73,54 @@ fn read(tool: &Tool, args: &RestoreArgs, input: &Path) -> Result<Document> {
     let target_size = args.target_size.unwrap_or(said.target_size());
     let geometry = Geometry::new(region_size, target_size)
         .with_context(|| format!("the sizes given do not go with {name}"))?;
-    if document.runs.end() > geometry.nr_regions() {
+    resize(&mut document, geometry).with_context(|| format!("cannot resize what {name} says"))?;
+    Ok(document)
+}
+
+/// Gives the clone other sizes, if all that is hydrated then was hydrated before, and nothing that
+/// was hydrated before is forgotten: it may have been written to.
+fn resize(document: &mut Document, geometry: Geometry) -> Result<()> {
+    let said = document.header.geometry;
+    let runs = &document.runs;
+    document.header.geometry = geometry;
+    let (old_size, new_size) = (said.target_size(), geometry.target_size());
+    if runs.hydrated() == 0 {
+        return Ok(());
+    }
+    if geometry.region_size() != said.region_size() {
+        if runs.hydrated() == said.nr_regions() && new_size <= old_size {
+            document.runs = RunSpool::of(0..geometry.nr_regions())?;
+            return Ok(());
+        }
         bail!(
-            "{name} has a run that reaches to region {}, but the sizes given make only {} regions",
-            document.runs.end(),
-            geometry.nr_regions()
+            "it has hydrated regions of {}: regions of {} would claim sectors of which it says \
+             nothing, or lose writes. Only a clone of which no region is hydrated, or every one \
+             and that does not grow, takes another region size",
+            in_units(said.region_size().sectors()),
+            in_units(geometry.region_size().sectors())
         );
     }
-    if region_size != said.region_size() && document.runs.end() > 0 && !args.quiet {
-        tool.say(format_args!(
-            "{name} counts in regions of {}; its runs are taken as regions of {}",
-            in_units(said.region_size().sectors()),
-            in_units(region_size.sectors())
-        ));
+    if runs.end() > geometry.nr_regions() {
+        bail!(
+            "it has a run that reaches to region {}, but the sizes given make only {}",
+            runs.end(),
+            Counted(geometry.nr_regions(), "region")
+        );
     }
-    document.header.geometry = geometry;
-    Ok(document)
+    let last = said.nr_regions() - 1;
+    let begin = Sectors(last * said.region_size().sectors().0);
+    let has = old_size.0 - begin.0;
+    if new_size > old_size && has < said.region_size().sectors().0 && runs.end() > last {
+        let end = new_size.0.min(begin.0 + said.region_size().sectors().0);
+        bail!(
+            "region {last}, its last one, is hydrated and has only {}: in a clone of {} it would \
+             claim that sectors {}..{end} are hydrated too, which never were",
+            Counted(has, "sector"),
+            in_units(new_size),
+            old_size
+        );
+    }
+    Ok(())
 }
 
 /// What the command line alone says.
@@ -99,10 +131,10 @@ fn fresh(args: &RestoreArgs) -> Result<Document> {
         return Err(usage_error::<RestoreArgs>("--hydrated takes both sizes"));
     };
     let geometry = Geometry::new(region_size, target_size).map_err(usage_error::<RestoreArgs>)?;
-    let mut runs = RunSpool::new();
-    if hydrated == Hydrated::All {
-        runs.push(0..geometry.nr_regions())?;
-    }
+    let runs = match hydrated {
+        Hydrated::All => RunSpool::of(0..geometry.nr_regions())?,
+        Hydrated::None => RunSpool::new(),
+    };
     Ok(Document { header: Header { uuid: [0; 16], geometry }, runs })
 }
 

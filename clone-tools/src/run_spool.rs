@@ -33,6 +33,19 @@ impl RunSpool {
         }
     }
 
+    /// A spool of one run.
+    ///
+    /// # Errors
+    /// See [`push`](Self::push).
+    ///
+    /// # Panics
+    /// See [`push`](Self::push).
+    pub fn of(run: RegionRange) -> io::Result<Self> {
+        let mut spool = Self::new();
+        spool.push(run)?;
+        Ok(spool)
+    }
+
     /// Adds a run, which begins where the last one ended or later.
     ///
     /// # Errors

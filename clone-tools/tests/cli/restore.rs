@@ -258,10 +258,73 @@ fn sizes_of_the_command_line_go_before_those_of_the_document() {
     let run_with = |options: &[&str]| run("clone_restore", options.iter().copied().chain(files));
     run_with(&["--target-size", "1M"]).exits(0).stays_silent();
     assert_eq!(dump(&output), xml(256, &[(10, 20)]));
-    run_with(&["--region-size", "16"]).exits(0).says("regions of 16 sectors");
-    assert!(dump(&output).contains("region_size=\"16\" target_size=\"800\" nr_regions=\"50\""));
     run_with(&["--target-size", "152"]).exits(1).says("only 19 regions");
     run_with(&["--region-size", "7"]).exits(2);
+}
+
+#[test]
+fn regions_of_another_size_are_made_only_where_all_of_them_are_alike() {
+    let scratch = Scratch::new();
+    let restored = |document: &str, options: &[&str]| {
+        let input = scratch.file("xml", document);
+        let output = scratch.file("output", vec![7; 1 << 20]);
+        let files = ["-i", input.to_str().unwrap(), "-o", output.to_str().unwrap()];
+        let ran = run("clone_restore", options.iter().copied().chain(files));
+        if ran.code == Some(0) {
+            return Ok(dump(&output));
+        }
+        assert!(fs::read(&output).unwrap() == vec![7; 1 << 20], "changed by {ran}");
+        Err(ran.exits(1).leaves_stdout_empty())
+    };
+    for some in [[(10, 20)], [(0, 99)], [(99, 100)]] {
+        for size in ["16", "4M"] {
+            let ran = restored(&xml(100, &some), &["--region-size", size]).unwrap_err();
+            ran.says("regions of 8 sectors").says("of which it says nothing, or lose writes");
+        }
+    }
+    let head = |region_size, target_size, nr_regions| {
+        format!(
+            "<superblock uuid=\"\" version=\"1\" region_size=\"{region_size}\" \
+             target_size=\"{target_size}\" nr_regions=\"{nr_regions}\">\n"
+        )
+    };
+    let none = head(16, 4000, 250) + "</superblock>\n";
+    let sizes = ["--region-size", "16", "--target-size", "4000"];
+    assert_eq!(restored(&xml(100, &[]), &sizes).unwrap(), none);
+
+    let all = |head: String, nr_regions: u64| {
+        format!("{head}  <hydrated begin=\"0\" length=\"{nr_regions}\"/>\n</superblock>\n")
+    };
+    let complete = xml(101, &[(0, 101)]);
+    let made = restored(&complete, &["--region-size", "16"]).unwrap();
+    assert_eq!(made, all(head(16, 808, 51), 51));
+    let made = restored(&complete, &["--region-size", "16", "--target-size", "100"]).unwrap();
+    assert_eq!(made, all(head(16, 100, 7), 7));
+    let grown = ["--region-size", "16", "--target-size", "809"];
+    restored(&complete, &grown).unwrap_err().says("does not grow");
+    assert_eq!(restored(&complete, &["--region-size", "8"]).unwrap(), complete);
+}
+
+#[test]
+fn a_hydrated_region_that_was_short_does_not_grow() {
+    let scratch = Scratch::new();
+    let output = scratch.path("output");
+    let restored = |document: &str, target_size: &str| {
+        let input = scratch.file("xml", document.replace("\"168\"", "\"163\""));
+        let files = ["-i", input.to_str().unwrap(), "-o", output.to_str().unwrap()];
+        run("clone_restore", ["--target-size", target_size].into_iter().chain(files))
+    };
+    for size in ["164", "168", "1M"] {
+        let ran = restored(&xml(21, &[(3, 5), (20, 21)]), size).exits(1).says("region 20, ");
+        let end = if size == "164" { 164 } else { 168 };
+        ran.says("only 3 sectors").says(&format!("sectors 163..{end} ")).leaves_stdout_empty();
+        assert!(!output.exists());
+    }
+    // Nothing is claimed of what the last region does not have.
+    restored(&xml(21, &[(3, 20)]), "168").exits(0).stays_silent();
+    assert_eq!(dump(&output), xml(21, &[(3, 20)]));
+    restored(&xml(21, &[(20, 21)]), "163").exits(0);
+    restored(&xml(21, &[(20, 21)]), "161").exits(0);
 }
 
 #[test]

@@ -24,6 +24,7 @@ pub(crate) fn binary(tool: &str) -> &'static Path {
 }
 
 /// What a process did.
+#[derive(Debug)]
 pub(crate) struct Ran {
     line: String,
     pub(crate) code: Option<i32>,
