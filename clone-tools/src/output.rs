@@ -162,9 +162,22 @@ pub(crate) fn replace<E: From<io::Error>>(
     Ok(sync_folder(&folder)?)
 }
 
-/// Makes the names in a folder last.
+/// Makes the names in a folder last, where that can be asked for. The files themselves must have
+/// been synced.
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+    match File::open(folder).and_then(|folder| folder.sync_all()) {
+        Err(error) if !cannot_be_asked(&error) => Err(io::Error::new(
+            error.kind(),
+            format!("it is written whole, but its name may not survive a crash: {error}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a folder was not synced because it never is: it may only be written to, or its file
+/// system has no such thing.
+fn cannot_be_asked(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EACCES | libc::EINVAL | libc::EOPNOTSUPP))
 }
 
 /// The folder that `path` names a file in.
@@ -178,4 +191,25 @@ pub(crate) fn folder_of(path: &Path) -> PathBuf {
 /// Whether `path` means a file that this process has open, which must not be replaced by another.
 pub(crate) fn is_open_file(path: &Path) -> bool {
     path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::Path;
+
+    use super::{cannot_be_asked, sync_folder};
+
+    #[test]
+    fn a_folder_that_is_never_synced_is_no_failure() {
+        sync_folder(&std::env::temp_dir()).unwrap();
+        // The file system of /proc says EINVAL.
+        sync_folder(Path::new("/proc")).unwrap();
+        let error = sync_folder(Path::new("/nonexistent")).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert!(error.to_string().contains("may not survive a crash"), "{error}");
+        let accepted = |code| cannot_be_asked(&io::Error::from_raw_os_error(code));
+        assert!([libc::EACCES, libc::EINVAL, libc::EOPNOTSUPP].into_iter().all(accepted));
+        assert!(![libc::EIO, libc::ENOSPC, libc::EROFS].into_iter().any(accepted));
+    }
 }

@@ -1,14 +1,15 @@
 //! `clone_restore`: makes metadata.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use clone_core::geometry::{Geometry, Sectors};
 use clone_core::ir::Header;
 use clone_core::restore::{MetadataSize, restore};
-use persistent_data::device::{FileDevice, ReadDevice};
+use persistent_data::device::{FileDevice, MemoryDevice, ReadDevice};
+use persistent_data::transaction::wipe_superblock;
 
 use crate::args::{Hydrated, RestoreArgs, RestoreFormat};
 use crate::document::Document;
@@ -181,7 +182,7 @@ impl<'a> Output<'a> {
 
     fn keep(mut self) -> Result<()> {
         if let Some(made) = self.made.take() {
-            made.keep().with_context(|| format!("cannot make {} last", self.path.display()))?;
+            made.keep().with_context(|| self.path.display().to_string())?;
         }
         Ok(())
     }
@@ -209,22 +210,29 @@ struct MadeFile {
 }
 
 impl MadeFile {
+    /// Makes a file that is marked as unfinished. A kernel would take zeroes for a new device and
+    /// format it without a word, so there is no moment at which it is long enough and all zero.
     fn new(path: &Path, size: Sectors) -> Result<Self> {
         let name = path.display();
-        let file = File::create_new(path).with_context(|| format!("cannot make {name}"))?;
-        let made = Self { path: path.to_owned(), keep: false };
-        let sized = match size.to_bytes() {
-            Some(bytes) => file.set_len(bytes),
-            None => Err(io::ErrorKind::FileTooLarge.into()),
+        let bytes = size.to_bytes().filter(|&bytes| i64::try_from(bytes).is_ok());
+        let Some(bytes) = bytes else {
+            bail!("cannot make {name} of {}: that is larger than a file can be", in_units(size));
         };
+        let mut file = File::create_new(path).with_context(|| format!("cannot make {name}"))?;
+        let made = Self { path: path.to_owned(), keep: false };
+        let sized = file
+            .write_all(&unfinished()?)
+            // Or after a power cut there might be the length without the mark.
+            .and_then(|()| file.sync_data())
+            .and_then(|()| file.set_len(bytes));
         sized.with_context(|| format!("cannot make {name} of {}", in_units(size)))?;
         Ok(made)
     }
 
     fn keep(mut self) -> io::Result<()> {
-        sync_folder(&folder_of(&self.path))?;
+        // Whatever becomes of its name, the metadata is whole.
         self.keep = true;
-        Ok(())
+        sync_folder(&folder_of(&self.path))
     }
 }
 
@@ -234,5 +242,51 @@ impl Drop for MadeFile {
             // There is another error to be told, and this one would add nothing to it.
             let _ = fs::remove_file(&self.path);
         }
+    }
+}
+
+/// The first block of metadata that has not been made to its end.
+fn unfinished() -> Result<Vec<u8>> {
+    let device = MemoryDevice::new(1);
+    wipe_superblock(&device)?;
+    Ok(device.to_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use clone_core::geometry::Sectors;
+    use persistent_data::device::MemoryDevice;
+    use persistent_data::transaction::is_unfinished;
+
+    use super::MadeFile;
+
+    #[test]
+    fn a_file_that_was_only_made_is_none_that_a_kernel_formats() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("made");
+        let made = MadeFile::new(&path, Sectors(24)).unwrap();
+        let content = fs::read(&path).unwrap();
+        assert_eq!(content.len(), 24 * 512);
+        assert!(is_unfinished(&MemoryDevice::from_bytes(&content).to_blocks()[0]));
+        drop(made);
+        assert!(!path.exists());
+
+        for sectors in [1 << 54, u64::MAX] {
+            let error = MadeFile::new(&path, Sectors(sectors)).err().unwrap().to_string();
+            assert!(error.contains("larger than a file can be") && !path.exists(), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_finished_file_stays_whatever_becomes_of_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("made");
+        let mut made = MadeFile::new(&path, Sectors(24)).unwrap();
+        made.path = folder.path().join("no such folder").join("made");
+        let error = made.keep().unwrap_err().to_string();
+        assert!(error.contains("its name may not survive a crash"), "{error}");
+        assert!(path.exists());
     }
 }
