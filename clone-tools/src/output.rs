@@ -139,27 +139,59 @@ fn write_in_place(
 }
 
 /// Puts what `write` makes of an empty file in the place of the file at `path`, if there is one.
+/// What a symbolic link points to is replaced, or made, and not the link.
 pub(crate) fn replace<E: From<io::Error>>(
     path: &Path,
     write: impl FnOnce(&File) -> Result<(), E>,
 ) -> Result<(), E> {
     let (path, permissions) = match fs::metadata(path) {
-        // What a symbolic link points to is replaced, not the link.
-        Ok(metadata) => (path.canonicalize()?, metadata.permissions()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            (path.to_owned(), Permissions::from_mode(0o666))
-        }
+        Ok(metadata) => (path.canonicalize()?, Some(metadata.permissions())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (end_of_links(path)?, None),
         Err(error) => return Err(error.into()),
     };
     let folder = folder_of(&path);
     let temporary = tempfile::Builder::new()
         .prefix(".clone_tools.")
-        .permissions(permissions)
-        .tempfile_in(&folder)?;
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(&folder)
+        .map_err(|error| cannot_make_in(&folder, &error))?;
+    if let Some(permissions) = permissions {
+        // The umask is for new files.
+        temporary.as_file().set_permissions(permissions)?;
+    }
     write(temporary.as_file())?;
     temporary.as_file().sync_all()?;
     temporary.persist(&path).map_err(io::Error::from)?;
     Ok(sync_folder(&folder)?)
+}
+
+/// Where the file would be that `path` names, which may be a symbolic link to nothing.
+fn end_of_links(path: &Path) -> io::Result<PathBuf> {
+    // As many as the kernel follows; it has found that there is no loop.
+    const LINKS_MAX: usize = 40;
+    let mut path = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        match fs::read_link(&path) {
+            Ok(target) => path = folder_of(&path).join(target),
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Ok(path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(path),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::from_raw_os_error(libc::ELOOP))
+}
+
+/// Why there is no temporary file, without its name, which says nothing to anybody.
+fn cannot_make_in(folder: &Path, error: &io::Error) -> io::Error {
+    let name = folder.display();
+    let said = if error.kind() == io::ErrorKind::NotFound && !folder.exists() {
+        format!("the directory {name} does not exist")
+    } else {
+        let said = error.to_string();
+        let why = said.rsplit_once(" at path ").map_or(said.as_str(), |(why, _)| why);
+        format!("cannot make a file in {name}: {why}")
+    };
+    io::Error::new(error.kind(), said)
 }
 
 /// Makes the names in a folder last, where that can be asked for. The files themselves must have

@@ -153,6 +153,7 @@ impl<'a> Output<'a> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let size = size.unwrap_or(sectors_of_blocks(needs.total_blocks()));
                 check_size(path, size, &needs)?;
+                refuse_link(path)?;
                 Some(MadeFile::new(path, size)?)
             }
             _ => None,
@@ -185,6 +186,19 @@ impl<'a> Output<'a> {
             made.keep().with_context(|| self.path.display().to_string())?;
         }
         Ok(())
+    }
+}
+
+/// Refuses a symbolic link to nothing. Somebody meant it to lead to a device, which may be another
+/// one when it comes back.
+fn refuse_link(path: &Path) -> Result<()> {
+    match fs::read_link(path) {
+        Ok(target) => bail!(
+            "{} is a symbolic link to {}, which does not exist",
+            path.display(),
+            target.display()
+        ),
+        Err(_) => Ok(()),
     }
 }
 

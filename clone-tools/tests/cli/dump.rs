@@ -168,12 +168,38 @@ fn an_output_file_is_whole_or_as_it_was() {
     assert_eq!(scratch.names(), ["image", "output"]);
     run("clone_dump", args).exits(0).stays_silent();
     assert_eq!(fs::metadata(&output).unwrap().permissions().mode() & 0o777, 0o640);
+    // The mode of a file that is there does not depend on the umask; that of a new one does.
+    let new = scratch.path("new");
+    for (output, mode) in [(&output, 0o640), (&new, 0o600)] {
+        let args = ["-o", output.to_str().unwrap(), path];
+        run_after("umask 077", "clone_dump", args).exits(0).stays_silent();
+        assert_eq!(fs::metadata(output).unwrap().permissions().mode() & 0o777, mode);
+    }
 
     let link = scratch.path("link");
     symlink(&output, &link).unwrap();
     run("clone_dump", ["-f", "text", "-o", link.to_str().unwrap(), path]).exits(0);
     assert!(link.is_symlink());
     assert!(fs::read_to_string(&output).unwrap().starts_with("region size"));
+}
+
+#[test]
+fn a_link_to_nothing_leads_to_the_dump_and_stays() {
+    let scratch = Scratch::new();
+    let path = scratch.file("image", Image::fixture("tail").0);
+    let (link, other) = (scratch.path("link"), scratch.path("other"));
+    symlink("other", &link).unwrap();
+    symlink(scratch.path("target"), &other).unwrap();
+    let args = ["-o".as_ref(), link.as_os_str(), path.as_os_str()];
+    run("clone_dump", args).exits(0).stays_silent();
+    assert!(link.is_symlink() && other.is_symlink());
+    let dumped = fs::read_to_string(scratch.path("target")).unwrap();
+    assert_eq!(dumped, expected_xml(&description("tail")));
+    assert_eq!(scratch.names(), ["image", "link", "other", "target"]);
+
+    symlink("loop", scratch.path("loop")).unwrap();
+    let args = ["-o".into(), scratch.path("loop").into_os_string(), path.into_os_string()];
+    run("clone_dump", args).exits(1).leaves_stdout_empty().says("loop");
 }
 
 #[test]
@@ -184,6 +210,10 @@ fn an_output_that_cannot_be_made_exits_1() {
     for output in ["/dev/full", "/nonexistent/x", "/tmp"] {
         run("clone_dump", ["-o", output, path]).exits(1).leaves_stdout_empty().says(output);
     }
+    let ran = run("clone_dump", ["-o", "/nonexistent/x", path]);
+    assert!(!ran.says("directory /nonexistent does not").stderr.contains(".clone_tools"));
+    let ran = run("clone_dump", ["-o", "/proc/x", path]).exits(1);
+    assert!(!ran.says("cannot make a file in /proc: ").stderr.contains(".clone_tools"));
     for output in ["-", "/dev/stdout", "/dev/null"] {
         let ran = run("clone_dump", ["-o", output, path]).exits(0);
         assert_eq!(ran.stdout.is_empty(), output == "/dev/null");

@@ -350,6 +350,16 @@ fn an_output_that_cannot_be_made_is_named() {
 }
 
 #[test]
+fn a_link_to_nothing_is_refused() {
+    let scratch = Scratch::new();
+    let input = scratch.file("xml", xml(100, &[]));
+    let link = scratch.path("link");
+    symlink("nowhere", &link).unwrap();
+    restore(&input, &link).exits(1).says("is a symbolic link to nowhere, which does not exist");
+    assert_eq!(scratch.names(), ["link", "xml"]);
+}
+
+#[test]
 fn a_file_that_cannot_be_written_whole_is_removed_again() {
     let scratch = Scratch::new();
     let input = scratch.file("xml", xml(1_000_000, &[(5, 500_000)]));
