@@ -152,7 +152,8 @@ pub(crate) fn replace<E: From<io::Error>>(
     let folder = folder_of(&path);
     let temporary = tempfile::Builder::new()
         .prefix(".clone_tools.")
-        .permissions(Permissions::from_mode(0o666))
+        // From the start no wider than what it replaces.
+        .permissions(permissions.clone().unwrap_or(Permissions::from_mode(0o666)))
         .tempfile_in(&folder)
         .map_err(|error| cannot_make_in(&folder, &error))?;
     if let Some(permissions) = permissions {
