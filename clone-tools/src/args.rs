@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Parser, ValueEnum};
 use clone_core::geometry::{RegionSize, Sectors};
 use clone_core::size::parse_sectors;
 
 use crate::exit;
+use crate::input::is_dash;
 
 const SIZES: &str = "\
 Sizes: a plain number counts sectors of 512 bytes, as in the kernel's table lines. With a unit it
@@ -42,8 +44,8 @@ pub struct CheckArgs {
     #[arg(long)]
     pub live: bool,
 
-    /// Print one JSON document on stdout, damaged or not, and nothing else there. Its "ok" is true
-    /// exactly when the exit code is 0.
+    /// Print one JSON document on stdout whenever INPUT can be read, damaged or not, and nothing
+    /// else there. Its "ok" is true exactly when the exit code is 0.
     #[arg(long)]
     pub json: bool,
 
@@ -56,7 +58,7 @@ pub struct CheckArgs {
     pub verbose: bool,
 
     /// The metadata: a block device or a file.
-    #[arg(value_name = "INPUT")]
+    #[arg(value_name = "INPUT", value_parser = metadata_to_read())]
     pub input: PathBuf,
 }
 
@@ -131,7 +133,7 @@ pub struct DumpArgs {
     pub verbose: bool,
 
     /// The metadata: a block device or a file.
-    #[arg(value_name = "INPUT")]
+    #[arg(value_name = "INPUT", value_parser = metadata_to_read())]
     pub input: PathBuf,
 }
 
@@ -180,7 +182,7 @@ pub struct RestoreArgs {
 
     /// Where the metadata goes: a block device or a file, as large as it is, or a file that is
     /// made.
-    #[arg(short, long, value_name = "OUTPUT")]
+    #[arg(short, long, value_name = "OUTPUT", value_parser = metadata_to_write())]
     pub output: PathBuf,
 
     /// The form of the dump.
@@ -313,7 +315,7 @@ pub struct MapArgs {
     pub verbose: bool,
 
     /// The metadata: a block device or a file.
-    #[arg(value_name = "INPUT")]
+    #[arg(value_name = "INPUT", value_parser = metadata_to_read())]
     pub input: PathBuf,
 }
 
@@ -337,7 +339,7 @@ fn map_after_help() -> String {
 #[command(name = "clone_metadata_pack", version, after_help = pack_after_help())]
 pub struct PackArgs {
     /// The metadata: a block device or a file.
-    #[arg(short, long, value_name = "INPUT")]
+    #[arg(short, long, value_name = "INPUT", value_parser = metadata_to_read())]
     pub input: PathBuf,
 
     /// Where the pack goes, - for stdout. A file is replaced when the pack is whole, and not
@@ -392,6 +394,24 @@ fn unpack_after_help() -> String {
         "{}\n\nExamples:\n  clone_metadata_unpack -i report.clonepack -o meta.bin\n  \
          clone_metadata_unpack -i report.clonepack -o meta.bin && clone_check meta.bin",
         exit::HELP
+    )
+}
+
+/// Takes the path of metadata that is read here and there.
+fn metadata_to_read() -> impl TypedValueParser<Value = PathBuf> {
+    path_but_dash("metadata cannot be read from a pipe; ./- names a file")
+}
+
+/// Takes the path of metadata that is written here and there.
+fn metadata_to_write() -> impl TypedValueParser<Value = PathBuf> {
+    path_but_dash("metadata cannot go to stdout; ./- names a file")
+}
+
+fn path_but_dash(refusal: &'static str) -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(
+        move |path| {
+            if is_dash(&path) { Err(refusal) } else { Ok(path) }
+        },
     )
 }
 

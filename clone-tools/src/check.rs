@@ -20,36 +20,55 @@ use crate::text::write_sizes;
 /// Runs `clone_check`.
 ///
 /// # Errors
-/// Why the check could not be done. Damage is no error.
+/// Why the check, or the repair that was asked for, could not be done. Damage is no error.
 pub fn run(tool: &Tool, args: &CheckArgs) -> Result<Exit> {
     let (report, repaired) = check_and_repair(args)?;
-    let exit = exit_of(&report, args);
+    // What was found is told whatever became of the repair.
+    let (repaired, failure) = match repaired.transpose() {
+        Ok(repaired) => (repaired, None),
+        Err(error) => (None, Some(error)),
+    };
+    let exit = match failure {
+        Some(_) => Exit::Failure,
+        None => exit_of(&report, args),
+    };
     if args.json {
         let ok = exit == Exit::Success;
         output::say(|to| write_json(to, &report, repaired.as_ref(), ok))?;
-        return Ok(exit);
+    } else {
+        let advice = if failure.is_none() { advice(&report, args) } else { None };
+        tell(tool, args, &report, exit, advice)?;
+        if let Some(repaired) = repaired.filter(|_| !args.quiet) {
+            output::say(|to| write_repaired(to, &repaired))?;
+        }
     }
-    let quiet = args.quiet;
-    if exit != Exit::Success || !quiet {
+    failure.map_or(Ok(exit), Err)
+}
+
+/// Tells people what was found.
+fn tell(
+    tool: &Tool,
+    args: &CheckArgs,
+    report: &Report,
+    exit: Exit,
+    advice: Option<String>,
+) -> Result<()> {
+    if exit != Exit::Success || !args.quiet {
         let listing = if args.verbose { Listing::All } else { Listing::Short };
         list_damage(tool, &args.input, &report.damage, listing);
-        if let Some(advice) = advice(&report, args) {
+        if let Some(advice) = advice {
             tool.say(format_args!("{}: {advice}", args.input.display()));
         }
     }
-    if !quiet {
-        output::say(|to| {
-            if exit != Exit::Failure {
-                write_summary(to, &report)?;
-            }
-            repaired.map_or(Ok(()), |repaired| write_repaired(to, &repaired))
-        })?;
+    if !args.quiet && exit != Exit::Failure {
+        output::say(|to| write_summary(to, report))?;
     }
-    Ok(exit)
+    Ok(())
 }
 
-/// Checks, and repairs if that was asked for; then the report tells what is left.
-fn check_and_repair(args: &CheckArgs) -> Result<(Report, Option<Repaired>)> {
+/// Checks, and repairs if that was asked for; then the report tells what is left. If the repair
+/// fails it tells what was there.
+fn check_and_repair(args: &CheckArgs) -> Result<(Report, Option<Result<Repaired>>)> {
     if !args.auto_repair {
         let device = open_metadata(&args.input, args.live)?;
         let bar = Bar::new("checking", args.quiet);
@@ -75,8 +94,9 @@ fn check_and_repair(args: &CheckArgs) -> Result<(Report, Option<Repaired>)> {
         return Ok((report, None));
     }
     let repaired = auto_repair(&device, &report)
-        .with_context(|| format!("cannot repair {}", args.input.display()))?;
-    let report = if repaired == Repaired::default() { report } else { check_all() };
+        .with_context(|| format!("cannot repair {}", args.input.display()));
+    let changed = repaired.as_ref().is_ok_and(|repaired| *repaired != Repaired::default());
+    let report = if changed { check_all() } else { report };
     Ok((report, Some(repaired)))
 }
 

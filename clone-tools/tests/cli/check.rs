@@ -206,7 +206,16 @@ fn auto_repair_that_cannot_write_exits_1() {
     image.leak(1000..1003);
     let path = scratch.file("image", &image.0);
     let args = ["--auto-repair".as_ref(), path.as_os_str()];
-    run_after("ulimit -f 0", "clone_check", args).exits(1).says("cannot repair");
+    let ran = run_after("ulimit -f 0", "clone_check", args).exits(1).leaves_stdout_empty();
+    // What was found is told too.
+    let ran = ran.says("leak: ").says("cannot repair");
+    assert!(!ran.stderr.contains("puts leaks right"), "{ran}");
+    let args = ["--json".as_ref(), "--auto-repair".as_ref(), path.as_os_str()];
+    let ran = run_after("ulimit -f 0", "clone_check", args).exits(1).says("cannot repair");
+    let json = ran.json();
+    assert_eq!(json["ok"], false);
+    assert_eq!(json["metadata_blocks"]["leaked"], 3);
+    assert_eq!(json["repaired"], Value::Null);
     assert!(fs::read(&path).unwrap() == image.0, "changed");
     run("clone_check", [&path]).exits(3);
 }

@@ -309,3 +309,19 @@ fn a_fifo_is_refused_where_metadata_is_read() {
         run(program.name, args).exits(1).leaves_stdout_empty().says("neither");
     }
 }
+
+#[test]
+fn metadata_comes_from_no_pipe_and_goes_to_none() {
+    let scratch = Scratch::new();
+    for program in readers() {
+        let reads_metadata = matches!(program.reads, Reads::Metadata | Reads::Image);
+        if reads_metadata {
+            let args = program.reading(Path::new("-"), &scratch);
+            let ran = run(program.name, args).exits(2).leaves_stdout_empty();
+            ran.says("metadata cannot be read from a pipe; ./- names a file");
+        }
+    }
+    let args = ["-i", "x", "-o", "-"];
+    let ran = run("clone_restore", args).exits(2).leaves_stdout_empty();
+    ran.says("metadata cannot go to stdout; ./- names a file");
+}
