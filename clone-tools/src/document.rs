@@ -1,5 +1,7 @@
 //! What a dump says, whatever its form, and whether it makes sense.
 
+use std::fmt;
+
 use clone_core::geometry::{Geometry, MAX_REGIONS, RegionRange, RegionSize, Sectors};
 use clone_core::ir::{Header, METADATA_VERSION};
 
@@ -149,6 +151,59 @@ pub fn excerpt(text: &str) -> String {
 /// Whether a file that begins with `start` holds bytes rather than text.
 pub fn is_binary(start: &[u8]) -> bool {
     start.iter().take(64).any(|&byte| byte == 0)
+}
+
+/// The forms of a dump that are text and are read back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TextForm {
+    /// What clone_dump writes.
+    Xml,
+    /// What clone_dump --format json writes.
+    Json,
+}
+
+impl TextForm {
+    /// What --format calls it.
+    pub fn option(self) -> &'static str {
+        match self {
+            Self::Xml => "xml",
+            Self::Json => "json",
+        }
+    }
+}
+
+impl fmt::Display for TextForm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Xml => "XML",
+            Self::Json => "JSON",
+        })
+    }
+}
+
+/// What a file that begins with `start` is if it is text. The first four bytes of metadata are a
+/// checksum and may look like anything, but zeros follow soon.
+pub fn text_form(start: &[u8]) -> Option<TextForm> {
+    let text = start.strip_prefix("\u{feff}".as_bytes()).unwrap_or(start);
+    match text.trim_ascii_start().first() {
+        _ if is_binary(start) => None,
+        Some(b'<') => Some(TextForm::Xml),
+        Some(b'{') => Some(TextForm::Json),
+        _ => None,
+    }
+}
+
+/// Sees whether a document that begins with `start` can be of the form `read`.
+///
+/// # Errors
+/// [`Fault::Empty`], [`Fault::Binary`] or [`Fault::OtherForm`].
+pub fn check_start(start: &[u8], read: TextForm) -> Result<(), Fault> {
+    match text_form(start) {
+        _ if start.is_empty() => Err(Fault::Empty),
+        _ if is_binary(start) => Err(Fault::Binary(read)),
+        Some(is) if is != read => Err(Fault::OtherForm { is, read }),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

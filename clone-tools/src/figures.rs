@@ -38,12 +38,14 @@ impl fmt::Display for Share {
 
 /// A size for people and for scripts.
 pub fn in_units(sectors: Sectors) -> String {
-    format!("{sectors} sectors ({})", human(sectors))
+    format!("{} ({})", Counted(sectors.0, "sector"), human(sectors))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Counted, Share};
+    use clone_core::geometry::Sectors;
+
+    use super::{Counted, Share, in_units};
 
     #[test]
     fn only_all_is_100_percent_and_only_none_is_0() {
@@ -61,5 +63,7 @@ mod tests {
     fn one_is_singular() {
         assert_eq!(Counted(1, "leak").to_string(), "1 leak");
         assert_eq!(Counted(0, "leak").to_string(), "0 leaks");
+        assert_eq!(in_units(Sectors(1)), "1 sector (512 B)");
+        assert_eq!(in_units(Sectors(8)), "8 sectors (4 KiB)");
     }
 }

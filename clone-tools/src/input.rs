@@ -11,7 +11,7 @@ use clone_core::live::read_live;
 use persistent_data::BLOCK_SIZE;
 use persistent_data::device::{FileDevice, OpenError, ReadOnly};
 
-use crate::document::is_binary;
+use crate::document::{TextForm, text_form};
 use crate::progress::{Bar, Watched};
 
 /// Opens metadata for reading: exclusively, or `live`, while a clone is using it.
@@ -80,23 +80,6 @@ fn check_looks_like_metadata(path: &Path) -> Result<()> {
              this is something else, or what is left of it"
         ),
         _ => Ok(()),
-    }
-}
-
-enum TextForm {
-    Xml,
-    Json,
-}
-
-/// What a file that begins with `start` is if it is text. The first four bytes of metadata are a
-/// checksum and may look like anything, but zeros follow soon.
-fn text_form(start: &[u8]) -> Option<TextForm> {
-    let text = start.strip_prefix("\u{feff}".as_bytes()).unwrap_or(start);
-    match text.trim_ascii_start().first() {
-        _ if is_binary(start) => None,
-        Some(b'<') => Some(TextForm::Xml),
-        Some(b'{') => Some(TextForm::Json),
-        _ => None,
     }
 }
 

@@ -152,7 +152,7 @@ impl<'a> Output<'a> {
         let made = match fs::metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let size = size.unwrap_or(sectors_of_blocks(needs.total_blocks()));
-                check_size(path, size, &needs)?;
+                check_size(path, size, &in_units(size), &needs)?;
                 refuse_link(path)?;
                 Some(MadeFile::new(path, size)?)
             }
@@ -160,7 +160,11 @@ impl<'a> Output<'a> {
         };
         let device = FileDevice::open_write(path)?;
         let has = sectors_of_blocks(device.nr_blocks());
-        check_size(path, has, &needs)?;
+        let in_words = match device.nr_blocks() {
+            0 => Counted(device.size_bytes(), "byte").to_string(),
+            _ => in_units(has),
+        };
+        check_size(path, has, &in_words, &needs)?;
         match size {
             Some(size) if made.is_none() && device.size_bytes() != size.to_bytes().unwrap_or(0) => {
                 bail!(
@@ -202,14 +206,13 @@ fn refuse_link(path: &Path) -> Result<()> {
     }
 }
 
-fn check_size(path: &Path, has: Sectors, needs: &MetadataSize) -> Result<()> {
+fn check_size(path: &Path, has: Sectors, in_words: &str, needs: &MetadataSize) -> Result<()> {
     let least = sectors_of_blocks(needs.least_blocks());
     if has < least {
         bail!(
-            "{} has {}, which is too small: the metadata takes at least {}, and \
+            "{} has {in_words}, which is too small: the metadata takes at least {}, and \
              clone_metadata_size advises {}",
             path.display(),
-            in_units(has),
             in_units(least),
             in_units(sectors_of_blocks(needs.total_blocks()))
         );

@@ -4,6 +4,7 @@ use clone_core::geometry::{GeometryError, RegionRange};
 use clone_core::ir::METADATA_VERSION;
 use thiserror::Error;
 
+use super::TextForm;
 use crate::source::{Place, TokenTooLong};
 
 /// What is wrong with a dump, and where.
@@ -35,7 +36,15 @@ pub enum Fault {
     Empty,
     /// Metadata, or something else that is no text.
     #[error("this looks like binary metadata, not {0}; clone_dump makes {0} of it")]
-    Binary(&'static str),
+    Binary(TextForm),
+    /// A dump, perhaps, but not of the form that it was said to have.
+    #[error("this is {is}, not {read}; --format {} reads it if clone_dump wrote it", .is.option())]
+    OtherForm {
+        /// What it looks like.
+        is: TextForm,
+        /// What it was read as.
+        read: TextForm,
+    },
     /// A comment, a string, blanks or whatever else goes on and on.
     #[error(transparent)]
     TokenTooLong(#[from] TokenTooLong),

@@ -6,7 +6,9 @@ use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::error::Category;
 
-use crate::document::{Claims, Document, DocumentError, Fault, Runs, is_binary, parse_uuid};
+use crate::document::{
+    Claims, Document, DocumentError, Fault, Runs, TextForm, check_start, parse_uuid,
+};
 use crate::source::{Place, Source};
 
 /// Reads a whole document. Its keys may come in any order; `hydrated` may be left out.
@@ -16,9 +18,7 @@ use crate::source::{Place, Source};
 pub fn read(from: impl Read) -> Result<Document, DocumentError> {
     let mut source = Source::new(from);
     let first = match source.peek(64) {
-        Ok([]) => Err(Fault::Empty),
-        Ok(start) if is_binary(start) => Err(Fault::Binary("JSON")),
-        Ok(_) => Ok(()),
+        Ok(start) => check_start(start, TextForm::Json),
         Err(error) => Err(Fault::Read(error)),
     };
     first.map_err(|fault| DocumentError { place: Place::START, fault })?;

@@ -6,7 +6,7 @@ use quick_xml::events::{BytesDecl, BytesStart, Event};
 use quick_xml::{Reader, XmlVersion};
 
 use crate::document::{
-    Claims, Document, DocumentError, Fault, Runs, excerpt, is_binary, parse_uuid,
+    Claims, Document, DocumentError, Fault, Runs, TextForm, check_start, excerpt, parse_uuid,
 };
 use crate::source::Source;
 
@@ -18,9 +18,7 @@ use crate::source::Source;
 pub fn read(from: impl Read) -> Result<Document, DocumentError> {
     let mut source = Source::new(from);
     let first = match source.peek(64) {
-        Ok([]) => Err(Fault::Empty),
-        Ok(start) if is_binary(start) => Err(Fault::Binary("XML")),
-        Ok(_) => Ok(()),
+        Ok(start) => check_start(start, TextForm::Xml),
         Err(error) => Err(Fault::Read(error)),
     };
     first.map_err(|fault| DocumentError { place: source.token(), fault })?;

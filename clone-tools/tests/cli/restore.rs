@@ -151,7 +151,11 @@ fn json_is_restored_too() {
     let args = ["-f", "json", "-i", json.to_str().unwrap(), "-o", restored.to_str().unwrap()];
     run("clone_restore", args).exits(0).stays_silent();
     assert!(dump(&restored) == dump(&metadata));
-    restore(&json, &scratch.path("x")).exits(1).says("1:1");
+    let ran = restore(&json, &scratch.path("x")).exits(1).says("1:1: this is JSON, not XML");
+    ran.says("--format json reads it");
+    let document = scratch.file("xml", format!("\n {}", xml(100, &[])));
+    let args = ["-f", "json", "-i", document.to_str().unwrap(), "-o", "/nonexistent/x"];
+    run("clone_restore", args).exits(1).says("1:1: this is XML, not JSON; --format xml reads it");
 }
 
 #[test]
@@ -198,6 +202,11 @@ fn an_output_that_is_too_small_is_left_alone_and_told_what_it_lacks() {
     let args = args.into_iter().chain([missing.to_str().unwrap()]);
     run("clone_restore", args).exits(1).says("too small");
     assert!(!missing.exists());
+
+    for (size, words) in [(1, "has 1 byte,"), (100, "has 100 bytes,"), (4095, "has 4095 bytes,")] {
+        let output = scratch.file("output", vec![7; size]);
+        restore(&input, &output).exits(1).says(words).says("too small");
+    }
 }
 
 #[test]
