@@ -24,7 +24,8 @@ pub fn run(tool: &Tool, args: &DumpArgs) -> Result<Exit> {
     let talk = Talk::of(args.quiet, args.verbose);
     tell_damage(tool, &args.input, &report, talk, "dump");
     let input = args.input.display();
-    if report.is_fatal() && !args.repair {
+    // What is wrong with the room for commits alone says nothing against the bits.
+    if !report.is_repairable_in_place() && !args.repair {
         bail!(
             "{input} is damaged, so it was not dumped; --repair dumps what can be read, and \
              clone_restore makes whole metadata of that"
