@@ -302,7 +302,7 @@ impl<D: ReadDevice + ?Sized> Check<'_, D> {
     /// gets to none.
     fn look_for_room(&mut self, reading: &SpaceMapReading, hydrated: Option<u64>) {
         let geometry = self.superblock.header.geometry;
-        let needed = least_commit(geometry, reading.nr_bitmaps());
+        let needed = least_commit(geometry, reading.nr_bitmaps()) + reading.nr_tree_nodes();
         let free = reading.nr_free(needed);
         let is_fatal = self.damage.iter().any(|damage| damage.severity() == Severity::Fatal);
         if free < needed && !is_fatal && hydrated != Some(geometry.nr_regions()) {

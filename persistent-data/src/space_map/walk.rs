@@ -24,6 +24,8 @@ pub struct SpaceMapReading {
     bitmaps: Vec<Option<Block<Bitmap>>>,
     /// Counts above two, ascending.
     large_counts: Vec<(u64, u32)>,
+    /// Nodes of the ref count tree.
+    tree_nodes: u64,
     /// Whether all of the ref count tree could be read.
     tree_whole: bool,
 }
@@ -59,6 +61,7 @@ impl SpaceMapReading {
             nr_blocks,
             bitmaps: vec![None; nr_bitmaps(nr_blocks) as usize],
             large_counts: Vec::new(),
+            tree_nodes: 0,
             tree_whole: true,
         };
         let mut visitor =
@@ -117,6 +120,11 @@ impl SpaceMapReading {
     /// Bitmaps of the map.
     pub fn nr_bitmaps(&self) -> u64 {
         self.bitmaps.len() as u64
+    }
+
+    /// Nodes of the ref count tree that a commit may have to copy: none if it holds no counts.
+    pub fn nr_tree_nodes(&self) -> u64 {
+        if self.large_counts.is_empty() { 0 } else { self.tree_nodes }
     }
 
     /// How many entries of a bitmap stand for blocks.
@@ -293,6 +301,7 @@ where
         let first = (self.refer)(at);
         // What lies below a node that is not entered again is not told apart from what is missing.
         self.reading.tree_whole &= first;
+        self.reading.tree_nodes += 1;
         first
     }
 
