@@ -325,7 +325,7 @@ impl<D: Device> Transaction<D> {
         Ok(())
     }
 
-    fn make_dirty<K: BlockKind>(&mut self, at: BlockNr) -> Result<&mut K::Disk> {
+    fn make_dirty<K: BlockKind>(&mut self, at: BlockNr) -> Result<()> {
         self.writable()?;
         assert!(self.fresh.contains(&at.0), "block {at} is not new in this transaction");
         if !self.dirty.contains_key(&at.0) {
@@ -334,9 +334,7 @@ impl<D: Device> Transaction<D> {
             self.cache.get_mut().remove(at.0);
             self.dirty.insert(at.0, Dirty::new::<K>(block));
         }
-        let dirty = self.dirty.get_mut(&at.0).expect("it has just been put there");
-        assert!(dirty.kind == TypeId::of::<K>(), "block {at} is of another kind");
-        Ok(block::view_mut::<K>(Arc::make_mut(&mut dirty.block)))
+        Ok(())
     }
 }
 
@@ -383,12 +381,10 @@ impl<D: Device> Writer for Transaction<D> {
     }
 
     fn edit<K: BlockKind>(&mut self, at: BlockNr) -> Result<&mut K::Disk> {
-        // The borrow that is returned keeps `guarded` from being used.
-        if let Err(error) = self.make_dirty::<K>(at) {
-            self.state = if self.state == State::Open { State::Broken } else { self.state };
-            return Err(error);
-        }
-        self.make_dirty::<K>(at)
+        self.guarded(|transaction| transaction.make_dirty::<K>(at))?;
+        let dirty = self.dirty.get_mut(&at.0).expect("it has just been put there");
+        assert!(dirty.kind == TypeId::of::<K>(), "block {at} is of another kind");
+        Ok(block::view_mut::<K>(Arc::make_mut(&mut dirty.block)))
     }
 
     fn count(&self, at: BlockNr) -> Result<u32> {

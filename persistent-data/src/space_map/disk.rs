@@ -1,7 +1,7 @@
 //! The space map of a device other than the metadata device.
 
 use super::counts::{Counts, Index};
-use super::ledger::{Ledger, decremented, incremented};
+use super::ledger::{Ledger, decremented, find_round, incremented};
 use crate::btree::Btree;
 use crate::error::{Error, Result};
 use crate::format::{IndexEntry, SpaceMapRoot};
@@ -129,11 +129,7 @@ impl DiskSpaceMap {
     pub fn alloc<R: Reader>(&mut self, reader: &R) -> Result<BlockNr> {
         let usable = |at: u64| !self.ledger.touched(at);
         let find = |from, end| self.counts.find_free(reader, from, end, usable);
-        let found = match find(self.cursor, self.nr_blocks)? {
-            None => find(0, self.cursor)?,
-            found => found,
-        };
-        let at = found.ok_or(Error::NoSpace)?;
+        let at = find_round(self.cursor, self.nr_blocks, find)?;
         self.cursor = at.0 + 1;
         self.ledger.set(at, 1);
         Ok(at)

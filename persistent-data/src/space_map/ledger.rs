@@ -44,6 +44,19 @@ impl Ledger {
     }
 }
 
+/// What `find` finds in a range of blocks, going round a device of `nr_blocks` from `cursor` on.
+pub(super) fn find_round(
+    cursor: u64,
+    nr_blocks: u64,
+    find: impl Fn(u64, u64) -> Result<Option<BlockNr>>,
+) -> Result<BlockNr> {
+    let found = match find(cursor, nr_blocks)? {
+        None => find(0, cursor)?,
+        found => found,
+    };
+    found.ok_or(Error::NoSpace)
+}
+
 /// `count` and one more.
 pub(super) fn incremented(at: BlockNr, count: u32) -> Result<u32> {
     count.checked_add(1).ok_or(Error::CountOverflow { at })

@@ -20,7 +20,7 @@
 //! them.
 
 use super::counts::{Counts, Index, nr_bitmaps};
-use super::ledger::{Ledger, decremented, incremented};
+use super::ledger::{Ledger, decremented, find_round, incremented};
 use crate::btree::Btree;
 use crate::error::{Error, Result};
 use crate::format::{
@@ -199,11 +199,7 @@ impl MetadataSpaceMap {
             Some(counts) => counts.find_free(reader, from, end, usable),
             None => Ok((from..end).find(|&at| usable(at)).map(BlockNr)),
         };
-        let found = match find(self.cursor, self.nr_blocks)? {
-            None => find(0, self.cursor)?,
-            found => found,
-        };
-        found.ok_or(Error::NoSpace)
+        find_round(self.cursor, self.nr_blocks, find)
     }
 
     /// Gives a block that was found free its first reference.
