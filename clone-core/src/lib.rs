@@ -48,6 +48,7 @@ pub mod live;
 pub mod metadata;
 pub mod progress;
 pub mod region_map;
+pub mod repair;
 pub mod restore;
 pub mod size;
 pub mod superblock;

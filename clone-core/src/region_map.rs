@@ -9,6 +9,7 @@ use crate::geometry::RegionRange;
 
 pub use self::tally::Tally;
 
+mod partly;
 mod tally;
 
 /// Words of an array block of the bitset.
@@ -27,6 +28,18 @@ enum Chunk {
     Runs(Box<[(u16, u16)]>),
     /// Lowest region in the lowest bit; regions past the end of the clone are zero.
     Bits(Box<[u64]>),
+    /// Some regions are lost, and not all.
+    Partly(Box<Planes>),
+}
+
+/// Of each region of an array block, one bit in either: lowest region in the lowest bit. No region
+/// is in both, and regions past the end of the clone are in neither.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Planes {
+    /// Known to be hydrated.
+    pub(crate) hydrated: Box<[u64]>,
+    /// Not known.
+    pub(crate) lost: Box<[u64]>,
 }
 
 /// The most runs that take less room than the bits.
@@ -97,6 +110,7 @@ impl RegionMap {
                 }
                 Chunk::Runs(runs) => runs.iter().map(|&(begin, end)| u64::from(end - begin)).sum(),
                 Chunk::Bits(words) => count_ones(words.iter().copied()),
+                Chunk::Partly(planes) => count_ones(planes.hydrated.iter().copied()),
             })
             .sum()
     }
@@ -113,7 +127,7 @@ impl RegionMap {
 
     /// Whether every region is known.
     pub fn is_whole(&self) -> bool {
-        !self.chunks.contains(&Chunk::Lost)
+        !self.chunks.iter().any(|chunk| matches!(chunk, Chunk::Lost | Chunk::Partly(_)))
     }
 
     /// Takes every region that could not be read as hydrated, or as not.
@@ -121,12 +135,7 @@ impl RegionMap {
     /// Either loses data if it is wrong: what is called hydrated is served from the destination,
     /// which may never have got it; what is not is copied from the source, over what was written.
     pub fn settle_lost(&mut self, hydrated: bool) {
-        let settled = if hydrated { Chunk::Ones } else { Chunk::Zeroes };
-        for chunk in &mut self.chunks {
-            if *chunk == Chunk::Lost {
-                chunk.clone_from(&settled);
-            }
-        }
+        self.settle(0..self.nr_regions, hydrated);
     }
 
     /// The bits as words, lowest region in the lowest bit of the first, lost regions as zeroes.
@@ -220,6 +229,14 @@ impl Iterator for Pieces<'_> {
                     if self.wanted == State::Hydrated {
                         self.bits = BitRuns::of(words);
                     }
+                    continue;
+                }
+                Chunk::Partly(planes) => {
+                    self.bits = match self.wanted {
+                        State::Hydrated => BitRuns::of(&planes.hydrated),
+                        State::Lost => BitRuns::of(&planes.lost),
+                        State::Other => continue,
+                    };
                     continue;
                 }
             };

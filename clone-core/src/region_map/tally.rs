@@ -36,6 +36,10 @@ impl RegionMap {
                 Chunk::Ones => tally.hydrated += within.end - within.start,
                 Chunk::Runs(runs) => tally.hydrated += in_runs(runs, &within),
                 Chunk::Bits(words) => tally.hydrated += in_words(words, &within),
+                Chunk::Partly(planes) => {
+                    tally.hydrated += in_words(&planes.hydrated, &within);
+                    tally.lost += in_words(&planes.lost, &within);
+                }
             }
         }
         tally

@@ -1,0 +1,159 @@
+//! Regions of one array block of which some are known and others are not.
+
+use persistent_data::bitset::BITS_PER_WORD;
+use zerocopy::little_endian as le;
+
+use super::{
+    BITS_PER_BLOCK, Chunk, Planes, RegionMap, State, WORDS_PER_BLOCK, low_bits, set_bits,
+};
+use crate::geometry::RegionRange;
+
+impl RegionMap {
+    /// Says of every lost region in `regions`, as far as there are any, whether it is hydrated.
+    /// What is known already stays as it is.
+    pub fn settle(&mut self, regions: RegionRange, hydrated: bool) {
+        let end = regions.end.min(self.nr_regions);
+        if regions.start >= end {
+            return;
+        }
+        for index in regions.start / BITS_PER_BLOCK..end.div_ceil(BITS_PER_BLOCK) {
+            if !matches!(self.chunks[index as usize], Chunk::Lost | Chunk::Partly(_)) {
+                continue;
+            }
+            let chunk = self.regions_of(index);
+            let within =
+                regions.start.max(chunk.start) - chunk.start..end.min(chunk.end) - chunk.start;
+            let mut settled = vec![0; (chunk.end - chunk.start).div_ceil(BITS_PER_WORD) as usize];
+            set_bits(&mut settled, within);
+            let mut planes = self.planes(index);
+            for (word, settled) in settled.into_iter().enumerate() {
+                let settled = settled & planes.lost[word];
+                planes.lost[word] &= !settled;
+                if hydrated {
+                    planes.hydrated[word] |= settled;
+                }
+            }
+            self.put(index, planes);
+        }
+    }
+
+    /// What is known of array block `chunk`, bit by bit.
+    pub(crate) fn planes(&self, chunk: u64) -> Planes {
+        let regions = self.regions_of(chunk);
+        let nr_words = (regions.end - regions.start).div_ceil(BITS_PER_WORD) as usize;
+        let plane = |state| {
+            let mut words = vec![0; nr_words].into_boxed_slice();
+            for run in self.pieces_in(chunk, state) {
+                set_bits(&mut words, run.start - regions.start..run.end - regions.start);
+            }
+            words
+        };
+        Planes { hydrated: plane(State::Hydrated), lost: plane(State::Lost) }
+    }
+
+    /// Puts in what is known of array block `chunk`. Bits past its last region are left out, and
+    /// what is known to be hydrated is not lost.
+    pub(crate) fn put(&mut self, chunk: u64, mut planes: Planes) {
+        let regions = self.regions_of(chunk);
+        let len = regions.end - regions.start;
+        let nr_words = len.div_ceil(BITS_PER_WORD) as usize;
+        assert!(planes.hydrated.len() == nr_words && planes.lost.len() == nr_words);
+        assert!(nr_words <= WORDS_PER_BLOCK);
+        let in_last = low_bits(len - (nr_words as u64 - 1) * BITS_PER_WORD);
+        for word in 0..nr_words {
+            let mask = if word + 1 == nr_words { in_last } else { u64::MAX };
+            planes.hydrated[word] &= mask;
+            planes.lost[word] &= mask & !planes.hydrated[word];
+        }
+        let ones = |words: &[u64]| super::count_ones(words.iter().copied());
+        self.chunks[chunk as usize] = match (ones(&planes.hydrated), ones(&planes.lost)) {
+            (0, 0) => Chunk::Zeroes,
+            (hydrated, 0) if hydrated == len => Chunk::Ones,
+            (_, 0) => {
+                let words: Vec<le::U64> = planes.hydrated.iter().map(|&w| w.into()).collect();
+                Chunk::of(&words, len)
+            }
+            (_, lost) if lost == len => Chunk::Lost,
+            _ => Chunk::Partly(Box::new(planes)),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use persistent_data::bitset::BITS_PER_BLOCK;
+    use quickcheck::quickcheck;
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
+    use super::super::{Chunk, Planes, RegionMap, Tally};
+    use crate::geometry::RegionRange;
+
+    const TAIL: u64 = 100;
+
+    /// An array block of which nothing is known, one of which much is, and a short last one.
+    fn torn(seed: u64) -> RegionMap {
+        let random = &mut StdRng::seed_from_u64(seed);
+        let mut map = RegionMap::lost_whole(2 * BITS_PER_BLOCK + TAIL);
+        for (chunk, words) in [(1, 509), (2, 2)] {
+            let mut plane = || (0..words).map(|_| random.random::<u64>()).collect::<Box<[u64]>>();
+            map.put(chunk, Planes { hydrated: plane(), lost: plane() });
+        }
+        map
+    }
+
+    fn bits(runs: impl Iterator<Item = RegionRange>) -> Vec<u64> {
+        runs.flatten().collect()
+    }
+
+    #[test]
+    fn what_is_put_in_comes_back_and_no_region_is_in_two_states() {
+        let map = torn(1);
+        assert!(matches!(map.chunks[..], [Chunk::Lost, Chunk::Partly(_), Chunk::Partly(_)]));
+        let (hydrated, lost) = (bits(map.runs()), bits(map.lost()));
+        assert!(!hydrated.iter().any(|region| lost.binary_search(region).is_ok()));
+        assert!(hydrated.iter().chain(&lost).all(|&region| region < map.nr_regions()));
+        let tally = Tally { hydrated: hydrated.len() as u64, lost: lost.len() as u64 };
+        assert_eq!(map.tally(0..map.nr_regions()), tally);
+        assert_eq!(map.hydrated(), tally.hydrated);
+        let mut again = RegionMap::lost_whole(map.nr_regions());
+        (0..3).for_each(|chunk| again.put(chunk, map.planes(chunk)));
+        assert_eq!(again, map);
+    }
+
+    #[test]
+    fn settling_everything_leaves_nothing_lost_and_what_was_known_as_it_was() {
+        for hydrated in [false, true] {
+            let map = torn(2);
+            let mut settled = map.clone();
+            settled.settle_lost(hydrated);
+            assert!(settled.is_whole());
+            let mut expected = bits(map.runs());
+            if hydrated {
+                expected.extend(bits(map.lost()));
+                expected.sort_unstable();
+            }
+            assert_eq!(bits(settled.runs()), expected);
+        }
+    }
+
+    quickcheck! {
+        fn settling_a_range_touches_the_lost_regions_in_it(
+            seed: u64, begin: u32, len: u32, hydrated: bool
+        ) -> bool {
+            let map = torn(seed);
+            let begin = u64::from(begin) % map.nr_regions();
+            let range = begin..begin + u64::from(len) % map.nr_regions();
+            let mut settled = map.clone();
+            settled.settle(range.clone(), hydrated);
+            let (inside, outside): (Vec<u64>, Vec<u64>) =
+                bits(map.lost()).into_iter().partition(|region| range.contains(region));
+            let mut expected = bits(map.runs());
+            if hydrated {
+                expected.extend(inside);
+                expected.sort_unstable();
+            }
+            bits(settled.lost()) == outside && bits(settled.runs()) == expected
+        }
+    }
+}
