@@ -3,17 +3,39 @@
 //! *Invariants:* what comes out as hydrated was hydrated, what comes out as neither hydrated nor
 //! lost was not; of everything else it is said that it is lost. Nothing is written here.
 
+use fixedbitset::FixedBitSet;
 use persistent_data::BlockNr;
 use persistent_data::device::ReadDevice;
+use persistent_data::format::SpaceMapRoot;
+use persistent_data::space_map::metadata::mapped_blocks;
+use persistent_data::space_map::walk::SpaceMapReading;
+use persistent_data::store::DeviceReader;
 use thiserror::Error;
 
+use self::base::{Base, Evidence, read_slots};
+use self::claims::Claims;
+use self::doubt::Doubt;
+use self::older::{Live, LiveSpaceMap};
+use self::scan::Scan;
+use self::search::{Newest, Root};
+use self::tree::Trees;
+use self::vouch::SpaceMaps;
 use crate::check::read;
 use crate::damage::Damage;
 use crate::geometry::{Geometry, RegionRange};
 use crate::ir::Header;
 use crate::progress::Progress;
 use crate::region_map::RegionMap;
-use crate::superblock::SuperblockError;
+use crate::superblock::{Superblock, SuperblockError};
+
+mod base;
+mod claims;
+mod doubt;
+mod older;
+mod scan;
+mod search;
+mod tree;
+mod vouch;
 
 /// Why nothing could be recovered.
 #[derive(Debug, Error)]
@@ -135,6 +157,8 @@ pub enum Verdict {
     /// It cannot be told from the one that was taken which is the newer one. Where they differ,
     /// regions are lost.
     Tie,
+    /// The trees contradict each other, so none of them was taken.
+    Contradiction,
 }
 
 /// Finds out all that can be known of the regions of damaged metadata.
@@ -150,26 +174,159 @@ pub fn recover<D: ReadDevice + ?Sized>(
 ) -> Result<Recovery, RepairError> {
     let report = read(device, progress);
     let (Some(superblock), Some(regions)) = (report.superblock, report.regions) else {
-        let error = report.damage.into_iter().find_map(|damage| match damage {
+        return without_superblock(device, sizes, report.damage, progress);
+    };
+    let found = superblock.header.geometry;
+    if let Some(wanted) = sizes.filter(|&wanted| wanted != found) {
+        return Err(RepairError::OtherSizes { found, wanted });
+    }
+    let mut recovery = Recovery {
+        header: superblock.header,
+        regions,
+        damage: report.damage,
+        origin: Origin::Superblock,
+        finds: Vec::new(),
+        candidates: Vec::new(),
+    };
+    if !recovery.regions.is_whole() {
+        look_for_lost(device, &superblock, &mut recovery, progress);
+    }
+    Ok(recovery)
+}
+
+/// Looks at all of `device`.
+fn scan<D: ReadDevice + ?Sized>(device: &D, progress: &dyn Progress) -> Scan {
+    let mut scan = Scan::of(device, progress);
+    let referred = Trees::new(device, &scan).last_referred();
+    let counted = SpaceMaps::of(device, &scan).last_counted(device);
+    scan.were_written_up_to(referred.max(counted));
+    scan
+}
+
+/// Looks for what the tree of a sound superblock has lost.
+fn look_for_lost<D: ReadDevice + ?Sized>(
+    device: &D,
+    superblock: &Superblock,
+    recovery: &mut Recovery,
+    progress: &dyn Progress,
+) {
+    let scan = scan(device, progress);
+    let mut trees = Trees::new(device, &scan);
+    let claims = Claims::of(&trees, &scan);
+    let geometry = superblock.header.geometry;
+    let evidence = Evidence { device, scan: &scan, claims: &claims, geometry };
+    let maps = SpaceMaps::of(device, &scan);
+    let roots = search::roots(&evidence, &mut trees);
+    let space_map = live_space_map(device, superblock);
+
+    // The space map of the last commit counts the blocks of its bitset, wherever the superblock
+    // says that it begins.
+    let root = superblock.bitset_root;
+    let counted_together = |&&(_, tree): &&Root| {
+        maps.vouching_for(tree.digest)
+            .any(|map| map.index.is_some_and(|i| Some(i) == space_map.index))
+    };
+    let moved = roots.iter().find(counted_together).filter(|_| trees.node(root).is_none());
+    let root = moved.map_or(root, |&(root, _)| root);
+    if moved.is_some() {
+        let slots = trees.slots(root, evidence.nr_array_blocks());
+        recovery.regions = read_slots(&evidence, &slots);
+        recovery.origin = Origin::Scan { root, is_newest: true };
+    }
+    let slots = trees.slots(root, evidence.nr_array_blocks());
+    let base = Base { slots, regions: recovery.regions.clone() };
+    let nodes = trees.nodes(root);
+    let live = Live { root, base: &base, nodes, space_map };
+    let search =
+        older::Search { evidence: &evidence, trees: &trees, maps: &maps, roots: &roots, live };
+    recovery.finds = search.fill(&mut recovery.regions);
+}
+
+/// The space map that a sound superblock leads to, as far as it can be read.
+fn live_space_map<D: ReadDevice + ?Sized>(device: &D, superblock: &Superblock) -> LiveSpaceMap {
+    let root = SpaceMapRoot::from_area(&superblock.space_map_root);
+    let index = BlockNr(root.bitmap_root.get());
+    let mut blocks = vec![index];
+    let refer = |at| {
+        blocks.push(at);
+        true
+    };
+    let mut is_damaged = false;
+    let nr_blocks = mapped_blocks(device.nr_blocks());
+    let reading =
+        SpaceMapReading::read(&DeviceReader(device), root, nr_blocks, refer, |_| is_damaged = true);
+    let counted = reading.filter(|reading| reading.is_whole() && !is_damaged).map(|reading| {
+        let mut counted = FixedBitSet::with_capacity(nr_blocks as usize);
+        reading.counted().for_each(|at| counted.insert(at.0 as usize));
+        counted
+    });
+    LiveSpaceMap { index: Some(index), blocks, counted }
+}
+
+/// Looks for the newest bitset of a device whose superblock is lost.
+fn without_superblock<D: ReadDevice + ?Sized>(
+    device: &D,
+    sizes: Option<Geometry>,
+    damage: Vec<Damage>,
+    progress: &dyn Progress,
+) -> Result<Recovery, RepairError> {
+    let scan = scan(device, progress);
+    let mut trees = Trees::new(device, &scan);
+    let Some(geometry) = sizes else {
+        let superblock = damage.into_iter().find_map(|damage| match damage {
             Damage::Superblock(error) => Some(error),
             _ => None,
         });
-        let error = error.unwrap_or(SuperblockError::NoRoom);
-        return Err(match sizes {
-            Some(wanted) => RepairError::NoBitset { wanted, fits: Vec::new() },
-            None => RepairError::SizesUnknown { error, fits: Vec::new() },
+        return Err(RepairError::SizesUnknown {
+            error: superblock.unwrap_or(SuperblockError::NoRoom),
+            fits: search::fits(&scan, &mut trees),
         });
     };
-    let found = superblock.header.geometry;
-    match sizes {
-        Some(wanted) if wanted != found => Err(RepairError::OtherSizes { found, wanted }),
-        _ => Ok(Recovery {
-            header: superblock.header,
-            regions,
-            damage: report.damage,
-            origin: Origin::Superblock,
-            finds: Vec::new(),
-            candidates: Vec::new(),
-        }),
+    let claims = Claims::of(&trees, &scan);
+    let evidence = Evidence { device, scan: &scan, claims: &claims, geometry };
+    let roots = search::roots(&evidence, &mut trees);
+    if roots.is_empty() {
+        let fits = search::fits(&scan, &mut trees);
+        return Err(RepairError::NoBitset { wanted: geometry, fits });
     }
+    let maps = SpaceMaps::of(device, &scan);
+    let header = Header { uuid: [0; 16], geometry };
+    let Some(newest) = search::newest(&evidence, &trees, &maps, &roots) else {
+        // Nothing can be believed of trees that contradict each other.
+        let candidates = search::contradicting(&maps, &roots);
+        let origin = Origin::Scan { root: candidates[0].root, is_newest: false };
+        let regions = evidence.nothing_known();
+        return Ok(Recovery { header, regions, damage, origin, finds: Vec::new(), candidates });
+    };
+    let doubt = doubt::doubt(&evidence, &trees, &maps, &roots, &newest);
+    let Newest { root, tree, base, mut regions, candidates } = newest;
+    let mut finds = Vec::new();
+    let nodes = trees.nodes(root);
+    match &doubt {
+        Doubt::None => {
+            let map = maps.vouching_for(tree.digest).find(|map| map.index.is_some());
+            let space_map = map.map_or_else(LiveSpaceMap::default, |map| {
+                let mut counted = FixedBitSet::with_capacity(scan.nr_blocks() as usize);
+                let blocks = vouch::counted_blocks(device, map).into_iter();
+                counted.extend(
+                    blocks.map(|at| at.0 as usize).filter(|&at| at < scan.nr_blocks() as usize),
+                );
+                let blocks = map.bitmaps.iter().copied().chain(map.index).collect();
+                LiveSpaceMap { index: map.index, blocks, counted: Some(counted) }
+            });
+            let live = Live { root, base: &base, nodes, space_map };
+            let search = older::Search {
+                evidence: &evidence,
+                trees: &trees,
+                maps: &maps,
+                roots: &roots,
+                live,
+            };
+            finds = search.fill(&mut regions);
+        }
+        Doubt::Newer(lost) => doubt::keep_bounds(&evidence, &base, &nodes, lost, &mut regions),
+        Doubt::Anything => regions = evidence.nothing_known(),
+    }
+    let origin = Origin::Scan { root, is_newest: matches!(doubt, Doubt::None) };
+    Ok(Recovery { header, regions, damage, origin, finds, candidates })
 }

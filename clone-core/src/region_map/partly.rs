@@ -3,9 +3,7 @@
 use persistent_data::bitset::BITS_PER_WORD;
 use zerocopy::little_endian as le;
 
-use super::{
-    BITS_PER_BLOCK, Chunk, Planes, RegionMap, State, WORDS_PER_BLOCK, low_bits, set_bits,
-};
+use super::{BITS_PER_BLOCK, Chunk, Planes, RegionMap, State, WORDS_PER_BLOCK, low_bits, set_bits};
 use crate::geometry::RegionRange;
 
 impl RegionMap {

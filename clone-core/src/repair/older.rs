@@ -1,0 +1,340 @@
+//! What older commits tell of regions whose array block, or the way to it, is lost.
+//!
+//! Bits only ever go from zero to one, so an old copy of an array block is a lower bound. That it
+//! is an old copy of this array block, and has not been used for another since, has to be shown:
+//! the block does not say. docs/repair.md has the argument.
+
+use fixedbitset::FixedBitSet;
+use persistent_data::BlockNr;
+use persistent_data::device::ReadDevice;
+
+use super::base::{Base, Comparison, Evidence, is_subset};
+use super::scan::Kind;
+use super::search::{Newest, Root, newest};
+use super::tree::{NOWHERE, Trees};
+use super::vouch::SpaceMaps;
+use super::{Copy, Find};
+use crate::region_map::{Planes, RegionMap};
+
+/// The tree of the last commit, as far as it is known.
+pub(super) struct Live<'a> {
+    pub(super) root: BlockNr,
+    pub(super) base: &'a Base,
+    /// Nodes, damaged ones too.
+    pub(super) nodes: Vec<BlockNr>,
+    pub(super) space_map: LiveSpaceMap,
+}
+
+/// The space map of the last commit, as far as it is known.
+#[derive(Default)]
+pub(super) struct LiveSpaceMap {
+    pub(super) index: Option<BlockNr>,
+    /// Index, bitmaps, and nodes of the tree of large counts, damaged ones too.
+    pub(super) blocks: Vec<BlockNr>,
+    /// What it counts, if all of it could be read.
+    pub(super) counted: Option<FixedBitSet>,
+}
+
+impl LiveSpaceMap {
+    fn counts(&self, at: BlockNr) -> Option<bool> {
+        let counted = self.counted.as_ref()?;
+        Some(usize::try_from(at.0).is_ok_and(|at| counted.contains(at)))
+    }
+}
+
+/// Everything that is known.
+pub(super) struct Search<'a, D: ?Sized> {
+    pub(super) evidence: &'a Evidence<'a, D>,
+    pub(super) trees: &'a Trees<'a, D>,
+    pub(super) maps: &'a SpaceMaps,
+    pub(super) roots: &'a [Root],
+    pub(super) live: Live<'a>,
+}
+
+impl<D: ReadDevice + ?Sized> Search<'_, D> {
+    /// Puts into `regions` what older commits tell of the lost ones.
+    pub(super) fn fill(&self, regions: &mut RegionMap) -> Vec<Find> {
+        let mut finds = self.last_but_one(regions);
+        finds.extend(self.any_older(regions));
+        finds.sort_by_key(|find| find.regions.start);
+        finds
+    }
+
+    /// The array blocks of which nothing is known.
+    fn lost(&self, regions: &RegionMap) -> Vec<u64> {
+        let is_lost = |&index: &u64| {
+            let range = regions.regions_of(index);
+            regions.tally(range.clone()).lost == range.end - range.start
+        };
+        (0..regions.nr_chunks()).filter(is_lost).collect()
+    }
+
+    /// The commit before the last one is whole, for nothing has been written over it yet, unless
+    /// it is damaged too, or shares what is.
+    fn last_but_one(&self, regions: &mut RegionMap) -> Vec<Find> {
+        let lost = self.lost(regions);
+        if lost.is_empty() || !self.is_all_damage_known() {
+            return Vec::new();
+        }
+        let others: Vec<Root> =
+            self.roots.iter().copied().filter(|&(root, _)| root != self.live.root).collect();
+        let Some(before) = newest(self.evidence, self.trees, self.maps, &others) else {
+            return Vec::new();
+        };
+        if !self.is_same_life(&before) {
+            return Vec::new();
+        }
+        let unmoved = self.unmoved(&before, &lost);
+        let mut finds = Vec::new();
+        for index in lost {
+            let (copy, at) = match unmoved.iter().find(|&&(unmoved, _)| unmoved == index) {
+                Some(&(_, at)) => (Copy::Last, at),
+                None => (Copy::Older, before.base.slots[index as usize]),
+            };
+            let planes = match copy {
+                Copy::Last => self.all_of(regions, index, at),
+                Copy::Older => {
+                    let planes = before.regions.planes(index);
+                    let is_known = before.base.knows(index);
+                    is_known.then(|| bound(planes.hydrated))
+                }
+            };
+            if let Some(planes) = planes {
+                regions.put(index, planes);
+                finds.push(Find { regions: regions.regions_of(index), at, copy });
+            }
+        }
+        finds
+    }
+
+    /// Whether every damaged block is one that the last commit has.
+    fn is_all_damage_known(&self) -> bool {
+        let mut damaged = self.evidence.scan.damaged().clone();
+        let live = &self.live;
+        let known = live.nodes.iter().chain(&live.base.slots).chain(&live.space_map.blocks);
+        for at in known.filter_map(|at| usize::try_from(at.0).ok()) {
+            if at < damaged.len() {
+                damaged.remove(at);
+            }
+        }
+        damaged.is_clear()
+    }
+
+    /// Whether `before` is an older commit of the same clone, and not left over from one that was
+    /// on the device before.
+    fn is_same_life(&self, before: &Newest) -> bool {
+        let mut comparison = Comparison::with(self.evidence, self.trees, self.live.base);
+        let findings = comparison.node(before.root);
+        let is_newer = findings.is_beyond && comparison.is_newer(&before.base.slots);
+        !is_newer && (findings.shares || self.follows(before))
+    }
+
+    /// Whether the last commit begins right behind the end of `before`: a kernel allocates round
+    /// the device, and the index is the last block of a commit.
+    fn follows(&self, before: &Newest) -> bool {
+        let live = &self.live;
+        let Some(index) = (self.maps.vouching_for(before.tree.digest)).find_map(|map| map.index)
+        else {
+            return false;
+        };
+        let is_kept = |at: &BlockNr| {
+            before.base.slots.contains(at) || self.trees.nodes(before.root).contains(at)
+        };
+        let live_blocks = live.nodes.iter().chain(&live.base.slots).chain(&live.space_map.blocks);
+        let mut new: Vec<BlockNr> =
+            live_blocks.copied().filter(|at| *at != NOWHERE && !is_kept(at)).collect();
+        new.sort_unstable();
+        let Some(&first) = new.iter().find(|&&at| at > index).or(new.first()) else {
+            return false;
+        };
+        let nr_blocks = self.evidence.scan.nr_blocks();
+        let mut at = index.0;
+        loop {
+            at = (at + 1) % nr_blocks.max(1);
+            let block = BlockNr(at);
+            if block == first {
+                return true;
+            }
+            let is_in_use = at == 0 || new.contains(&block) || is_kept(&block);
+            let is_space_map =
+                self.maps.vouching_for(before.tree.digest).any(|map| map.bitmaps.contains(&block))
+                    || live.space_map.blocks.contains(&block);
+            if !is_in_use && !is_space_map {
+                return false;
+            }
+        }
+    }
+
+    /// Where the last commit has the array blocks of `lost`, as far as that is certain: what it
+    /// counts and `before` had in the same place was not moved, and what is left over then has to
+    /// be what was.
+    fn unmoved(&self, before: &Newest, lost: &[u64]) -> Vec<(u64, BlockNr)> {
+        let space_map = &self.live.space_map;
+        let Some(counted) = &space_map.counted else { return Vec::new() };
+        let has_ties = before
+            .candidates
+            .iter()
+            .any(|candidate| candidate.verdict == Some(super::Verdict::Tie));
+        if has_ties || self.has_uncommitted() || !self.maps.vouch_for(before.tree.digest) {
+            return Vec::new();
+        }
+        let slot = |index: u64| before.base.slots[index as usize];
+        let is_array = |at: BlockNr| self.evidence.scan.kind(at) == Kind::Array;
+        let (stay, moved): (Vec<u64>, Vec<u64>) =
+            lost.iter().partition(|&&index| space_map.counts(slot(index)) == Some(true));
+        let mut found: Vec<(u64, BlockNr)> = stay.into_iter().map(|i| (i, slot(i))).collect();
+        found.retain(|&(_, at)| is_array(at));
+        let is_taken = |at: &BlockNr| {
+            self.live.base.slots.contains(at) || found.iter().any(|&(_, taken)| taken == *at)
+        };
+        let mut new: Vec<BlockNr> = (counted.ones().map(|at| BlockNr(at as u64)))
+            .filter(|&at| is_array(at) && !is_taken(&at))
+            .collect();
+        if new.len() != moved.len() {
+            return found;
+        }
+        let mut moved = moved;
+        // Each step takes one for which there is only one choice.
+        while let Some((index, at)) = moved.iter().find_map(|&index| {
+            let mut choices = new.iter().copied().filter(|&at| self.may_be(before, index, at));
+            let first = choices.next()?;
+            choices.next().is_none().then_some((index, first))
+        }) {
+            found.push((index, at));
+            moved.retain(|&other| other != index);
+            new.retain(|&other| other != at);
+        }
+        found
+    }
+
+    /// Whether the array block at `at` may be what became of array block `index` of `before`.
+    fn may_be(&self, before: &Newest, index: u64, at: BlockNr) -> bool {
+        let map = &before.base.regions;
+        let own = before.base.slots[index as usize];
+        let Some(new) = self.evidence.bits(map, index, at) else { return false };
+        // What cannot be read excludes nothing.
+        self.evidence.bits(map, index, own).is_none_or(|old| is_subset(&old, &new))
+    }
+
+    /// Whether there is a sign of a commit that was begun and never finished: then something of
+    /// the one before the last may have been written over.
+    fn has_uncommitted(&self) -> bool {
+        let scan = self.evidence.scan;
+        let mut known = FixedBitSet::with_capacity(scan.nr_blocks() as usize);
+        let mut insert = |at: BlockNr| {
+            if let Some(at) = usize::try_from(at.0).ok().filter(|&at| at < known.len()) {
+                known.insert(at);
+            }
+        };
+        for &(root, tree) in self.roots {
+            self.trees.nodes(root).into_iter().for_each(&mut insert);
+            for map in self.maps.vouching_for(tree.digest) {
+                map.bitmaps.iter().copied().chain(map.index).for_each(&mut insert);
+            }
+        }
+        self.live.nodes.iter().copied().for_each(&mut insert);
+        self.live.space_map.blocks.iter().copied().for_each(&mut insert);
+        let counted = self.live.space_map.counted.as_ref();
+        let is_counted = |at: BlockNr| counted.is_some_and(|c| c.contains(at.0 as usize));
+        let strange =
+            |kind| scan.all(kind).any(|at| !known.contains(at.0 as usize) && !is_counted(at));
+        let is_orphan = |at: BlockNr| self.evidence.claims.is_orphan(at) && !is_counted(at);
+        [Kind::Leaf, Kind::Internal, Kind::Index, Kind::Bitmap].into_iter().any(strange)
+            || scan.all(Kind::Array).any(is_orphan)
+    }
+
+    /// All that the array block at `at` says.
+    fn all_of(&self, regions: &RegionMap, index: u64, at: BlockNr) -> Option<Planes> {
+        let hydrated = self.evidence.bits(regions, index, at)?;
+        let lost = vec![0; hydrated.len()].into();
+        Some(Planes { hydrated, lost })
+    }
+
+    /// Commits from long ago tell something of a lost array block if what they have in its place
+    /// cannot be anything else.
+    fn any_older(&self, regions: &mut RegionMap) -> Vec<Find> {
+        let lost = self.lost(regions);
+        let mut finds = Vec::new();
+        if lost.is_empty() {
+            return finds;
+        }
+        let live = self.live.base;
+        let fresh = self.may_be_uncommitted();
+        let mut comparison = Comparison::with(self.evidence, self.trees, live);
+        for &(root, _) in self.roots.iter().filter(|&&(root, _)| root != self.live.root) {
+            let findings = comparison.node(root);
+            if !findings.shares {
+                continue;
+            }
+            let slots = self.trees.slots(root, live.slots.len() as u64);
+            if findings.is_beyond && comparison.is_newer(&slots) {
+                continue;
+            }
+            for &index in &lost {
+                let at = slots[index as usize];
+                let is_free = usize::try_from(at.0).is_ok_and(|at| !fresh.contains(at));
+                if is_free
+                    && self.evidence.claims.is_sole(at, index)
+                    && self.can_be_nothing_else(&slots, index, at)
+                    && let Some(bits) = self.evidence.bits(regions, index, at)
+                {
+                    let mut planes = regions.planes(index);
+                    for (word, bits) in planes.hydrated.iter_mut().zip(bits) {
+                        *word |= bits;
+                    }
+                    regions.put(index, planes);
+                    let find = Find { regions: regions.regions_of(index), at, copy: Copy::Older };
+                    if !finds.contains(&find) {
+                        finds.push(find);
+                    }
+                }
+            }
+        }
+        finds
+    }
+
+    /// Whether the array block at `at`, array block `index` of a commit that has the others at
+    /// `slots`, cannot have been used for another since: it would be an older copy of that.
+    fn can_be_nothing_else(&self, slots: &[BlockNr], index: u64, at: BlockNr) -> bool {
+        let live = self.live.base;
+        let has_size_of =
+            |other| self.evidence.scan.words(at) == self.evidence.words_of(&live.regions, other);
+        (0..).zip(slots.iter().zip(&live.slots)).all(|(other, (then, now))| {
+            other == index
+                || *now != NOWHERE && then == now
+                || !has_size_of(other)
+                || live.relation(self.evidence, other, at).has_more()
+        })
+    }
+
+    /// The blocks that are in use, and those that a commit under way when all ended would have
+    /// taken: the next free ones behind the last commit, or, as the first since the clone was
+    /// started, the lowest.
+    fn may_be_uncommitted(&self) -> FixedBitSet {
+        let nr_blocks = self.evidence.scan.nr_blocks() as usize;
+        let live = &self.live;
+        let mut taken = live.space_map.counted.clone().unwrap_or_default();
+        taken.grow(nr_blocks);
+        let known = live.nodes.iter().chain(&live.base.slots).chain(&live.space_map.blocks);
+        for at in known.filter_map(|at| usize::try_from(at.0).ok()).filter(|&at| at < nr_blocks) {
+            taken.insert(at);
+        }
+        let used = taken.clone();
+        let room = LEAST_ROOM + used.count_ones(..) / 4;
+        let behind = live.space_map.index.map_or(0, |index| index.0 as usize);
+        for from in [1, behind + 1] {
+            let round = (from..nr_blocks).chain(1..from.min(nr_blocks));
+            round.filter(|&at| !used.contains(at)).take(room).for_each(|at| taken.insert(at));
+        }
+        taken
+    }
+}
+
+/// Blocks that a commit of the smallest clone may take, and some more.
+const LEAST_ROOM: usize = 64;
+
+/// A lower bound: what is not hydrated is lost.
+fn bound(hydrated: Box<[u64]>) -> Planes {
+    let lost = vec![u64::MAX; hydrated.len()].into();
+    Planes { hydrated, lost }
+}
