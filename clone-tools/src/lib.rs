@@ -10,7 +10,8 @@
 //!   [`Visitor`](clone_core::ir::Visitor); XML and JSON are read back as a
 //!   [`Document`](document::Document).
 //! - [`pack_file`]: what `clone_metadata_pack` writes and `clone_metadata_unpack` reads.
-//! - [`input`], [`output`], [`image_output`]: files, and what can be wrong with them.
+//! - [`input`], [`output`], [`image_output`], [`metadata_output`]: files, and what can be wrong
+//!   with them.
 //!
 //! # Invariants
 //!
@@ -30,6 +31,7 @@ pub mod image_output;
 pub mod input;
 pub mod json;
 pub mod map;
+pub mod metadata_output;
 pub mod metadata_size;
 pub mod output;
 pub mod pack;

@@ -1,23 +1,17 @@
 //! `clone_restore`: makes metadata.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clone_core::geometry::{Geometry, Sectors};
 use clone_core::ir::Header;
-use clone_core::restore::{MetadataSize, restore};
-use persistent_data::device::{FileDevice, MemoryDevice, ReadDevice};
-use persistent_data::transaction::wipe_superblock;
 
 use crate::args::{Hydrated, RestoreArgs, RestoreFormat};
 use crate::document::Document;
 use crate::exit::{Exit, Tool, usage_error};
 use crate::figures::{Counted, Share, in_units};
 use crate::input::{check_distinct, document_name, open_document};
-use crate::metadata_size::sectors_of_blocks;
-use crate::output::{folder_of, sync_folder};
+use crate::metadata_output::Place;
 use crate::progress::Bar;
 use crate::run_spool::RunSpool;
 use crate::{json, xml};
@@ -35,13 +29,11 @@ pub fn run(tool: &Tool, args: &RestoreArgs) -> Result<Exit> {
     let hydrated = runs.hydrated();
     let runs = runs.into_runs().context("cannot read the runs back from a temporary file")?;
 
+    let place = Place::find(&args.output, header.geometry, args.metadata_size)?;
     // From here on OUTPUT changes.
-    let output = Output::open(&args.output, &header.geometry, args.metadata_size)?;
-    let bar = Bar::new("writing", args.quiet);
-    let restored = restore(&output.device, header, runs, &bar);
-    bar.finish();
-    restored.with_context(|| output.failure())?;
-    let nr_blocks = output.device.nr_blocks();
+    let output = place.open()?;
+    output.write(header, runs, args.quiet)?;
+    let size = output.size();
     output.keep()?;
 
     if args.verbose {
@@ -50,7 +42,7 @@ pub fn run(tool: &Tool, args: &RestoreArgs) -> Result<Exit> {
             "{}: {hydrated} of {nr_regions} regions hydrated ({}), in metadata of {}",
             args.output.display(),
             Share { part: hydrated, whole: nr_regions },
-            in_units(sectors_of_blocks(nr_blocks))
+            in_units(size)
         ));
     }
     Ok(Exit::Success)
@@ -137,173 +129,4 @@ fn fresh(args: &RestoreArgs) -> Result<Document> {
         Hydrated::None => RunSpool::new(),
     };
     Ok(Document { header: Header { uuid: [0; 16], geometry }, runs })
-}
-
-/// Where metadata goes. A file that was made for it is removed again unless it is kept.
-struct Output<'a> {
-    device: FileDevice,
-    path: &'a Path,
-    made: Option<MadeFile>,
-}
-
-impl<'a> Output<'a> {
-    fn open(path: &'a Path, geometry: &Geometry, size: Option<Sectors>) -> Result<Self> {
-        let needs = MetadataSize::of(*geometry);
-        let made = match fs::metadata(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let size = size.unwrap_or(sectors_of_blocks(needs.total_blocks()));
-                check_size(path, size, &in_units(size), &needs)?;
-                refuse_link(path)?;
-                Some(MadeFile::new(path, size)?)
-            }
-            _ => None,
-        };
-        let device = FileDevice::open_write(path)?;
-        let has = sectors_of_blocks(device.nr_blocks());
-        let in_words = match device.nr_blocks() {
-            0 => Counted(device.size_bytes(), "byte").to_string(),
-            _ => in_units(has),
-        };
-        check_size(path, has, &in_words, &needs)?;
-        match size {
-            Some(size) if made.is_none() && device.size_bytes() != size.to_bytes().unwrap_or(0) => {
-                bail!(
-                    "{} exists and has {}: --metadata-size is for a file that is made",
-                    path.display(),
-                    in_units(has)
-                );
-            }
-            _ => Ok(Self { device, path, made }),
-        }
-    }
-
-    fn failure(&self) -> String {
-        let path = self.path.display();
-        match &self.made {
-            Some(_) => format!("cannot write {path}, which was removed again"),
-            None => format!("cannot write {path}, and what it holds now is not to be used"),
-        }
-    }
-
-    fn keep(mut self) -> Result<()> {
-        if let Some(made) = self.made.take() {
-            made.keep().with_context(|| self.path.display().to_string())?;
-        }
-        Ok(())
-    }
-}
-
-/// Refuses a symbolic link to nothing. Somebody meant it to lead to a device, which may be another
-/// one when it comes back.
-fn refuse_link(path: &Path) -> Result<()> {
-    match fs::read_link(path) {
-        Ok(target) => bail!(
-            "{} is a symbolic link to {}, which does not exist",
-            path.display(),
-            target.display()
-        ),
-        Err(_) => Ok(()),
-    }
-}
-
-fn check_size(path: &Path, has: Sectors, in_words: &str, needs: &MetadataSize) -> Result<()> {
-    let least = sectors_of_blocks(needs.least_blocks());
-    if has < least {
-        bail!(
-            "{} has {in_words}, which is too small: the metadata takes at least {}, and \
-             clone_metadata_size advises {}",
-            path.display(),
-            in_units(least),
-            in_units(sectors_of_blocks(needs.total_blocks()))
-        );
-    }
-    Ok(())
-}
-
-/// A file that did not exist before.
-struct MadeFile {
-    path: PathBuf,
-    keep: bool,
-}
-
-impl MadeFile {
-    /// Makes a file that is marked as unfinished. A kernel would take zeroes for a new device and
-    /// format it without a word, so there is no moment at which it is long enough and all zero.
-    fn new(path: &Path, size: Sectors) -> Result<Self> {
-        let name = path.display();
-        let bytes = size.to_bytes().filter(|&bytes| i64::try_from(bytes).is_ok());
-        let Some(bytes) = bytes else {
-            bail!("cannot make {name} of {}: that is larger than a file can be", in_units(size));
-        };
-        let mut file = File::create_new(path).with_context(|| format!("cannot make {name}"))?;
-        let made = Self { path: path.to_owned(), keep: false };
-        let sized = file
-            .write_all(&unfinished()?)
-            // Or after a power cut there might be the length without the mark.
-            .and_then(|()| file.sync_data())
-            .and_then(|()| file.set_len(bytes));
-        sized.with_context(|| format!("cannot make {name} of {}", in_units(size)))?;
-        Ok(made)
-    }
-
-    fn keep(mut self) -> io::Result<()> {
-        // Whatever becomes of its name, the metadata is whole.
-        self.keep = true;
-        sync_folder(&folder_of(&self.path))
-    }
-}
-
-impl Drop for MadeFile {
-    fn drop(&mut self) {
-        if !self.keep {
-            // There is another error to be told, and this one would add nothing to it.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-/// The first block of metadata that has not been made to its end.
-fn unfinished() -> Result<Vec<u8>> {
-    let device = MemoryDevice::new(1);
-    wipe_superblock(&device)?;
-    Ok(device.to_bytes())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use clone_core::geometry::Sectors;
-    use persistent_data::device::MemoryDevice;
-    use persistent_data::transaction::is_unfinished;
-
-    use super::MadeFile;
-
-    #[test]
-    fn a_file_that_was_only_made_is_none_that_a_kernel_formats() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("made");
-        let made = MadeFile::new(&path, Sectors(24)).unwrap();
-        let content = fs::read(&path).unwrap();
-        assert_eq!(content.len(), 24 * 512);
-        assert!(is_unfinished(&MemoryDevice::from_bytes(&content).to_blocks()[0]));
-        drop(made);
-        assert!(!path.exists());
-
-        for sectors in [1 << 54, u64::MAX] {
-            let error = MadeFile::new(&path, Sectors(sectors)).err().unwrap().to_string();
-            assert!(error.contains("larger than a file can be") && !path.exists(), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_finished_file_stays_whatever_becomes_of_its_folder() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("made");
-        let mut made = MadeFile::new(&path, Sectors(24)).unwrap();
-        made.path = folder.path().join("no such folder").join("made");
-        let error = made.keep().unwrap_err().to_string();
-        assert!(error.contains("its name may not survive a crash"), "{error}");
-        assert!(path.exists());
-    }
 }
