@@ -19,13 +19,16 @@ use crate::superblock::OUTSIDE_FIRST_SECTOR;
 pub enum AutoRepairError {
     /// There is damage of a kind that must not be touched in place: what looks leaked may be in
     /// use by what could not be read. Nothing was written.
-    #[error("the metadata is damaged beyond what can be put right in place")]
+    #[error(
+        "the metadata is damaged beyond what can be put right in place; clone_repair makes whole \
+         metadata of what can be recovered"
+    )]
     Damaged,
     /// A copy of the space map blocks that change must fit beside the old ones. Nothing was
     /// written that the superblock reaches.
     #[error(
-        "no free block is left to write the corrected space map to; a dump of it can be \
-         restored to a larger device"
+        "no free block is left to write the corrected space map to; clone_repair copies the \
+         metadata to a larger device"
     )]
     NoSpace,
     /// The blocks below failed.

@@ -10,7 +10,7 @@ use clone_core::size::parse_sectors;
 use crate::exit;
 use crate::input::is_dash;
 
-const SIZES: &str = "\
+pub(crate) const SIZES: &str = "\
 Sizes: a plain number counts sectors of 512 bytes, as in the kernel's table lines. With a unit it
 is exact: 16s, 4k, 64KiB, 100M, 8T (powers of 1024), 512kB, 2GB (powers of 1000).";
 
@@ -82,7 +82,7 @@ pub enum DumpFormat {
     Bitmap,
 }
 
-/// What becomes of regions whose state cannot be read.
+/// What becomes of regions whose state cannot be found out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Lost {
     /// List them and write nothing.
@@ -106,17 +106,27 @@ pub struct DumpArgs {
     #[arg(short, long, value_enum, default_value = "xml")]
     pub format: DumpFormat,
 
-    /// Dump what can be read of damaged metadata.
+    /// Dump what can be recovered of damaged metadata, as clone_repair does.
     #[arg(short, long)]
     pub repair: bool,
 
-    /// What becomes of regions whose state cannot be read. Either guess may lose data, so it is
-    /// yours to make.
+    /// What becomes of regions whose state cannot be found out. Either guess may lose data, so it
+    /// is yours to make.
     #[arg(long, value_enum, default_value = "fail", requires = "repair")]
     pub lost: Lost,
 
+    /// The region size of the clone, if its superblock is lost; with --repair and --target-size.
+    #[arg(long, value_name = "SIZE", value_parser = parse_region_size)]
+    #[arg(requires = "repair", requires = "target_size", conflicts_with = "live")]
+    pub region_size: Option<RegionSize>,
+
+    /// The size of the clone, if its superblock is lost; with --repair and --region-size.
+    #[arg(long, value_name = "SIZE", value_parser = parse_sectors)]
+    #[arg(requires = "repair", requires = "region_size", conflicts_with = "live")]
+    pub target_size: Option<Sectors>,
+
     /// Read the metadata of a running clone, past the page cache, until one whole consistent state
-    /// has been seen.
+    /// has been seen. With --repair, older copies are not looked for then.
     #[arg(long)]
     pub live: bool,
 
@@ -139,7 +149,7 @@ pub struct DumpArgs {
 
 fn dump_after_help() -> String {
     format!(
-        "{}\n\nExamples:\n  clone_dump /dev/vg/clone-meta > clone.xml\n  \
+        "{SIZES}\n\n{}\n\nExamples:\n  clone_dump /dev/vg/clone-meta > clone.xml\n  \
          clone_dump --format text /dev/vg/clone-meta | less",
         exit::HELP
     )
@@ -398,12 +408,12 @@ fn unpack_after_help() -> String {
 }
 
 /// Takes the path of metadata that is read here and there.
-fn metadata_to_read() -> impl TypedValueParser<Value = PathBuf> {
+pub(crate) fn metadata_to_read() -> impl TypedValueParser<Value = PathBuf> {
     path_but_dash("metadata cannot be read from a pipe; ./- names a file")
 }
 
 /// Takes the path of metadata that is written here and there.
-fn metadata_to_write() -> impl TypedValueParser<Value = PathBuf> {
+pub(crate) fn metadata_to_write() -> impl TypedValueParser<Value = PathBuf> {
     path_but_dash("metadata cannot go to stdout; ./- names a file")
 }
 
@@ -415,7 +425,7 @@ fn path_but_dash(refusal: &'static str) -> impl TypedValueParser<Value = PathBuf
     )
 }
 
-fn parse_region_size(text: &str) -> Result<RegionSize, String> {
+pub(crate) fn parse_region_size(text: &str) -> Result<RegionSize, String> {
     let sectors = parse_sectors(text).map_err(|error| error.to_string())?;
     RegionSize::new(sectors).map_err(|error| error.to_string())
 }

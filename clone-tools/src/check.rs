@@ -5,8 +5,9 @@ use std::io::{self, Write};
 use anyhow::{Context, Result};
 use clone_core::auto_repair::{Repaired, auto_repair};
 use clone_core::check::{Report, Scope, check};
-use clone_core::damage::Severity;
+use clone_core::damage::{Damage, Severity};
 use clone_core::live::check_live;
+use clone_core::superblock::SuperblockError;
 
 use crate::args::CheckArgs;
 use crate::exit::{Exit, Tool};
@@ -126,12 +127,15 @@ fn advice(report: &Report, args: &CheckArgs) -> Option<String> {
     let input = args.input.display();
     if report.is_fatal() {
         let fatal = Counted(count(&report.damage, Severity::Fatal) as u64, "fatal problem");
-        let way_out = match report.superblock {
-            Some(_) => format!(
-                ". clone_dump --repair {input} saves what can be read, and clone_restore makes \
-                 whole metadata of that"
+        let way_out = match report.damage.first() {
+            Some(Damage::Superblock(error)) if !can_be_repaired(error) => String::new(),
+            Some(Damage::Superblock(_)) => format!(
+                ". If a clone has used it, clone_repair -i {input} -o NEW finds what is left, and \
+                 says which sizes it has to be given"
             ),
-            None => String::new(),
+            _ => format!(
+                ". clone_repair -i {input} -o NEW makes whole metadata of what can be recovered"
+            ),
         };
         return Some(format!("damaged: {fatal}; do not give it to the kernel{way_out}"));
     }
@@ -146,6 +150,11 @@ fn advice(report: &Report, args: &CheckArgs) -> Option<String> {
             Some(format!("sound but odd: {}, none of which does harm", problems(Severity::Warning)))
         }
     }
+}
+
+/// Whether there may be metadata behind a superblock that is not usable.
+fn can_be_repaired(error: &SuperblockError) -> bool {
+    !matches!(error, SuperblockError::NoRoom | SuperblockError::Version { .. })
 }
 
 fn write_summary(to: &mut dyn Write, report: &Report) -> io::Result<()> {

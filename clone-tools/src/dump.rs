@@ -2,14 +2,17 @@
 
 use anyhow::{Result, bail};
 use clone_core::dump::dump;
+use clone_core::ir::Header;
 use clone_core::region_map::RegionMap;
+use clone_core::repair::Recovery;
 
-use crate::args::{DumpArgs, DumpFormat, Lost};
+use crate::args::{DumpArgs, DumpFormat};
 use crate::exit::{Exit, Tool};
-use crate::figures::{Counted, Share};
-use crate::input::{check_distinct, is_dash, read_metadata};
+use crate::figures::Share;
+use crate::input::{check_distinct, is_dash, open_metadata, read_metadata};
 use crate::output;
-use crate::report::{Talk, list_lost, tell_damage};
+use crate::recovery::{Teller, choose, known_sizes, recover_from};
+use crate::report::{Talk, tell_damage};
 use crate::{bitmap, json, text, xml};
 
 /// Runs `clone_dump`.
@@ -20,24 +23,9 @@ pub fn run(tool: &Tool, args: &DumpArgs) -> Result<Exit> {
     if let Some(output) = args.output.as_deref().filter(|output| !is_dash(output)) {
         check_distinct(&args.input, output)?;
     }
-    let report = read_metadata(&args.input, args.live, args.quiet)?;
-    let talk = Talk::of(args.quiet, args.verbose);
-    tell_damage(tool, &args.input, &report, talk, "dump");
     let input = args.input.display();
-    // What is wrong with the room for commits alone says nothing against the bits.
-    if !report.is_repairable_in_place() && !args.repair {
-        bail!(
-            "{input} is damaged, so it was not dumped; --repair dumps what can be read, and \
-             clone_restore makes whole metadata of that"
-        );
-    }
-    let (Some(header), Some(mut regions)) = (report.header(), report.regions) else {
-        bail!(
-            "{input} has no readable superblock, so neither its sizes nor the way to its bitset \
-             are known"
-        );
-    };
-    settle_lost(tool, args, &mut regions)?;
+    let (header, regions) =
+        if args.repair && !args.live { recovered(tool, args) } else { read(tool, args) }?;
 
     output::write_to(args.output.as_deref(), |to| match args.format {
         DumpFormat::Xml => dump(&header, &regions, &mut xml::Writer::new(to)),
@@ -53,26 +41,61 @@ pub fn run(tool: &Tool, args: &DumpArgs) -> Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// Lets the user's choice decide about regions whose state is unknown.
-fn settle_lost(tool: &Tool, args: &DumpArgs, regions: &mut RegionMap) -> Result<()> {
-    let lost: u64 = regions.lost().map(|range| range.end - range.start).sum();
-    if lost == 0 {
-        return Ok(());
-    }
-    list_lost(tool, &args.input, regions, Talk::of(args.quiet, args.verbose));
-    let lost = Counted(lost, "region");
+/// What metadata says as it is.
+fn read(tool: &Tool, args: &DumpArgs) -> Result<(Header, RegionMap)> {
+    let report = read_metadata(&args.input, args.live, args.quiet)?;
+    let teller = teller(tool, args);
+    tell_damage(tool, &args.input, &report.damage, teller.talk, "dump");
     let input = args.input.display();
-    let (hydrated, what) = match args.lost {
-        Lost::Fail => bail!(
-            "{input}: the state of {lost} is unknown, so nothing was written; --lost unhydrated \
-             or --lost hydrated decides it, and --help tells what either loses"
-        ),
-        Lost::Unhydrated => (false, "not hydrated: to be copied from the source again"),
-        Lost::Hydrated => (true, "hydrated: to be taken as they are on the destination"),
+    // What is wrong with the room for commits alone says nothing against the bits.
+    if !report.is_repairable_in_place() && !args.repair {
+        bail!(
+            "{input} is damaged, so it was not dumped; clone_repair -i {input} -o NEW makes whole \
+             metadata of what can be recovered, and --repair dumps that"
+        );
+    }
+    let (Some(header), Some(mut regions)) = (report.header(), report.regions) else {
+        bail!(
+            "{input} has no readable superblock, so neither its sizes nor the way to its bitset \
+             are known; without --live, --repair looks for them"
+        );
     };
-    tool.say(format_args!("{input}: {lost} of unknown state dumped as {what}"));
-    regions.settle_lost(hydrated);
+    settle_lost(&teller, args, &mut regions)?;
+    Ok((header, regions))
+}
+
+/// What can be recovered of damaged metadata.
+fn recovered(tool: &Tool, args: &DumpArgs) -> Result<(Header, RegionMap)> {
+    let sizes = known_sizes::<DumpArgs>(args.region_size, args.target_size)?;
+    let device = open_metadata(&args.input, false)?;
+    let teller = teller(tool, args);
+    let recovery = match recover_from(&device, sizes, args.quiet) {
+        Ok(recovery) => recovery,
+        Err(failure) => {
+            failure.tell(&teller);
+            return Err(failure.error(&args.input));
+        }
+    };
+    if !args.quiet || !recovery.regions.is_whole() {
+        tell_damage(tool, &args.input, &recovery.damage, teller.talk, "dump");
+        teller.recovery(&recovery);
+    }
+    let Recovery { header, mut regions, .. } = recovery;
+    settle_lost(&teller, args, &mut regions)?;
+    Ok((header, regions))
+}
+
+fn settle_lost(teller: &Teller<'_>, args: &DumpArgs, regions: &mut RegionMap) -> Result<()> {
+    teller.lost(regions);
+    if let Some(hydrated) = choose(teller, regions, args.lost, "dumped")? {
+        regions.settle_lost(hydrated);
+    }
     Ok(())
+}
+
+fn teller<'a>(tool: &'a Tool, args: &'a DumpArgs) -> Teller<'a> {
+    let talk = Talk::of(args.quiet, args.verbose);
+    Teller { tool, input: &args.input, talk, silent: false }
 }
 
 #[cfg(test)]

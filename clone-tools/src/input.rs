@@ -19,14 +19,25 @@ use crate::progress::{Bar, Watched};
 /// # Errors
 /// What is wrong with it and what can be done.
 pub fn open_metadata(path: &Path, live: bool) -> Result<FileDevice<ReadOnly>> {
-    check_looks_like_metadata(path)?;
     if live {
+        check_looks_like_metadata(path)?;
         return Ok(FileDevice::open_live(path)?);
     }
-    FileDevice::open_read(path).map_err(|error| match error {
-        OpenError::InUse { .. } => anyhow!("{error}, or read it while it is in use with --live"),
-        error => error.into(),
+    claim_metadata(path).map_err(|error| match error.downcast_ref() {
+        Some(OpenError::InUse { .. }) => {
+            anyhow!("{error}, or read it while it is in use with --live")
+        }
+        _ => error,
     })
+}
+
+/// Opens metadata for reading, exclusively, where there is no other way.
+///
+/// # Errors
+/// As [`open_metadata`].
+pub fn claim_metadata(path: &Path) -> Result<FileDevice<ReadOnly>> {
+    check_looks_like_metadata(path)?;
+    Ok(FileDevice::open_read(path)?)
 }
 
 /// Reads metadata, damaged or not.

@@ -5,7 +5,9 @@
 //! comes back becomes a report and an [exit code](exit).
 //!
 //! - [`args`]: what can be said on the command line. Nothing is opened there.
-//! - [`check`], [`dump`], [`restore`], [`metadata_size`], [`map`], [`pack`], [`unpack`]: the tools.
+//! - [`check`], [`dump`], [`restore`], [`repair`], [`metadata_size`], [`map`], [`pack`],
+//!   [`unpack`]: the tools.
+//! - [`recovery`]: what can be got back of damaged metadata, for two of them.
 //! - [`xml`], [`json`], [`text`], [`bitmap`]: the forms of a dump. Each writer is a
 //!   [`Visitor`](clone_core::ir::Visitor); XML and JSON are read back as a
 //!   [`Document`](document::Document).
@@ -37,6 +39,8 @@ pub mod output;
 pub mod pack;
 pub mod pack_file;
 pub mod progress;
+pub mod recovery;
+pub mod repair;
 pub mod report;
 pub mod restore;
 pub mod run_spool;

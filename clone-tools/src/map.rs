@@ -48,7 +48,7 @@ pub fn run(tool: &Tool, args: &MapArgs) -> Result<Exit> {
 
     let talk = Talk::of(args.quiet, args.verbose);
     let report = read_metadata(&args.input, args.live, args.quiet)?;
-    tell_damage(tool, &args.input, &report, talk, "map");
+    tell_damage(tool, &args.input, &report.damage, talk, "map");
     let fatal = report.is_fatal();
     let input = args.input.display().to_string();
     let (Some(header), Some(regions)) = (report.header(), report.regions) else {
@@ -74,8 +74,8 @@ pub fn run(tool: &Tool, args: &MapArgs) -> Result<Exit> {
     }
     if fatal {
         tool.say(format_args!(
-            "{input}: damaged: the map shows what can be read. clone_dump --repair {input} saves \
-             that, and clone_restore makes whole metadata of it"
+            "{input}: damaged: the map shows what can be read. clone_repair -i {input} -o NEW \
+             makes whole metadata of that"
         ));
     }
     Ok(if fatal { Exit::Failure } else { Exit::Success })

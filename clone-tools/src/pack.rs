@@ -11,7 +11,7 @@ use persistent_data::device::{FileDevice, ReadDevice, ReadOnly};
 use crate::args::PackArgs;
 use crate::exit::{Exit, Tool};
 use crate::figures::Counted;
-use crate::input::{check_distinct, open_metadata};
+use crate::input::{check_distinct, claim_metadata};
 use crate::output;
 use crate::pack_file::{Contents, Writer};
 use crate::progress::Bar;
@@ -26,7 +26,7 @@ const LISTED: usize = 50;
 pub fn run(tool: &Tool, args: &PackArgs) -> Result<Exit> {
     check_distinct(&args.input, &args.output)?;
     output::refuse_terminal(&args.output)?;
-    let device = open_metadata(&args.input, false)?;
+    let device = claim_metadata(&args.input)?;
     let bar = Bar::new("reading", args.quiet);
     let found = survey(&device, &bar);
     bar.finish();

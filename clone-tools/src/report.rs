@@ -7,7 +7,7 @@ use std::path::Path;
 use clone_core::auto_repair::Repaired;
 use clone_core::check::Report;
 use clone_core::damage::{Damage, Severity};
-use clone_core::ir::METADATA_VERSION;
+use clone_core::ir::{Header, METADATA_VERSION};
 use clone_core::region_map::RegionMap;
 use serde::{Serialize, Serializer};
 
@@ -16,7 +16,7 @@ use crate::exit::Tool;
 use crate::figures::Counted;
 
 /// Problems of one kind, or lost ranges, that are told before the rest is only counted.
-const LISTED: usize = 50;
+pub(crate) const LISTED: usize = 50;
 
 /// The problems to list: all of them, or as many of each kind as a person will read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,18 +69,18 @@ impl Talk {
         }
     }
 
-    fn listing(self) -> Listing {
+    pub(crate) fn listing(self) -> Listing {
         if self == Self::Verbose { Listing::All } else { Listing::Short }
     }
 }
 
 /// Tells the damage of metadata that was read to make `what` of it. Damage that makes no
 /// difference there is told only to who wants to know more.
-pub fn tell_damage(tool: &Tool, path: &Path, report: &Report, talk: Talk, what: &str) {
-    if talk == Talk::Verbose || report.is_fatal() {
-        list_damage(tool, path, &report.damage, talk.listing());
-    } else if talk == Talk::Usual && !report.damage.is_empty() {
-        let harmless = Counted(report.damage.len() as u64, "problem");
+pub fn tell_damage(tool: &Tool, path: &Path, damage: &[Damage], talk: Talk, what: &str) {
+    if talk == Talk::Verbose || count(damage, Severity::Fatal) > 0 {
+        list_damage(tool, path, damage, talk.listing());
+    } else if talk == Talk::Usual && !damage.is_empty() {
+        let harmless = Counted(damage.len() as u64, "problem");
         let path = path.display();
         tool.say(format_args!("{path}: {harmless} that do not touch the {what}; see clone_check"));
     }
@@ -117,13 +117,26 @@ struct Json<'a> {
     problems: &'a [Damage],
 }
 
+/// What the superblock says.
 #[derive(Serialize)]
-struct Superblock {
+pub(crate) struct Superblock {
     uuid: String,
     version: u32,
     region_size: u64,
     target_size: u64,
     nr_regions: u64,
+}
+
+impl From<Header> for Superblock {
+    fn from(header: Header) -> Self {
+        Self {
+            uuid: format_uuid(&header.uuid),
+            version: METADATA_VERSION,
+            region_size: header.geometry.region_size().sectors().0,
+            target_size: header.geometry.target_size().0,
+            nr_regions: header.geometry.nr_regions(),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -148,7 +161,11 @@ struct Problem {
     message: String,
 }
 
-fn problems<S: Serializer>(damage: &&[Damage], serializer: S) -> Result<S::Ok, S::Error> {
+/// Damage, as every `--json` document lists it.
+pub(crate) fn problems<S: Serializer>(
+    damage: &&[Damage],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(damage.iter().map(|problem| Problem {
         severity: problem.severity().name(),
         kind: problem.code(),
@@ -168,13 +185,7 @@ pub fn write_json(
     repaired: Option<&Repaired>,
     ok: bool,
 ) -> io::Result<()> {
-    let superblock = report.header().map(|header| Superblock {
-        uuid: format_uuid(&header.uuid),
-        version: METADATA_VERSION,
-        region_size: header.geometry.region_size().sectors().0,
-        target_size: header.geometry.target_size().0,
-        nr_regions: header.geometry.nr_regions(),
-    });
+    let superblock = report.header().map(Superblock::from);
     let metadata_blocks = report.metadata_blocks.as_ref().map(|blocks| MetadataBlocks {
         total: blocks.total,
         used: blocks.used,

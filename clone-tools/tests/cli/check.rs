@@ -88,7 +88,8 @@ fn damage_is_told_with_its_place_its_cost_and_a_way_out() {
     let ran = run("clone_check", [&path]).exits(1).leaves_stdout_empty();
     let ran = ran.says(&format!("clone_check: {}: fatal: ", path.display()));
     let ran = ran.says(&format!("block {array_block}")).says("0..32576");
-    ran.says("clone_dump --repair").says("1 fatal problem;");
+    let way_out = format!("clone_repair -i {} -o NEW ", path.display());
+    ran.says(&way_out).says("1 fatal problem;");
     // Quiet is quiet about good news only.
     run("clone_check", ["-q".as_ref(), path.as_os_str()]).exits(1).says("fatal: ");
 

@@ -19,6 +19,8 @@ struct Program {
 enum Reads {
     /// As its only argument.
     Metadata,
+    /// The same, to make whole metadata of it.
+    Repairable,
     /// However damaged.
     Image,
     Pack,
@@ -26,7 +28,7 @@ enum Reads {
     Nothing,
 }
 
-const PROGRAMS: [Program; 7] = [
+const PROGRAMS: [Program; 8] = [
     Program {
         name: "clone_check",
         options: &[
@@ -41,7 +43,15 @@ const PROGRAMS: [Program; 7] = [
     },
     Program {
         name: "clone_dump",
-        options: &["--format", "--repair", "--lost", "--live", "-o, --output"],
+        options: &[
+            "--format",
+            "--repair",
+            "--lost",
+            "--region-size",
+            "--target-size",
+            "--live",
+            "-o, --output",
+        ],
         reads: Reads::Metadata,
     },
     Program {
@@ -56,6 +66,19 @@ const PROGRAMS: [Program; 7] = [
             "--hydrated",
         ],
         reads: Reads::Document,
+    },
+    Program {
+        name: "clone_repair",
+        options: &[
+            "-i, --input",
+            "-o, --output",
+            "--metadata-size",
+            "--region-size",
+            "--target-size",
+            "--lost",
+            "--json",
+        ],
+        reads: Reads::Repairable,
     },
     Program {
         name: "clone_metadata_size",
@@ -82,11 +105,15 @@ const PROGRAMS: [Program; 7] = [
 const COMMON_OPTIONS: [&str; 4] = ["-h, --help", "-V, --version", "-q, --quiet", "-v, --verbose"];
 
 impl Program {
+    fn reads_metadata(&self) -> bool {
+        matches!(self.reads, Reads::Metadata | Reads::Image | Reads::Repairable)
+    }
+
     /// A command line that has it read `input`.
     fn reading(&self, input: &Path, scratch: &Scratch) -> Vec<OsString> {
         match self.reads {
             Reads::Metadata => vec![input.into()],
-            Reads::Document | Reads::Image | Reads::Pack => {
+            Reads::Document | Reads::Image | Reads::Pack | Reads::Repairable => {
                 vec!["-i".into(), input.into(), "-o".into(), scratch.path("output").into()]
             }
             Reads::Nothing => panic!("{} reads nothing", self.name),
@@ -98,7 +125,7 @@ impl Program {
         let sizes = ["--region-size", "8", "--target-size", "8192"].map(OsString::from);
         match self.reads {
             Reads::Nothing => sizes.into(),
-            Reads::Metadata | Reads::Image => {
+            Reads::Metadata | Reads::Image | Reads::Repairable => {
                 let input = scratch.file("good", Image::fixture("tail").0);
                 self.reading(&input, scratch)
             }
@@ -205,6 +232,11 @@ fn a_full_disk_behind_stdout_exits_1() {
                 *args.last_mut().unwrap() = "-".into();
                 lines.push(args);
             }
+            Reads::Repairable => {
+                let mut args = program.good(&scratch);
+                args.push("--json".into());
+                lines.push(args);
+            }
             Reads::Document => {}
         }
         for args in lines {
@@ -229,7 +261,7 @@ fn bad_inputs(reads: Reads, scratch: &Scratch) -> Vec<(PathBuf, &'static str)> {
     let image = Image::fixture("tail").0;
     let any = [(folder, "directory"), (scratch.path("missing"), "")];
     let some = match reads {
-        Reads::Metadata => vec![
+        Reads::Metadata | Reads::Repairable => vec![
             (scratch.file("empty", ""), "empty"),
             (scratch.file("short", [7; 100]), "100 bytes"),
             (scratch.file("noise", noise), "superblock"),
@@ -303,8 +335,7 @@ fn a_fifo_is_refused_where_metadata_is_read() {
     let scratch = Scratch::new();
     let fifo = scratch.path("fifo");
     assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
-    let reads_metadata = |reads| matches!(reads, Reads::Metadata | Reads::Image);
-    for program in readers().filter(|program| reads_metadata(program.reads)) {
+    for program in readers().filter(Program::reads_metadata) {
         let args = program.reading(&fifo, &scratch);
         run(program.name, args).exits(1).leaves_stdout_empty().says("neither");
     }
@@ -313,15 +344,13 @@ fn a_fifo_is_refused_where_metadata_is_read() {
 #[test]
 fn metadata_comes_from_no_pipe_and_goes_to_none() {
     let scratch = Scratch::new();
-    for program in readers() {
-        let reads_metadata = matches!(program.reads, Reads::Metadata | Reads::Image);
-        if reads_metadata {
-            let args = program.reading(Path::new("-"), &scratch);
-            let ran = run(program.name, args).exits(2).leaves_stdout_empty();
-            ran.says("metadata cannot be read from a pipe; ./- names a file");
-        }
+    for program in readers().filter(Program::reads_metadata) {
+        let args = program.reading(Path::new("-"), &scratch);
+        let ran = run(program.name, args).exits(2).leaves_stdout_empty();
+        ran.says("metadata cannot be read from a pipe; ./- names a file");
     }
-    let args = ["-i", "x", "-o", "-"];
-    let ran = run("clone_restore", args).exits(2).leaves_stdout_empty();
-    ran.says("metadata cannot go to stdout; ./- names a file");
+    for tool in ["clone_restore", "clone_repair"] {
+        let ran = run(tool, ["-i", "x", "-o", "-"]).exits(2).leaves_stdout_empty();
+        ran.says("metadata cannot go to stdout; ./- names a file");
+    }
 }

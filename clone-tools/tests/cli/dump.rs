@@ -1,5 +1,6 @@
 //! `clone_dump`.
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader};
@@ -87,7 +88,7 @@ fn damaged_metadata_is_not_dumped() {
     let kept = scratch.file("kept", "as it was");
     for format in ["xml", "json", "text", "bitmap"] {
         let ran = run("clone_dump", ["--format", format, path]).exits(1).leaves_stdout_empty();
-        ran.says("fatal: ").says("0..32576").says("--repair").says("clone_restore");
+        ran.says("fatal: ").says("0..32576").says("--repair").says("clone_repair -i ");
         let output = kept.to_str().unwrap();
         run("clone_dump", ["--format", format, "-o", output, path]).exits(1);
         assert_eq!(fs::read(&kept).unwrap(), b"as it was");
@@ -98,10 +99,7 @@ fn damaged_metadata_is_not_dumped() {
 #[test]
 fn what_becomes_of_lost_regions_is_the_users_choice() {
     let scratch = Scratch::new();
-    let mut image = Image::fixture("complete");
-    let array_block = image.first_array_block();
-    image.block(array_block)[100] ^= 1;
-    let path = scratch.file("image", &image.0);
+    let path = scratch.file("image", Image::torn().0);
     let path = path.to_str().unwrap();
     let ran = run("clone_dump", ["--repair", path]).exits(1).leaves_stdout_empty();
     ran.says("lost: regions 0..32576").says("--lost unhydrated").says("--lost hydrated");
@@ -130,13 +128,54 @@ fn repair_changes_nothing_about_whole_metadata() {
 }
 
 #[test]
-fn without_a_superblock_there_is_nothing_to_dump() {
+fn without_a_superblock_the_sizes_are_asked_for() {
     let scratch = Scratch::new();
     let mut image = Image::fixture("tail");
     image.block(0)[40] ^= 1;
     let path = scratch.file("image", &image.0);
-    let args = ["--repair".as_ref(), path.as_os_str()];
-    run("clone_dump", args).exits(1).leaves_stdout_empty().says("no readable superblock");
+    let path = path.to_str().unwrap();
+    let ran = run("clone_dump", [path]).exits(1).leaves_stdout_empty();
+    ran.says("fatal: superblock-checksum: ").says("clone_repair -i ");
+    let ran = run("clone_dump", ["--repair", path]).exits(1).leaves_stdout_empty();
+    ran.says("fatal: superblock-checksum: ").says("--region-size and --target-size");
+    let ran = run("clone_dump", ["--repair", "--live", path]).exits(1).leaves_stdout_empty();
+    ran.says("no readable superblock");
+}
+
+#[test]
+fn sizes_go_with_a_repair_and_agree_with_a_sound_superblock() {
+    let scratch = Scratch::new();
+    let path = scratch.file("image", Image::fixture("tail").0);
+    let dump = |sizes: &[&str]| {
+        let mut args: Vec<&OsStr> = sizes.iter().map(OsStr::new).collect();
+        args.push(path.as_os_str());
+        run("clone_dump", args)
+    };
+    let right = ["--region-size", "64", "--target-size", "1000003"];
+    let repair = |sizes: [&'static str; 4]| [&["--repair"][..], &sizes].concat();
+    dump(&right).exits(2).says("--repair");
+    dump(&["--repair", "--region-size", "64"]).exits(2).says("--target-size");
+    dump(&["--repair", "--target-size", "64"]).exits(2).says("--region-size");
+    dump(&[&["--live"][..], &repair(right)].concat()).exits(2).says("--live");
+    dump(&repair(["--region-size", "8", "--target-size", "8P"])).exits(2).says("larger region");
+    let ran = dump(&repair(right)).exits(0).stays_silent_on_stderr();
+    assert_eq!(ran.text(), expected_xml(&description("tail")));
+    let ran = dump(&repair(["--region-size", "64", "--target-size", "1000004"])).exits(1);
+    let ran = ran.leaves_stdout_empty().says("says regions of 64 sectors (32 KiB)");
+    ran.says("a target of 1000003 sectors").says("1000004 sectors");
+}
+
+#[test]
+fn quiet_says_nothing_of_damage_that_costs_nothing() {
+    let scratch = Scratch::new();
+    let mut image = Image::fixture("tail");
+    let index = image.index();
+    image.block(index)[100] ^= 1;
+    let path = scratch.file("image", &image.0);
+    let path = path.to_str().unwrap();
+    let ran = run("clone_dump", ["--repair", path]).exits(0).says("fatal: space-map-index-");
+    assert_eq!(ran.text(), expected_xml(&description("tail")));
+    run("clone_dump", ["--repair", "-q", path]).exits(0).stays_silent_on_stderr();
 }
 
 #[test]

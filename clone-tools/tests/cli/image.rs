@@ -6,10 +6,15 @@ use std::path::PathBuf;
 
 use ruzstd::decoding::StreamingDecoder;
 
+use crate::support::{Scratch, run};
+
 pub(crate) const BLOCK: usize = 4096;
 
 /// All fixtures that are images.
 pub(crate) const FIXTURES: [&str; 5] = ["fresh", "tail", "huge-region", "twolevel", "complete"];
+
+/// Where the superblock has the root of the space map.
+const SPACE_MAP_ROOT: usize = 44;
 
 const SUPERBLOCK_SALT: u32 = 257_649_492;
 const BITMAP_SALT: u32 = 240_779;
@@ -74,6 +79,21 @@ impl Image {
         Self(decompressed(&format!("{name}.img.zst")))
     }
 
+    /// The fixture that is hydrated whole, restored to where no older copy of anything is left, and
+    /// with a bad array block: the state of its first 32576 regions is lost for good.
+    pub(crate) fn torn() -> Self {
+        let scratch = Scratch::new();
+        let input = scratch.file("image", Self::fixture("complete").0);
+        let xml = scratch.file("xml", run("clone_dump", [input]).exits(0).stdout);
+        let restored = scratch.path("restored");
+        let args = ["-i".as_ref(), xml.as_os_str(), "-o".as_ref(), restored.as_os_str()];
+        run("clone_restore", args).exits(0);
+        let mut image = Self(fs::read(&restored).unwrap());
+        let block = image.first_array_block();
+        image.block(block)[100] ^= 1;
+        image
+    }
+
     pub(crate) fn nr_blocks(&self) -> u64 {
         (self.0.len() / BLOCK) as u64
     }
@@ -99,13 +119,27 @@ impl Image {
         self.reseal(0, SUPERBLOCK_SALT);
     }
 
+    /// The block of the space map's index.
+    pub(crate) fn index(&mut self) -> u64 {
+        self.u64_at(0, SPACE_MAP_ROOT + 16)
+    }
+
+    /// The block of the space map's first bitmap.
+    pub(crate) fn bitmap(&mut self) -> u64 {
+        let index = self.index();
+        self.u64_at(index, 16)
+    }
+
+    /// The root of the space map's tree of large counts.
+    pub(crate) fn ref_count_root(&mut self) -> u64 {
+        self.u64_at(0, SPACE_MAP_ROOT + 24)
+    }
+
     /// Gives blocks of the first bitmap that are free a count of one: a space map that agrees with
     /// itself, and counts references that nobody holds.
     pub(crate) fn leak(&mut self, blocks: impl Iterator<Item = u64>) {
-        let sm_root = 44;
-        let nr_allocated = self.u64_at(0, sm_root + 8);
-        let index = self.u64_at(0, sm_root + 16);
-        let bitmap = self.u64_at(index, 16);
+        let nr_allocated = self.u64_at(0, SPACE_MAP_ROOT + 8);
+        let (index, bitmap) = (self.index(), self.bitmap());
         let mut leaked: u32 = 0;
         for block in blocks {
             let (byte, shift) = (16 + block as usize / 4, block % 4 * 2);
@@ -120,7 +154,10 @@ impl Image {
         let left = u32::from_le_bytes(nr_free.try_into().unwrap()) - leaked;
         nr_free.copy_from_slice(&left.to_le_bytes());
         self.reseal(index, INDEX_SALT);
-        self.change_superblock(sm_root + 8, &(nr_allocated + u64::from(leaked)).to_le_bytes());
+        self.change_superblock(
+            SPACE_MAP_ROOT + 8,
+            &(nr_allocated + u64::from(leaked)).to_le_bytes(),
+        );
     }
 
     /// The block of the bitset's first array block, of a one-level bitset.

@@ -9,5 +9,6 @@ mod image;
 mod map;
 mod metadata_size;
 mod pack;
+mod repair;
 mod restore;
 mod support;

@@ -83,7 +83,7 @@ fn damaged_metadata_is_drawn_as_far_as_it_can_be_read() {
     let files = ["--svg", svg.to_str().unwrap(), "--png", png.to_str().unwrap()];
     let ran = map("C.UTF-8", files.into_iter().chain([path])).exits(1);
     is_as_agreed("damaged", &ran.text());
-    ran.says("fatal: ").says("lost: regions 32576..65152").says("clone_dump --repair");
+    ran.says("fatal: ").says("lost: regions 32576..65152").says("clone_repair -i ");
     assert!(fs::read_to_string(&svg).unwrap().contains("32576 of 131072 regions"));
     assert!(fs::read(&png).unwrap().starts_with(b"\x89PNG"));
 }

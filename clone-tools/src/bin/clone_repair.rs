@@ -1,0 +1,9 @@
+//! `clone_repair`: see its `--help`.
+
+use std::process::ExitCode;
+
+use clone_tools::{exit, repair};
+
+fn main() -> ExitCode {
+    exit::run(std::env::args_os(), repair::run)
+}

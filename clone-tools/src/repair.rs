@@ -1,0 +1,137 @@
+//! `clone_repair`: makes whole metadata of damaged metadata.
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+
+use anyhow::Result;
+use clone_core::damage::Severity;
+use clone_core::repair::{Origin, Recovery};
+
+use self::args::RepairArgs;
+use crate::exit::{Exit, Tool};
+use crate::figures::{Counted, Share, in_units};
+use crate::input::{check_distinct, claim_metadata};
+use crate::metadata_output::Place;
+use crate::output;
+use crate::recovery::{Failure, Teller, choose, known_sizes, nr_lost, recover_from};
+use crate::report::{Talk, count};
+
+pub mod args;
+mod json;
+
+/// Runs `clone_repair`.
+///
+/// # Errors
+/// Why OUTPUT does not hold whole metadata.
+pub fn run(tool: &Tool, args: &RepairArgs) -> Result<Exit> {
+    let sizes = known_sizes::<RepairArgs>(args.region_size, args.target_size)?;
+    check_distinct(&args.input, &args.output)?;
+    // Held until all is done: OUTPUT may be the same device in a way that only the kernel knows.
+    let device = claim_metadata(&args.input)?;
+
+    let mut outcome = Outcome {
+        found: recover_from(&device, sizes, args.quiet),
+        by_choice: None,
+        hydrated: None,
+        written: false,
+    };
+    let repaired = repair(tool, args, &mut outcome);
+    let told = match args.json {
+        true => output::say(|to| json::write(to, &outcome, repaired.is_ok())),
+        false => Ok(()),
+    };
+    repaired.and(told)?;
+    Ok(Exit::Success)
+}
+
+/// What has come of a repair so far.
+struct Outcome {
+    /// What is known without a choice.
+    found: Result<Recovery, Failure>,
+    /// What --lost decided.
+    by_choice: Option<ByChoice>,
+    /// Hydrated regions in OUTPUT, or as far as that is known.
+    hydrated: Option<u64>,
+    /// Whether OUTPUT was written, and read back.
+    written: bool,
+}
+
+/// Regions of unknown state that were taken as something.
+#[derive(Clone, Copy, Debug)]
+struct ByChoice {
+    nr_regions: u64,
+    hydrated: bool,
+}
+
+fn repair(tool: &Tool, args: &RepairArgs, outcome: &mut Outcome) -> Result<()> {
+    let talk = Talk::of(args.quiet, args.verbose);
+    let teller = Teller { tool, input: &args.input, talk, silent: args.json };
+    let recovery = match &mut outcome.found {
+        Ok(recovery) => recovery,
+        Err(failure) => {
+            failure.tell(&teller);
+            return Err(failure.error(&args.input));
+        }
+    };
+    if talk != Talk::Quiet {
+        tell_found(&teller, recovery);
+    }
+    let place = Place::find(&args.output, recovery.header.geometry, args.metadata_size)?;
+
+    let regions = &recovery.regions;
+    outcome.hydrated = Some(regions.hydrated());
+    if talk == Talk::Quiet && !regions.is_whole() {
+        tell_found(&teller, recovery);
+    }
+    teller.lost(regions);
+    let choice = choose(&teller, regions, args.lost, "written")?;
+    let mut settled = Cow::Borrowed(regions);
+    if let Some(hydrated) = choice {
+        settled.to_mut().settle_lost(hydrated);
+        outcome.by_choice = Some(ByChoice { nr_regions: nr_lost(regions), hydrated });
+    }
+    outcome.hydrated = Some(settled.hydrated());
+
+    // From here on OUTPUT changes.
+    let output = place.open()?;
+    output.write(recovery.header, settled.runs().map(Ok::<_, Infallible>), args.quiet)?;
+    output.verify(&recovery.header, &settled, args.quiet)?;
+    let size = output.size();
+    output.keep()?;
+    outcome.written = true;
+
+    if !args.json && (talk != Talk::Quiet || outcome.by_choice.is_some()) {
+        let (part, whole) = (settled.hydrated(), settled.nr_regions());
+        let share = Share { part, whole };
+        tool.say(format_args!(
+            "{}: {part} of {whole} regions hydrated ({share}), in metadata of {}; {}",
+            args.output.display(),
+            in_units(size),
+            lost_in_words(outcome.by_choice)
+        ));
+    }
+    Ok(())
+}
+
+/// Tells what was found, before anything is decided.
+fn tell_found(teller: &Teller<'_>, recovery: &Recovery) {
+    if recovery.damage.is_empty() {
+        teller.say("nothing is wrong with it, so it is copied");
+    }
+    teller.damage(&recovery.damage);
+    if recovery.origin == Origin::Superblock && count(&recovery.damage, Severity::Fatal) > 0 {
+        teller.say("the root of the bitset was found where the superblock says");
+    }
+    teller.recovery(recovery);
+}
+
+fn lost_in_words(by_choice: Option<ByChoice>) -> Cow<'static, str> {
+    match by_choice {
+        None => "nothing was lost".into(),
+        Some(ByChoice { nr_regions, hydrated }) => {
+            let what = if hydrated { "hydrated" } else { "not hydrated" };
+            let lost = Counted(nr_regions, "region");
+            format!("the state of {lost} was lost, and --lost made it {what}").into()
+        }
+    }
+}

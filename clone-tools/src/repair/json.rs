@@ -1,0 +1,154 @@
+//! The document that `clone_repair --json` prints.
+
+use std::io::{self, Write};
+
+use clone_core::damage::Damage;
+use clone_core::geometry::RegionRange;
+use clone_core::region_map::RegionMap;
+use clone_core::repair::{Candidate, Copy, Find, Fit, Origin, Verdict};
+use serde::{Serialize, Serializer};
+
+use super::Outcome;
+use crate::report::{Superblock, problems};
+
+#[derive(Serialize)]
+struct Json<'a> {
+    ok: bool,
+    superblock: Option<Superblock>,
+    #[serde(serialize_with = "problems")]
+    problems: &'a [Damage],
+    origin: Option<JsonOrigin>,
+    #[serde(serialize_with = "candidates")]
+    candidates: &'a [Candidate],
+    #[serde(serialize_with = "finds")]
+    recovered: &'a [Find],
+    decided: Decided,
+    #[serde(serialize_with = "lost")]
+    lost: Option<&'a RegionMap>,
+    hydrated: Option<u64>,
+    written: bool,
+    #[serde(serialize_with = "fits")]
+    fits: &'a [Fit],
+}
+
+#[derive(Serialize)]
+struct JsonOrigin {
+    from: &'static str,
+    root: Option<u64>,
+    newest: Option<bool>,
+}
+
+#[derive(Serialize)]
+struct JsonCandidate {
+    root: u64,
+    array_blocks: u64,
+    missing: u64,
+    hydrated: u64,
+    vouched_for: bool,
+    verdict: &'static str,
+}
+
+#[derive(Serialize)]
+struct JsonFind {
+    regions: (u64, u64),
+    block: u64,
+    copy: &'static str,
+}
+
+#[derive(Serialize)]
+struct Decided {
+    lost_as: Option<&'static str>,
+    by_choice: u64,
+}
+
+#[derive(Serialize)]
+struct JsonFit {
+    root: u64,
+    nr_regions: (u64, u64),
+}
+
+fn pair(range: &RegionRange) -> (u64, u64) {
+    (range.start, range.end)
+}
+
+fn origin(origin: Origin) -> JsonOrigin {
+    match origin {
+        Origin::Scan { root, is_newest } => {
+            JsonOrigin { from: "scan", root: Some(root.0), newest: Some(is_newest) }
+        }
+        _ => JsonOrigin { from: "superblock", root: None, newest: None },
+    }
+}
+
+fn candidates<S: Serializer>(candidates: &&[Candidate], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(candidates.iter().map(|candidate| JsonCandidate {
+        root: candidate.root.0,
+        array_blocks: candidate.array_blocks,
+        missing: candidate.missing,
+        hydrated: candidate.hydrated,
+        vouched_for: candidate.vouched_for,
+        verdict: match candidate.verdict {
+            None => "taken",
+            Some(Verdict::Older) => "older",
+            Some(Verdict::Tie) => "tie",
+            Some(_) => "other",
+        },
+    }))
+}
+
+fn finds<S: Serializer>(finds: &&[Find], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(finds.iter().map(|find| JsonFind {
+        regions: pair(&find.regions),
+        block: find.at.0,
+        copy: match find.copy {
+            Copy::Last => "last",
+            _ => "older",
+        },
+    }))
+}
+
+fn lost<S: Serializer>(regions: &Option<&RegionMap>, serializer: S) -> Result<S::Ok, S::Error> {
+    match regions {
+        // There can be more ranges than anybody wants to hold in memory.
+        Some(regions) => serializer.collect_seq(regions.lost().map(|range| pair(&range))),
+        None => serializer.serialize_none(),
+    }
+}
+
+fn fits<S: Serializer>(fits: &&[Fit], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(
+        fits.iter().map(|fit| JsonFit { root: fit.root.0, nr_regions: pair(&fit.nr_regions) }),
+    )
+}
+
+/// Writes what has come of a repair as one JSON document. `ok` is whether the exit code is 0.
+///
+/// # Errors
+/// Whatever `to` says.
+pub(super) fn write(to: &mut dyn Write, outcome: &Outcome, ok: bool) -> io::Result<()> {
+    let found = outcome.found.as_ref();
+    let recovery = found.ok();
+    let by_choice = outcome.by_choice;
+    let header = match found {
+        Ok(recovery) => Some(recovery.header),
+        Err(failure) => failure.header,
+    };
+    let json = Json {
+        ok,
+        superblock: header.map(Superblock::from),
+        problems: found.map_or_else(|failure| &failure.damage, |recovery| &recovery.damage),
+        origin: recovery.map(|recovery| origin(recovery.origin)),
+        candidates: recovery.map_or(&[], |recovery| &recovery.candidates),
+        recovered: recovery.map_or(&[], |recovery| &recovery.finds),
+        decided: Decided {
+            lost_as: by_choice.map(|c| if c.hydrated { "hydrated" } else { "unhydrated" }),
+            by_choice: by_choice.map_or(0, |choice| choice.nr_regions),
+        },
+        lost: recovery.map(|recovery| &recovery.regions),
+        hydrated: outcome.hydrated,
+        written: outcome.written,
+        fits: found.err().map_or(&[], |failure| &failure.fits),
+    };
+    serde_json::to_writer(&mut *to, &json)?;
+    writeln!(to)
+}
