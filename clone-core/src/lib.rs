@@ -3,7 +3,8 @@
 //! [`check`](mod@check) reads all of it and tells what is wrong, [`damage`] says how bad that is,
 //! [`live`] does the same beside a running clone; [`dump`](mod@dump) hands out what it says,
 //! [`restore`](mod@restore) makes it anew, [`auto_repair`](mod@auto_repair) puts right what is
-//! merely untidy, and [`metadata`] opens it for marking regions as hydrated.
+//! merely untidy, and [`metadata`] opens it for marking regions as hydrated. Where it is lost,
+//! [`content`] compares the clone's devices instead.
 //!
 //! # What makes a hydrated bit true
 //!
@@ -39,6 +40,7 @@
 
 pub mod auto_repair;
 pub mod check;
+pub mod content;
 pub mod damage;
 pub mod dump;
 pub mod format;

@@ -167,6 +167,8 @@ fn what_walks_and_checks_has_no_type_that_can_write() {
         "persistent-data/src/btree/range.rs",
         "persistent-data/src/space_map/walk.rs",
         "clone-core/src/check.rs",
+        "clone-core/src/content.rs",
+        "clone-core/src/content/evidence.rs",
         "clone-core/src/dump.rs",
         "clone-core/src/live.rs",
         "clone-core/src/region_map.rs",
@@ -193,11 +195,14 @@ fn the_libraries_reach_the_outside_through_devices_only() {
         !outside.iter().any(|folder| source.path.starts_with(folder))
             && !source.path.contains("/tests")
     });
+    // The one place that waits for devices which may be far away.
+    let threads = "clone-core/src/content/crew.rs";
     let mut found = Vec::new();
     for source in sources {
         for (place, line) in source.lines() {
-            let reach = ["std::fs", "std::env", "std::thread", "std::time", "println!"];
-            if reach.iter().any(|reach| line.contains(reach)) {
+            let reach = ["std::fs", "std::env", "std::time", "println!"];
+            let starts_threads = line.contains("std::thread") && source.path != threads;
+            if starts_threads || reach.iter().any(|reach| line.contains(reach)) {
                 found.push(format!("{place}: {line}"));
             }
         }

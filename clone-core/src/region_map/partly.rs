@@ -3,7 +3,9 @@
 use persistent_data::bitset::BITS_PER_WORD;
 use zerocopy::little_endian as le;
 
-use super::{BITS_PER_BLOCK, Chunk, Planes, RegionMap, State, WORDS_PER_BLOCK, low_bits, set_bits};
+use super::{
+    BITS_PER_BLOCK, BitRuns, Chunk, Planes, RegionMap, State, WORDS_PER_BLOCK, low_bits, set_bits,
+};
 use crate::geometry::RegionRange;
 
 impl RegionMap {
@@ -35,8 +37,29 @@ impl RegionMap {
         }
     }
 
+    /// The first run of lost regions from region `from` on, as far as it lies in one array block.
+    /// Unlike [`lost`](Self::lost) it lets the map be settled between one run and the next.
+    pub(crate) fn first_lost_run(&self, from: u64) -> Option<RegionRange> {
+        (from / BITS_PER_BLOCK..self.nr_chunks()).find_map(|index| {
+            let chunk = self.regions_of(index);
+            let from = from.max(chunk.start);
+            match &self.chunks[index as usize] {
+                Chunk::Lost => Some(from..chunk.end).filter(|run| !run.is_empty()),
+                Chunk::Partly(planes) => {
+                    let mut runs = BitRuns { words: &planes.lost, at: from - chunk.start };
+                    runs.next().map(|run| chunk.start + run.start..chunk.start + run.end)
+                }
+                Chunk::Zeroes | Chunk::Ones | Chunk::Runs(_) | Chunk::Bits(_) => None,
+            }
+        })
+    }
+
     /// What is known of array block `chunk`, bit by bit.
     pub(crate) fn planes(&self, chunk: u64) -> Planes {
+        // Going by runs is slow where there are thousands, and then it is asked for often.
+        if let Chunk::Partly(planes) = &self.chunks[chunk as usize] {
+            return (**planes).clone();
+        }
         let regions = self.regions_of(chunk);
         let nr_words = (regions.end - regions.start).div_ceil(BITS_PER_WORD) as usize;
         let plane = |state| {
@@ -133,6 +156,23 @@ mod tests {
             }
             assert_eq!(bits(settled.runs()), expected);
         }
+    }
+
+    #[test]
+    fn lost_runs_are_found_one_by_one_from_any_region_on() {
+        let map = torn(3);
+        let mut found = Vec::new();
+        let mut from = 0;
+        while let Some(run) = map.first_lost_run(from) {
+            assert!(from <= run.start && run.start < run.end && run.end <= map.nr_regions());
+            // From within a run the rest of it is found.
+            assert_eq!(map.first_lost_run(run.end - 1), Some(run.end - 1..run.end));
+            from = run.end;
+            found.push(run);
+        }
+        assert_eq!(bits(found.into_iter()), bits(map.lost()));
+        assert_eq!(map.first_lost_run(map.nr_regions()), None);
+        assert_eq!(map.first_lost_run(u64::MAX), None);
     }
 
     quickcheck! {

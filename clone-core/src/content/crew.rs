@@ -1,0 +1,201 @@
+//! Threads that work on jobs while others wait for their device, and hand the results back in the
+//! order of the jobs.
+//!
+//! A device far away takes its time to answer; what keeps it busy is being asked for several
+//! things at once.
+
+use std::collections::VecDeque;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+/// How many work at the same time.
+pub(super) const WORKERS: usize = 8;
+
+/// Jobs that are handed out and whose results have not been taken: one in work and one waiting for
+/// each, so that nobody is idle while the results of others are looked at.
+pub(super) const JOBS_MAX: usize = 2 * WORKERS;
+
+/// Jobs by number.
+type Numbered<T> = (u64, T);
+
+/// Threads at work.
+pub(super) struct Crew<J, R> {
+    to_do: Sender<Numbered<J>>,
+    done: Receiver<Numbered<thread::Result<R>>>,
+    /// The number of the first job in `open`.
+    first: u64,
+    /// Jobs whose results have not been taken, in order, with the results that are there.
+    open: VecDeque<(J, Option<R>)>,
+}
+
+/// Calls `lead` with a crew that does `work`, each of them with `tools` of its own. When it returns
+/// the threads are gone.
+///
+/// # Errors
+/// The system gives no more threads. `lead` was not called then.
+pub(super) fn gather<T, J: Clone + Send, R: Send, L>(
+    tools: impl Fn() -> T + Sync,
+    work: impl Fn(&mut T, &J) -> R + Sync,
+    lead: impl FnOnce(&mut Crew<J, R>) -> L,
+) -> io::Result<L> {
+    let (to_do, queue) = channel();
+    let (results, done) = channel();
+    let queue = Mutex::new(queue);
+    let worker = |results: Sender<_>| {
+        let mut tools = tools();
+        loop {
+            // The lock is held while waiting. When nobody hands out jobs any more, work is over.
+            let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            let Ok((number, job)) = job else { return };
+            // Unwinding here would leave the leader waiting for a result for ever. It goes on
+            // where the result is taken.
+            let result = catch_unwind(AssertUnwindSafe(|| work(&mut tools, &job)));
+            if results.send((number, result)).is_err() {
+                return;
+            }
+        }
+    };
+    thread::scope(|scope| {
+        let mut crew = Crew { to_do, done, first: 0, open: VecDeque::new() };
+        for _ in 0..WORKERS {
+            let results = results.clone();
+            let worker = &worker;
+            thread::Builder::new().spawn_scoped(scope, move || worker(results))?;
+        }
+        drop(results);
+        Ok(lead(&mut crew))
+    })
+}
+
+impl<J: Clone, R> Crew<J, R> {
+    /// Whether another job may be handed out now.
+    pub(super) fn has_room(&self) -> bool {
+        self.open.len() < JOBS_MAX
+    }
+
+    /// Has a job done.
+    pub(super) fn hand_out(&mut self, job: J) {
+        let number = self.first + self.open.len() as u64;
+        self.open.push_back((job.clone(), None));
+        self.to_do.send((number, job)).expect("the crew waits for jobs as long as it has a leader");
+    }
+
+    /// Waits for the first of the jobs that were handed out. `None` if all results were taken.
+    ///
+    /// # Panics
+    /// If a worker did.
+    pub(super) fn next_done(&mut self) -> Option<(J, R)> {
+        while self.open.front()?.1.is_none() {
+            let (number, result) = self.done.recv().expect("each job has its result");
+            let result = result.unwrap_or_else(|panic| resume_unwind(panic));
+            self.open[(number - self.first) as usize].1 = Some(result);
+        }
+        let (job, result) = self.open.pop_front()?;
+        self.first += 1;
+        Some((job, result?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::{JOBS_MAX, WORKERS, gather};
+
+    /// Has the numbers below `end` worked on, and gives job and result of each.
+    fn work_on(end: u64, work: impl Fn(u64) -> u64 + Sync) -> Vec<(u64, u64)> {
+        let mut jobs = 0..end;
+        let mut done = Vec::new();
+        gather(
+            || (),
+            |(), &job| work(job),
+            |crew| {
+                loop {
+                    while crew.has_room() {
+                        let Some(job) = jobs.next() else { break };
+                        crew.hand_out(job);
+                    }
+                    let Some(result) = crew.next_done() else { break };
+                    done.push(result);
+                }
+            },
+        )
+        .unwrap();
+        done
+    }
+
+    #[test]
+    fn results_come_in_the_order_of_the_jobs_whoever_is_faster() {
+        // Each even job is done only when the odd one behind it has been.
+        let odd_ones = AtomicU64::new(0);
+        let results = work_on(200, |job| {
+            if job % 2 == 1 {
+                odd_ones.fetch_add(1, Ordering::SeqCst);
+            }
+            while job % 2 == 0 && odd_ones.load(Ordering::SeqCst) <= job / 2 {
+                std::thread::yield_now();
+            }
+            job * job
+        });
+        assert!(results.into_iter().eq((0..200).map(|job| (job, job * job))));
+    }
+
+    #[test]
+    fn as_many_jobs_are_in_work_at_once_as_there_are_workers() {
+        let together = Barrier::new(WORKERS);
+        let results = work_on(3 * WORKERS as u64, |job| {
+            together.wait();
+            job
+        });
+        assert_eq!(results.len(), 3 * WORKERS);
+    }
+
+    #[test]
+    fn no_more_jobs_are_handed_out_than_there_is_room_for() {
+        let handed_out = Cell::new(0);
+        gather(
+            || (),
+            |(), &()| (),
+            |crew| {
+                while crew.has_room() {
+                    crew.hand_out(());
+                    handed_out.set(handed_out.get() + 1);
+                }
+                assert!(crew.next_done().is_some() && crew.has_room());
+            },
+        )
+        .unwrap();
+        assert_eq!(handed_out.get(), JOBS_MAX);
+    }
+
+    #[test]
+    fn a_worker_that_panics_is_heard_of_and_nobody_waits_for_its_result() {
+        for bad in [0, 7, 50, 99] {
+            let work = |job| if job == bad { panic!("job {job}") } else { job };
+            let panic = catch_unwind(AssertUnwindSafe(|| work_on(100, work))).unwrap_err();
+            assert_eq!(panic.downcast_ref(), Some(&format!("job {bad}")));
+        }
+    }
+
+    #[test]
+    fn a_leader_who_panics_leaves_nobody_waiting() {
+        let lead = || {
+            gather(
+                || (),
+                |(), &()| (),
+                |crew| {
+                    crew.hand_out(());
+                    panic!("the leader");
+                },
+            )
+        };
+        let panic = catch_unwind(AssertUnwindSafe(lead)).unwrap_err();
+        assert_eq!(panic.downcast_ref(), Some(&"the leader"));
+    }
+}

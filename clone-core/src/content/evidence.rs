@@ -1,0 +1,115 @@
+//! What a piece holds on either device.
+
+use std::io;
+
+use super::{Piece, ReadData, Side};
+use crate::geometry::SECTOR_SIZE;
+
+/// What comparing told of a region, or of a part of one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Evidence {
+    /// Source and destination are not equal.
+    pub(super) differs: bool,
+    /// The destination is not all zero.
+    pub(super) nonzero: bool,
+    /// A sector of the destination is neither zero nor as on the source. What else is found
+    /// changes nothing any more.
+    pub(super) foreign: bool,
+}
+
+const ZEROES: [u8; SECTOR_SIZE as usize] = [0; SECTOR_SIZE as usize];
+
+impl Evidence {
+    /// Of bytes on the source, and those in their place on the destination.
+    pub(super) fn of(source: &[u8], destination: &[u8]) -> Self {
+        let is_nonzero = |sector: &[u8]| sector != &ZEROES[..sector.len()];
+        let mut sectors = destination.chunks(ZEROES.len());
+        if source == destination {
+            return Self { nonzero: sectors.any(is_nonzero), ..Self::default() };
+        }
+        let mut found = Self { differs: true, ..Self::default() };
+        for (on_source, sector) in source.chunks(ZEROES.len()).zip(sectors) {
+            if is_nonzero(sector) {
+                found.nonzero = true;
+                if on_source != sector {
+                    found.foreign = true;
+                    break;
+                }
+            }
+        }
+        found
+    }
+
+    /// Of two parts together.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            differs: self.differs | other.differs,
+            nonzero: self.nonzero | other.nonzero,
+            foreign: self.foreign | other.foreign,
+        }
+    }
+}
+
+/// What was found in a region, or in a part of one.
+pub(super) type Finding = Result<Evidence, Failure>;
+
+/// A device could not be read.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) side: Side,
+    pub(super) error: io::Error,
+}
+
+/// Room for a piece of either device.
+#[derive(Debug)]
+pub(super) struct Buffers {
+    source: Vec<u8>,
+    destination: Vec<u8>,
+}
+
+impl Buffers {
+    pub(super) fn new(bytes: usize) -> Self {
+        Self { source: vec![0; bytes], destination: vec![0; bytes] }
+    }
+
+    fn read<S: ReadData + ?Sized, D: ReadData + ?Sized>(
+        &mut self,
+        offset: u64,
+        len: usize,
+        source: &S,
+        destination: &D,
+    ) -> Result<(&[u8], &[u8]), Failure> {
+        let failed = |side| move |error| Failure { side, error };
+        let (from_source, from_destination) =
+            (&mut self.source[..len], &mut self.destination[..len]);
+        source.read_at(offset, from_source).map_err(failed(Side::Source))?;
+        destination.read_at(offset, from_destination).map_err(failed(Side::Destination))?;
+        Ok((from_source, from_destination))
+    }
+}
+
+/// Reads a piece and compares it. One finding a region.
+pub(super) fn examine<S: ReadData + ?Sized, D: ReadData + ?Sized>(
+    piece: &Piece,
+    source: &S,
+    destination: &D,
+    buffers: &mut Buffers,
+) -> Vec<Finding> {
+    let stride = piece.stride;
+    match buffers.read(piece.offset, piece.len, source, destination) {
+        Ok((on_source, on_destination)) => {
+            let regions = on_source.chunks(stride).zip(on_destination.chunks(stride));
+            regions.map(|(source, destination)| Ok(Evidence::of(source, destination))).collect()
+        }
+        Err(failure) if piece.len <= stride => vec![Err(failure)],
+        // Only the regions that have a bad sector are to be lost to it, not their neighbours.
+        Err(_) => (0..piece.len)
+            .step_by(stride)
+            .map(|at| {
+                let len = stride.min(piece.len - at);
+                let read = buffers.read(piece.offset + at as u64, len, source, destination);
+                read.map(|(source, destination)| Evidence::of(source, destination))
+            })
+            .collect(),
+    }
+}
