@@ -12,8 +12,8 @@
 //!   [`Visitor`](clone_core::ir::Visitor); XML and JSON are read back as a
 //!   [`Document`](document::Document).
 //! - [`pack_file`]: what `clone_metadata_pack` writes and `clone_metadata_unpack` reads.
-//! - [`input`], [`output`], [`image_output`], [`metadata_output`]: files, and what can be wrong
-//!   with them.
+//! - [`input`], [`output`], [`image_output`], [`metadata_output`], [`data_device`]: files, and what
+//!   can be wrong with them.
 //!
 //! # Invariants
 //!
@@ -25,6 +25,7 @@
 pub mod args;
 pub mod bitmap;
 pub mod check;
+pub mod data_device;
 pub mod document;
 pub mod dump;
 pub mod exit;
