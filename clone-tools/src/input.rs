@@ -1,6 +1,6 @@
 //! Inputs: metadata to be read, and documents to be restored.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -126,10 +126,8 @@ pub fn is_dash(path: &Path) -> bool {
 /// # Errors
 /// That they are the same.
 pub fn check_distinct(input: &Path, output: &Path) -> Result<()> {
-    let input_metadata =
-        if is_dash(input) { fs::metadata("/dev/stdin") } else { fs::metadata(input) };
-    let (Ok(from), Ok(to)) = (input_metadata, fs::metadata(output)) else { return Ok(()) };
-    if is_same(&from, &to) {
+    let input_path = if is_dash(input) { Path::new("/dev/stdin") } else { input };
+    if are_same(input_path, output) {
         bail!(
             "{} and {} are the same: it would be overwritten while it is read; give another output",
             document_name(input),
@@ -139,7 +137,9 @@ pub fn check_distinct(input: &Path, output: &Path) -> Result<()> {
     Ok(())
 }
 
-fn is_same(a: &Metadata, b: &Metadata) -> bool {
+/// Whether two paths lead to one file or block device.
+pub(crate) fn are_same(a: &Path, b: &Path) -> bool {
+    let (Ok(a), Ok(b)) = (fs::metadata(a), fs::metadata(b)) else { return false };
     if a.file_type().is_block_device() && b.file_type().is_block_device() {
         return a.rdev() == b.rdev();
     }

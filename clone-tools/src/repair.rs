@@ -4,10 +4,12 @@ use std::borrow::Cow;
 use std::convert::Infallible;
 
 use anyhow::Result;
+use clone_core::content::Decided;
 use clone_core::damage::Severity;
 use clone_core::repair::{Origin, Recovery};
 
 use self::args::RepairArgs;
+use self::content::Devices;
 use crate::exit::{Exit, Tool};
 use crate::figures::{Counted, Share, in_units};
 use crate::input::{check_distinct, claim_metadata};
@@ -17,6 +19,7 @@ use crate::recovery::{Failure, Teller, choose, known_sizes, nr_lost, recover_fro
 use crate::report::{Talk, count};
 
 pub mod args;
+mod content;
 mod json;
 
 /// Runs `clone_repair`.
@@ -26,16 +29,18 @@ mod json;
 pub fn run(tool: &Tool, args: &RepairArgs) -> Result<Exit> {
     let sizes = known_sizes::<RepairArgs>(args.region_size, args.target_size)?;
     check_distinct(&args.input, &args.output)?;
+    let devices = Devices::open(args)?;
     // Held until all is done: OUTPUT may be the same device in a way that only the kernel knows.
     let device = claim_metadata(&args.input)?;
 
     let mut outcome = Outcome {
         found: recover_from(&device, sizes, args.quiet),
+        by_content: None,
         by_choice: None,
         hydrated: None,
         written: false,
     };
-    let repaired = repair(tool, args, &mut outcome);
+    let repaired = repair(tool, args, devices.as_ref(), &mut outcome);
     let told = match args.json {
         true => output::say(|to| json::write(to, &outcome, repaired.is_ok())),
         false => Ok(()),
@@ -46,8 +51,10 @@ pub fn run(tool: &Tool, args: &RepairArgs) -> Result<Exit> {
 
 /// What has come of a repair so far.
 struct Outcome {
-    /// What is known without a choice.
+    /// What is known before --lost decides.
     found: Result<Recovery, Failure>,
+    /// What source and destination decided of it.
+    by_content: Option<Decided>,
     /// What --lost decided.
     by_choice: Option<ByChoice>,
     /// Hydrated regions in OUTPUT, or as far as that is known.
@@ -63,7 +70,12 @@ struct ByChoice {
     hydrated: bool,
 }
 
-fn repair(tool: &Tool, args: &RepairArgs, outcome: &mut Outcome) -> Result<()> {
+fn repair(
+    tool: &Tool,
+    args: &RepairArgs,
+    devices: Option<&Devices<'_>>,
+    outcome: &mut Outcome,
+) -> Result<()> {
     let talk = Talk::of(args.quiet, args.verbose);
     let teller = Teller { tool, input: &args.input, talk, silent: args.json };
     let recovery = match &mut outcome.found {
@@ -78,10 +90,19 @@ fn repair(tool: &Tool, args: &RepairArgs, outcome: &mut Outcome) -> Result<()> {
     }
     let place = Place::find(&args.output, recovery.header.geometry, args.metadata_size)?;
 
+    if let Some(devices) = devices.filter(|_| !recovery.regions.is_whole()) {
+        outcome.by_content = Some(devices.decide(recovery, args.quiet)?);
+    }
+    let half_copied = outcome.by_content.as_ref().map_or(0, |decided| decided.half_copied);
     let regions = &recovery.regions;
     outcome.hydrated = Some(regions.hydrated());
-    if talk == Talk::Quiet && !regions.is_whole() {
+    // What may have been lost is told even to whoever wants quiet.
+    let is_loss = !regions.is_whole() || half_copied > 0;
+    if talk == Talk::Quiet && is_loss {
         tell_found(&teller, recovery);
+    }
+    if let Some(decided) = outcome.by_content.as_ref().filter(|_| talk != Talk::Quiet || is_loss) {
+        content::tell(&teller, decided);
     }
     teller.lost(regions);
     let choice = choose(&teller, regions, args.lost, "written")?;
@@ -100,14 +121,14 @@ fn repair(tool: &Tool, args: &RepairArgs, outcome: &mut Outcome) -> Result<()> {
     output.keep()?;
     outcome.written = true;
 
-    if !args.json && (talk != Talk::Quiet || outcome.by_choice.is_some()) {
+    if !args.json && (talk != Talk::Quiet || is_loss) {
         let (part, whole) = (settled.hydrated(), settled.nr_regions());
         let share = Share { part, whole };
         tool.say(format_args!(
             "{}: {part} of {whole} regions hydrated ({share}), in metadata of {}; {}",
             args.output.display(),
             in_units(size),
-            lost_in_words(outcome.by_choice)
+            lost_in_words(outcome.by_choice, half_copied)
         ));
     }
     Ok(())
@@ -125,13 +146,17 @@ fn tell_found(teller: &Teller<'_>, recovery: &Recovery) {
     teller.recovery(recovery);
 }
 
-fn lost_in_words(by_choice: Option<ByChoice>) -> Cow<'static, str> {
+fn lost_in_words(by_choice: Option<ByChoice>, half_copied: u64) -> String {
+    let half_copied = match half_copied {
+        0 => String::new(),
+        regions => format!(", but for what {} may lack", Counted(regions, "half copied region")),
+    };
     match by_choice {
-        None => "nothing was lost".into(),
+        None => format!("nothing was lost{half_copied}"),
         Some(ByChoice { nr_regions, hydrated }) => {
             let what = if hydrated { "hydrated" } else { "not hydrated" };
             let lost = Counted(nr_regions, "region");
-            format!("the state of {lost} was lost, and --lost made it {what}").into()
+            format!("the state of {lost} was lost, and --lost made it {what}{half_copied}")
         }
     }
 }

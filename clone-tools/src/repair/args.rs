@@ -47,6 +47,18 @@ pub struct RepairArgs {
     #[arg(long, value_enum, default_value = "fail")]
     pub lost: Lost,
 
+    /// The source of the clone, to decide by content about regions that are lost; with
+    /// --destination. A region that is the same on both is taken as hydrated, for either answer is
+    /// right then. One that differs, and is not all zero on the destination, was written there,
+    /// and is taken as hydrated. All others stay lost, for --lost to decide. Use this only if the
+    /// destination was all zero when the clone began: what an old disk held looks like a write.
+    #[arg(long, value_name = "DEV", requires = "destination", value_parser = metadata_to_read())]
+    pub source: Option<PathBuf>,
+
+    /// The destination of the clone; with --source.
+    #[arg(long, value_name = "DEV", requires = "source", value_parser = metadata_to_read())]
+    pub destination: Option<PathBuf>,
+
     /// Print one JSON document on stdout whenever INPUT can be read, whatever becomes of it, and
     /// nothing else there; on stderr nothing but why it failed. Its "ok" is true exactly when the
     /// exit code is 0.

@@ -57,6 +57,11 @@ struct JsonFind {
 
 #[derive(Serialize)]
 struct Decided {
+    equal: u64,
+    written: u64,
+    half_copied: u64,
+    undecided: u64,
+    unreadable: u64,
     lost_as: Option<&'static str>,
     by_choice: u64,
 }
@@ -128,6 +133,7 @@ fn fits<S: Serializer>(fits: &&[Fit], serializer: S) -> Result<S::Ok, S::Error> 
 pub(super) fn write(to: &mut dyn Write, outcome: &Outcome, ok: bool) -> io::Result<()> {
     let found = outcome.found.as_ref();
     let recovery = found.ok();
+    let by_content = outcome.by_content.as_ref();
     let by_choice = outcome.by_choice;
     let header = match found {
         Ok(recovery) => Some(recovery.header),
@@ -141,6 +147,11 @@ pub(super) fn write(to: &mut dyn Write, outcome: &Outcome, ok: bool) -> io::Resu
         candidates: recovery.map_or(&[], |recovery| &recovery.candidates),
         recovered: recovery.map_or(&[], |recovery| &recovery.finds),
         decided: Decided {
+            equal: by_content.map_or(0, |decided| decided.equal),
+            written: by_content.map_or(0, |decided| decided.written),
+            half_copied: by_content.map_or(0, |decided| decided.half_copied),
+            undecided: by_content.map_or(0, |decided| decided.undecided),
+            unreadable: by_content.map_or(0, |decided| decided.nr_unreadable),
             lost_as: by_choice.map(|c| if c.hydrated { "hydrated" } else { "unhydrated" }),
             by_choice: by_choice.map_or(0, |choice| choice.nr_regions),
         },

@@ -76,6 +76,8 @@ const PROGRAMS: [Program; 8] = [
             "--region-size",
             "--target-size",
             "--lost",
+            "--source",
+            "--destination",
             "--json",
         ],
         reads: Reads::Repairable,

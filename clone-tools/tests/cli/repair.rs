@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 use crate::image::{FIXTURES, Image, description};
 use crate::support::{Ran, Scratch, binary, run, run_after};
 
+mod content;
+
 fn arguments<'a>(options: &'a [&'a str], input: &'a Path, output: &'a Path) -> Vec<&'a OsStr> {
     let files = ["-i".as_ref(), input.as_os_str(), "-o".as_ref(), output.as_os_str()];
     options.iter().map(OsStr::new).chain(files).collect()
@@ -213,7 +215,10 @@ fn json_tells_all_that_people_are_told() {
         "origin": { "from": "superblock", "root": null, "newest": null },
         "candidates": [],
         "recovered": [],
-        "decided": { "lost_as": null, "by_choice": 0 },
+        "decided": {
+            "equal": 0, "written": 0, "half_copied": 0, "undecided": 0, "unreadable": 0,
+            "lost_as": null, "by_choice": 0,
+        },
         "lost": [[0, 32576]],
         "hydrated": 98496,
         "written": false,

@@ -1,0 +1,94 @@
+//! What source and destination decide about lost regions.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use clone_core::content::{Decided, Unreadable, decide};
+use clone_core::repair::Recovery;
+
+use super::args::RepairArgs;
+use crate::data_device::FileData;
+use crate::figures::Counted;
+use crate::input::{are_same, check_distinct};
+use crate::progress::Bar;
+use crate::recovery::Teller;
+use crate::report::{LISTED, Talk};
+
+/// The two devices of a clone, open for reading.
+pub(super) struct Devices<'a> {
+    source: (&'a Path, FileData),
+    destination: (&'a Path, FileData),
+}
+
+impl<'a> Devices<'a> {
+    /// Opens them, if the command line names them.
+    pub(super) fn open(args: &'a RepairArgs) -> Result<Option<Self>> {
+        let (Some(source), Some(destination)) = (&args.source, &args.destination) else {
+            return Ok(None);
+        };
+        if are_same(source, destination) {
+            bail!(
+                "{} and {} are the same: the source and the destination of a clone are two devices",
+                source.display(),
+                destination.display()
+            );
+        }
+        for device in [source, destination] {
+            check_distinct(device, &args.output)?;
+            if are_same(device, &args.input) {
+                bail!("{} is the metadata: it holds no data of the clone", device.display());
+            }
+        }
+        let open = |path: &'a Path| FileData::open(path).map(|device| (path, device));
+        Ok(Some(Self { source: open(source)?, destination: open(destination)? }))
+    }
+
+    /// Decides about the lost regions, as far as the content tells.
+    pub(super) fn decide(&self, recovery: &mut Recovery, quiet: bool) -> Result<Decided> {
+        let geometry = recovery.header.geometry;
+        let (source, destination) = (&self.source.1, &self.destination.1);
+        let bar = Bar::new("comparing", quiet);
+        let decided = decide(&mut recovery.regions, geometry, source, destination, &bar);
+        bar.finish();
+        decided.with_context(|| {
+            let (source, destination) = (self.source.0.display(), self.destination.0.display());
+            format!("cannot compare {source} and {destination}")
+        })
+    }
+}
+
+/// Tells how many regions were decided by which rule.
+pub(super) fn tell(teller: &Teller<'_>, decided: &Decided) {
+    let rules = [
+        (decided.equal, "the same on source and destination, taken as hydrated"),
+        (decided.written, "different, and not all zero on the destination, taken as hydrated"),
+        (decided.undecided, "all zero on the destination only, not decided"),
+        (decided.nr_unreadable, "not readable, not decided"),
+    ];
+    for (regions, what) in rules.into_iter().filter(|&(regions, _)| regions > 0) {
+        teller.say(format_args!("compared: {}: {what}", Counted(regions, "region")));
+    }
+    if decided.half_copied > 0 {
+        let half_copied = Counted(decided.half_copied, "region");
+        teller.say(format_args!(
+            "compared: {half_copied} of those taken as hydrated may be half copied: on the \
+             destination each sector is zero or as on the source. If zeroes were written there, \
+             all is well; if a copy was cut off, zeroes stand for what it lacks"
+        ));
+    }
+    tell_unreadable(teller, decided);
+}
+
+fn tell_unreadable(teller: &Teller<'_>, decided: &Decided) {
+    let listed = if teller.talk == Talk::Verbose { usize::MAX } else { LISTED };
+    for Unreadable { regions, side, error } in decided.unreadable.iter().take(listed) {
+        let (begin, end) = (regions.start, regions.end);
+        teller.say(format_args!("regions {begin}..{end}: cannot read the {side}: {error}"));
+    }
+    let listed = decided.unreadable.iter().take(listed);
+    let told: u64 = listed.map(|run| run.regions.end - run.regions.start).sum();
+    if told < decided.nr_unreadable {
+        let more = Counted(decided.nr_unreadable - told, "more region");
+        teller.say(format_args!("nor can {more} be read"));
+    }
+}

@@ -1,0 +1,125 @@
+//! Lost regions, and what source and destination tell of them.
+
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::{arguments, assert_holds, repair};
+use crate::image::{BLOCK, Image};
+use crate::support::{Ran, Scratch, run};
+
+const NR_REGIONS: usize = 200;
+
+/// A clone of 200 regions of 4 KiB whose metadata tells of none of them, and its devices.
+struct Clone {
+    scratch: Scratch,
+    input: PathBuf,
+    source: PathBuf,
+    destination: PathBuf,
+}
+
+impl Clone {
+    /// On the destination, 50 regions are as on the source, 50 are not, and then come
+    /// `half_copied` of which a part is; the others are all zero.
+    fn new(half_copied: usize) -> Self {
+        let scratch = Scratch::new();
+        let input = scratch.path("input");
+        let sizes = ["--region-size", "4k", "--target-size", "800k", "--hydrated", "none", "-o"];
+        let args = sizes.into_iter().chain(input.to_str());
+        run("clone_restore", args).exits(0);
+        let mut image = Image(fs::read(&input).unwrap());
+        let block = image.first_array_block();
+        image.block(block)[100] ^= 1;
+        fs::write(&input, &image.0).unwrap();
+
+        let source: Vec<u8> =
+            (0..NR_REGIONS * BLOCK).map(|at| (at / 512 % 255) as u8 + 1).collect();
+        let mut destination = vec![0; source.len()];
+        destination[..50 * BLOCK].copy_from_slice(&source[..50 * BLOCK]);
+        destination[50 * BLOCK..100 * BLOCK].fill(0xee);
+        for region in 100..100 + half_copied {
+            let part = region * BLOCK..region * BLOCK + 512;
+            destination[part.clone()].copy_from_slice(&source[part]);
+        }
+        let source = scratch.file("source", source);
+        let destination = scratch.file("destination", destination);
+        Self { scratch, input, source, destination }
+    }
+
+    fn repair(&self, options: &[&str], output: &Path) -> Ran {
+        let [source, destination] = [&self.source, &self.destination].map(|p| p.to_str().unwrap());
+        let devices = ["--source", source, "--destination", destination];
+        repair(&[options, &devices].concat(), &self.input, output)
+    }
+}
+
+#[test]
+fn content_decides_what_it_can_and_the_user_the_rest() {
+    let clone = Clone::new(0);
+    let output = clone.scratch.path("output");
+    let ran = clone.repair(&[], &output).exits(1).leaves_stdout_empty();
+    let ran = ran.says("50 regions: the same on source and destination, taken as hydrated");
+    let ran = ran.says("50 regions: different, and not all zero on the destination, taken as");
+    let ran = ran.says("100 regions: all zero on the destination only, not decided");
+    ran.says("lost: regions 100..200").says("the state of 100 regions is unknown, so nothing");
+    assert!(!output.exists());
+
+    for (choice, end) in [("unhydrated", 100), ("hydrated", 200)] {
+        clone.repair(&["--lost", choice], &output).exits(0).says("the state of 100 regions was");
+        assert_holds(&output, &json!([[0, end]]));
+    }
+    let said = clone.repair(&["--json", "--lost", "unhydrated"], &output).exits(0).json();
+    let expected = json!({
+        "equal": 50, "written": 50, "half_copied": 0, "undecided": 100, "unreadable": 0,
+        "lost_as": "unhydrated", "by_choice": 100,
+    });
+    assert_eq!(said["decided"], expected);
+    assert_eq!(said["lost"], json!([[100, 200]]));
+    assert_eq!(said["hydrated"], 100);
+}
+
+#[test]
+fn what_may_be_half_copied_is_told_even_to_whoever_wants_quiet() {
+    let mut clone = Clone::new(100);
+    let output = clone.scratch.path("output");
+    for options in [&[][..], &["-q"]] {
+        let ran = clone.repair(options, &output).exits(0).leaves_stdout_empty();
+        let ran = ran.says("100 regions of those taken as hydrated may be half copied");
+        ran.says("; nothing was lost, but for what 100 half copied regions may lack");
+        assert_holds(&output, &json!([[0, 200]]));
+    }
+    clone.destination = clone.scratch.file("copy", fs::read(&clone.source).unwrap());
+    clone.repair(&["-q"], &output).exits(0).stays_silent();
+    assert_holds(&output, &json!([[0, 200]]));
+}
+
+#[test]
+fn devices_that_are_not_those_of_the_clone_are_refused() {
+    let mut clone = Clone::new(0);
+    let output = clone.scratch.path("output");
+    let (source, destination) = (clone.source.clone(), clone.destination.clone());
+    File::options().write(true).open(&destination).unwrap().set_len(400 << 10).unwrap();
+    let ran = clone.repair(&["--lost", "hydrated"], &output).exits(1);
+    let ran = ran.says(&format!("cannot compare {} and ", source.display()));
+    ran.says("the destination has 409600 bytes");
+
+    let link = clone.scratch.path("link");
+    symlink(&source, &link).unwrap();
+    clone.destination = link;
+    clone.repair(&[], &output).exits(1).says("are the same").leaves_stdout_empty();
+    let before = fs::read(&source).unwrap();
+    clone.destination = destination;
+    clone.repair(&["--lost", "hydrated"], &source).exits(1).says("are the same");
+    assert!(fs::read(&source).unwrap() == before);
+    clone.destination = clone.input.clone();
+    clone.repair(&[], &output).exits(1).says("is the metadata");
+    clone.destination = clone.scratch.path("missing");
+    clone.repair(&[], &output).exits(1).says("missing does not exist");
+    assert!(!output.exists());
+
+    let only = ["--source", source.to_str().unwrap()];
+    let args = arguments(&only, &clone.input, &output);
+    run("clone_repair", args).exits(2).says("--destination");
+}
