@@ -44,6 +44,8 @@ pub mod content;
 pub mod damage;
 pub mod dump;
 pub mod format;
+#[cfg(any(test, feature = "generate"))]
+pub mod generate;
 pub mod geometry;
 pub mod ir;
 pub mod live;

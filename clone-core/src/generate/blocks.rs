@@ -1,0 +1,201 @@
+//! Which blocks a device holds, and which of them the metadata reaches.
+
+use std::ops::Range;
+
+use persistent_data::array::ArrayBlockRef;
+use persistent_data::block::{self, BlockError, BlockKind, RawBlock};
+use persistent_data::btree::{NodeDamage, NodeView, Value, WalkVisitor, walk};
+use persistent_data::device::ReadDevice;
+use persistent_data::format::{
+    ArrayBlock, Bitmap, ENTRIES_PER_BITMAP, IndexBlock, Node, SpaceMapRoot,
+};
+use persistent_data::space_map::metadata::mapped_blocks;
+use persistent_data::store::{DeviceReader, Reader};
+use persistent_data::{BlockNr, Error};
+use zerocopy::little_endian as le;
+
+use super::damage::{DamageError, Kind};
+use crate::format;
+use crate::superblock::Superblock;
+
+/// Blocks that are read at once.
+const BATCH: usize = 256;
+
+/// The two doors of a block kind.
+#[derive(Clone, Copy)]
+pub(super) struct Form {
+    salt: u32,
+    check: fn(&RawBlock, BlockNr) -> Result<(), BlockError>,
+    name: &'static str,
+    /// Makes a block vouch for itself at a place.
+    pub(super) seal: fn(&mut RawBlock, BlockNr),
+}
+
+impl Form {
+    const fn of<K: BlockKind>() -> Self {
+        Self {
+            salt: K::CSUM_SALT,
+            check: |block, at| block::check::<K>(block, at).map(|_| ()),
+            name: K::NAME,
+            seal: block::seal::<K>,
+        }
+    }
+
+    const ALL: [Self; 5] = [
+        Self::of::<format::Superblock>(),
+        Self::of::<Node>(),
+        Self::of::<ArrayBlock>(),
+        Self::of::<IndexBlock>(),
+        Self::of::<Bitmap>(),
+    ];
+
+    /// The form of blocks of `kind`.
+    pub(super) fn of_kind(kind: Kind) -> Self {
+        match kind {
+            Kind::Superblock => Self::of::<format::Superblock>(),
+            Kind::BitsetNode | Kind::BitsetLeaf | Kind::RefCounts => Self::of::<Node>(),
+            Kind::ArrayBlock => Self::of::<ArrayBlock>(),
+            Kind::Index => Self::of::<IndexBlock>(),
+            Kind::Bitmap => Self::of::<Bitmap>(),
+        }
+    }
+
+    /// Whether `block`, read from `at`, is whole and in its place.
+    pub(super) fn is_valid(&self, block: &RawBlock, at: BlockNr) -> bool {
+        (self.check)(block, at).is_ok()
+    }
+
+    /// The same, as an error.
+    pub(super) fn check(&self, block: &RawBlock, at: BlockNr) -> Result<(), Error> {
+        (self.check)(block, at).map_err(|source| Error::Block { kind: self.name, at, source })
+    }
+}
+
+impl PartialEq for Form {
+    fn eq(&self, other: &Self) -> bool {
+        self.salt == other.salt
+    }
+}
+
+/// The block at `at`, as it is.
+pub(super) fn read_raw<D: ReadDevice>(device: &D, at: BlockNr) -> Result<RawBlock, Error> {
+    let nr_blocks = device.nr_blocks();
+    if at.0 >= nr_blocks {
+        return Err(Error::OutOfRange { at, nr_blocks });
+    }
+    let mut block = RawBlock::ZERO;
+    let read = device.read(at, std::slice::from_mut(&mut block));
+    read.map_err(|source| Error::Read { at, source })?;
+    Ok(block)
+}
+
+/// Shows `look` every block that is whole and in its place, ascending, in use or not.
+pub(super) fn scan<D: ReadDevice>(
+    device: &D,
+    mut look: impl FnMut(BlockNr, Form, &RawBlock),
+) -> Result<(), Error> {
+    let nr_blocks = mapped_blocks(device.nr_blocks());
+    let mut buffer = vec![RawBlock::ZERO; BATCH];
+    let mut next = device.skip_hole(BlockNr(0));
+    while next.0 < nr_blocks {
+        let batch = &mut buffer[..BATCH.min((nr_blocks - next.0) as usize)];
+        device.read(next, batch).map_err(|source| Error::Read { at: next, source })?;
+        for (block, at) in batch.iter().zip((next.0..).map(BlockNr)) {
+            let salt = block::checksum(block, 0) ^ block::stored_checksum(block);
+            let form = Form::ALL.into_iter().find(|form| form.salt == salt);
+            if let Some(form) = form.filter(|form| form.is_valid(block, at)) {
+                look(at, form, block);
+            }
+        }
+        next = device.skip_hole(next.plus(batch.len() as u64));
+    }
+    Ok(())
+}
+
+/// The blocks of one kind, by ordinal.
+pub(super) fn blocks_of<D: ReadDevice>(
+    device: &D,
+    kind: Kind,
+) -> Result<Vec<BlockNr>, DamageError> {
+    let superblock = || Superblock::read(device);
+    let map_root = || superblock().map(|found| SpaceMapRoot::from_area(&found.space_map_root));
+    let bitset = || -> Result<Tree, DamageError> {
+        Tree::read::<ArrayBlockRef<le::U64>, _>(device, superblock()?.bitset_root, |array_block| {
+            Some(array_block.at())
+        })
+    };
+    Ok(match kind {
+        Kind::Superblock => vec![persistent_data::transaction::SUPERBLOCK],
+        Kind::BitsetNode => bitset()?.internal,
+        Kind::BitsetLeaf => bitset()?.leaves,
+        Kind::ArrayBlock => bitset()?.below,
+        Kind::Index => vec![BlockNr(map_root()?.bitmap_root.get())],
+        Kind::Bitmap => {
+            let root = map_root()?;
+            let index = DeviceReader(device).read::<IndexBlock>(BlockNr(root.bitmap_root.get()))?;
+            let nr_bitmaps = root.nr_blocks.get().div_ceil(ENTRIES_PER_BITMAP as u64) as usize;
+            index
+                .entries
+                .iter()
+                .take(nr_bitmaps)
+                .map(|entry| BlockNr(entry.blocknr.get()))
+                .collect()
+        }
+        Kind::RefCounts => {
+            let root = BlockNr(map_root()?.ref_count_root.get());
+            let tree = Tree::read::<le::U32, _>(device, root, |_| None)?;
+            [tree.internal, tree.leaves].concat()
+        }
+    })
+}
+
+/// Where the parts of a btree lie.
+#[derive(Default)]
+struct Tree {
+    /// Nodes with children, each before its children.
+    internal: Vec<BlockNr>,
+    /// By ascending keys.
+    leaves: Vec<BlockNr>,
+    /// What the values refer to, by ascending keys.
+    below: Vec<BlockNr>,
+}
+
+impl Tree {
+    fn read<V: Value, D: ReadDevice>(
+        device: &D,
+        root: BlockNr,
+        refers_to: fn(V) -> Option<BlockNr>,
+    ) -> Result<Self, DamageError> {
+        let mut visitor = TreeVisitor { tree: Self::default(), refers_to, damage: None };
+        walk(&DeviceReader(device), root, &mut visitor);
+        match visitor.damage {
+            Some(error) => Err(error.into()),
+            None => Ok(visitor.tree),
+        }
+    }
+}
+
+struct TreeVisitor<V> {
+    tree: Tree,
+    refers_to: fn(V) -> Option<BlockNr>,
+    /// What was met first.
+    damage: Option<Error>,
+}
+
+impl<V: Value> WalkVisitor<V> for TreeVisitor<V> {
+    fn node(&mut self, at: BlockNr, _: &Range<u64>) -> bool {
+        self.tree.internal.push(at);
+        true
+    }
+
+    fn leaf(&mut self, at: BlockNr, _: &Range<u64>, leaf: &NodeView<'_, V>) {
+        // It was the last node that was met.
+        self.tree.internal.pop();
+        self.tree.leaves.push(at);
+        self.tree.below.extend(leaf.entries().filter_map(|(_, value)| (self.refers_to)(value)));
+    }
+
+    fn damage(&mut self, damage: NodeDamage) {
+        self.damage.get_or_insert(damage.error);
+    }
+}
