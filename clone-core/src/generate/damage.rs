@@ -34,7 +34,7 @@ pub enum DamageError {
         count: u64,
     },
     /// The device holds nothing that could have been in the block's place before.
-    #[error("the device holds no older copy of block {at}, {kind} {ordinal}")]
+    #[error("the device holds no older copy of block {at}, {}", .kind.numbered(*ordinal))]
     NoOlderCopy {
         /// What kind of block it is.
         kind: Kind,
@@ -44,7 +44,7 @@ pub enum DamageError {
         at: BlockNr,
     },
     /// The superblock does not lead to the block.
-    #[error("block 0, the superblock: {0}")]
+    #[error("block 0, the superblock")]
     Superblock(#[from] SuperblockError),
     /// The block, or the way to it, is damaged already; or the device failed.
     #[error(transparent)]
@@ -93,6 +93,15 @@ impl Kind {
             Self::Index => "index",
             Self::Bitmap => "bitmap",
             Self::RefCounts => "ref-counts",
+        }
+    }
+
+    /// The name of one of its blocks.
+    fn numbered(self, ordinal: u64) -> String {
+        match self {
+            // There is but one.
+            Self::Superblock | Self::Index => self.to_string(),
+            _ => format!("{self} {ordinal}"),
         }
     }
 }
@@ -182,10 +191,7 @@ pub enum Done {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { at, kind, ordinal, .. } = self;
-        match kind {
-            Kind::Superblock | Kind::Index => write!(f, "block {at}, {kind}: ")?,
-            _ => write!(f, "block {at}, {kind} {ordinal}: ")?,
-        }
+        write!(f, "block {at}, {}: ", kind.numbered(*ordinal))?;
         match self.done {
             Done::Zeroed => write!(f, "zeroed"),
             Done::Randomized => write!(f, "overwritten with random bytes"),
