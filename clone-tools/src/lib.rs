@@ -12,12 +12,14 @@
 //!   [`Visitor`](clone_core::ir::Visitor); XML and JSON are read back as a
 //!   [`Document`](document::Document).
 //! - [`pack_file`]: what `clone_metadata_pack` writes and `clone_metadata_unpack` reads.
+//! - `devtools`: tools to test with, behind the feature of that name.
 //! - [`input`], [`output`], [`image_output`], [`metadata_output`], [`data_device`]: files, and what
 //!   can be wrong with them.
 //!
 //! # Invariants
 //!
-//! 1. An input is opened for reading only, [`check`] with `--auto-repair` excepted.
+//! 1. An input is opened for reading only, [`check`] with `--auto-repair` excepted, and the tool
+//!    that damages metadata.
 //! 2. An output is not touched before all input has been read and found right.
 //! 3. What is kept of a document in memory does not grow with its length.
 //! 4. Every result of a write or a flush decides the exit code.
@@ -26,6 +28,8 @@ pub mod args;
 pub mod bitmap;
 pub mod check;
 pub mod data_device;
+#[cfg(feature = "devtools")]
+pub mod devtools;
 pub mod document;
 pub mod dump;
 pub mod exit;

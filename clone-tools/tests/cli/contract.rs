@@ -21,14 +21,24 @@ enum Reads {
     Metadata,
     /// The same, to make whole metadata of it.
     Repairable,
+    /// With -i, and changes it.
+    MetadataToChange,
     /// However damaged.
     Image,
     Pack,
     Document,
     Nothing,
+    /// Nothing, and makes metadata of the sizes that it is given.
+    Sizes,
 }
 
-const PROGRAMS: [Program; 8] = [
+impl Reads {
+    fn is_metadata(self) -> bool {
+        matches!(self, Self::Metadata | Self::Repairable | Self::MetadataToChange | Self::Image)
+    }
+}
+
+const PROGRAMS: [Program; 10] = [
     Program {
         name: "clone_check",
         options: &[
@@ -102,15 +112,32 @@ const PROGRAMS: [Program; 8] = [
         options: &["-i, --input", "-o, --output"],
         reads: Reads::Pack,
     },
+    Program {
+        name: "clone_generate_metadata",
+        options: &[
+            "--region-size",
+            "--target-size",
+            "--pattern",
+            "--hydrated",
+            "--commits",
+            "--reopens",
+            "--seed",
+            "--metadata-size",
+            "-o, --output",
+            "--truth",
+        ],
+        reads: Reads::Sizes,
+    },
+    Program {
+        name: "clone_generate_damage",
+        options: &["-i, --input", "--block", "--damage", "--seed"],
+        reads: Reads::MetadataToChange,
+    },
 ];
 
 const COMMON_OPTIONS: [&str; 4] = ["-h, --help", "-V, --version", "-q, --quiet", "-v, --verbose"];
 
 impl Program {
-    fn reads_metadata(&self) -> bool {
-        matches!(self.reads, Reads::Metadata | Reads::Image | Reads::Repairable)
-    }
-
     /// A command line that has it read `input`.
     fn reading(&self, input: &Path, scratch: &Scratch) -> Vec<OsString> {
         match self.reads {
@@ -118,7 +145,11 @@ impl Program {
             Reads::Document | Reads::Image | Reads::Pack | Reads::Repairable => {
                 vec!["-i".into(), input.into(), "-o".into(), scratch.path("output").into()]
             }
-            Reads::Nothing => panic!("{} reads nothing", self.name),
+            Reads::MetadataToChange => {
+                let args = ["--block", "array-block", "--damage", "bit"].map(OsString::from);
+                [vec!["-i".into(), input.into()], args.into()].concat()
+            }
+            Reads::Nothing | Reads::Sizes => panic!("{} reads nothing", self.name),
         }
     }
 
@@ -127,7 +158,8 @@ impl Program {
         let sizes = ["--region-size", "8", "--target-size", "8192"].map(OsString::from);
         match self.reads {
             Reads::Nothing => sizes.into(),
-            Reads::Metadata | Reads::Image | Reads::Repairable => {
+            Reads::Sizes => [&sizes[..], &["-o".into(), scratch.path("output").into()]].concat(),
+            Reads::Metadata | Reads::MetadataToChange | Reads::Image | Reads::Repairable => {
                 let input = scratch.file("good", Image::fixture("tail").0);
                 self.reading(&input, scratch)
             }
@@ -151,7 +183,8 @@ fn pack_of(image: &[u8], scratch: &Scratch) -> PathBuf {
 }
 
 fn readers() -> impl Iterator<Item = Program> {
-    PROGRAMS.into_iter().filter(|program| program.reads != Reads::Nothing)
+    let reads_nothing = |reads| matches!(reads, Reads::Nothing | Reads::Sizes);
+    PROGRAMS.into_iter().filter(move |program| !reads_nothing(program.reads))
 }
 
 #[test]
@@ -228,8 +261,10 @@ fn a_full_disk_behind_stdout_exits_1() {
         let scratch = Scratch::new();
         let mut lines = vec![vec![OsString::from("--help")]];
         match program.reads {
-            Reads::Metadata | Reads::Nothing => lines.push(program.good(&scratch)),
-            Reads::Image | Reads::Pack => {
+            Reads::Metadata | Reads::MetadataToChange | Reads::Nothing => {
+                lines.push(program.good(&scratch));
+            }
+            Reads::Image | Reads::Pack | Reads::Sizes => {
                 let mut args = program.good(&scratch);
                 *args.last_mut().unwrap() = "-".into();
                 lines.push(args);
@@ -263,7 +298,7 @@ fn bad_inputs(reads: Reads, scratch: &Scratch) -> Vec<(PathBuf, &'static str)> {
     let image = Image::fixture("tail").0;
     let any = [(folder, "directory"), (scratch.path("missing"), "")];
     let some = match reads {
-        Reads::Metadata | Reads::Repairable => vec![
+        Reads::Metadata | Reads::MetadataToChange | Reads::Repairable => vec![
             (scratch.file("empty", ""), "empty"),
             (scratch.file("short", [7; 100]), "100 bytes"),
             (scratch.file("noise", noise), "superblock"),
@@ -298,7 +333,7 @@ fn bad_inputs(reads: Reads, scratch: &Scratch) -> Vec<(PathBuf, &'static str)> {
                 (PathBuf::from("/dev/zero"), no_pack),
             ]
         }
-        Reads::Document | Reads::Nothing => vec![
+        Reads::Document | Reads::Nothing | Reads::Sizes => vec![
             (scratch.file("empty", ""), "empty"),
             (scratch.file("short", "x".repeat(100)), "1:1"),
             (scratch.file("noise", noise), "1:1"),
@@ -337,7 +372,7 @@ fn a_fifo_is_refused_where_metadata_is_read() {
     let scratch = Scratch::new();
     let fifo = scratch.path("fifo");
     assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
-    for program in readers().filter(Program::reads_metadata) {
+    for program in readers().filter(|program| program.reads.is_metadata()) {
         let args = program.reading(&fifo, &scratch);
         run(program.name, args).exits(1).leaves_stdout_empty().says("neither");
     }
@@ -346,7 +381,7 @@ fn a_fifo_is_refused_where_metadata_is_read() {
 #[test]
 fn metadata_comes_from_no_pipe_and_goes_to_none() {
     let scratch = Scratch::new();
-    for program in readers().filter(Program::reads_metadata) {
+    for program in readers().filter(|program| program.reads.is_metadata()) {
         let args = program.reading(Path::new("-"), &scratch);
         let ran = run(program.name, args).exits(2).leaves_stdout_empty();
         ran.says("metadata cannot be read from a pipe; ./- names a file");

@@ -5,6 +5,7 @@
 mod check;
 mod contract;
 mod dump;
+mod generate;
 mod image;
 mod map;
 mod metadata_size;

@@ -20,6 +20,8 @@ pub(crate) fn binary(tool: &str) -> &'static Path {
         "clone_map" => env!("CARGO_BIN_EXE_clone_map"),
         "clone_metadata_pack" => env!("CARGO_BIN_EXE_clone_metadata_pack"),
         "clone_metadata_unpack" => env!("CARGO_BIN_EXE_clone_metadata_unpack"),
+        "clone_generate_metadata" => env!("CARGO_BIN_EXE_clone_generate_metadata"),
+        "clone_generate_damage" => env!("CARGO_BIN_EXE_clone_generate_damage"),
         tool => panic!("no tool is called {tool}"),
     })
 }

@@ -1,0 +1,10 @@
+//! `clone_generate_damage`: see its `--help`.
+
+use std::process::ExitCode;
+
+use clone_tools::devtools::generate_damage;
+use clone_tools::exit;
+
+fn main() -> ExitCode {
+    exit::run(std::env::args_os(), generate_damage::run)
+}

@@ -1,0 +1,10 @@
+//! `clone_generate_metadata`: see its `--help`.
+
+use std::process::ExitCode;
+
+use clone_tools::devtools::generate_metadata;
+use clone_tools::exit;
+
+fn main() -> ExitCode {
+    exit::run(std::env::args_os(), generate_metadata::run)
+}
