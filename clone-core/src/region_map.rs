@@ -127,7 +127,7 @@ impl RegionMap {
 
     /// Whether every region is known.
     pub fn is_whole(&self) -> bool {
-        !self.chunks.iter().any(|chunk| matches!(chunk, Chunk::Lost | Chunk::Partly(_)))
+        (0..self.nr_chunks()).all(|chunk| self.knows(chunk))
     }
 
     /// Takes every region that could not be read as hydrated, or as not.
@@ -140,14 +140,7 @@ impl RegionMap {
 
     /// The bits as words, lowest region in the lowest bit of the first, lost regions as zeroes.
     pub fn words(&self) -> impl Iterator<Item = u64> + '_ {
-        (0..self.nr_chunks()).flat_map(move |index| {
-            let regions = self.regions_of(index);
-            let mut words = vec![0; (regions.end - regions.start).div_ceil(BITS_PER_WORD) as usize];
-            for run in self.pieces_in(index, State::Hydrated) {
-                set_bits(&mut words, run.start - regions.start..run.end - regions.start);
-            }
-            words
-        })
+        (0..self.nr_chunks()).flat_map(|index| self.planes(index).hydrated)
     }
 
     fn runs_of(&self, wanted: State) -> impl Iterator<Item = RegionRange> + '_ {

@@ -9,7 +9,7 @@ use clone_core::check::read;
 use clone_core::geometry::{Geometry, RegionRange, Sectors};
 use clone_core::ir::Header;
 use clone_core::region_map::RegionMap;
-use clone_core::restore::{MetadataSize, restore};
+use clone_core::restore::{MetadataSize, restore, restore_map};
 use persistent_data::device::{FileDevice, MemoryDevice, ReadDevice};
 use persistent_data::transaction::wipe_superblock;
 
@@ -115,6 +115,17 @@ impl MetadataOutput<'_> {
         restored.with_context(|| self.failure())
     }
 
+    /// [Writes](Self::write) whole metadata that says what `regions` do.
+    ///
+    /// # Errors
+    /// Whatever failed, and what has become of the output.
+    pub fn write_map(&self, header: Header, regions: &RegionMap, quiet: bool) -> Result<()> {
+        let bar = Bar::new("writing", quiet);
+        let restored = restore_map(&self.device, header, regions, &bar);
+        bar.finish();
+        restored.with_context(|| self.failure())
+    }
+
     /// Reads back what was [written](Self::write), past the page cache, and compares it. If it is
     /// not that, nobody will take it for metadata any more.
     ///
@@ -137,9 +148,7 @@ impl MetadataOutput<'_> {
         if let Some(damage) = report.damage.first() {
             bail!("what was written reads back damaged: {damage}");
         }
-        let same = report.header() == Some(*header)
-            && report.regions.is_some_and(|read| read.runs().eq(regions.runs()));
-        if !same {
+        if report.header() != Some(*header) || report.regions.as_ref() != Some(regions) {
             bail!("what was written reads back as something else");
         }
         Ok(())

@@ -1,7 +1,6 @@
 //! `clone_repair`: makes whole metadata of damaged metadata.
 
 use std::borrow::Cow;
-use std::convert::Infallible;
 
 use anyhow::Result;
 use clone_core::content::Decided;
@@ -115,7 +114,7 @@ fn repair(
 
     // From here on OUTPUT changes.
     let output = place.open()?;
-    output.write(recovery.header, settled.runs().map(Ok::<_, Infallible>), args.quiet)?;
+    output.write_map(recovery.header, &settled, args.quiet)?;
     output.verify(&recovery.header, &settled, args.quiet)?;
     let size = output.size();
     output.keep()?;

@@ -17,7 +17,7 @@ impl RegionMap {
             return;
         }
         for index in regions.start / BITS_PER_BLOCK..end.div_ceil(BITS_PER_BLOCK) {
-            if !matches!(self.chunks[index as usize], Chunk::Lost | Chunk::Partly(_)) {
+            if self.knows(index) {
                 continue;
             }
             let chunk = self.regions_of(index);
@@ -54,11 +54,20 @@ impl RegionMap {
         })
     }
 
+    /// Whether the state of every region of array block `chunk` is known.
+    pub(crate) fn knows(&self, chunk: u64) -> bool {
+        !matches!(self.chunks[chunk as usize], Chunk::Lost | Chunk::Partly(_))
+    }
+
     /// What is known of array block `chunk`, bit by bit.
     pub(crate) fn planes(&self, chunk: u64) -> Planes {
         // Going by runs is slow where there are thousands, and then it is asked for often.
-        if let Chunk::Partly(planes) = &self.chunks[chunk as usize] {
-            return (**planes).clone();
+        match &self.chunks[chunk as usize] {
+            Chunk::Partly(planes) => return (**planes).clone(),
+            Chunk::Bits(words) => {
+                return Planes { hydrated: words.clone(), lost: vec![0; words.len()].into() };
+            }
+            Chunk::Lost | Chunk::Zeroes | Chunk::Ones | Chunk::Runs(_) => {}
         }
         let regions = self.regions_of(chunk);
         let nr_words = (regions.end - regions.start).div_ceil(BITS_PER_WORD) as usize;

@@ -119,7 +119,7 @@ impl Base {
 
     /// Whether the bits of array block `index` are known.
     pub(super) fn knows(&self, index: u64) -> bool {
-        self.regions.tally(self.regions.regions_of(index)).lost == 0
+        self.regions.knows(index)
     }
 
     /// How the array block at `at` compares to this one's array block `index`.

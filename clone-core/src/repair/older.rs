@@ -64,7 +64,7 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
     fn lost(&self, regions: &RegionMap) -> Vec<u64> {
         let is_lost = |&index: &u64| {
             let range = regions.regions_of(index);
-            regions.tally(range.clone()).lost == range.end - range.start
+            !regions.knows(index) && regions.tally(range.clone()).lost == range.end - range.start
         };
         (0..regions.nr_chunks()).filter(is_lost).collect()
     }
