@@ -166,6 +166,12 @@ impl ImageEditor {
         editor
     }
 
+    /// The same image, which holds sound metadata now, with where everything lies in it.
+    pub fn looked_through(mut self) -> Self {
+        self.layout = self.find_layout();
+        self
+    }
+
     /// Where everything lay before the first change.
     pub fn layout(&self) -> &Layout {
         &self.layout

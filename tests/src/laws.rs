@@ -8,6 +8,7 @@ use clone_core::metadata::{Metadata, MetadataError};
 use persistent_data::Error;
 
 use crate::damage::ImageEditor;
+use crate::runs::joined;
 
 /// The distinct codes of `report`, with their severities, in the order of their names.
 pub fn codes(report: &Report) -> Vec<(&'static str, Severity)> {
@@ -59,19 +60,6 @@ fn messages_name_what_they_are_about(report: &Report) {
         }
         assert!(!message.contains('\n') && message.len() < 400, "{message:?}");
     }
-}
-
-/// Sorts `runs` and joins those that touch.
-fn joined(mut runs: Vec<RegionRange>) -> Vec<RegionRange> {
-    runs.sort_unstable_by_key(|run| run.start);
-    let mut joined: Vec<RegionRange> = Vec::new();
-    for run in runs.into_iter().filter(|run| !run.is_empty()) {
-        match joined.last_mut() {
-            Some(last) if run.start <= last.end => last.end = last.end.max(run.end),
-            _ => joined.push(run),
-        }
-    }
-    joined
 }
 
 fn lost_regions_are_those_that_the_damage_names(report: &Report) {
