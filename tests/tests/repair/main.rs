@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod hits;
 mod images;
 mod matrix;
+mod random;
 mod superblock;
