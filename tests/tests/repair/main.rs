@@ -5,6 +5,7 @@
 
 mod hits;
 mod images;
+mod interrupted;
 mod matrix;
 mod random;
 mod superblock;
