@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod content;
 mod hits;
 mod images;
 mod interrupted;
