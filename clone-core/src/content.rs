@@ -79,15 +79,16 @@ pub enum ContentError {
 pub struct Decided {
     /// Source and destination are equal. They are hydrated now, and either would have been right.
     pub equal: u64,
-    /// The destination differs and is not all zero. They are hydrated now.
+    /// A sector of the destination is neither zero nor as on the source. They are hydrated now.
     pub written: u64,
-    /// Those of `written` in which each sector of the destination is either zero or as on the
-    /// source. A region looks like this that was hydrated and had zeroes written to it, but also
-    /// one whose copying was cut off: whoever calls that one hydrated puts zeroes in the place of
-    /// what was not copied.
-    pub half_copied: u64,
-    /// The destination is all zero, the source is not. They are still lost.
+    /// They differ, but where they do the destination is zero. They are still lost.
     pub undecided: u64,
+    /// Those of `undecided` in which the destination is not all zero: by all that can be told
+    /// they are half copied. A region looks like this whose copying was cut off, but also one that
+    /// was hydrated and had zeroes written to it: whoever calls the first one hydrated puts zeroes
+    /// in the place of what was not copied, and whoever calls the second one not hydrated takes
+    /// those zeroes back.
+    pub half_copied: u64,
     /// Some of it could not be read, on either device. They are still lost.
     pub nr_unreadable: u64,
     /// Which regions these are, ascending: the first [`UNREADABLE_RUNS_MAX`] runs of them.
@@ -114,8 +115,8 @@ pub struct Unreadable {
 /// | source and destination of a region | the region is then |
 /// |---|---|
 /// | are equal | hydrated: either answer would be right |
-/// | differ, and the destination is not all zero | hydrated: somebody wrote to it |
-/// | differ, and the destination is all zero | still lost |
+/// | differ, in a sector that is not zero on the destination | hydrated: somebody wrote to it |
+/// | differ, in sectors that are all zero on the destination | still lost |
 /// | cannot both be read | still lost |
 ///
 /// **What the second rule proves.** Something has written to the destination. That was the clone
@@ -123,11 +124,12 @@ pub struct Unreadable {
 /// On a disk that was used before, regions that the clone has never touched hold what the disk held
 /// then, which looks like a write; they are called hydrated, and the clone will serve that old
 /// content instead of the source's. Use this only with a destination that was fresh or had been
-/// discarded to zeroes. It does not prove either that a copy came to its end: see
-/// [`half_copied`](Decided::half_copied).
+/// discarded to zeroes. It does not prove either that the write came to its end: one that was cut
+/// off before it was flushed may have left some of its sectors, and zeroes in the place of others.
 ///
 /// The third rule decides nothing, for a region may have had zeroes written to it, or have been
-/// discarded. The first one relies on a source that has never changed, as dm-clone itself does.
+/// discarded, or its copying may have been cut off: see [`half_copied`](Decided::half_copied). The
+/// first one relies on a source that has never changed, as dm-clone itself does.
 ///
 /// A region of which a part was found to be written is not read to its end, so that a sector
 /// further on that cannot be read is not noticed. Progress is told in blocks of the clone, each
@@ -241,12 +243,14 @@ impl Judge<'_> {
                 self.decided.equal += 1;
                 self.hydrate(region);
             }
-            Ok(found) if found.nonzero => {
+            Ok(found) if found.foreign => {
                 self.decided.written += 1;
-                self.decided.half_copied += u64::from(!found.foreign);
                 self.hydrate(region);
             }
-            Ok(_) => self.decided.undecided += 1,
+            Ok(found) => {
+                self.decided.undecided += 1;
+                self.decided.half_copied += u64::from(found.nonzero);
+            }
             Err(failure) => self.decided.note_unreadable(region, failure),
         }
     }

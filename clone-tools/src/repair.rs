@@ -92,11 +92,10 @@ fn repair(
     if let Some(devices) = devices.filter(|_| !recovery.regions.is_whole()) {
         outcome.by_content = Some(devices.decide(recovery, args.quiet)?);
     }
-    let half_copied = outcome.by_content.as_ref().map_or(0, |decided| decided.half_copied);
     let regions = &recovery.regions;
     outcome.hydrated = Some(regions.hydrated());
     // What may have been lost is told even to whoever wants quiet.
-    let is_loss = !regions.is_whole() || half_copied > 0;
+    let is_loss = !regions.is_whole();
     if talk == Talk::Quiet && is_loss {
         tell_found(&teller, recovery);
     }
@@ -127,7 +126,7 @@ fn repair(
             "{}: {part} of {whole} regions hydrated ({share}), in metadata of {}; {}",
             args.output.display(),
             in_units(size),
-            lost_in_words(outcome.by_choice, half_copied)
+            lost_in_words(outcome.by_choice)
         ));
     }
     Ok(())
@@ -145,17 +144,13 @@ fn tell_found(teller: &Teller<'_>, recovery: &Recovery) {
     teller.recovery(recovery);
 }
 
-fn lost_in_words(by_choice: Option<ByChoice>, half_copied: u64) -> String {
-    let half_copied = match half_copied {
-        0 => String::new(),
-        regions => format!(", but for what {} may lack", Counted(regions, "half copied region")),
-    };
+fn lost_in_words(by_choice: Option<ByChoice>) -> String {
     match by_choice {
-        None => format!("nothing was lost{half_copied}"),
+        None => "nothing was lost".into(),
         Some(ByChoice { nr_regions, hydrated }) => {
             let what = if hydrated { "hydrated" } else { "not hydrated" };
             let lost = Counted(nr_regions, "region");
-            format!("the state of {lost} was lost, and --lost made it {what}{half_copied}")
+            format!("the state of {lost} was lost, and --lost made it {what}")
         }
     }
 }

@@ -49,8 +49,9 @@ pub struct RepairArgs {
 
     /// The source of the clone, to decide by content about regions that are lost; with
     /// --destination. A region that is the same on both is taken as hydrated, for either answer is
-    /// right then. One that differs, and is not all zero on the destination, was written there,
-    /// and is taken as hydrated. All others stay lost, for --lost to decide. Use this only if the
+    /// right then. One of which a sector on the destination is neither zero nor as on the source
+    /// was written there, and is taken as hydrated. All others stay lost, for --lost to decide:
+    /// zero on the destination only, or half copied by all that can be told. Use this only if the
     /// destination was all zero when the clone began: what an old disk held looks like a write.
     #[arg(long, value_name = "DEV", requires = "destination", value_parser = metadata_to_read())]
     pub source: Option<PathBuf>,

@@ -59,22 +59,24 @@ impl<'a> Devices<'a> {
 
 /// Tells how many regions were decided by which rule.
 pub(super) fn tell(teller: &Teller<'_>, decided: &Decided) {
+    let all_zero = decided.undecided - decided.half_copied;
     let rules = [
         (decided.equal, "the same on source and destination, taken as hydrated"),
-        (decided.written, "different, and not all zero on the destination, taken as hydrated"),
-        (decided.undecided, "all zero on the destination only, not decided"),
+        (decided.written, "written to on the destination, taken as hydrated"),
+        (all_zero, "all zero on the destination only, not decided"),
+        (decided.half_copied, "half copied by all that can be told, not decided"),
         (decided.nr_unreadable, "not readable, not decided"),
     ];
     for (regions, what) in rules.into_iter().filter(|&(regions, _)| regions > 0) {
         teller.say(format_args!("compared: {}: {what}", Counted(regions, "region")));
     }
     if decided.half_copied > 0 {
-        let half_copied = Counted(decided.half_copied, "region");
-        teller.say(format_args!(
-            "compared: {half_copied} of those taken as hydrated may be half copied: on the \
-             destination each sector is zero or as on the source. If zeroes were written there, \
-             all is well; if a copy was cut off, zeroes stand for what it lacks"
-        ));
+        teller.say(
+            "compared: half copied: on the destination each sector is zero or as on the source. If \
+             a copy was cut off, unhydrated is right, and hydrated puts zeroes in the place of \
+             what it lacks. If zeroes were written there, hydrated is right, and unhydrated takes \
+             them back",
+        );
     }
     tell_unreadable(teller, decided);
 }

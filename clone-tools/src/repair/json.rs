@@ -59,8 +59,8 @@ struct JsonFind {
 struct Decided {
     equal: u64,
     written: u64,
-    half_copied: u64,
     undecided: u64,
+    half_copied: u64,
     unreadable: u64,
     lost_as: Option<&'static str>,
     by_choice: u64,
@@ -149,8 +149,8 @@ pub(super) fn write(to: &mut dyn Write, outcome: &Outcome, ok: bool) -> io::Resu
         decided: Decided {
             equal: by_content.map_or(0, |decided| decided.equal),
             written: by_content.map_or(0, |decided| decided.written),
-            half_copied: by_content.map_or(0, |decided| decided.half_copied),
             undecided: by_content.map_or(0, |decided| decided.undecided),
+            half_copied: by_content.map_or(0, |decided| decided.half_copied),
             unreadable: by_content.map_or(0, |decided| decided.nr_unreadable),
             lost_as: by_choice.map(|c| if c.hydrated { "hydrated" } else { "unhydrated" }),
             by_choice: by_choice.map_or(0, |choice| choice.nr_regions),

@@ -217,7 +217,7 @@ fn json_tells_all_that_people_are_told() {
         "candidates": [],
         "recovered": [],
         "decided": {
-            "equal": 0, "written": 0, "half_copied": 0, "undecided": 0, "unreadable": 0,
+            "equal": 0, "written": 0, "undecided": 0, "half_copied": 0, "unreadable": 0,
             "lost_as": null, "by_choice": 0,
         },
         "lost": [[0, 32576]],

@@ -111,13 +111,13 @@ impl Chance {
                     unreadable.push((region, side));
                 }
                 None if !differs => counts[0] += 1,
-                None if nonzero => {
-                    counts[1] += 1;
-                    counts[2] += u64::from(!foreign);
+                None if foreign => counts[1] += 1,
+                None => {
+                    counts[2] += 1;
+                    counts[3] += u64::from(nonzero);
                 }
-                None => counts[3] += 1,
             }
-            if failed.is_none() && (!differs || nonzero) {
+            if failed.is_none() && (!differs || foreign) {
                 map.settle(region..region + 1, true);
             }
         }

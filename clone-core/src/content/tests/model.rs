@@ -79,8 +79,8 @@ impl<F: Fn(u64) -> u8 + Send + Sync> ReadData for Model<F> {
     }
 }
 
-/// What was decided, as numbers: equal, written, half copied, undecided, unreadable.
+/// What was decided, as numbers: equal, written, undecided, half copied, unreadable.
 pub(super) fn counts(decided: &Decided) -> [u64; 5] {
-    let Decided { equal, written, half_copied, undecided, nr_unreadable, .. } = *decided;
-    [equal, written, half_copied, undecided, nr_unreadable]
+    let Decided { equal, written, undecided, half_copied, nr_unreadable, .. } = *decided;
+    [equal, written, undecided, half_copied, nr_unreadable]
 }

@@ -61,7 +61,7 @@ fn content_decides_what_it_can_and_the_user_the_rest() {
     let output = clone.scratch.path("output");
     let ran = clone.repair(&[], &output).exits(1).leaves_stdout_empty();
     let ran = ran.says("50 regions: the same on source and destination, taken as hydrated");
-    let ran = ran.says("50 regions: different, and not all zero on the destination, taken as");
+    let ran = ran.says("50 regions: written to on the destination, taken as hydrated");
     let ran = ran.says("100 regions: all zero on the destination only, not decided");
     ran.says("lost: regions 100..200").says("the state of 100 regions is unknown, so nothing");
     assert!(!output.exists());
@@ -72,7 +72,7 @@ fn content_decides_what_it_can_and_the_user_the_rest() {
     }
     let said = clone.repair(&["--json", "--lost", "unhydrated"], &output).exits(0).json();
     let expected = json!({
-        "equal": 50, "written": 50, "half_copied": 0, "undecided": 100, "unreadable": 0,
+        "equal": 50, "written": 50, "undecided": 100, "half_copied": 0, "unreadable": 0,
         "lost_as": "unhydrated", "by_choice": 100,
     });
     assert_eq!(said["decided"], expected);
@@ -81,15 +81,33 @@ fn content_decides_what_it_can_and_the_user_the_rest() {
 }
 
 #[test]
-fn what_may_be_half_copied_is_told_even_to_whoever_wants_quiet() {
-    let mut clone = Clone::new(100);
+fn what_is_half_copied_by_all_that_can_be_told_is_for_the_user_to_decide() {
+    let mut clone = Clone::new(60);
     let output = clone.scratch.path("output");
     for options in [&[][..], &["-q"]] {
-        let ran = clone.repair(options, &output).exits(0).leaves_stdout_empty();
-        let ran = ran.says("100 regions of those taken as hydrated may be half copied");
-        ran.says("; nothing was lost, but for what 100 half copied regions may lack");
-        assert_holds(&output, &json!([[0, 200]]));
+        let ran = clone.repair(options, &output).exits(1).leaves_stdout_empty();
+        let ran = ran.says("40 regions: all zero on the destination only, not decided");
+        let ran = ran.says("60 regions: half copied by all that can be told, not decided");
+        let ran = ran.says("half copied: on the destination each sector is zero or as on the");
+        ran.says("lost: regions 100..200").says("the state of 100 regions is unknown");
+        assert!(!output.exists());
     }
+    for (choice, end) in [("unhydrated", 100), ("hydrated", 200)] {
+        for quiet in [&[][..], &["-q"]] {
+            let options = [&["--lost", choice], quiet].concat();
+            let ran = clone.repair(&options, &output).exits(0);
+            ran.says("60 regions: half copied").says("the state of 100 regions was lost, and");
+            assert_holds(&output, &json!([[0, end]]));
+        }
+    }
+    let said = clone.repair(&["--json"], &output).exits(1).json();
+    let expected = json!({
+        "equal": 50, "written": 50, "undecided": 100, "half_copied": 60, "unreadable": 0,
+        "lost_as": null, "by_choice": 0,
+    });
+    assert_eq!(said["decided"], expected);
+    assert_eq!(said["lost"], json!([[100, 200]]));
+
     clone.destination = clone.scratch.file("copy", fs::read(&clone.source).unwrap());
     clone.repair(&["-q"], &output).exits(0).stays_silent();
     assert_holds(&output, &json!([[0, 200]]));
