@@ -145,8 +145,8 @@ fn own_space_map_of(scan: &Scan, maps: &SpaceMaps, tree: Digest) -> OwnSpaceMap 
     }
 }
 
-/// Keeps of `regions`, which the tree of `base` and `nodes` says, what holds even if a newer commit,
-/// of which `lost` were part, has been lost.
+/// Keeps of `regions`, which the tree of `base` and `nodes` says, what holds even if a newer
+/// commit, of which `lost` were part, has been lost.
 pub(super) fn keep_bounds<D: ReadDevice + ?Sized>(
     evidence: &Evidence<'_, D>,
     base: &Base,
