@@ -148,9 +148,21 @@ pub fn excerpt(text: &str) -> String {
     }
 }
 
-/// Whether a file that begins with `start` holds bytes rather than text.
+/// As much of a file as tells whether it is text.
+fn sample(start: &[u8]) -> &[u8] {
+    &start[..start.len().min(64)]
+}
+
+/// Whether a file that begins with `start` holds bytes rather than text: control characters other
+/// than those that part words and lines.
 pub fn is_binary(start: &[u8]) -> bool {
-    start.iter().take(64).any(|&byte| byte == 0)
+    sample(start).iter().any(|byte| byte.is_ascii_control() && !b"\t\n\r".contains(byte))
+}
+
+/// Whether `start` is UTF-8, as far as it goes.
+fn is_utf8(start: &[u8]) -> bool {
+    // Where it is cut off in a character, the error has no length.
+    str::from_utf8(sample(start)).map_or_else(|error| error.error_len().is_none(), |_| true)
 }
 
 /// The forms of a dump that are text and are read back.
@@ -182,18 +194,20 @@ impl fmt::Display for TextForm {
 }
 
 /// What a file that begins with `start` is if it is text. The first four bytes of metadata are a
-/// checksum and may look like anything, but zeros follow soon.
+/// checksum and may look like anything, and so may all of a superblock that was overwritten: only
+/// what holds nothing but text is text.
 pub fn text_form(start: &[u8]) -> Option<TextForm> {
     let text = start.strip_prefix("\u{feff}".as_bytes()).unwrap_or(start);
     match text.trim_ascii_start().first() {
-        _ if is_binary(start) => None,
+        _ if is_binary(start) || !is_utf8(start) => None,
         Some(b'<') => Some(TextForm::Xml),
         Some(b'{') => Some(TextForm::Json),
         _ => None,
     }
 }
 
-/// Sees whether a document that begins with `start` can be of the form `read`.
+/// Sees whether a document that begins with `start` can be of the form `read`. What is no UTF-8 is
+/// left to whoever reads it, and can tell the place.
 ///
 /// # Errors
 /// [`Fault::Empty`], [`Fault::Binary`] or [`Fault::OtherForm`].
@@ -213,7 +227,7 @@ mod tests {
     use rand::rngs::StdRng;
     use rand::{RngExt, SeedableRng};
 
-    use super::{Fault, Runs, excerpt, format_uuid, parse_uuid};
+    use super::{Fault, Runs, TextForm, check_start, excerpt, format_uuid, parse_uuid, text_form};
     use crate::{json, xml};
 
     #[test]
@@ -249,6 +263,34 @@ mod tests {
     fn long_text_is_cut_between_characters() {
         assert_eq!(excerpt("short"), "short");
         assert_eq!(excerpt(&"é".repeat(50)), format!("{}...", "é".repeat(40)));
+    }
+
+    #[test]
+    fn noise_is_no_text_whatever_it_begins_with() {
+        for (start, expected) in [
+            (&b"{\"uuid\":\"\"}"[..], Some(TextForm::Json)),
+            (b"\r\n\t <a>", Some(TextForm::Xml)),
+            ("\u{feff}<!-- é -->".as_bytes(), Some(TextForm::Xml)),
+            // Cut off in the middle of a character.
+            (b"<!-- \xc3", Some(TextForm::Xml)),
+            (b"{ab\0", None),
+            (b"{ab\x1b", None),
+            (b"{ab\x7f", None),
+            (b"{ab\xc3(", None),
+            (b"<ab\xff\xff", None),
+        ] {
+            assert_eq!(text_form(start), expected, "{start:?}");
+        }
+        // Nobody looks further than that.
+        let long = |end| [&[b'{'; 64][..], end].concat();
+        assert_eq!(text_form(&long(b"\0\xff")), Some(TextForm::Json));
+        let split = ["<".as_bytes(), "é".repeat(40).as_bytes()].concat();
+        assert_eq!(text_form(&split), Some(TextForm::Xml));
+
+        let read = TextForm::Xml;
+        assert!(matches!(check_start(b"{ab\x01", read), Err(Fault::Binary(TextForm::Xml))));
+        assert!(matches!(check_start(b"{ab", read), Err(Fault::OtherForm { .. })));
+        assert!(check_start(b"<ab\xff", read).is_ok());
     }
 
     #[test]

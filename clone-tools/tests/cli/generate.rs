@@ -116,6 +116,22 @@ fn every_damage_is_told_changes_the_block_that_is_told_and_is_found() {
     }
 }
 
+/// The noise begins with a brace and has no zero for a while: it was taken for JSON.
+#[test]
+fn noise_in_place_of_the_superblock_is_damage_and_no_document() {
+    let scratch = Scratch::new();
+    let metadata = scratch.path("metadata");
+    make(&metadata, &[]).exits(0);
+    damage(&metadata, "superblock", "random", &["--seed", "0"]).exits(0);
+    let noise = fs::read(&metadata).unwrap();
+    assert!(noise[0] == b'{' && !noise[..64].contains(&0), "another seed is needed");
+    run("clone_check", [&metadata]).exits(1).says("fatal: superblock-magic: ");
+    let sizes = ["--region-size", "4k", "--target-size", "1200000k", "--lost", "unhydrated", "-i"];
+    let output = scratch.path("output");
+    let files = [metadata.to_str().unwrap(), "-o", output.to_str().unwrap()];
+    run("clone_repair", [&sizes[..], &files].concat()).exits(0);
+}
+
 #[test]
 fn a_stale_array_block_is_not_found_and_forgets_regions() {
     let scratch = Scratch::new();
