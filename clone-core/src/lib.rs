@@ -9,10 +9,13 @@
 //! # What makes a hydrated bit true
 //!
 //! A bit says that the destination holds the region's data. It is set in memory when the data has
-//! landed there, and committed only after the destination was flushed: that is why a commit is two
-//! steps, [`prepare`](metadata::Metadata::prepare) and
-//! [`commit`](metadata::Prepared::commit), with the flush between them. Bits only ever go from
-//! zero to one, so whatever a crash leaves is true, if perhaps less than the whole truth.
+//! landed there, and written only after the destination was flushed. A commit is two steps,
+//! [`prepare`](metadata::Metadata::prepare), which writes all blocks but the superblock, and
+//! [`commit`](metadata::Prepared::commit), which writes that one. The flush of the destination
+//! comes before the first, as in the kernel: [`repair`](mod@repair) may believe a block that an
+//! unfinished commit left, so no block on the metadata device may ever hold a bit that is not true
+//! yet. Bits only ever go from zero to one, so whatever a crash leaves is true, if perhaps less
+//! than the whole truth.
 //!
 //! ```
 //! use clone_core::check::read;
@@ -26,8 +29,8 @@
 //! let device = MemoryDevice::new(2048);
 //! let mut metadata = Metadata::format(&device, Header { uuid: [0; 16], geometry })?;
 //! metadata.set_hydrated(256..272)?;
+//! // Here the destination is flushed: from now on the metadata device may say what was set.
 //! let prepared = metadata.prepare()?;
-//! // Here the destination is flushed.
 //! prepared.commit()?;
 //!
 //! let report = read(&device, &());

@@ -1,8 +1,10 @@
 //! Clone metadata open for writing: marking regions as hydrated, and committing that.
 //!
-//! *Invariants:* bits only go from zero to one. A bit is committed only by
-//! [`Prepared::commit`], and whoever calls that has flushed the destination after the data of the
-//! region landed there.
+//! *Invariants:* bits only go from zero to one. A bit reaches the metadata device by
+//! [`Metadata::prepare`] at the earliest, and whoever calls that has flushed the destination after
+//! the data of all regions that are set had landed there: no block on the metadata device,
+//! committed or not, holds a bit whose data is not on stable storage. A bit is committed only by
+//! [`Prepared::commit`].
 
 use std::collections::BTreeSet;
 
@@ -185,10 +187,10 @@ impl<D: Device> Metadata<D> {
         !self.changed.is_empty()
     }
 
-    /// Marks regions as hydrated, in memory until the next commit.
+    /// Marks regions as hydrated, in memory until the next [`prepare`](Self::prepare).
     ///
-    /// The caller vouches for their data on the destination, which has to be flushed before the
-    /// commit.
+    /// The caller vouches for their data: it has landed on the destination, which has to be flushed
+    /// after that and before `prepare`.
     ///
     /// # Errors
     /// [`MetadataError::Regions`].
@@ -215,7 +217,12 @@ impl<D: Device> Metadata<D> {
     }
 
     /// Writes all changes but the superblock, and flushes the metadata device: the first of the
-    /// two steps of a commit. The destination must have been flushed before the second.
+    /// two steps of a commit.
+    ///
+    /// The destination has been flushed before, for all regions that are set by now: between the
+    /// two steps is too late. This writes array blocks, and if the superblock is lost one day, a
+    /// repair takes what such a block says for true, even if its commit was never finished. Where
+    /// that flush failed, [`abort`](Self::abort) instead.
     ///
     /// # Errors
     /// [`MetadataError::Blocks`]. Then [`abort`](Self::abort), and nothing more is written if the
@@ -239,8 +246,8 @@ impl<D: Device> Metadata<D> {
         Ok(Prepared { blocks: prepared, superblock, committed, opened, changed })
     }
 
-    /// Commits all changes, if there are any. Only for a clone without a destination that would
-    /// have to be flushed in between: formatting, restoring, tests.
+    /// Commits all changes, if there are any, in both steps. The destination has been flushed
+    /// before, as for [`prepare`](Self::prepare).
     ///
     /// # Errors
     /// As [`Self::prepare`] and [`Prepared::commit`].
