@@ -2,11 +2,15 @@
 
 use clone_core::auto_repair::auto_repair;
 use clone_core::check::read;
+use clone_core::damage::Damage;
 use clone_core::metadata::Metadata;
+use clone_core::superblock::Superblock;
 use clone_tests::damage::{ImageEditor, THREE_BITMAPS};
 use clone_tests::laws;
-use persistent_data::BlockNr;
+use persistent_data::bitset::Bitset;
 use persistent_data::format::RefCountBits;
+use persistent_data::transaction::Transaction;
+use persistent_data::{BlockNr, Error};
 
 /// The bitmap left the count of a block to the tree, and the tree said one. The count was right, so
 /// nothing was told; but a count below three belongs in the bitmap, and a kernel takes such a block
@@ -93,4 +97,56 @@ fn leaks_of_blocks_in_use_take_up_room_when_they_are_copied() {
     metadata.commit().unwrap();
     let report = laws::judge(&editor, true);
     assert!(laws::codes(&report).iter().any(|&(code, _)| code == "space-map-full"));
+}
+
+/// Whether a commit of one changed array block finds no room, whatever a check says of it.
+fn smallest_commit_has_no_room(image: &ImageEditor) -> bool {
+    let device = image.clone();
+    let superblock = Superblock::read(&device).unwrap();
+    let mut transaction = Transaction::open(&device, &superblock.space_map_root).unwrap();
+    let mut bitset = Bitset::open(superblock.bitset_root, image.layout().nr_regions);
+    let prepared = bitset
+        .edit_block(&mut transaction, 0, |_, words| words[0].set(!words[0].get()))
+        .and_then(|()| bitset.flush(&mut transaction))
+        .and_then(|_| transaction.prepare().map(|_| ()));
+    match prepared {
+        Ok(()) => false,
+        Err(Error::NoSpace) => true,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// A commit copies the bitmap and the index, and counts one reference less to the old ones. If
+/// leaks have put their counts into the tree of large counts, that is copied too: one block more
+/// than the smallest commit took, and a check that did not count it called metadata sound that was
+/// read-only from the first commit on.
+#[test]
+fn large_counts_of_the_space_maps_own_blocks_take_up_room_when_it_is_copied() {
+    for (leaked_bitmap, leaked_index, needed) in
+        [(None, None, 4), (Some(3), None, 5), (None, Some(3), 5), (Some(4), Some(9), 5)]
+    {
+        // Its blocks lie side by side, so that all that are free come after them.
+        let mut editor = ImageEditor::restored(40, 1000, &[3..70]);
+        let layout = editor.layout().clone();
+        let mut counts = [(layout.bitmaps[0], leaked_bitmap), (layout.index, leaked_index)];
+        counts.sort_unstable_by_key(|&(at, _)| at);
+        for (at, count) in counts {
+            let Some(count) = count else { continue };
+            editor.set_count(at, RefCountBits::Overflow);
+            editor.push_large_count(at.0, count);
+        }
+        let last = layout.used().iter().map(|&(at, _)| at.0).max().unwrap();
+        let mut verdicts = Vec::new();
+        for nr_blocks in last + 1..last + 8 {
+            editor.space_map_root(|root| root.nr_blocks.set(nr_blocks));
+            let report = laws::judge(&editor, true);
+            let no_room = report.damage.iter().find(|damage| damage.code() == "space-map-full");
+            assert_eq!(no_room.is_some(), smallest_commit_has_no_room(&editor), "{no_room:?}");
+            if let Some(Damage::NoRoom { free, needed: told }) = no_room {
+                assert!(free < told && *told == needed, "{no_room:?}");
+            }
+            verdicts.push(no_room.is_some());
+        }
+        assert!(verdicts.contains(&true) && verdicts.contains(&false), "{verdicts:?}");
+    }
 }
