@@ -79,16 +79,32 @@ impl Image {
         Self(decompressed(&format!("{name}.img.zst")))
     }
 
-    /// The fixture that is hydrated whole, restored to where no older copy of anything is left, and
-    /// with a bad array block: the state of its first 32576 regions is lost for good.
-    pub(crate) fn torn() -> Self {
+    /// A fixture, restored to where no older copy of anything is left: the blocks in use lie side
+    /// by side, and all that are free come after them.
+    fn restored(name: &str) -> Self {
         let scratch = Scratch::new();
-        let input = scratch.file("image", Self::fixture("complete").0);
+        let input = scratch.file("image", Self::fixture(name).0);
         let xml = scratch.file("xml", run("clone_dump", [input]).exits(0).stdout);
         let restored = scratch.path("restored");
         let args = ["-i".as_ref(), xml.as_os_str(), "-o".as_ref(), restored.as_os_str()];
         run("clone_restore", args).exits(0);
-        let mut image = Self(fs::read(&restored).unwrap());
+        Self(fs::read(&restored).unwrap())
+    }
+
+    /// The fixture `tail` on a device that has room for nothing but `free` blocks more.
+    pub(crate) fn full(free: u64) -> Self {
+        let mut image = Self::restored("tail");
+        let nr_blocks = image.u64_at(0, SPACE_MAP_ROOT + 8) + free;
+        assert!(nr_blocks <= image.nr_blocks());
+        image.change_superblock(SPACE_MAP_ROOT, &nr_blocks.to_le_bytes());
+        image.0.truncate(nr_blocks as usize * BLOCK);
+        image
+    }
+
+    /// The fixture that is hydrated whole, [restored](Self::restored) and with a bad array block:
+    /// the state of its first 32576 regions is lost for good.
+    pub(crate) fn torn() -> Self {
+        let mut image = Self::restored("complete");
         let block = image.first_array_block();
         image.block(block)[100] ^= 1;
         image

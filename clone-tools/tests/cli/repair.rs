@@ -81,6 +81,29 @@ fn sound_metadata_is_copied() {
 }
 
 #[test]
+fn metadata_that_is_full_is_dumped_as_it_is_and_made_whole_on_a_larger_device() {
+    for free in 0..4 {
+        let scratch = Scratch::new();
+        let input = scratch.file("input", Image::full(free).0);
+        let checked = run("clone_check", ["--json".as_ref(), input.as_os_str()]).exits(1).json();
+        let problems = checked["problems"].as_array().unwrap();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert_eq!(problems[0]["kind"], "space-map-full");
+        let args = ["-f".as_ref(), "json".as_ref(), input.as_os_str()];
+        let dumped = run("clone_dump", args).exits(0).says("fatal: space-map-full: ").json();
+        assert_eq!(dumped["runs"], description("tail")["runs"]);
+
+        let same = scratch.file("same", vec![0; fs::metadata(&input).unwrap().len() as usize]);
+        repair(&[], &input, &same).exits(1).says("too small");
+        let larger = scratch.path("larger");
+        repair(&[], &input, &larger).exits(0).says("space-map-full").says("nothing was lost");
+        assert_holds(&larger, &dumped["runs"]);
+    }
+    let roomy = Scratch::new();
+    run("clone_check", [roomy.file("input", Image::full(4).0)]).exits(0).stays_silent_on_stderr();
+}
+
+#[test]
 fn leaks_are_told_and_stay_behind() {
     let scratch = Scratch::new();
     let mut image = Image::fixture("tail");
