@@ -19,6 +19,7 @@ use crate::report::{Talk, count};
 
 pub mod args;
 mod content;
+mod fresh;
 mod json;
 
 /// Runs `clone_repair`.
@@ -86,6 +87,9 @@ fn repair(
     };
     if talk != Talk::Quiet {
         tell_found(&teller, recovery);
+        if fresh::is_fresh(recovery) {
+            fresh::tell(&teller, recovery);
+        }
     }
     let place = Place::find(&args.output, recovery.header.geometry, args.metadata_size)?;
 

@@ -9,6 +9,7 @@ use clone_core::repair::{Candidate, Copy, Find, Fit, Origin, Verdict};
 use serde::{Serialize, Serializer};
 
 use super::Outcome;
+use super::fresh::is_fresh;
 use crate::report::{Superblock, problems};
 
 #[derive(Serialize)]
@@ -18,6 +19,7 @@ struct Json<'a> {
     #[serde(serialize_with = "problems")]
     problems: &'a [Damage],
     origin: Option<JsonOrigin>,
+    fresh: bool,
     #[serde(serialize_with = "candidates")]
     candidates: &'a [Candidate],
     #[serde(serialize_with = "finds")]
@@ -144,6 +146,7 @@ pub(super) fn write(to: &mut dyn Write, outcome: &Outcome, ok: bool) -> io::Resu
         superblock: header.map(Superblock::from),
         problems: found.map_or_else(|failure| &failure.damage, |recovery| &recovery.damage),
         origin: recovery.map(|recovery| origin(recovery.origin)),
+        fresh: recovery.is_some_and(is_fresh),
         candidates: recovery.map_or(&[], |recovery| &recovery.candidates),
         recovered: recovery.map_or(&[], |recovery| &recovery.finds),
         decided: Decided {

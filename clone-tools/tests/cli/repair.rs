@@ -13,6 +13,7 @@ use crate::support::{Ran, Scratch, binary, run, run_after};
 
 mod content;
 mod killed;
+mod fresh;
 
 fn arguments<'a>(options: &'a [&'a str], input: &'a Path, output: &'a Path) -> Vec<&'a OsStr> {
     let files = ["-i".as_ref(), input.as_os_str(), "-o".as_ref(), output.as_os_str()];
@@ -237,6 +238,7 @@ fn json_tells_all_that_people_are_told() {
         "superblock": checked["superblock"],
         "problems": checked["problems"],
         "origin": { "from": "superblock", "root": null, "newest": null },
+        "fresh": false,
         "candidates": [],
         "recovered": [],
         "decided": {

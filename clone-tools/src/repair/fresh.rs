@@ -1,0 +1,26 @@
+//! Metadata that says that nothing has been copied yet: of a new clone, or of one whose superblock
+//! was all zero when a kernel opened it, which formats it then without a word.
+
+use clone_core::repair::{Origin, Recovery};
+
+use crate::recovery::Teller;
+
+/// Whether a sound superblock leads to a bitset in which no region is hydrated.
+pub(super) fn is_fresh(recovery: &Recovery) -> bool {
+    let regions = &recovery.regions;
+    recovery.origin == Origin::Superblock && regions.is_whole() && regions.hydrated() == 0
+}
+
+/// Tells what that may mean, and how to look for what was there before.
+pub(super) fn tell(teller: &Teller<'_>, recovery: &Recovery) {
+    let geometry = recovery.header.geometry;
+    let (region_size, target_size) = (geometry.region_size().sectors().0, geometry.target_size().0);
+    teller.say(format_args!(
+        "it says that nothing has been copied yet, as that of a new clone does. If this clone had \
+         been in use before, a kernel may have formatted over its metadata. To look for what was \
+         there before, zero the superblock of a copy (dd if=/dev/zero of=COPY bs=4k count=1 \
+         conv=notrunc) and repair that (clone_repair --region-size {region_size} --target-size \
+         {target_size} -i COPY -o NEW). What it finds was hydrated, and more may have been: \
+         clone_repair(8) tells what to do then"
+    ));
+}
