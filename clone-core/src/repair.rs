@@ -18,6 +18,7 @@ use self::doubt::Doubt;
 use self::older::{Live, LiveSpaceMap};
 use self::scan::Scan;
 use self::search::{Newest, Root};
+use self::steady::Steady;
 use self::tree::Trees;
 use self::vouch::SpaceMaps;
 use crate::check::read;
@@ -34,8 +35,12 @@ mod doubt;
 mod older;
 mod scan;
 mod search;
+mod steady;
 mod tree;
 mod vouch;
+
+/// How often all is read again when the device is not steady.
+const TRIES: u32 = 3;
 
 /// Why nothing could be recovered.
 #[derive(Debug, Error)]
@@ -57,6 +62,12 @@ pub enum RepairError {
         /// What the caller said.
         wanted: Geometry,
     },
+    /// The device gives other answers from one time to the next.
+    #[error(
+        "blocks could be read at first and not any more, {TRIES} times: the device is failing; \
+         copy it to a sound one, and repair the copy"
+    )]
+    Unsteady,
     /// No bitset of a clone of this size was found.
     #[error("there is no bitset of a clone of {} regions here", .wanted.nr_regions())]
     NoBitset {
@@ -172,13 +183,30 @@ pub fn recover<D: ReadDevice + ?Sized>(
     sizes: Option<Geometry>,
     progress: &dyn Progress,
 ) -> Result<Recovery, RepairError> {
+    for _ in 0..TRIES {
+        let steady = Steady::new(device);
+        if let Some(result) = attempt(&steady, sizes, progress) {
+            return result;
+        }
+    }
+    Err(RepairError::Unsteady)
+}
+
+/// `None` if the device was not steady.
+fn attempt<D: ReadDevice + ?Sized>(
+    device: &Steady<'_, D>,
+    sizes: Option<Geometry>,
+    progress: &dyn Progress,
+) -> Option<Result<Recovery, RepairError>> {
     let report = read(device, progress);
     let (Some(superblock), Some(regions)) = (report.superblock, report.regions) else {
-        return without_superblock(device, sizes, report.damage, progress);
+        let scan = scan(device, progress);
+        let result = without_superblock(device, &scan, sizes, report.damage);
+        return device.was_steady(&scan).then_some(result);
     };
     let found = superblock.header.geometry;
     if let Some(wanted) = sizes.filter(|&wanted| wanted != found) {
-        return Err(RepairError::OtherSizes { found, wanted });
+        return Some(Err(RepairError::OtherSizes { found, wanted }));
     }
     let mut recovery = Recovery {
         header: superblock.header,
@@ -189,9 +217,11 @@ pub fn recover<D: ReadDevice + ?Sized>(
         candidates: Vec::new(),
     };
     if !recovery.regions.is_whole() {
-        look_for_lost(device, &superblock, &mut recovery, progress);
+        let scan = scan(device, progress);
+        look_for_lost(device, &scan, &superblock, &mut recovery);
+        return device.was_steady(&scan).then_some(Ok(recovery));
     }
-    Ok(recovery)
+    Some(Ok(recovery))
 }
 
 /// Looks at all of `device`.
@@ -206,16 +236,15 @@ fn scan<D: ReadDevice + ?Sized>(device: &D, progress: &dyn Progress) -> Scan {
 /// Looks for what the tree of a sound superblock has lost.
 fn look_for_lost<D: ReadDevice + ?Sized>(
     device: &D,
+    scan: &Scan,
     superblock: &Superblock,
     recovery: &mut Recovery,
-    progress: &dyn Progress,
 ) {
-    let scan = scan(device, progress);
-    let mut trees = Trees::new(device, &scan);
-    let claims = Claims::of(&trees, &scan);
+    let mut trees = Trees::new(device, scan);
+    let claims = Claims::of(&trees, scan);
     let geometry = superblock.header.geometry;
-    let evidence = Evidence { device, scan: &scan, claims: &claims, geometry };
-    let maps = SpaceMaps::of(device, &scan);
+    let evidence = Evidence { device, scan, claims: &claims, geometry };
+    let maps = SpaceMaps::of(device, scan);
     let roots = search::roots(&evidence, &mut trees);
     let space_map = live_space_map(device, superblock);
 
@@ -266,12 +295,11 @@ fn live_space_map<D: ReadDevice + ?Sized>(device: &D, superblock: &Superblock) -
 /// Looks for the newest bitset of a device whose superblock is lost.
 fn without_superblock<D: ReadDevice + ?Sized>(
     device: &D,
+    scan: &Scan,
     sizes: Option<Geometry>,
     damage: Vec<Damage>,
-    progress: &dyn Progress,
 ) -> Result<Recovery, RepairError> {
-    let scan = scan(device, progress);
-    let mut trees = Trees::new(device, &scan);
+    let mut trees = Trees::new(device, scan);
     let Some(geometry) = sizes else {
         let superblock = damage.into_iter().find_map(|damage| match damage {
             Damage::Superblock(error) => Some(error),
@@ -279,17 +307,17 @@ fn without_superblock<D: ReadDevice + ?Sized>(
         });
         return Err(RepairError::SizesUnknown {
             error: superblock.unwrap_or(SuperblockError::NoRoom),
-            fits: search::fits(&scan, &mut trees),
+            fits: search::fits(scan, &mut trees),
         });
     };
-    let claims = Claims::of(&trees, &scan);
-    let evidence = Evidence { device, scan: &scan, claims: &claims, geometry };
+    let claims = Claims::of(&trees, scan);
+    let evidence = Evidence { device, scan, claims: &claims, geometry };
     let roots = search::roots(&evidence, &mut trees);
     if roots.is_empty() {
-        let fits = search::fits(&scan, &mut trees);
+        let fits = search::fits(scan, &mut trees);
         return Err(RepairError::NoBitset { wanted: geometry, fits });
     }
-    let maps = SpaceMaps::of(device, &scan);
+    let maps = SpaceMaps::of(device, scan);
     let header = Header { uuid: [0; 16], geometry };
     let Some(newest) = search::newest(&evidence, &trees, &maps, &roots) else {
         // Nothing can be believed of trees that contradict each other.

@@ -4,6 +4,8 @@
 //! is an old copy of this array block, and has not been used for another since, has to be shown:
 //! the block does not say. docs/repair.md has the argument.
 
+use std::collections::HashSet;
+
 use fixedbitset::FixedBitSet;
 use persistent_data::BlockNr;
 use persistent_data::device::ReadDevice;
@@ -85,6 +87,7 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
             return Vec::new();
         }
         let unmoved = self.unmoved(&before, &lost);
+        let uncommitted = self.may_be_uncommitted();
         let mut finds = Vec::new();
         for index in lost {
             let (copy, at) = match unmoved.iter().find(|&&(unmoved, _)| unmoved == index) {
@@ -94,9 +97,9 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
             let planes = match copy {
                 Copy::Last => self.all_of(regions, index, at),
                 Copy::Older => {
-                    let planes = before.regions.planes(index);
-                    let is_known = before.base.knows(index);
-                    is_known.then(|| bound(planes.hydrated))
+                    let is_old =
+                        before.base.knows(index) && !self.may_be_newer(&uncommitted, index, at);
+                    is_old.then(|| bound(before.regions.planes(index).hydrated))
                 }
             };
             if let Some(planes) = planes {
@@ -110,9 +113,7 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
     /// Whether every damaged block is one that the last commit has.
     fn is_all_damage_known(&self) -> bool {
         let mut damaged = self.evidence.scan.damaged().clone();
-        let live = &self.live;
-        let known = live.nodes.iter().chain(&live.base.slots).chain(&live.space_map.blocks);
-        for at in known.filter_map(|at| usize::try_from(at.0).ok()) {
+        for at in self.live_blocks().filter_map(|at| usize::try_from(at.0).ok()) {
             if at < damaged.len() {
                 damaged.remove(at);
             }
@@ -129,40 +130,31 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
         !is_newer && (findings.shares || self.follows(before))
     }
 
-    /// Whether the last commit begins right behind the end of `before`: a kernel allocates round
-    /// the device, and the index is the last block of a commit.
+    /// Whether the last commit begins right behind the end of `before`: a kernel takes the blocks
+    /// that are free one after the other.
+    ///
+    /// Where it began again at the bottom of the device nothing is shown: that is where fresh
+    /// metadata is written, too.
     fn follows(&self, before: &Newest) -> bool {
-        let live = &self.live;
-        let Some(index) = (self.maps.vouching_for(before.tree.digest)).find_map(|map| map.index)
+        let Some(map) =
+            (self.maps.vouching_for(before.tree.digest)).find(|map| map.index.is_some())
         else {
             return false;
         };
-        let is_kept = |at: &BlockNr| {
-            before.base.slots.contains(at) || self.trees.nodes(before.root).contains(at)
-        };
-        let live_blocks = live.nodes.iter().chain(&live.base.slots).chain(&live.space_map.blocks);
-        let mut new: Vec<BlockNr> =
-            live_blocks.copied().filter(|at| *at != NOWHERE && !is_kept(at)).collect();
-        new.sort_unstable();
-        let Some(&first) = new.iter().find(|&&at| at > index).or(new.first()) else {
-            return false;
-        };
-        let nr_blocks = self.evidence.scan.nr_blocks();
-        let mut at = index.0;
-        loop {
-            at = (at + 1) % nr_blocks.max(1);
-            let block = BlockNr(at);
-            if block == first {
-                return true;
-            }
-            let is_in_use = at == 0 || new.contains(&block) || is_kept(&block);
-            let is_space_map =
-                self.maps.vouching_for(before.tree.digest).any(|map| map.bitmaps.contains(&block))
-                    || live.space_map.blocks.contains(&block);
-            if !is_in_use && !is_space_map {
-                return false;
-            }
-        }
+        let own = self.trees.nodes(before.root).into_iter().chain(before.base.slots.clone());
+        let kept: HashSet<BlockNr> =
+            own.chain(map.bitmaps.iter().copied()).chain(map.index).collect();
+        let new = self.live_blocks().filter(|at| *at != NOWHERE && !kept.contains(at));
+        let first = new.filter(|&at| Some(at) > map.index).min();
+        let (Some(index), Some(first)) = (map.index, first) else { return false };
+        (index.0 + 1..first.0).all(|at| kept.contains(&BlockNr(at)))
+    }
+
+    /// The blocks of the last commit, as far as they are known, damaged ones too.
+    fn live_blocks(&self) -> impl Iterator<Item = BlockNr> + '_ {
+        let live = &self.live;
+        let known = live.nodes.iter().chain(&live.base.slots).chain(&live.space_map.blocks);
+        known.copied()
     }
 
     /// Where the last commit has the array blocks of `lost`, as far as that is certain: what it
@@ -259,7 +251,7 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
             return finds;
         }
         let live = self.live.base;
-        let fresh = self.may_be_uncommitted();
+        let uncommitted = self.may_be_uncommitted();
         let mut comparison = Comparison::with(self.evidence, self.trees, live);
         for &(root, _) in self.roots.iter().filter(|&&(root, _)| root != self.live.root) {
             let findings = comparison.node(root);
@@ -272,9 +264,9 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
             }
             for &index in &lost {
                 let at = slots[index as usize];
-                let is_free = usize::try_from(at.0).is_ok_and(|at| !fresh.contains(at));
-                if is_free
-                    && self.evidence.claims.is_sole(at, index)
+                if self.evidence.claims.is_sole(at, index)
+                    && self.live.space_map.counts(at) != Some(true)
+                    && !self.may_be_newer(&uncommitted, index, at)
                     && self.can_be_nothing_else(&slots, index, at)
                     && let Some(bits) = self.evidence.bits(regions, index, at)
                 {
@@ -307,31 +299,48 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
         })
     }
 
-    /// The blocks that are in use, and those that a commit under way when all ended would have
-    /// taken: the next free ones behind the last commit, or, as the first since the clone was
-    /// started, the lowest.
+    /// Whether the array block at `at`, which an older commit has as `index`, may have been written
+    /// over by a commit that was under way when all ended, with a newer copy of another one.
+    fn may_be_newer(&self, uncommitted: &FixedBitSet, index: u64, at: BlockNr) -> bool {
+        let is_in_reach = usize::try_from(at.0).is_ok_and(|at| uncommitted.contains(at));
+        let live = self.live.base;
+        let is_newer_copy = |other| {
+            self.evidence.scan.words(at) == self.evidence.words_of(&live.regions, other)
+                && !live.relation(self.evidence, other, at).lacks_some()
+        };
+        is_in_reach && (0..live.slots.len() as u64).any(|o| o != index && is_newer_copy(o))
+    }
+
+    /// The blocks that a commit under way when all ended may have taken: the next ones that are
+    /// free behind the last commit, or, if it was the first since the clone was started, the
+    /// lowest. It takes no more than one for each block of the last commit that ever moves.
     fn may_be_uncommitted(&self) -> FixedBitSet {
         let nr_blocks = self.evidence.scan.nr_blocks() as usize;
-        let live = &self.live;
-        let mut taken = live.space_map.counted.clone().unwrap_or_default();
-        taken.grow(nr_blocks);
-        let known = live.nodes.iter().chain(&live.base.slots).chain(&live.space_map.blocks);
-        for at in known.filter_map(|at| usize::try_from(at.0).ok()).filter(|&at| at < nr_blocks) {
-            taken.insert(at);
-        }
-        let used = taken.clone();
-        let room = LEAST_ROOM + used.count_ones(..) / 4;
-        let behind = live.space_map.index.map_or(0, |index| index.0 as usize);
-        for from in [1, behind + 1] {
+        let mut used = self.live.space_map.counted.clone().unwrap_or_default();
+        used.grow(nr_blocks);
+        let known = self.live_blocks().filter_map(|at| usize::try_from(at.0).ok());
+        known.filter(|&at| at < nr_blocks).for_each(|at| used.insert(at));
+        let mut reach = FixedBitSet::with_capacity(nr_blocks);
+        let Some(index) = self.live.space_map.index else {
+            reach.insert_range(..);
+            return reach;
+        };
+        // Nodes have at least 84 entries, if not all of them are known.
+        let array_blocks = self.live.base.slots.len();
+        let nodes = self.live.nodes.len().max(array_blocks / 84 + 1);
+        // The index was one of the last blocks that the last commit took, with the bitmaps.
+        let space_map = 2 * self.live.space_map.blocks.len().max(LEAST_SPACE_MAP);
+        for from in [1, index.0.saturating_add(1) as usize] {
             let round = (from..nr_blocks).chain(1..from.min(nr_blocks));
-            round.filter(|&at| !used.contains(at)).take(room).for_each(|at| taken.insert(at));
+            let free = round.filter(|&at| !used.contains(at));
+            free.take(array_blocks + nodes + space_map).for_each(|at| reach.insert(at));
         }
-        taken
+        reach
     }
 }
 
-/// Blocks that a commit of the smallest clone may take, and some more.
-const LEAST_ROOM: usize = 64;
+/// Blocks of the smallest space map that a commit moves: a bitmap and the index.
+const LEAST_SPACE_MAP: usize = 2;
 
 /// A lower bound: what is not hydrated is lost.
 fn bound(hydrated: Box<[u64]>) -> Planes {

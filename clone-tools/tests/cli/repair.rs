@@ -12,8 +12,8 @@ use crate::image::{FIXTURES, Image, description};
 use crate::support::{Ran, Scratch, binary, run, run_after};
 
 mod content;
-mod killed;
 mod fresh;
+mod killed;
 
 fn arguments<'a>(options: &'a [&'a str], input: &'a Path, output: &'a Path) -> Vec<&'a OsStr> {
     let files = ["-i".as_ref(), input.as_os_str(), "-o".as_ref(), output.as_os_str()];

@@ -258,6 +258,8 @@ fn interrupted(history: &History, rng: &mut StdRng) -> ImageEditor {
     image
 }
 
+/// The superblock is spared. It is what tells a commit that was cut short from the last one: without
+/// it, a tree whose new array blocks were never written is taken for one in which they were.
 #[test]
 fn a_commit_that_was_cut_short_is_there_or_not_and_damage_invents_nothing() {
     let test = "a_commit_that_was_cut_short_is_there_or_not_and_damage_invents_nothing";
@@ -272,11 +274,11 @@ fn a_commit_that_was_cut_short_is_there_or_not_and_damage_invents_nothing() {
             committed: &committed.last().truth,
             unfinished: &history.last().truth,
         };
-        for round in 0..ROUNDS {
+        for _ in 0..ROUNDS {
             let mut crash_rng = StdRng::seed_from_u64(rng.random());
             let image = interrupted(&history, &mut crash_rng);
             let subject = Subject::with(&image, &committed, truth);
-            subject.damage(&mut rng, round % 2 == 0, &mut tally);
+            subject.damage(&mut rng, false, &mut tally);
         }
         drop(told);
     }
