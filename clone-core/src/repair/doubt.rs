@@ -73,7 +73,11 @@ pub(super) fn doubt<D: ReadDevice + ?Sized>(
     if scan.damaged().is_clear() && !top_is_orphan {
         return Doubt::None;
     }
-    let kept: HashSet<BlockNr> = nodes.iter().chain(&newest.base.slots).copied().collect();
+    let own_maps = maps.vouching_for(newest.tree.digest);
+    let kept: HashSet<BlockNr> = (nodes.iter().chain(&newest.base.slots).copied())
+        .chain(own_maps.flat_map(|map| map.bitmaps.iter().copied().chain(map.index)))
+        .chain(scan.all(Kind::RefCounts))
+        .collect();
     let least_commit = 1 + depth + 2;
     let expected = Expected { nodes: nodes.len(), array_blocks: newest.base.slots.len() };
     let suspects = Suspects { evidence, trees, explained: &explained, newest, expected };

@@ -10,7 +10,7 @@ use fixedbitset::FixedBitSet;
 use persistent_data::BlockNr;
 use persistent_data::device::ReadDevice;
 
-use super::base::{Base, Comparison, Evidence, is_subset};
+use super::base::{Base, Comparison, Evidence, Relation, is_subset};
 use super::scan::Kind;
 use super::search::{Newest, Root, newest};
 use super::tree::{NOWHERE, Trees};
@@ -97,8 +97,9 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
             let planes = match copy {
                 Copy::Last => self.all_of(regions, index, at),
                 Copy::Older => {
-                    let is_old =
-                        before.base.knows(index) && !self.may_be_newer(&uncommitted, index, at);
+                    let is_old = before.base.knows(index)
+                        && !self.is_live(at)
+                        && !self.may_be_of_uncommitted(&uncommitted, index, at);
                     is_old.then(|| bound(before.regions.planes(index).hydrated))
                 }
             };
@@ -150,6 +151,11 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
         (index.0 + 1..first.0).all(|at| kept.contains(&BlockNr(at)))
     }
 
+    /// Whether the last commit is known to have the block at `at`.
+    fn is_live(&self, at: BlockNr) -> bool {
+        self.live.space_map.counts(at) == Some(true) || self.live_blocks().any(|live| live == at)
+    }
+
     /// The blocks of the last commit, as far as they are known, damaged ones too.
     fn live_blocks(&self) -> impl Iterator<Item = BlockNr> + '_ {
         let live = &self.live;
@@ -175,7 +181,7 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
         let (stay, moved): (Vec<u64>, Vec<u64>) =
             lost.iter().partition(|&&index| space_map.counts(slot(index)) == Some(true));
         let mut found: Vec<(u64, BlockNr)> = stay.into_iter().map(|i| (i, slot(i))).collect();
-        found.retain(|&(_, at)| is_array(at));
+        found.retain(|&(_, at)| is_array(at) && !self.live.base.slots.contains(&at));
         let is_taken = |at: &BlockNr| {
             self.live.base.slots.contains(at) || found.iter().any(|&(_, taken)| taken == *at)
         };
@@ -259,14 +265,17 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
                 continue;
             }
             let slots = self.trees.slots(root, live.slots.len() as u64);
+            if !self.shares_most(&slots) {
+                continue;
+            }
             if findings.is_beyond && comparison.is_newer(&slots) {
                 continue;
             }
             for &index in &lost {
                 let at = slots[index as usize];
                 if self.evidence.claims.is_sole(at, index)
-                    && self.live.space_map.counts(at) != Some(true)
-                    && !self.may_be_newer(&uncommitted, index, at)
+                    && !self.is_live(at)
+                    && !self.may_be_of_uncommitted(&uncommitted, index, at)
                     && self.can_be_nothing_else(&slots, index, at)
                     && let Some(bits) = self.evidence.bits(regions, index, at)
                 {
@@ -285,6 +294,16 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
         finds
     }
 
+    /// Whether most array blocks of the last commit in which something is hydrated are those of the
+    /// commit that has its at `slots`. A few may be so by chance, if that is of a clone that was on
+    /// the device before.
+    fn shares_most(&self, slots: &[BlockNr]) -> bool {
+        let own = self.live.base.slots.iter().zip(slots);
+        let used = own.filter(|&(&own, _)| self.evidence.scan.hydrated(own) > 0);
+        let (same, others): (Vec<_>, Vec<_>) = used.partition(|(own, then)| own == then);
+        same.len() > others.len()
+    }
+
     /// Whether the array block at `at`, array block `index` of a commit that has the others at
     /// `slots`, cannot have been used for another since: it would be an older copy of that.
     fn can_be_nothing_else(&self, slots: &[BlockNr], index: u64, at: BlockNr) -> bool {
@@ -299,16 +318,17 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
         })
     }
 
-    /// Whether the array block at `at`, which an older commit has as `index`, may have been written
-    /// over by a commit that was under way when all ended, with a newer copy of another one.
-    fn may_be_newer(&self, uncommitted: &FixedBitSet, index: u64, at: BlockNr) -> bool {
+    /// Whether the array block at `at`, which another commit has as `index`, may hold a copy of
+    /// another one because of a commit that was under way when all ended: it may have written a
+    /// newer copy there, or have been about to write there when an older one still was.
+    fn may_be_of_uncommitted(&self, uncommitted: &FixedBitSet, index: u64, at: BlockNr) -> bool {
         let is_in_reach = usize::try_from(at.0).is_ok_and(|at| uncommitted.contains(at));
         let live = self.live.base;
-        let is_newer_copy = |other| {
+        let may_be = |other| {
             self.evidence.scan.words(at) == self.evidence.words_of(&live.regions, other)
-                && !live.relation(self.evidence, other, at).lacks_some()
+                && live.relation(self.evidence, other, at) != Relation::Apart
         };
-        is_in_reach && (0..live.slots.len() as u64).any(|o| o != index && is_newer_copy(o))
+        is_in_reach && (0..live.slots.len() as u64).any(|other| other != index && may_be(other))
     }
 
     /// The blocks that a commit under way when all ended may have taken: the next ones that are
