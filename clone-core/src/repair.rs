@@ -200,8 +200,8 @@ fn attempt<D: ReadDevice + ?Sized>(
 ) -> Option<Result<Recovery, RepairError>> {
     let report = read(device, progress);
     let (Some(superblock), Some(regions)) = (report.superblock, report.regions) else {
-        let scan = scan(device, progress);
-        let result = without_superblock(device, &scan, sizes, report.damage);
+        let (scan, maps) = scan(device, progress);
+        let result = without_superblock(device, &scan, &maps, sizes, report.damage);
         return device.was_steady(&scan).then_some(result);
     };
     let found = superblock.header.geometry;
@@ -217,26 +217,28 @@ fn attempt<D: ReadDevice + ?Sized>(
         candidates: Vec::new(),
     };
     if !recovery.regions.is_whole() {
-        let scan = scan(device, progress);
-        look_for_lost(device, &scan, &superblock, &mut recovery);
+        let (scan, maps) = scan(device, progress);
+        look_for_lost(device, &scan, &maps, &superblock, &mut recovery);
         return device.was_steady(&scan).then_some(Ok(recovery));
     }
     Some(Ok(recovery))
 }
 
 /// Looks at all of `device`.
-fn scan<D: ReadDevice + ?Sized>(device: &D, progress: &dyn Progress) -> Scan {
+fn scan<D: ReadDevice + ?Sized>(device: &D, progress: &dyn Progress) -> (Scan, SpaceMaps) {
     let mut scan = Scan::of(device, progress);
+    let mut maps = SpaceMaps::of(device, &scan);
     let referred = Trees::new(device, &scan).last_referred();
-    let counted = SpaceMaps::of(device, &scan).last_counted(device);
-    scan.were_written_up_to(referred.max(counted));
-    scan
+    scan.were_written_up_to(referred.max(maps.last_counted()));
+    maps.find_lost(&scan);
+    (scan, maps)
 }
 
 /// Looks for what the tree of a sound superblock has lost.
 fn look_for_lost<D: ReadDevice + ?Sized>(
     device: &D,
     scan: &Scan,
+    maps: &SpaceMaps,
     superblock: &Superblock,
     recovery: &mut Recovery,
 ) {
@@ -244,7 +246,6 @@ fn look_for_lost<D: ReadDevice + ?Sized>(
     let claims = Claims::of(&trees, scan);
     let geometry = superblock.header.geometry;
     let evidence = Evidence { device, scan, claims: &claims, geometry };
-    let maps = SpaceMaps::of(device, scan);
     let roots = search::roots(&evidence, &mut trees);
     let space_map = live_space_map(device, superblock);
 
@@ -266,8 +267,7 @@ fn look_for_lost<D: ReadDevice + ?Sized>(
     let base = Base { slots, regions: recovery.regions.clone() };
     let nodes = trees.nodes(root);
     let live = Live { root, base: &base, nodes, space_map };
-    let search =
-        older::Search { evidence: &evidence, trees: &trees, maps: &maps, roots: &roots, live };
+    let search = older::Search { evidence: &evidence, trees: &trees, maps, roots: &roots, live };
     recovery.finds = search.fill(&mut recovery.regions);
 }
 
@@ -296,6 +296,7 @@ fn live_space_map<D: ReadDevice + ?Sized>(device: &D, superblock: &Superblock) -
 fn without_superblock<D: ReadDevice + ?Sized>(
     device: &D,
     scan: &Scan,
+    maps: &SpaceMaps,
     sizes: Option<Geometry>,
     damage: Vec<Damage>,
 ) -> Result<Recovery, RepairError> {
@@ -317,16 +318,15 @@ fn without_superblock<D: ReadDevice + ?Sized>(
         let fits = search::fits(scan, &mut trees);
         return Err(RepairError::NoBitset { wanted: geometry, fits });
     }
-    let maps = SpaceMaps::of(device, scan);
     let header = Header { uuid: [0; 16], geometry };
-    let Some(newest) = search::newest(&evidence, &trees, &maps, &roots) else {
+    let Some(newest) = search::newest(&evidence, &trees, maps, &roots) else {
         // Nothing can be believed of trees that contradict each other.
-        let candidates = search::contradicting(&maps, &roots);
+        let candidates = search::contradicting(maps, &roots);
         let origin = Origin::Scan { root: candidates[0].root, is_newest: false };
         let regions = evidence.nothing_known();
         return Ok(Recovery { header, regions, damage, origin, finds: Vec::new(), candidates });
     };
-    let doubt = doubt::doubt(&evidence, &trees, &maps, &roots, &newest);
+    let doubt = doubt::doubt(&evidence, &trees, maps, &roots, &newest);
     let Newest { root, tree, base, mut regions, candidates } = newest;
     let mut finds = Vec::new();
     let nodes = trees.nodes(root);
@@ -343,13 +343,8 @@ fn without_superblock<D: ReadDevice + ?Sized>(
                 LiveSpaceMap { index: map.index, blocks, counted: Some(counted) }
             });
             let live = Live { root, base: &base, nodes, space_map };
-            let search = older::Search {
-                evidence: &evidence,
-                trees: &trees,
-                maps: &maps,
-                roots: &roots,
-                live,
-            };
+            let search =
+                older::Search { evidence: &evidence, trees: &trees, maps, roots: &roots, live };
             finds = search.fill(&mut regions);
         }
         Doubt::Newer(lost) => doubt::keep_bounds(&evidence, &base, &nodes, lost, &mut regions),

@@ -46,7 +46,7 @@ pub enum RestoreError<E> {
     #[error("cannot read the regions to restore")]
     Source(#[source] E),
     /// Of some regions it is not known whether they are hydrated.
-    #[error("regions {}..{} are lost: nobody has said yet whether they are hydrated", .0.start, .0.end)]
+    #[error("whether regions {}..{} are hydrated is lost, and not settled", .0.start, .0.end)]
     Lost(RegionRange),
     /// Writing failed.
     #[error("cannot write the metadata")]

@@ -238,5 +238,5 @@ pub fn choose(
 
 /// How many regions there are whose state is unknown.
 pub fn nr_lost(regions: &RegionMap) -> u64 {
-    regions.tally(0..regions.nr_regions()).lost
+    regions.lost().map(|range| range.end - range.start).sum()
 }

@@ -39,7 +39,12 @@ pub(super) struct SpaceMaps {
     ref_counts: Vec<BlockNr>,
     /// Where an index may have been of which only the bitmap is left.
     lost: HashMap<Digest, BlockNr>,
+    last_counted: Option<BlockNr>,
 }
+
+/// What the bitmaps count that have been read, by place and number: most commits share most of
+/// their bitmaps with others.
+type Known = HashMap<(BlockNr, usize), Option<Counted>>;
 
 impl SpaceMaps {
     pub(super) fn of<D: ReadDevice + ?Sized>(device: &D, scan: &Scan) -> Self {
@@ -47,38 +52,58 @@ impl SpaceMaps {
         let mut found = Self {
             maps: Vec::new(),
             by_digest: HashMap::new(),
-            ref_counts: ref_count_roots(scan),
-            lost: lost_places(scan).map(|at| (Digest::of(at), at)).collect(),
+            ref_counts: Vec::new(),
+            lost: HashMap::new(),
+            last_counted: None,
         };
+        let mut known = Known::new();
         let mut referred = HashSet::new();
         for index in scan.all(Kind::Index) {
             let Ok(disk) = reader.read::<IndexBlock>(index) else { continue };
             let used = disk.entries.iter().take_while(|entry| !entry.is_unused());
             let bitmaps: Vec<_> = used.map(|entry| BlockNr(entry.blocknr.get())).collect();
             referred.extend(bitmaps.iter().copied());
-            found.add(&reader, Some(index), bitmaps);
+            found.add(&reader, &mut known, Some(index), bitmaps);
         }
         // With more than one bitmap, nobody knows which of them belong together.
         for at in scan.all(Kind::Bitmap).filter(|at| !referred.contains(at)) {
-            found.add(&reader, None, vec![at]);
+            found.add(&reader, &mut known, None, vec![at]);
         }
         found
     }
 
-    fn add<R: Reader>(&mut self, reader: &R, index: Option<BlockNr>, bitmaps: Vec<BlockNr>) {
-        let mut counted = Some(Digest::default().without(Digest::of(SUPERBLOCK)));
-        for (number, &at) in bitmaps.iter().enumerate() {
-            let part = reader.read::<Bitmap>(at).ok().and_then(|map| count(&map, number));
-            let own = |(sum, part): (Digest, Digest)| sum.and(part).without(Digest::of(at));
-            counted = counted.zip(part).map(own);
-        }
-        if let (Some(counted), Some(index)) = (&mut counted, index) {
-            *counted = counted.without(Digest::of(index));
+    /// What blocks that are lost may have been, once it is known which are.
+    pub(super) fn find_lost(&mut self, scan: &Scan) {
+        self.ref_counts = ref_count_roots(scan);
+        self.lost = lost_places(scan).map(|at| (Digest::of(at), at)).collect();
+        for (number, map) in self.maps.iter().enumerate() {
+            let Some(counted) = map.counted.filter(|_| map.index.is_some()) else { continue };
             for &root in &self.ref_counts {
                 let tree = counted.without(Digest::of(root));
-                self.by_digest.entry(tree).or_default().push(self.maps.len());
+                self.by_digest.entry(tree).or_default().push(number);
             }
         }
+    }
+
+    fn add<R: Reader>(
+        &mut self,
+        reader: &R,
+        known: &mut Known,
+        index: Option<BlockNr>,
+        bitmaps: Vec<BlockNr>,
+    ) {
+        let mut counted = Some(Digest::default().without(Digest::of(SUPERBLOCK)));
+        for (number, &at) in bitmaps.iter().enumerate() {
+            let part = known.entry((at, number)).or_insert_with(|| {
+                let bitmap = reader.read::<Bitmap>(at).ok()?;
+                Some(Counted::by(&bitmap, number))
+            });
+            self.last_counted = self.last_counted.max(part.and_then(|part| part.last));
+            let own = |(sum, part): (Digest, Digest)| sum.and(part).without(Digest::of(at));
+            counted = counted.zip(part.and_then(|part| part.digest)).map(own);
+        }
+        let of_index = index.map_or(Digest::default(), Digest::of);
+        let counted = counted.map(|counted| counted.without(of_index));
         self.maps.push(SpaceMap { index, bitmaps, counted });
     }
 
@@ -94,10 +119,9 @@ impl SpaceMaps {
         self.by_digest.contains_key(&tree)
     }
 
-    /// The last block of the device that any of them counts.
-    pub(super) fn last_counted<D: ReadDevice + ?Sized>(&self, device: &D) -> BlockNr {
-        let last = self.maps.iter().filter_map(|map| counted_blocks(device, map).pop());
-        last.max().unwrap_or_default()
+    /// The last block that any of them counts.
+    pub(super) fn last_counted(&self) -> BlockNr {
+        self.last_counted.unwrap_or_default()
     }
 
     /// Where the index lay of which only the bitmap is left, if the map vouches for `tree`.
@@ -118,25 +142,32 @@ pub(super) fn counted_blocks<D: ReadDevice + ?Sized>(device: &D, map: &SpaceMap)
     let mut blocks = Vec::new();
     for (number, &at) in map.bitmaps.iter().enumerate() {
         let Ok(bitmap) = DeviceReader(device).read::<Bitmap>(at) else { continue };
-        let used = (0..ENTRIES_PER_BITMAP).filter(|&e| bitmap.get(e) != RefCountBits::Zero);
-        blocks.extend(used.map(|entry| BlockNr((number * ENTRIES_PER_BITMAP + entry) as u64)));
+        let first = number * ENTRIES_PER_BITMAP;
+        blocks.extend(bitmap.used().map(|(entry, _)| BlockNr((first + entry) as u64)));
     }
     blocks
 }
 
-/// What bitmap `number` counts; `None` if it counts something more than once, which the bitmaps of
-/// a clone never do.
-fn count(bitmap: &BitmapDisk, number: usize) -> Option<Digest> {
-    let first = number * ENTRIES_PER_BITMAP;
-    let mut sum = Digest::default();
-    for entry in 0..ENTRIES_PER_BITMAP {
-        match bitmap.get(entry) {
-            RefCountBits::Zero => {}
-            RefCountBits::One => sum = sum.and(Digest::of(BlockNr((first + entry) as u64))),
-            _ => return None,
+/// What a bitmap counts.
+#[derive(Clone, Copy)]
+struct Counted {
+    /// `None` if it counts something more than once, which the bitmaps of a clone never do.
+    digest: Option<Digest>,
+    last: Option<BlockNr>,
+}
+
+impl Counted {
+    /// What bitmap `number` counts.
+    fn by(bitmap: &BitmapDisk, number: usize) -> Self {
+        let mut counted = Self { digest: Some(Digest::default()), last: None };
+        for (entry, bits) in bitmap.used() {
+            let at = BlockNr((number * ENTRIES_PER_BITMAP + entry) as u64);
+            let once = counted.digest.filter(|_| bits == RefCountBits::One);
+            counted.digest = once.map(|sum| sum.and(Digest::of(at)));
+            counted.last = Some(at);
         }
+        counted
     }
-    Some(sum)
 }
 
 /// Where the root of the tree of large counts may lie.

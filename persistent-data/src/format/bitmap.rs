@@ -97,6 +97,18 @@ impl BitmapDisk {
         word.set((word.get() & !(0b11 << shift)) | ((bits as u64) << shift));
     }
 
+    /// The entries that are not zero, ascending, and what they are.
+    pub fn used(&self) -> impl Iterator<Item = (usize, RefCountBits)> + '_ {
+        let words = self.words.iter().zip((0..).step_by(ENTRIES_PER_WORD));
+        words
+            .filter(|(word, _)| word.get() != 0)
+            .flat_map(|(_, first)| {
+                let entries = first..first + ENTRIES_PER_WORD;
+                entries.map(|entry| (entry, self.get(entry)))
+            })
+            .filter(|&(_, bits)| bits != RefCountBits::Zero)
+    }
+
     /// How many of all entries are zero, those past the end of the device included.
     pub fn nr_free(&self) -> u32 {
         self.words.iter().map(|word| free_entries(word.get()).count_ones()).sum()
@@ -181,6 +193,19 @@ mod tests {
             assert_eq!(bitmap.get(entry), RefCountBits::of_count(entry as u32 % 4), "{entry}");
         }
         assert_eq!(bitmap.nr_free() as usize, ENTRIES_PER_BITMAP / 4);
+    }
+
+    #[test]
+    fn the_used_entries_are_those_that_are_not_zero() {
+        let mut bitmap = BitmapDisk::new_zeroed();
+        let used: Vec<_> = [0, 1, 31, 32, 4000, ENTRIES_PER_BITMAP - 1]
+            .into_iter()
+            .zip((1..=3).cycle().map(RefCountBits::of_count))
+            .collect();
+        for &(entry, bits) in &used {
+            bitmap.set(entry, bits);
+        }
+        assert_eq!(bitmap.used().collect::<Vec<_>>(), used);
     }
 
     #[test]

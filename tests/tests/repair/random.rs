@@ -258,8 +258,9 @@ fn interrupted(history: &History, rng: &mut StdRng) -> ImageEditor {
     image
 }
 
-/// The superblock is spared. It is what tells a commit that was cut short from the last one: without
-/// it, a tree whose new array blocks were never written is taken for one in which they were.
+/// The superblock is spared. It is what tells a commit that was cut short from the last one:
+/// without it, a tree whose new array blocks were never written is taken for one in which they
+/// were.
 #[test]
 fn a_commit_that_was_cut_short_is_there_or_not_and_damage_invents_nothing() {
     let test = "a_commit_that_was_cut_short_is_there_or_not_and_damage_invents_nothing";
