@@ -145,7 +145,9 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
         let own = self.trees.nodes(before.root).into_iter().chain(before.base.slots.clone());
         let kept: HashSet<BlockNr> =
             own.chain(map.bitmaps.iter().copied()).chain(map.index).collect();
-        let new = self.live_blocks().filter(|at| *at != NOWHERE && !kept.contains(at));
+        let counted = self.live.space_map.counted.iter().flat_map(FixedBitSet::ones);
+        let live = self.live_blocks().chain(counted.map(|at| BlockNr(at as u64)));
+        let new = live.filter(|at| *at != NOWHERE && !kept.contains(at));
         let first = new.filter(|&at| Some(at) > map.index).min();
         let (Some(index), Some(first)) = (map.index, first) else { return false };
         (index.0 + 1..first.0).all(|at| kept.contains(&BlockNr(at)))
