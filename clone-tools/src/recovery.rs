@@ -11,6 +11,7 @@ use clone_core::ir::Header;
 use clone_core::region_map::RegionMap;
 use clone_core::repair::{Copy, Find, Fit, Origin, Recovery, RepairError, recover};
 use clone_core::superblock::Superblock;
+use persistent_data::BlockNr;
 use persistent_data::device::ReadDevice;
 
 use self::candidates::list_candidates;
@@ -165,21 +166,39 @@ impl Teller<'_> {
     /// Tells what was recovered, and from where.
     pub fn recovery(&self, recovery: &Recovery) {
         if let Origin::Scan { root, is_newest } = recovery.origin {
-            let newest = match is_newest {
-                true => ", and no newer one was lost",
-                false => {
-                    ". A newer one may have been lost, so nothing is known of the regions that \
-                     are not hydrated in it"
-                }
-            };
-            self.say(format_args!(
-                "the root of the bitset was found by a scan, in block {root}{newest}"
-            ));
+            self.root(root, is_newest, recovery);
         }
         if !self.silent {
             list_candidates(self, &recovery.candidates);
         }
         self.finds(&recovery.finds);
+    }
+
+    fn root(&self, root: BlockNr, is_newest: bool, recovery: &Recovery) {
+        let regions = &recovery.regions;
+        let knows_any = nr_lost(regions) < regions.nr_regions();
+        let is_taken = recovery.candidates.iter().any(|candidate| candidate.verdict.is_none());
+        let newest = match (is_newest, knows_any) {
+            (true, _) => ", and no newer one was lost",
+            (false, true) => {
+                ". A newer one may have been lost, so nothing is known of the regions that are not \
+                 hydrated in it"
+            }
+            (false, false) if !is_taken && !recovery.candidates.is_empty() => {
+                self.say(
+                    "the roots of the bitset that were found by a scan contradict each other, so \
+                     none was taken, and nothing is known of any region",
+                );
+                return;
+            }
+            (false, false) => {
+                ". Newer ones may have been lost, and may have used its blocks for something \
+                 else, so nothing is known of any region"
+            }
+        };
+        self.say(format_args!(
+            "the root of the bitset was found by a scan, in block {root}{newest}"
+        ));
     }
 
     fn finds(&self, finds: &[Find]) {

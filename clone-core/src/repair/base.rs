@@ -259,7 +259,9 @@ impl<'a, D: ReadDevice + ?Sized> Comparison<'a, D> {
             let other = other as usize;
             slots.get(other) != self.base.slots.get(other)
         };
-        self.evidence.claims.others(at, index).any(changed)
+        // Whatever the leaf says: bits only go from zero to one.
+        let may_be = |&other: &u64| self.base.relation(self.evidence, other, at) != Relation::Apart;
+        self.evidence.claims.others(at, index).filter(may_be).any(changed)
     }
 
     /// Whether the tree that has its array blocks at `slots` has something newer than the base.

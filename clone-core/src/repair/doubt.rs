@@ -347,9 +347,10 @@ impl<D: ReadDevice + ?Sized> Suspects<'_, D> {
         let kept: HashSet<&BlockNr> = base.slots.iter().collect();
         let mut new = counted.iter().filter(is_array).filter(|at| !kept.contains(at));
         new.all(|&at| {
-            (0..base.slots.len() as u64).any(|index| {
+            (0..).zip(&base.slots).any(|(index, &own)| {
                 !base.knows(index)
                     || scan.words(at) == self.evidence.words_of(&base.regions, index)
+                        && scan.hydrated(at) > scan.hydrated(own)
                         && self.has_all_of(index, at)
             })
         })

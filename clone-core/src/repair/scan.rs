@@ -16,6 +16,9 @@ use crate::progress::Progress;
 /// Blocks that are read at once.
 const BATCH: usize = 256;
 
+/// Blocks behind the last sound one in which damage may be that of a commit, at least.
+const LEAST_REACH: usize = 64;
+
 /// What a block is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -75,15 +78,17 @@ impl Scan {
             told = end;
             next = device.skip_hole(BlockNr(end)).0;
         }
-        let last = |wanted: fn(Kind) -> bool| {
-            let last = blocks.iter().rposition(|seen| wanted(seen.kind));
-            last.map(|last| BlockNr(last as u64))
-        };
-        let top = last(|kind| !matches!(kind, Kind::Blank | Kind::Damaged));
-        let last_written = last(|kind| kind != Kind::Blank);
+        let is_sound = |seen: &Seen| !matches!(seen.kind, Kind::Blank | Kind::Damaged);
+        let top = blocks.iter().rposition(is_sound);
+        let nr_sound = blocks.iter().filter(|seen| is_sound(seen)).count();
+        // A commit writes no more than there is in use. What lies further up came from elsewhere,
+        // like the second copy of a partition table.
+        let end = top.map_or(0, |top| top.saturating_add(nr_sound.max(LEAST_REACH)));
+        let in_reach = &blocks[..end.min(blocks.len())];
+        let last_written = in_reach.iter().rposition(|seen| seen.kind != Kind::Blank);
         let damaged = FixedBitSet::with_capacity(blocks.len());
-        let mut scan = Self { blocks, damaged, top };
-        scan.were_written_up_to(last_written.unwrap_or_default());
+        let mut scan = Self { blocks, damaged, top: top.map(|top| BlockNr(top as u64)) };
+        scan.were_written_up_to(BlockNr(last_written.unwrap_or(0) as u64));
         scan
     }
 

@@ -1,6 +1,6 @@
 //! The trees that the nodes of a device make up, those of commits long gone among them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use persistent_data::BlockNr;
 use persistent_data::array::entries_per_block;
@@ -184,17 +184,20 @@ impl<'a, D: ReadDevice + ?Sized> Trees<'a, D> {
         self.visit(root, &mut |node| {
             nodes.extend(node.entries.iter().filter(|_| !node.is_leaf).map(|&(_, at)| at));
         });
+        nodes.sort_unstable();
+        nodes.dedup();
         nodes
     }
 
     fn visit(&self, root: BlockNr, look: &mut impl FnMut(&NodeEntries)) {
-        let mut todo = vec![(root, MAX_DEPTH)];
-        while let Some((at, levels)) = todo.pop() {
+        // A node may lead to itself, or many to one.
+        let mut seen = HashSet::from([root]);
+        let mut todo = vec![root];
+        while let Some(at) = todo.pop() {
             let Some(node) = self.node(at) else { continue };
             look(&node);
-            if levels > 1 && !node.is_leaf {
-                todo.extend(node.entries.iter().map(|&(_, child)| (child, levels - 1)));
-            }
+            let children = node.entries.iter().filter(|_| !node.is_leaf).map(|&(_, child)| child);
+            todo.extend(children.filter(|&child| seen.insert(child)));
         }
     }
 }

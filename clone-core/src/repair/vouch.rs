@@ -35,6 +35,8 @@ pub(super) struct SpaceMap {
 pub(super) struct SpaceMaps {
     maps: Vec<SpaceMap>,
     by_digest: HashMap<Digest, Vec<usize>>,
+    /// Those of which only the bitmap is left.
+    without_index: Vec<usize>,
     /// Where the tree of large counts may be.
     ref_counts: Vec<BlockNr>,
     /// Where an index may have been of which only the bitmap is left.
@@ -52,6 +54,7 @@ impl SpaceMaps {
         let mut found = Self {
             maps: Vec::new(),
             by_digest: HashMap::new(),
+            without_index: Vec::new(),
             ref_counts: Vec::new(),
             lost: HashMap::new(),
             last_counted: None,
@@ -104,13 +107,16 @@ impl SpaceMaps {
         }
         let of_index = index.map_or(Digest::default(), Digest::of);
         let counted = counted.map(|counted| counted.without(of_index));
+        if index.is_none() {
+            self.without_index.push(self.maps.len());
+        }
         self.maps.push(SpaceMap { index, bitmaps, counted });
     }
 
     /// The space maps that vouch for a bitset of exactly these blocks.
     pub(super) fn vouching_for(&self, tree: Digest) -> impl Iterator<Item = &SpaceMap> {
         let whole = self.by_digest.get(&tree).into_iter().flatten().map(|&map| &self.maps[map]);
-        let without_index = self.maps.iter().filter(move |map| map.index.is_none());
+        let without_index = self.without_index.iter().map(|&map| &self.maps[map]);
         whole.chain(without_index.filter(move |map| self.lost_index(map, tree).is_some()))
     }
 

@@ -51,6 +51,7 @@ fn in_words(verdict: Option<Verdict>) -> &'static str {
         Some(Verdict::Tie) => {
             "a tie: it may be newer than the one taken, so regions in which they differ are lost"
         }
+        Some(Verdict::Contradiction) => "not taken: others have what it lacks, and the reverse",
         Some(_) => "not taken",
     }
 }

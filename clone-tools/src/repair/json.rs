@@ -98,6 +98,7 @@ fn candidates<S: Serializer>(candidates: &&[Candidate], serializer: S) -> Result
             None => "taken",
             Some(Verdict::Older) => "older",
             Some(Verdict::Tie) => "tie",
+            Some(Verdict::Contradiction) => "contradiction",
             Some(_) => "other",
         },
     }))
