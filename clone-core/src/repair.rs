@@ -3,7 +3,6 @@
 //! *Invariants:* what comes out as hydrated was hydrated, what comes out as neither hydrated nor
 //! lost was not; of everything else it is said that it is lost. Nothing is written here.
 
-use fixedbitset::FixedBitSet;
 use persistent_data::BlockNr;
 use persistent_data::device::ReadDevice;
 use persistent_data::format::SpaceMapRoot;
@@ -12,7 +11,8 @@ use persistent_data::space_map::walk::SpaceMapReading;
 use persistent_data::store::DeviceReader;
 use thiserror::Error;
 
-use self::base::{Base, Evidence, read_slots};
+use self::base::{Base, Evidence};
+use self::block_set::BlockSet;
 use self::claims::Claims;
 use self::doubt::Doubt;
 use self::older::{Live, LiveSpaceMap};
@@ -30,6 +30,7 @@ use crate::region_map::RegionMap;
 use crate::superblock::{Superblock, SuperblockError};
 
 mod base;
+mod block_set;
 mod claims;
 mod doubt;
 mod older;
@@ -251,20 +252,22 @@ fn look_for_lost<D: ReadDevice + ?Sized>(
 
     // The space map of the last commit counts the blocks of its bitset, wherever the superblock
     // says that it begins.
-    let root = superblock.bitset_root;
     let counted_together = |&&(_, tree): &&Root| {
-        maps.vouching_for(tree.digest)
-            .any(|map| map.index.is_some_and(|i| Some(i) == space_map.index))
+        let mut indexes = maps.vouching_for(tree.digest).filter_map(|map| map.index);
+        indexes.any(|index| Some(index) == space_map.index)
     };
-    let moved = roots.iter().find(counted_together).filter(|_| trees.node(root).is_none());
-    let root = moved.map_or(root, |&(root, _)| root);
-    if moved.is_some() {
-        let slots = trees.slots(root, evidence.nr_array_blocks());
-        recovery.regions = read_slots(&evidence, &slots);
-        recovery.origin = Origin::Scan { root, is_newest: true };
-    }
+    let is_lost = trees.node(superblock.bitset_root).is_none();
+    let moved = if is_lost { roots.iter().find(counted_together) } else { None };
+    let root = moved.map_or(superblock.bitset_root, |&(root, _)| root);
     let slots = trees.slots(root, evidence.nr_array_blocks());
-    let base = Base { slots, regions: recovery.regions.clone() };
+    let base = if moved.is_some() {
+        recovery.origin = Origin::Scan { root, is_newest: true };
+        let base = Base::of(&evidence, slots);
+        recovery.regions.clone_from(&base.regions);
+        base
+    } else {
+        Base { slots, regions: recovery.regions.clone() }
+    };
     let nodes = trees.nodes(root);
     let live = Live { root, base: &base, nodes, space_map };
     let search = older::Search { evidence: &evidence, trees: &trees, maps, roots: &roots, live };
@@ -285,8 +288,8 @@ fn live_space_map<D: ReadDevice + ?Sized>(device: &D, superblock: &Superblock) -
     let reading =
         SpaceMapReading::read(&DeviceReader(device), root, nr_blocks, refer, |_| is_damaged = true);
     let counted = reading.filter(|reading| reading.is_whole() && !is_damaged).map(|reading| {
-        let mut counted = FixedBitSet::with_capacity(nr_blocks as usize);
-        reading.counted().for_each(|at| counted.insert(at.0 as usize));
+        let mut counted = BlockSet::none_of(nr_blocks);
+        counted.extend(reading.counted());
         counted
     });
     LiveSpaceMap { index: Some(index), blocks, counted }
@@ -334,12 +337,9 @@ fn without_superblock<D: ReadDevice + ?Sized>(
         Doubt::None => {
             let map = maps.vouching_for(tree.digest).find(|map| map.index.is_some());
             let space_map = map.map_or_else(LiveSpaceMap::default, |map| {
-                let mut counted = FixedBitSet::with_capacity(scan.nr_blocks() as usize);
-                let blocks = vouch::counted_blocks(device, map).into_iter();
-                counted.extend(
-                    blocks.map(|at| at.0 as usize).filter(|&at| at < scan.nr_blocks() as usize),
-                );
-                let blocks = map.bitmaps.iter().copied().chain(map.index).collect();
+                let mut counted = BlockSet::none_of(scan.nr_blocks());
+                counted.extend(vouch::counted_blocks(device, map));
+                let blocks = map.blocks().collect();
                 LiveSpaceMap { index: map.index, blocks, counted: Some(counted) }
             });
             let live = Live { root, base: &base, nodes, space_map };

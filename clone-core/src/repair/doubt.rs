@@ -5,13 +5,14 @@
 
 use std::collections::HashSet;
 
-use fixedbitset::FixedBitSet;
 use persistent_data::BlockNr;
 use persistent_data::device::ReadDevice;
 use persistent_data::format::ENTRIES_PER_BITMAP;
 use persistent_data::space_map::metadata::mapped_blocks;
+use persistent_data::transaction::SUPERBLOCK;
 
 use super::base::{Base, Comparison, Evidence};
+use super::block_set::BlockSet;
 use super::scan::{Kind, Scan};
 use super::search::{Newest, Root};
 use super::tree::{Digest, MAX_DEPTH, Trees};
@@ -30,7 +31,7 @@ pub(super) enum Doubt {
     /// There was no newer one.
     None,
     /// There may have been a newer one. These damaged blocks may have been part of it.
-    Newer(FixedBitSet),
+    Newer(BlockSet),
     /// There may have been several, and what they were made of is not known.
     Anything,
 }
@@ -47,18 +48,13 @@ pub(super) fn doubt<D: ReadDevice + ?Sized>(
     let mut explained = explained(scan, trees, maps, roots);
     let (nodes, depth) = nodes_of(trees, newest.root);
     let mut unexplained = scan.damaged().clone();
-    let mut explain = |at: BlockNr| {
-        if let Some(at) = usize::try_from(at.0).ok().filter(|&at| at < unexplained.len()) {
-            unexplained.remove(at);
-        }
-    };
-    nodes.iter().chain(&newest.base.slots).copied().for_each(&mut explain);
+    nodes.iter().chain(&newest.base.slots).for_each(|&at| unexplained.remove(at));
     let mut own_space_map = 0;
     match own_space_map_of(scan, maps, newest.tree.digest) {
         OwnSpaceMap::Whole => {}
         OwnSpaceMap::Damaged { sound, lost } => {
-            sound.into_iter().for_each(|at| explained.insert(at.0 as usize));
-            lost.into_iter().for_each(&mut explain);
+            explained.extend(sound);
+            lost.into_iter().for_each(|at| unexplained.remove(at));
         }
         OwnSpaceMap::Lost => {
             own_space_map = 1 + mapped_blocks(evidence.device.nr_blocks())
@@ -70,29 +66,30 @@ pub(super) fn doubt<D: ReadDevice + ?Sized>(
     let top_is_orphan = scan
         .top()
         .is_some_and(|top| scan.kind(top) == Kind::Array && evidence.claims.is_orphan(top));
-    if scan.damaged().is_clear() && !top_is_orphan {
+    if scan.damaged().is_empty() && !top_is_orphan {
         return Doubt::None;
     }
     let own_maps = maps.vouching_for(newest.tree.digest);
     let kept: HashSet<BlockNr> = (nodes.iter().chain(&newest.base.slots).copied())
-        .chain(own_maps.flat_map(|map| map.bitmaps.iter().copied().chain(map.index)))
+        .chain(own_maps.flat_map(SpaceMap::blocks))
         .chain(scan.all(Kind::RefCounts))
         .collect();
     let least_commit = 1 + depth + 2;
     let expected = Expected { nodes: nodes.len(), array_blocks: newest.base.slots.len() };
     let suspects = Suspects { evidence, trees, explained: &explained, newest, expected };
     let is_open = is_next_to_blank(scan, &unexplained, &kept);
-    let is_all_explained = unexplained.count_ones(..) <= own_space_map;
+    let is_all_explained = unexplained.len() <= own_space_map;
     // What the tree has lost may also have been used for something else since.
     let may_be_gone = if is_all_explained {
-        !maps.vouch_for(newest.tree.digest)
-            && scan.damaged().count_ones(..) >= least_commit + own_space_map
+        !maps.vouch_for(newest.tree.digest) && scan.damaged().len() >= least_commit + own_space_map
     } else {
-        is_open || scan.damaged().count_ones(..) - own_space_map >= least_commit
+        is_open || scan.damaged().len() - own_space_map >= least_commit
     };
-    if !may_be_gone && !suspects.any(maps) {
+    let is_map_suspicious = suspects.any_space_map(maps);
+    let is_suspicious = || is_map_suspicious || suspects.any_node() || suspects.any_array_block();
+    if !may_be_gone && !is_suspicious() {
         Doubt::None
-    } else if suspects.any_space_map(maps) {
+    } else if is_map_suspicious {
         Doubt::Anything
     } else {
         Doubt::Newer(unexplained)
@@ -102,13 +99,13 @@ pub(super) fn doubt<D: ReadDevice + ?Sized>(
 /// Whether some of the `lost` blocks are next to those at the end of the device that are blank, but
 /// for those that are `kept`. More of a commit that they were part of may have been there: nobody
 /// can tell what was wiped from what was never written.
-fn is_next_to_blank(scan: &Scan, lost: &FixedBitSet, kept: &HashSet<BlockNr>) -> bool {
+fn is_next_to_blank(scan: &Scan, lost: &BlockSet, kept: &HashSet<BlockNr>) -> bool {
     let end = scan.nr_blocks();
     let last_sound_or_lost = |at: &u64| {
-        !matches!(scan.kind(BlockNr(*at)), Kind::Blank) || scan.damaged().contains(*at as usize)
+        !matches!(scan.kind(BlockNr(*at)), Kind::Blank) || scan.damaged().contains(BlockNr(*at))
     };
     let blank = (1..end).rev().find(last_sound_or_lost).map_or(1, |last| last + 1);
-    let is_lost = |at: u64| lost.contains(at as usize);
+    let is_lost = |at: u64| lost.contains(BlockNr(at));
     let is_in_the_way =
         |&at: &u64| is_lost(at) || !scan.is_damaged(BlockNr(at)) && !kept.contains(&BlockNr(at));
     // A commit begins again at the bottom when it has come to the top, if it is as large as that.
@@ -155,15 +152,11 @@ pub(super) fn keep_bounds<D: ReadDevice + ?Sized>(
     evidence: &Evidence<'_, D>,
     base: &Base,
     nodes: &[BlockNr],
-    lost: &FixedBitSet,
+    lost: &BlockSet,
     regions: &mut RegionMap,
 ) {
-    let mut blocks = FixedBitSet::with_capacity(lost.len());
-    for at in base.slots.iter().chain(nodes).filter_map(|at| usize::try_from(at.0).ok()) {
-        if at < blocks.len() {
-            blocks.insert(at);
-        }
-    }
+    let mut blocks = BlockSet::none_of(lost.nr_blocks());
+    blocks.extend(base.slots.iter().chain(nodes).copied());
     for (index, &at) in (0..).zip(&base.slots) {
         let mut planes = regions.planes(index);
         let is_bound =
@@ -178,11 +171,11 @@ pub(super) fn keep_bounds<D: ReadDevice + ?Sized>(
 
 /// Whether the array block at `at`, part of a tree of `blocks`, may have been written anew by a
 /// newer commit of which `lost` were part: then those that the commit wrote after it are lost.
-fn is_near(scan: &Scan, lost: &FixedBitSet, blocks: &FixedBitSet, at: BlockNr) -> bool {
-    let nr_blocks = lost.len();
-    let behind = (1..nr_blocks).map(|offset| (at.0 as usize + offset) % nr_blocks);
-    let free = behind.filter(|&at| at != 0 && !blocks.contains(at));
-    let above = |at: usize| scan.top().is_some_and(|top| at as u64 > top.0);
+fn is_near(scan: &Scan, lost: &BlockSet, blocks: &BlockSet, at: BlockNr) -> bool {
+    let nr_blocks = lost.nr_blocks();
+    let behind = (1..nr_blocks).map(|offset| BlockNr((at.0 + offset) % nr_blocks));
+    let free = behind.filter(|&at| at != SUPERBLOCK && !blocks.contains(at));
+    let above = |at| scan.top().is_some_and(|top| at > top);
     free.take(NEAR).any(|at| lost.contains(at) || above(at))
 }
 
@@ -201,20 +194,16 @@ fn nodes_of<D: ReadDevice + ?Sized>(trees: &Trees<'_, D>, root: BlockNr) -> (Vec
 }
 
 /// The blocks of all trees, of the space maps that vouch for one, and those that never change.
-fn explained<D: ReadDevice + ?Sized>(
+pub(super) fn explained<D: ReadDevice + ?Sized>(
     scan: &Scan,
     trees: &Trees<'_, D>,
     maps: &SpaceMaps,
     roots: &[Root],
-) -> FixedBitSet {
-    let mut explained = FixedBitSet::with_capacity(scan.nr_blocks() as usize);
-    let insert = |explained: &mut FixedBitSet, at: BlockNr| {
-        let index = usize::try_from(at.0).ok().filter(|&index| index < explained.len());
-        index.is_some_and(|index| !explained.put(index))
-    };
+) -> BlockSet {
+    let mut explained = BlockSet::none_of(scan.nr_blocks());
     let mut todo: Vec<BlockNr> = roots.iter().map(|&(root, _)| root).collect();
     while let Some(at) = todo.pop() {
-        if insert(&mut explained, at)
+        if explained.insert(at)
             && let Some(node) = trees.node(at)
         {
             todo.extend(node.entries.into_iter().map(|(_, child)| child));
@@ -222,14 +211,10 @@ fn explained<D: ReadDevice + ?Sized>(
     }
     for (_, tree) in roots {
         for map in maps.vouching_for(tree.digest) {
-            for at in map.bitmaps.iter().copied().chain(map.index) {
-                insert(&mut explained, at);
-            }
+            explained.extend(map.blocks());
         }
     }
-    for at in scan.all(Kind::RefCounts) {
-        insert(&mut explained, at);
-    }
+    explained.extend(scan.all(Kind::RefCounts));
     explained
 }
 
@@ -244,7 +229,7 @@ struct Expected {
 struct Suspects<'a, D: ?Sized> {
     evidence: &'a Evidence<'a, D>,
     trees: &'a Trees<'a, D>,
-    explained: &'a FixedBitSet,
+    explained: &'a BlockSet,
     newest: &'a Newest,
     expected: Expected,
 }
@@ -252,16 +237,11 @@ struct Suspects<'a, D: ?Sized> {
 impl<D: ReadDevice + ?Sized> Suspects<'_, D> {
     fn all(&self, kind: Kind) -> impl Iterator<Item = BlockNr> + '_ {
         let blocks = self.evidence.scan.all(kind);
-        blocks.filter(|at| !self.explained.contains(at.0 as usize))
+        blocks.filter(|at| !self.explained.contains(*at))
     }
 
-    /// Whether one of them may be part of a commit that is newer.
-    fn any(&self, maps: &SpaceMaps) -> bool {
-        self.any_node() || self.any_array_block() || self.any_space_map(maps)
-    }
-
-    /// A node of an older commit leads to an array block with less in it, or to what is something
-    /// else by now.
+    /// Whether a node may be part of a commit that is newer. One of an older commit leads to an
+    /// array block with less in it, or to what is something else by now.
     fn any_node(&self) -> bool {
         let mut comparison = Comparison::with(self.evidence, self.trees, &self.newest.base);
         let mut nodes = self.all(Kind::Leaf).chain(self.all(Kind::Internal));
@@ -276,7 +256,8 @@ impl<D: ReadDevice + ?Sized> Suspects<'_, D> {
         node.entries.iter().any(|&(_, to)| !scan.is_damaged(to) && !wanted.contains(&scan.kind(to)))
     }
 
-    /// A newer array block has all bits of the one in whose place it comes, and more.
+    /// Whether an array block may be. Such a one has all bits of the one in whose place it comes,
+    /// and more.
     fn any_array_block(&self) -> bool {
         let (evidence, base) = (self.evidence, &self.newest.base);
         let mut left = ORPHAN_COMPARISONS;
@@ -308,8 +289,7 @@ impl<D: ReadDevice + ?Sized> Suspects<'_, D> {
     /// Whether a space map that vouches for none of the trees counts what may be another one.
     fn any_space_map(&self, maps: &SpaceMaps) -> bool {
         maps.all().iter().any(|map| {
-            let own: Vec<BlockNr> = map.bitmaps.iter().copied().chain(map.index).collect();
-            let is_explained = own.iter().all(|at| self.explained.contains(at.0 as usize));
+            let is_explained = map.blocks().all(|at| self.explained.contains(at));
             !is_explained && self.may_be_whole(map)
         })
     }

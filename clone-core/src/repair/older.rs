@@ -6,11 +6,12 @@
 
 use std::collections::HashSet;
 
-use fixedbitset::FixedBitSet;
 use persistent_data::BlockNr;
 use persistent_data::device::ReadDevice;
 
 use super::base::{Base, Comparison, Evidence, Relation, is_subset};
+use super::block_set::BlockSet;
+use super::doubt::explained;
 use super::scan::Kind;
 use super::search::{Newest, Root, newest};
 use super::tree::{NOWHERE, Trees};
@@ -34,13 +35,12 @@ pub(super) struct LiveSpaceMap {
     /// Index, bitmaps, and nodes of the tree of large counts, damaged ones too.
     pub(super) blocks: Vec<BlockNr>,
     /// What it counts, if all of it could be read.
-    pub(super) counted: Option<FixedBitSet>,
+    pub(super) counted: Option<BlockSet>,
 }
 
 impl LiveSpaceMap {
     fn counts(&self, at: BlockNr) -> Option<bool> {
-        let counted = self.counted.as_ref()?;
-        Some(usize::try_from(at.0).is_ok_and(|at| counted.contains(at)))
+        self.counted.as_ref().map(|counted| counted.contains(at))
     }
 }
 
@@ -114,12 +114,8 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
     /// Whether every damaged block is one that the last commit has.
     fn is_all_damage_known(&self) -> bool {
         let mut damaged = self.evidence.scan.damaged().clone();
-        for at in self.live_blocks().filter_map(|at| usize::try_from(at.0).ok()) {
-            if at < damaged.len() {
-                damaged.remove(at);
-            }
-        }
-        damaged.is_clear()
+        self.live_blocks().for_each(|at| damaged.remove(at));
+        damaged.is_empty()
     }
 
     /// Whether `before` is an older commit of the same clone, and not left over from one that was
@@ -143,10 +139,9 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
             return false;
         };
         let own = self.trees.nodes(before.root).into_iter().chain(before.base.slots.clone());
-        let kept: HashSet<BlockNr> =
-            own.chain(map.bitmaps.iter().copied()).chain(map.index).collect();
-        let counted = self.live.space_map.counted.iter().flat_map(FixedBitSet::ones);
-        let live = self.live_blocks().chain(counted.map(|at| BlockNr(at as u64)));
+        let kept: HashSet<BlockNr> = own.chain(map.blocks()).collect();
+        let counted = self.live.space_map.counted.iter().flat_map(BlockSet::iter);
+        let live = self.live_blocks().chain(counted);
         let new = live.filter(|at| *at != NOWHERE && !kept.contains(at));
         let first = new.filter(|&at| Some(at) > map.index).min();
         let (Some(index), Some(first)) = (map.index, first) else { return false };
@@ -180,20 +175,18 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
         }
         let slot = |index: u64| before.base.slots[index as usize];
         let is_array = |at: BlockNr| self.evidence.scan.kind(at) == Kind::Array;
-        let (stay, moved): (Vec<u64>, Vec<u64>) =
+        let (stay, mut moved): (Vec<u64>, Vec<u64>) =
             lost.iter().partition(|&&index| space_map.counts(slot(index)) == Some(true));
         let mut found: Vec<(u64, BlockNr)> = stay.into_iter().map(|i| (i, slot(i))).collect();
         found.retain(|&(_, at)| is_array(at) && !self.live.base.slots.contains(&at));
         let is_taken = |at: &BlockNr| {
             self.live.base.slots.contains(at) || found.iter().any(|&(_, taken)| taken == *at)
         };
-        let mut new: Vec<BlockNr> = (counted.ones().map(|at| BlockNr(at as u64)))
-            .filter(|&at| is_array(at) && !is_taken(&at))
-            .collect();
+        let mut new: Vec<BlockNr> =
+            counted.iter().filter(|&at| is_array(at) && !is_taken(&at)).collect();
         if new.len() != moved.len() {
             return found;
         }
-        let mut moved = moved;
         // Each step takes one for which there is only one choice.
         while let Some((index, at)) = moved.iter().find_map(|&index| {
             let mut choices = new.iter().copied().filter(|&at| self.may_be(before, index, at));
@@ -220,25 +213,12 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
     /// the one before the last may have been written over.
     fn has_uncommitted(&self) -> bool {
         let scan = self.evidence.scan;
-        let mut known = FixedBitSet::with_capacity(scan.nr_blocks() as usize);
-        let mut insert = |at: BlockNr| {
-            if let Some(at) = usize::try_from(at.0).ok().filter(|&at| at < known.len()) {
-                known.insert(at);
-            }
-        };
-        for &(root, tree) in self.roots {
-            self.trees.nodes(root).into_iter().for_each(&mut insert);
-            for map in self.maps.vouching_for(tree.digest) {
-                map.bitmaps.iter().copied().chain(map.index).for_each(&mut insert);
-            }
-        }
-        self.live.nodes.iter().copied().for_each(&mut insert);
-        self.live.space_map.blocks.iter().copied().for_each(&mut insert);
-        let counted = self.live.space_map.counted.as_ref();
-        let is_counted = |at: BlockNr| counted.is_some_and(|c| c.contains(at.0 as usize));
-        let strange =
-            |kind| scan.all(kind).any(|at| !known.contains(at.0 as usize) && !is_counted(at));
-        let is_orphan = |at: BlockNr| self.evidence.claims.is_orphan(at) && !is_counted(at);
+        let mut known = explained(scan, self.trees, self.maps, self.roots);
+        known.extend(self.live_blocks());
+        known.extend(self.live.space_map.counted.iter().flat_map(BlockSet::iter));
+        let strange = |kind| scan.all(kind).any(|at| !known.contains(at));
+        let is_counted = |at| self.live.space_map.counts(at) == Some(true);
+        let is_orphan = |at| self.evidence.claims.is_orphan(at) && !is_counted(at);
         [Kind::Leaf, Kind::Internal, Kind::Index, Kind::Bitmap].into_iter().any(strange)
             || scan.all(Kind::Array).any(is_orphan)
     }
@@ -323,39 +303,35 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
     /// Whether the array block at `at`, which another commit has as `index`, may hold a copy of
     /// another one because of a commit that was under way when all ended: it may have written a
     /// newer copy there, or have been about to write there when an older one still was.
-    fn may_be_of_uncommitted(&self, uncommitted: &FixedBitSet, index: u64, at: BlockNr) -> bool {
-        let is_in_reach = usize::try_from(at.0).is_ok_and(|at| uncommitted.contains(at));
+    fn may_be_of_uncommitted(&self, uncommitted: &BlockSet, index: u64, at: BlockNr) -> bool {
         let live = self.live.base;
         let may_be = |other| {
             self.evidence.scan.words(at) == self.evidence.words_of(&live.regions, other)
                 && live.relation(self.evidence, other, at) != Relation::Apart
         };
-        is_in_reach && (0..live.slots.len() as u64).any(|other| other != index && may_be(other))
+        uncommitted.contains(at)
+            && (0..live.slots.len() as u64).any(|other| other != index && may_be(other))
     }
 
     /// The blocks that a commit under way when all ended may have taken: the next ones that are
     /// free behind the last commit, or, if it was the first since the clone was started, the
     /// lowest. It takes no more than one for each block of the last commit that ever moves.
-    fn may_be_uncommitted(&self) -> FixedBitSet {
-        let nr_blocks = self.evidence.scan.nr_blocks() as usize;
-        let mut used = self.live.space_map.counted.clone().unwrap_or_default();
-        used.grow(nr_blocks);
-        let known = self.live_blocks().filter_map(|at| usize::try_from(at.0).ok());
-        known.filter(|&at| at < nr_blocks).for_each(|at| used.insert(at));
-        let mut reach = FixedBitSet::with_capacity(nr_blocks);
-        let Some(index) = self.live.space_map.index else {
-            reach.insert_range(..);
-            return reach;
-        };
+    fn may_be_uncommitted(&self) -> BlockSet {
+        let nr_blocks = self.evidence.scan.nr_blocks();
+        let Some(index) = self.live.space_map.index else { return BlockSet::all_of(nr_blocks) };
+        let mut used = self.live.space_map.counted.clone();
+        let used = used.get_or_insert_with(|| BlockSet::none_of(nr_blocks));
+        used.extend(self.live_blocks());
+        let mut reach = BlockSet::none_of(nr_blocks);
         // Nodes have at least 84 entries, if not all of them are known.
         let array_blocks = self.live.base.slots.len();
         let nodes = self.live.nodes.len().max(array_blocks / 84 + 1);
         // The index was one of the last blocks that the last commit took, with the bitmaps.
         let space_map = 2 * self.live.space_map.blocks.len().max(LEAST_SPACE_MAP);
-        for from in [1, index.0.saturating_add(1) as usize] {
-            let round = (from..nr_blocks).chain(1..from.min(nr_blocks));
+        for from in [1, index.0.saturating_add(1)] {
+            let round = (from..nr_blocks).chain(1..from.min(nr_blocks)).map(BlockNr);
             let free = round.filter(|&at| !used.contains(at));
-            free.take(array_blocks + nodes + space_map).for_each(|at| reach.insert(at));
+            reach.extend(free.take(array_blocks + nodes + space_map));
         }
         reach
     }

@@ -1,6 +1,5 @@
 //! One look at every block of a device: what each of them is, by its own word.
 
-use fixedbitset::FixedBitSet;
 use persistent_data::array::array_values;
 use persistent_data::block::{self, BlockKind, RawBlock};
 use persistent_data::btree::{Parsed, parse};
@@ -11,6 +10,7 @@ use persistent_data::transaction::SUPERBLOCK;
 use persistent_data::{BLOCK_SIZE, BlockNr};
 use zerocopy::little_endian as le;
 
+use super::block_set::BlockSet;
 use crate::progress::Progress;
 
 /// Blocks that are read at once.
@@ -57,7 +57,7 @@ const _: () = assert!(BLOCK_SIZE * 8 <= 1 << 15, "the set bits of a block fit");
 pub(super) struct Scan {
     blocks: Vec<Seen>,
     /// Those that hold nothing that can be read where something was once written.
-    damaged: FixedBitSet,
+    damaged: BlockSet,
     top: Option<BlockNr>,
 }
 
@@ -86,7 +86,7 @@ impl Scan {
         let end = top.map_or(0, |top| top.saturating_add(nr_sound.max(LEAST_REACH)));
         let in_reach = &blocks[..end.min(blocks.len())];
         let last_written = in_reach.iter().rposition(|seen| seen.kind != Kind::Blank);
-        let damaged = FixedBitSet::with_capacity(blocks.len());
+        let damaged = BlockSet::none_of(nr_blocks);
         let mut scan = Self { blocks, damaged, top: top.map(|top| BlockNr(top as u64)) };
         scan.were_written_up_to(BlockNr(last_written.unwrap_or(0) as u64));
         scan
@@ -98,7 +98,7 @@ impl Scan {
         let up_to = self.blocks.iter().take(usize::try_from(last.0).map_or(0, |last| last + 1));
         for (at, seen) in up_to.enumerate().skip(1) {
             if matches!(seen.kind, Kind::Blank | Kind::Damaged) {
-                self.damaged.insert(at);
+                self.damaged.insert(BlockNr(at as u64));
             }
         }
     }
@@ -130,7 +130,7 @@ impl Scan {
     }
 
     /// The blocks of which something was lost, but for the superblock.
-    pub(super) fn damaged(&self) -> &FixedBitSet {
+    pub(super) fn damaged(&self) -> &BlockSet {
         &self.damaged
     }
 

@@ -30,6 +30,13 @@ pub(super) struct SpaceMap {
     counted: Option<Digest>,
 }
 
+impl SpaceMap {
+    /// Its bitmaps, and its index.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = BlockNr> + '_ {
+        self.bitmaps.iter().copied().chain(self.index)
+    }
+}
+
 /// All space maps of a device of which enough is left.
 #[derive(Debug)]
 pub(super) struct SpaceMaps {
@@ -185,7 +192,6 @@ fn ref_count_roots(scan: &Scan) -> Vec<BlockNr> {
 /// Where a block may have been that is lost.
 fn lost_places(scan: &Scan) -> impl Iterator<Item = BlockNr> + '_ {
     let above = scan.top().map_or(1, |top| top.0 + 1);
-    let damaged = scan.damaged().ones().map(|at| BlockNr(at as u64));
     let next = (above..scan.nr_blocks()).take(1).map(BlockNr);
-    damaged.chain(next).take(LOST_PLACES)
+    scan.damaged().iter().chain(next).take(LOST_PLACES)
 }
