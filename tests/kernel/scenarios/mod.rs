@@ -1,0 +1,21 @@
+//! The scenarios, a file each. A new one is a file here and a line below; the longest come first.
+
+use crate::context::Scenario;
+
+/// Declares the files and lists what is in them.
+macro_rules! scenarios {
+    ($($name:ident)*) => {
+        $(mod $name;)*
+
+        /// All of them.
+        pub const ALL: &[Scenario] = &[$(Scenario {
+            name: stringify!($name),
+            shows: $name::SHOWS,
+            run: $name::run,
+        }),*];
+    };
+}
+
+scenarios! {
+    geometries
+}

@@ -1,0 +1,150 @@
+//! Content that tells who wrote it.
+//!
+//! A sector written with a seed holds the seed, its own number, and noise that follows from both.
+//! So of any sector it can be told later which write it is from, and that it is whole, and in the
+//! right place.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::ops::Range;
+use std::path::Path;
+
+/// Bytes in a sector.
+pub const SECTOR: u64 = 512;
+
+/// The seed of sectors that are all zero.
+pub const ZEROES: u64 = 0;
+
+/// The seed of what a source holds before anything else is written.
+pub const SOURCE: u64 = 0x5eed;
+
+const WORDS: usize = SECTOR as usize / 8;
+
+/// The content of sector `nr` written with `seed`.
+fn sector(seed: u64, nr: u64) -> [u8; SECTOR as usize] {
+    let mut bytes = [0; SECTOR as usize];
+    if seed == ZEROES {
+        return bytes;
+    }
+    let mut state = seed.rotate_left(32) ^ nr;
+    for (i, word) in bytes.chunks_exact_mut(8).enumerate() {
+        let value = match i {
+            0 => seed,
+            1 => nr,
+            // The finalizer of SplitMix64.
+            _ => {
+                state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+                let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                z ^ (z >> 27)
+            }
+        };
+        word.copy_from_slice(&value.to_le_bytes());
+    }
+    debug_assert_eq!(WORDS * 8, bytes.len());
+    bytes
+}
+
+/// Fills `buffer`, which lies at sector `at` of a device, with the content of `seed`.
+///
+/// # Panics
+/// If it is not whole sectors.
+pub fn fill(seed: u64, at: u64, buffer: &mut [u8]) {
+    assert_eq!(buffer.len() as u64 % SECTOR, 0, "whole sectors");
+    for (nr, bytes) in (at..).zip(buffer.chunks_exact_mut(SECTOR as usize)) {
+        bytes.copy_from_slice(&sector(seed, nr));
+    }
+}
+
+/// The seed that sector `nr`, which holds `bytes`, was written with. `None`: it is not whole, or
+/// belongs elsewhere.
+pub fn author(bytes: &[u8], nr: u64) -> Option<u64> {
+    let seed = u64::from_le_bytes(bytes.first_chunk::<8>().copied()?);
+    (sector(seed, nr) == bytes).then_some(seed)
+}
+
+/// Sectors with one author, half-open; `None` as in [`author`].
+pub type Run = (Range<u64>, Option<u64>);
+
+/// The authors of all that `reader` gives, in maximal runs.
+///
+/// # Errors
+/// When reading fails.
+pub fn authors(reader: &mut dyn Read) -> io::Result<Vec<Run>> {
+    let mut runs: Vec<Run> = Vec::new();
+    let mut buffer = vec![0; 1 << 20];
+    let mut nr = 0;
+    loop {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match reader.read(&mut buffer[filled..])? {
+                0 => break,
+                more => filled += more,
+            }
+        }
+        for bytes in buffer[..filled].chunks_exact(SECTOR as usize) {
+            let author = author(bytes, nr);
+            match runs.last_mut() {
+                Some((range, last)) if *last == author => range.end += 1,
+                _ => runs.push((nr..nr + 1, author)),
+            }
+            nr += 1;
+        }
+        if filled < buffer.len() {
+            return Ok(runs);
+        }
+    }
+}
+
+/// The author of each sector of `runs`, one after the other.
+pub fn spread(runs: &[Run]) -> Vec<Option<u64>> {
+    let mut sectors = Vec::new();
+    for (range, author) in runs {
+        sectors.resize(range.end as usize, *author);
+    }
+    sectors
+}
+
+/// The authors of the sectors of the file `path`.
+///
+/// # Errors
+/// When reading fails.
+pub fn authors_of(path: &Path) -> io::Result<Vec<Option<u64>>> {
+    Ok(spread(&authors(&mut File::open(path)?)?))
+}
+
+/// Makes the file `path`, of `sectors` sectors of `seed`.
+///
+/// # Errors
+/// When writing fails.
+pub fn write_file(path: &Path, seed: u64, sectors: u64) -> io::Result<()> {
+    let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
+    for nr in 0..sectors {
+        file.write_all(&sector(seed, nr))?;
+    }
+    file.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{SECTOR, SOURCE, ZEROES, author, authors, fill, spread};
+
+    #[test]
+    fn every_sector_tells_its_author_and_a_mixture_has_none() {
+        let mut device = vec![0; 8 * SECTOR as usize];
+        fill(SOURCE, 0, &mut device);
+        fill(17, 2, &mut device[2 * 512..5 * 512]);
+        fill(ZEROES, 6, &mut device[6 * 512..7 * 512]);
+        device[7 * 512 + 300] ^= 1;
+        let runs = authors(&mut &*device).expect("memory");
+        let expected = [
+            (0..2, Some(SOURCE)),
+            (2..5, Some(17)),
+            (5..6, Some(SOURCE)),
+            (6..7, Some(ZEROES)),
+            (7..8, None),
+        ];
+        assert_eq!(runs, expected);
+        assert_eq!(spread(&runs)[4], Some(17));
+        assert_eq!(author(&device[2 * 512..3 * 512], 3), None, "it belongs elsewhere");
+    }
+}

@@ -1,0 +1,224 @@
+//! What is asked of a guest's kernel again and again: clones, their status, their devices.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::content::Run;
+use crate::script::{Op, text};
+use crate::vm::{Output, Vm};
+
+/// A clone's table line, and its name.
+#[derive(Clone, Debug)]
+pub struct CloneLine {
+    /// The name of the device.
+    pub name: String,
+    /// In sectors.
+    pub length: u64,
+    /// The metadata device.
+    pub metadata: String,
+    /// The destination.
+    pub destination: String,
+    /// The source.
+    pub source: String,
+    /// In sectors.
+    pub region_size: u64,
+    /// What follows, as in a table line: features, then core arguments.
+    pub options: String,
+}
+
+impl CloneLine {
+    /// The node in the guest.
+    pub fn node(&self) -> String {
+        format!("/dev/mapper/{}", self.name)
+    }
+
+    /// The table line.
+    pub fn table(&self) -> String {
+        let Self { length, metadata, destination, source, region_size, options, .. } = self;
+        format!("0 {length} clone {metadata} {destination} {source} {region_size} {options}")
+    }
+}
+
+/// What a status line says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Metadata blocks: used, and all.
+    pub metadata: (u64, u64),
+    /// Regions: hydrated, and all.
+    pub regions: (u64, u64),
+    /// `rw`, `ro` or `Fail`.
+    pub mode: String,
+    /// The whole line.
+    pub line: String,
+}
+
+fn pair(word: &str) -> Result<(u64, u64)> {
+    let (first, second) = word.split_once('/').context("two figures")?;
+    Ok((first.parse()?, second.parse()?))
+}
+
+impl Status {
+    /// Reads a line of `dmsetup status`.
+    ///
+    /// # Errors
+    /// When it is not that of a clone.
+    pub fn parse(line: &str) -> Result<Self> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let line = line.trim().to_owned();
+        if words.last() == Some(&"Fail") {
+            return Ok(Self { metadata: (0, 0), regions: (0, 0), mode: "Fail".into(), line });
+        }
+        ensure!(words.len() > 7 && words[2] == "clone", "{line:?} is not the status of a clone");
+        let mode = words[words.len() - 1].to_owned();
+        Ok(Self { metadata: pair(words[4])?, regions: pair(words[6])?, mode, line })
+    }
+}
+
+impl Vm {
+    /// Creates a device of zeroes, and gives its node: a source or a destination where only
+    /// metadata matters. What is written to it is gone.
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub fn zero_device(&mut self, name: &str, sectors: u64) -> Result<String> {
+        self.script(&format!("dmsetup create {name} --table '0 {sectors} zero'"))?;
+        Ok(format!("/dev/mapper/{name}"))
+    }
+
+    /// Tries to create a clone.
+    ///
+    /// # Errors
+    /// When the guest does not answer; a refusal is no error.
+    pub fn try_create(&mut self, clone: &CloneLine) -> Result<Output> {
+        self.run(&format!("dmsetup create {} --table '{}'", clone.name, clone.table()))
+    }
+
+    /// Creates a clone.
+    ///
+    /// # Errors
+    /// When the kernel refuses it: with what it said.
+    pub fn create(&mut self, clone: &CloneLine) -> Result<()> {
+        let created = self.try_create(clone)?;
+        if created.code != 0 {
+            let said = self.run("dmesg | grep device-mapper | tail -5")?;
+            anyhow::bail!("{}: {}{}", clone.table(), created.text, said.text);
+        }
+        Ok(())
+    }
+
+    /// The clone's status. Asking commits.
+    ///
+    /// # Errors
+    /// When there is no such clone.
+    pub fn status(&mut self, name: &str) -> Result<Status> {
+        Status::parse(&self.script(&format!("dmsetup status {name}"))?)
+    }
+
+    /// Sends a message to a clone.
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub fn message(&mut self, name: &str, message: &str) -> Result<()> {
+        self.script(&format!("dmsetup message {name} 0 {message}")).map(drop)
+    }
+
+    /// Removes devices.
+    ///
+    /// # Errors
+    /// When one is in use, or there is none.
+    pub fn remove(&mut self, names: &[&str]) -> Result<()> {
+        self.script(&format!(
+            "for name in {}; do dmsetup remove $name || exit; done",
+            names.join(" ")
+        ))
+        .map(drop)
+    }
+
+    /// Waits until all regions of a clone are hydrated.
+    ///
+    /// # Errors
+    /// When that takes a minute.
+    pub fn wait_hydrated(&mut self, name: &str) -> Result<Status> {
+        self.script(&format!(
+            "for i in $(seq 600); do
+                 set -- $(dmsetup status {name})
+                 [ ${{7%/*}} = ${{7#*/}} ] && exit
+                 usleep 100000
+             done
+             echo $7 of the regions of {name} are hydrated after a minute
+             exit 1"
+        ))?;
+        self.status(name)
+    }
+
+    /// Carries out operations on a device, one after the other.
+    ///
+    /// # Errors
+    /// The first that fails.
+    pub fn block_io(&mut self, node: &str, ops: &[Op]) -> Result<()> {
+        self.script(&format!("block_io {node} << END\n{}END", text(ops))).map(drop)
+    }
+
+    /// Whose content the sectors of a device are, read past the page cache.
+    ///
+    /// # Errors
+    /// When reading fails.
+    pub fn authors(&mut self, node: &str) -> Result<Vec<Run>> {
+        let text = self.script(&format!("block_io --authors {node}"))?;
+        let run = |line: &str| -> Result<Run> {
+            let words: Vec<&str> = line.split(' ').collect();
+            let [begin, end, author] = *words else { anyhow::bail!("{line:?} is no run") };
+            Ok((begin.parse()?..end.parse()?, author.parse().ok()))
+        };
+        text.lines().map(run).collect()
+    }
+
+    /// What the kernel has said about its block devices since the last time.
+    ///
+    /// # Errors
+    /// When the guest does not answer.
+    pub fn kernel_messages(&mut self) -> Result<Vec<String>> {
+        let text = self.script("dmesg -c | grep -E 'device-mapper|BUG|WARNING' || true")?;
+        let message = |line: &str| line.split_once("] ").map_or(line, |(_, rest)| rest).to_owned();
+        Ok(text.lines().map(message).collect())
+    }
+
+    /// Attaches `image` as the metadata of a clone between two devices of zeroes.
+    ///
+    /// # Errors
+    /// When one of the devices cannot be made.
+    pub fn clone_of_zeroes(
+        &mut self,
+        name: &str,
+        image: &Path,
+        (region_size, length): (u64, u64),
+        options: &str,
+    ) -> Result<CloneLine> {
+        Ok(CloneLine {
+            name: name.to_owned(),
+            length,
+            metadata: self.attach(image)?.node,
+            destination: self.zero_device(&format!("{name}-destination"), length)?,
+            source: self.zero_device(&format!("{name}-source"), length)?,
+            region_size,
+            options: options.to_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Status;
+
+    #[test]
+    fn a_status_line_is_read() {
+        let line = "0 262144 clone 8 7/2048 8 4530/32768 0 1 no_hydration 4 hydration_threshold 1 \
+                    hydration_batch_size 1 rw\n";
+        let status = Status::parse(line).expect("a status line");
+        assert_eq!((status.metadata, status.regions), ((7, 2048), (4530, 32768)));
+        assert_eq!(status.mode, "rw");
+        assert_eq!(Status::parse("0 262144 clone Fail").expect("a status line").mode, "Fail");
+        assert!(Status::parse("0 262144 linear").is_err());
+    }
+}

@@ -1,0 +1,194 @@
+//! The kernel that judges: booted once, kept as the state of a machine that waits for requests.
+//!
+//! A boot takes some six seconds under emulation, going on from a saved state a quarter of one. So
+//! every case can have a kernel of its own, and one that dies costs nothing.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
+
+use crate::vm::Vm;
+
+/// Memory of a guest, in MiB.
+const MEMORY: u32 = 512;
+
+/// What the kernel is told. An oops ends the guest: nothing that it says afterwards is a verdict.
+const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 oops=panic rdinit=/init";
+
+/// A kernel that can be started.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// What `tests/kernel/prepare` made.
+    folder: PathBuf,
+    /// The guest's first files, packed.
+    initrd: PathBuf,
+    /// The machine after it has booted.
+    state: PathBuf,
+}
+
+impl Kernel {
+    /// The kernel in `folder`, with `programs` in the guest's path.
+    ///
+    /// # Errors
+    /// When the guest cannot be packed, or does not boot.
+    pub fn prepare(folder: &Path, programs: &[PathBuf]) -> Result<Self> {
+        let mut sum = crc32c::crc32c(format!("{COMMAND_LINE} {MEMORY} {ARGUMENTS:?}").as_bytes());
+        for program in programs {
+            let bytes = fs::read(program).with_context(|| program.display().to_string())?;
+            sum = crc32c::crc32c_append(sum, &bytes);
+        }
+        let lock = File::create(folder.join("lock"))?;
+        lock.lock()?;
+        let kernel = Self {
+            folder: folder.to_owned(),
+            initrd: folder.join(format!("initrd-{sum:08x}")),
+            state: folder.join(format!("state-{sum:08x}")),
+        };
+        if !kernel.state.exists() {
+            kernel.forget_others()?;
+            kernel.pack(programs).context("packing the guest")?;
+            kernel.boot().context("booting the guest")?;
+        }
+        Ok(kernel)
+    }
+
+    /// Of which release it is.
+    ///
+    /// # Errors
+    /// When `tests/kernel/prepare` has not said.
+    pub fn release(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.folder.join("release"))?.trim().to_owned())
+    }
+
+    /// A program that comes from the same packages, as the guest needs it.
+    pub fn packaged(&self, program: &str) -> PathBuf {
+        self.folder.join("root/usr").join(program)
+    }
+
+    /// A tool of the same packages, to be run here.
+    pub fn tool(&self, name: &str) -> Command {
+        Command::new(self.folder.join("bin").join(name))
+    }
+
+    /// The loader that finds out which libraries a program wants, and where they are.
+    pub(crate) fn libraries_of(&self, program: &Path) -> Result<Vec<PathBuf>> {
+        let root = self.folder.join("root");
+        let lib = root.join("usr/lib");
+        let path = format!("{}:{}", lib.join("x86_64-linux-gnu").display(), lib.display());
+        let output = Command::new(root.join("lib64/ld-linux-x86-64.so.2"))
+            .args(["--library-path", &path, "--list"])
+            .arg(program)
+            .output()?;
+        ensure!(output.status.success(), "the libraries of {}: {output:?}", program.display());
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let library = |line: &str| Some(line.split_once("=> ")?.1.split(' ').next()?.into());
+        Ok(text.lines().filter_map(library).collect())
+    }
+
+    /// The emulator, as every guest has it but for what connects it to the host.
+    pub(crate) fn emulator(&self) -> Command {
+        let mut command = self.tool("qemu-system-x86_64");
+        command
+            .args(ARGUMENTS)
+            .args(["-m", &MEMORY.to_string(), "-append", COMMAND_LINE])
+            .arg("-kernel")
+            .arg(self.folder.join("vmlinuz"))
+            .arg("-initrd")
+            .arg(&self.initrd)
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub(crate) fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// Removes what was made for other programs.
+    fn forget_others(&self) -> Result<()> {
+        for entry in fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if name.starts_with("state-") || name.starts_with("initrd-") {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn pack(&self, programs: &[PathBuf]) -> Result<()> {
+        let work = tempfile::tempdir_in(&self.folder)?;
+        let copied = Command::new("cp")
+            .arg("-a")
+            .arg(self.folder.join("guest/."))
+            .arg(work.path())
+            .status()?;
+        ensure!(copied.success(), "cp: {copied}");
+        for program in programs {
+            let name = program.file_name().context("a program's name")?;
+            fs::copy(program, work.path().join("bin").join(name))?;
+            for library in self.libraries_of(program)? {
+                let name = library.file_name().context("a library's name")?;
+                fs::copy(&library, work.path().join("lib").join(name))?;
+            }
+        }
+        let mut find =
+            Command::new("find").arg(".").current_dir(&work).stdout(Stdio::piped()).spawn()?;
+        let names = find.stdout.take().context("the output of find")?;
+        let packed = self
+            .tool("cpio")
+            .args(["-o", "-H", "newc", "--quiet"])
+            .current_dir(&work)
+            .stdin(names)
+            .stdout(File::create(&self.initrd)?)
+            .status()?;
+        ensure!(find.wait()?.success() && packed.success(), "cpio: {packed}");
+        Ok(())
+    }
+
+    fn boot(&self) -> Result<()> {
+        let work = tempfile::tempdir()?;
+        let mut vm = Vm::boot(self, work.path())?;
+        let unfinished = self.state.with_extension("unfinished");
+        let qmp = vm.qmp();
+        // Without a limit: the default is that of a network.
+        qmp.execute("migrate-set-parameters", json!({ "max-bandwidth": 1_u64 << 40 }))?;
+        let uri = format!("exec:cat > '{}'", unfinished.display());
+        qmp.execute("migrate", json!({ "uri": uri }))?;
+        qmp.wait_until("query-migrate", "completed")?;
+        vm.kill()?;
+        fs::rename(unfinished, &self.state)?;
+        Ok(())
+    }
+}
+
+/// What all guests have. Software emulation: whether a machine has virtualization must not matter.
+const ARGUMENTS: &[&str] = &[
+    "-machine",
+    "q35",
+    "-accel",
+    "tcg,thread=multi",
+    "-cpu",
+    "max",
+    "-smp",
+    "2",
+    "-nodefaults",
+    "-display",
+    "none",
+    "-no-reboot",
+    // A port for requests, one for what a script tells while it runs.
+    "-device",
+    "virtio-serial-pci",
+    "-device",
+    "virtserialport,chardev=requests,name=requests",
+    "-device",
+    "virtserialport,chardev=progress,name=progress",
+    // Disks come and go on this bus.
+    "-device",
+    "virtio-scsi-pci,id=disks",
+    // The host is 10.0.2.2.
+    "-nic",
+    "user,model=virtio-net-pci",
+];

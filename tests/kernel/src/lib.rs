@@ -1,0 +1,15 @@
+//! A real kernel as judge: a virtual machine that has the clone target, what can be asked of it,
+//! and the [scenarios] that it judges. `tests/kernel/README.md` tells how one is written.
+
+pub mod block;
+pub mod content;
+pub mod context;
+pub mod guest;
+pub mod kernel;
+pub mod qmp;
+pub mod runner;
+#[path = "../scenarios/mod.rs"]
+pub mod scenarios;
+pub mod script;
+pub mod tools;
+pub mod vm;

@@ -1,0 +1,194 @@
+//! What is done to a block device, one operation after the other: a text that the host makes and
+//! the guest's `block_io` carries out.
+
+use std::fmt;
+use std::ops::Range;
+use std::str::FromStr;
+
+use anyhow::{Context as _, Result, bail};
+use rand::RngExt as _;
+use rand::rngs::StdRng;
+
+use crate::content::ZEROES;
+
+/// One operation. All ranges are half-open, in sectors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Writes the [content](crate::content) of a seed, in one request.
+    Write(Range<u64>, u64),
+    /// Discards.
+    Discard(Range<u64>),
+    /// A flush, and its answer.
+    Flush,
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Write(sectors, seed) => {
+                write!(f, "write {} {} {seed}", sectors.start, sectors.end)
+            }
+            Self::Discard(sectors) => write!(f, "discard {} {}", sectors.start, sectors.end),
+            Self::Flush => write!(f, "flush"),
+        }
+    }
+}
+
+impl FromStr for Op {
+    type Err = anyhow::Error;
+
+    fn from_str(line: &str) -> Result<Self> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let number = |word: &str| word.parse().with_context(|| format!("{line:?}"));
+        Ok(match *words {
+            ["write", start, end, seed] => Self::Write(number(start)?..number(end)?, number(seed)?),
+            ["discard", start, end] => Self::Discard(number(start)?..number(end)?),
+            ["flush"] => Self::Flush,
+            _ => bail!("{line:?} is no operation"),
+        })
+    }
+}
+
+/// The text of `ops`.
+pub fn text(ops: &[Op]) -> String {
+    ops.iter().map(|op| format!("{op}\n")).collect()
+}
+
+/// A clone's regions.
+#[derive(Clone, Copy, Debug)]
+pub struct Regions {
+    /// Sectors in one.
+    pub size: u64,
+    /// Sectors in all.
+    pub target: u64,
+}
+
+impl Regions {
+    /// How many there are.
+    pub fn count(self) -> u64 {
+        self.target.div_ceil(self.size)
+    }
+
+    /// The regions that `op` makes hydrated, by what the target does: all that a write touches,
+    /// and what a discard covers wholly, the short last region never.
+    pub fn hydrated_by(self, op: &Op) -> Range<u64> {
+        match op {
+            Op::Write(sectors, _) => sectors.start / self.size..sectors.end.div_ceil(self.size),
+            Op::Discard(sectors) => {
+                let begin = sectors.start.div_ceil(self.size);
+                begin..(sectors.end / self.size).max(begin)
+            }
+            Op::Flush => 0..0,
+        }
+    }
+
+    /// One more of a random script: writes of one sector up to three regions, discards up to
+    /// eight, flushes. `seed` is what a write leaves.
+    pub fn random_op(self, rng: &mut StdRng, seed: u64) -> Op {
+        let range = |rng: &mut StdRng, most: u64| {
+            let start = rng.random_range(0..self.target);
+            start..(start + rng.random_range(1..=most)).min(self.target)
+        };
+        match rng.random_range(0..10) {
+            // The block layer splits at 2 MiB or so, but `block_io` wants one buffer.
+            0..7 => Op::Write(range(rng, (3 * self.size).min(1024)), seed),
+            7 => Op::Discard(range(rng, 8 * self.size)),
+            _ => Op::Flush,
+        }
+    }
+
+    /// `count` operations. Each write has a seed of its own, from `first_seed` upwards.
+    pub fn random_script(self, rng: &mut StdRng, count: usize, first_seed: u64) -> Vec<Op> {
+        (first_seed..).take(count).map(|seed| self.random_op(rng, seed)).collect()
+    }
+}
+
+/// Which regions are hydrated, and what each sector reads as, after some operations.
+#[derive(Clone, Debug)]
+pub struct Model {
+    regions: Regions,
+    /// The author of each sector.
+    pub sectors: Vec<u64>,
+    /// Whether each region is hydrated.
+    pub hydrated: Vec<bool>,
+}
+
+impl Model {
+    /// A clone of a source whose sectors all have the author `source`.
+    pub fn new(regions: Regions, source: u64) -> Self {
+        let sectors = vec![source; regions.target as usize];
+        Self { regions, sectors, hydrated: vec![false; regions.count() as usize] }
+    }
+
+    /// What `op` changes. What a discard covers reads as zeroes, if it goes down to a destination
+    /// that makes it so; otherwise as before on hydrated regions, and as what the destination
+    /// holds on others.
+    pub fn apply(&mut self, op: &Op) {
+        let regions = self.regions.hydrated_by(op);
+        match op {
+            Op::Write(sectors, seed) => {
+                self.sectors[sectors.start as usize..sectors.end as usize].fill(*seed);
+            }
+            Op::Discard(_) => {
+                let (begin, end) =
+                    (regions.start * self.regions.size, regions.end * self.regions.size);
+                self.sectors[begin as usize..end as usize].fill(ZEROES);
+            }
+            Op::Flush => (),
+        }
+        self.hydrated[regions.start as usize..regions.end as usize].fill(true);
+    }
+
+    /// The hydrated regions, in maximal runs, half-open.
+    pub fn runs(&self) -> Vec<Range<u64>> {
+        runs(&self.hydrated)
+    }
+}
+
+/// Maximal runs of what is set, half-open.
+pub fn runs(bits: &[bool]) -> Vec<Range<u64>> {
+    let mut runs: Vec<Range<u64>> = Vec::new();
+    for (nr, _) in (0..).zip(bits).filter(|(_, bit)| **bit) {
+        match runs.last_mut() {
+            Some(run) if run.end == nr => run.end += 1,
+            _ => runs.push(nr..nr + 1),
+        }
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Model, Op, Regions};
+    use crate::content::{SOURCE, ZEROES};
+
+    const REGIONS: Regions = Regions { size: 8, target: 100 };
+
+    #[test]
+    fn an_operation_is_read_back_as_it_was_written() {
+        for op in [Op::Write(3..9, u64::MAX), Op::Discard(0..100), Op::Flush] {
+            assert_eq!(op.to_string().parse::<Op>().expect("an operation"), op);
+        }
+        assert!("write 1 2".parse::<Op>().is_err());
+    }
+
+    #[test]
+    fn a_write_hydrates_what_it_touches_and_a_discard_what_it_covers() {
+        assert_eq!(REGIONS.count(), 13);
+        assert_eq!(REGIONS.hydrated_by(&Op::Write(7..9, 1)), 0..2);
+        assert_eq!(REGIONS.hydrated_by(&Op::Write(96..97, 1)), 12..13);
+        assert_eq!(REGIONS.hydrated_by(&Op::Discard(1..24)), 1..3);
+        assert_eq!(REGIONS.hydrated_by(&Op::Discard(1..7)), 1..1);
+        // The target never counts the short last region as covered.
+        assert_eq!(REGIONS.hydrated_by(&Op::Discard(88..100)), 11..12);
+    }
+
+    #[test]
+    fn the_model_knows_the_last_author() {
+        let mut model = Model::new(REGIONS, SOURCE);
+        model.apply(&Op::Write(6..10, 1));
+        model.apply(&Op::Discard(8..16));
+        assert_eq!(model.sectors[5..11], [SOURCE, 1, 1, ZEROES, ZEROES, ZEROES]);
+        assert_eq!(model.runs(), [0..2]);
+    }
+}
