@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::context::Context;
 use crate::guest::CloneLine;
-use crate::script::{Regions, runs};
+use crate::script::{Regions, runs, set};
 use crate::vm::Vm;
 
 pub(super) const SHOWS: &str =
@@ -84,8 +84,7 @@ fn judge(context: &Context<'_>, vm: &mut Vm, name: &str, image: &Path, case: &Ca
     vm.remove(&[name])?;
     let mut hydrated = vec![false; regions.count() as usize];
     for op in &script {
-        let touched = regions.hydrated_by(op);
-        hydrated[touched.start as usize..touched.end as usize].fill(true);
+        set(&mut hydrated, &regions.hydrated_by(op));
     }
     agree(context, vm, &clone, image, &hydrated).context("after random operations")?;
 

@@ -18,4 +18,5 @@ macro_rules! scenarios {
 
 scenarios! {
     geometries
+    restored
 }

@@ -112,14 +112,14 @@ pub fn authors_of(path: &Path) -> io::Result<Vec<Option<u64>>> {
     Ok(spread(&authors(&mut File::open(path)?)?))
 }
 
-/// Makes the file `path`, of `sectors` sectors of `seed`.
+/// Makes the file `path`, a sector for each of `authors`.
 ///
 /// # Errors
 /// When writing fails.
-pub fn write_file(path: &Path, seed: u64, sectors: u64) -> io::Result<()> {
+pub fn write_sectors(path: &Path, authors: &[u64]) -> io::Result<()> {
     let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
-    for nr in 0..sectors {
-        file.write_all(&sector(seed, nr))?;
+    for (nr, seed) in (0..).zip(authors) {
+        file.write_all(&sector(*seed, nr))?;
     }
     file.flush()
 }

@@ -80,7 +80,7 @@ impl<'a> Context<'a> {
     /// When it cannot be made.
     pub fn filled(&self, name: &str, seed: u64, sectors: u64) -> Result<PathBuf> {
         let path = self.path(name);
-        content::write_file(&path, seed, sectors)?;
+        content::write_sectors(&path, &vec![seed; usize::try_from(sectors)?])?;
         Ok(path)
     }
 

@@ -4,6 +4,7 @@
 pub mod block;
 pub mod content;
 pub mod context;
+pub mod data;
 pub mod guest;
 pub mod kernel;
 pub mod qmp;

@@ -81,7 +81,7 @@ impl Runner {
             report += &format!("\n    {line}");
         }
         if let Err(error) = &outcome {
-            report += &format!("\n{error:?}\n{}", self.how_to_look(scenario, &folder));
+            report += &format!("\n{error:#}\n{}", self.how_to_look(scenario, &folder));
         }
         println!("{report}");
         if outcome.is_ok() {

@@ -120,6 +120,11 @@ impl Model {
         Self { regions, sectors, hydrated: vec![false; regions.count() as usize] }
     }
 
+    /// The clone's regions.
+    pub fn regions(&self) -> Regions {
+        self.regions
+    }
+
     /// What `op` changes. What a discard covers reads as zeroes, if it goes down to a destination
     /// that makes it so; otherwise as before on hydrated regions, and as what the destination
     /// holds on others.
@@ -129,6 +134,7 @@ impl Model {
             Op::Write(sectors, seed) => {
                 self.sectors[sectors.start as usize..sectors.end as usize].fill(*seed);
             }
+            Op::Discard(_) if regions.is_empty() => (),
             Op::Discard(_) => {
                 let (begin, end) =
                     (regions.start * self.regions.size, regions.end * self.regions.size);
@@ -136,12 +142,19 @@ impl Model {
             }
             Op::Flush => (),
         }
-        self.hydrated[regions.start as usize..regions.end as usize].fill(true);
+        set(&mut self.hydrated, &regions);
     }
 
     /// The hydrated regions, in maximal runs, half-open.
     pub fn runs(&self) -> Vec<Range<u64>> {
         runs(&self.hydrated)
+    }
+}
+
+/// Sets the bits of `range`, which may be empty wherever it lies.
+pub fn set(bits: &mut [bool], range: &Range<u64>) {
+    if !range.is_empty() {
+        bits[range.start as usize..range.end as usize].fill(true);
     }
 }
 
@@ -189,6 +202,9 @@ mod tests {
         model.apply(&Op::Write(6..10, 1));
         model.apply(&Op::Discard(8..16));
         assert_eq!(model.sectors[5..11], [SOURCE, 1, 1, ZEROES, ZEROES, ZEROES]);
+        assert_eq!(model.runs(), [0..2]);
+        // It covers no region, and none is where it looks for one.
+        model.apply(&Op::Discard(97..100));
         assert_eq!(model.runs(), [0..2]);
     }
 }

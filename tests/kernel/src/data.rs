@@ -1,0 +1,137 @@
+//! A clone whose data matters: source and destination are files with [content] that tells who
+//! wrote it.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+
+use crate::content::{self, SOURCE};
+use crate::context::Context;
+use crate::guest::CloneLine;
+use crate::script::{Model, Regions};
+use crate::vm::{Disk, Vm};
+
+/// The seed of what the destination holds where nothing has been copied or written: whoever reads
+/// it from the clone has read from the wrong device.
+pub const GARBAGE: u64 = 0xbad;
+
+/// The seed of data on the destination that was written before the scenario begins.
+pub const WRITTEN: u64 = 0x01d;
+
+/// The three files of a clone.
+#[derive(Clone, Debug)]
+pub struct DataClone {
+    /// Its regions.
+    pub regions: Regions,
+    /// The metadata.
+    pub metadata: PathBuf,
+    /// The destination.
+    pub destination: PathBuf,
+    /// The source.
+    pub source: PathBuf,
+}
+
+/// The disks of a clone that a guest has.
+#[derive(Debug)]
+pub struct Attached {
+    /// The clone's table line.
+    pub line: CloneLine,
+    disks: [Disk; 3],
+}
+
+impl DataClone {
+    /// Files for a clone: a source, a destination of [`GARBAGE`] that has [`WRITTEN`] where `model`
+    /// is hydrated, and empty metadata of `metadata` sectors. `model` gets what reads give.
+    ///
+    /// # Errors
+    /// When they cannot be made.
+    pub fn new(
+        context: &Context<'_>,
+        name: &str,
+        model: &mut Model,
+        metadata: u64,
+    ) -> Result<Self> {
+        let regions = model.regions();
+        let mut destination = vec![GARBAGE; regions.target as usize];
+        for run in model.runs() {
+            let (begin, end) = (run.start * regions.size, run.end * regions.size);
+            let sectors = begin as usize..end.min(regions.target) as usize;
+            destination[sectors.clone()].fill(WRITTEN);
+            model.sectors[sectors].fill(WRITTEN);
+        }
+        let path = context.path(&format!("{name}.destination"));
+        content::write_sectors(&path, &destination)?;
+        Ok(Self {
+            regions,
+            metadata: context.empty(&format!("{name}.metadata"), metadata)?,
+            destination: path,
+            source: context.filled(&format!("{name}.source"), SOURCE, regions.target)?,
+        })
+    }
+
+    /// Gives them to a guest.
+    ///
+    /// # Errors
+    /// When it does not take them.
+    pub fn attach(&self, vm: &mut Vm, name: &str, options: &str) -> Result<Attached> {
+        let disks =
+            [vm.attach(&self.metadata)?, vm.attach(&self.destination)?, vm.attach(&self.source)?];
+        let [metadata, destination, source] = disks.each_ref().map(|disk| disk.node.clone());
+        let line = CloneLine {
+            name: name.to_owned(),
+            length: self.regions.target,
+            metadata,
+            destination,
+            source,
+            region_size: self.regions.size,
+            options: options.to_owned(),
+        };
+        Ok(Attached { line, disks })
+    }
+
+    /// Whether the file of the destination holds what the model says, everywhere.
+    ///
+    /// # Errors
+    /// Where it does not.
+    pub fn expect_destination(&self, model: &Model) -> Result<()> {
+        expect_authors(&content::authors_of(&self.destination)?, model)
+    }
+
+    /// Whether the source still holds what it did.
+    ///
+    /// # Errors
+    /// Where it does not.
+    pub fn expect_source_untouched(&self) -> Result<()> {
+        expect_authors(&content::authors_of(&self.source)?, &Model::new(self.regions, SOURCE))
+    }
+}
+
+impl Attached {
+    /// Takes the disks away from the guest.
+    ///
+    /// # Errors
+    /// When they are in use.
+    pub fn detach(self, vm: &mut Vm) -> Result<()> {
+        self.disks.iter().try_for_each(|disk| vm.detach(disk))
+    }
+
+    /// Whether the clone reads as the model says, everywhere.
+    ///
+    /// # Errors
+    /// Where it does not.
+    pub fn expect_reads(&self, vm: &mut Vm, model: &Model) -> Result<()> {
+        expect_authors(&content::spread(&vm.authors(&self.line.node())?), model)
+    }
+}
+
+fn expect_authors(found: &[Option<u64>], model: &Model) -> Result<()> {
+    ensure!(found.len() == model.sectors.len(), "{} sectors", found.len());
+    for (sector, (found, expected)) in found.iter().zip(&model.sectors).enumerate() {
+        ensure!(
+            *found == Some(*expected),
+            "sector {sector} (region {}) should hold what {expected:#x} wrote, and holds {found:x?}",
+            sector as u64 / model.regions().size
+        );
+    }
+    Ok(())
+}
