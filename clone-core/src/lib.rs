@@ -4,7 +4,8 @@
 //! [`live`] does the same beside a running clone; [`dump`](mod@dump) hands out what it says,
 //! [`restore`](mod@restore) makes it anew, [`auto_repair`](mod@auto_repair) puts right what is
 //! merely untidy, and [`metadata`] opens it for marking regions as hydrated. Where it is lost,
-//! [`content`] compares the clone's devices instead.
+//! [`content`] compares the clone's devices instead. [`target`] is the text that a clone is made
+//! of, and that it answers with.
 //!
 //! # What makes a hydrated bit true
 //!
@@ -60,3 +61,4 @@ pub mod restore;
 pub mod size;
 pub mod superblock;
 pub mod survey;
+pub mod target;
