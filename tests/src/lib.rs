@@ -1,5 +1,6 @@
 //! What the tests across the workspace share.
 
+pub mod arguments;
 pub mod audited;
 pub mod client;
 pub mod crash;
