@@ -19,4 +19,5 @@ macro_rules! scenarios {
 scenarios! {
     geometries
     restored
+    arguments
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
+use clone_core::target::{self, StatusLine};
 
 use crate::content::Run;
 use crate::script::{Op, text};
@@ -47,31 +48,31 @@ pub struct Status {
     pub metadata: (u64, u64),
     /// Regions: hydrated, and all.
     pub regions: (u64, u64),
-    /// `rw`, `ro` or `Fail`.
+    /// `rw`, `ro`, or what stands alone in their place.
     pub mode: String,
     /// The whole line.
     pub line: String,
 }
 
-fn pair(word: &str) -> Result<(u64, u64)> {
-    let (first, second) = word.split_once('/').context("two figures")?;
-    Ok((first.parse()?, second.parse()?))
-}
-
 impl Status {
-    /// Reads a line of `dmsetup status`.
+    /// Reads a line of `dmsetup status`, as the project does, and prints it again, so that every
+    /// status that a kernel gives is a test of both.
     ///
     /// # Errors
-    /// When it is not that of a clone.
+    /// When it is not that of a clone, or not printed as it was.
     pub fn parse(line: &str) -> Result<Self> {
-        let words: Vec<&str> = line.split_whitespace().collect();
         let line = line.trim().to_owned();
-        if words.last() == Some(&"Fail") {
-            return Ok(Self { metadata: (0, 0), regions: (0, 0), mode: "Fail".into(), line });
-        }
-        ensure!(words.len() > 7 && words[2] == "clone", "{line:?} is not the status of a clone");
-        let mode = words[words.len() - 1].to_owned();
-        Ok(Self { metadata: pair(words[4])?, regions: pair(words[6])?, mode, line })
+        let parsed = StatusLine::parse(&line).with_context(|| line.clone())?;
+        ensure!(parsed.to_string() == line, "{line:?} is printed as {:?}", parsed.to_string());
+        Ok(match parsed.status {
+            target::Status::Running(figures) => Self {
+                metadata: (figures.metadata_used, figures.metadata_total),
+                regions: (figures.hydrated, figures.regions),
+                mode: line.rsplit(' ').next().unwrap_or_default().to_owned(),
+                line,
+            },
+            failed => Self { metadata: (0, 0), regions: (0, 0), mode: failed.to_string(), line },
+        })
     }
 }
 

@@ -16,7 +16,8 @@ use crate::vm::Vm;
 const MEMORY: u32 = 512;
 
 /// What the kernel is told. An oops ends the guest: nothing that it says afterwards is a verdict.
-const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 oops=panic rdinit=/init";
+const COMMAND_LINE: &str =
+    "console=ttyS0 quiet panic=-1 oops=panic norandmaps mitigations=off rdinit=/init";
 
 /// A kernel that can be started.
 #[derive(Clone, Debug)]

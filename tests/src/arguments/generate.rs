@@ -9,7 +9,7 @@ use rand::seq::IndexedRandom;
 use super::given::{LINES, NUMBERS, ODD, ODD_MESSAGES, RIGHT, RIGHT_MESSAGES};
 
 /// How many texts are made by changing one that is right.
-const MUTANTS: usize = 200;
+const MUTANTS: usize = 80;
 
 /// At least 300 arguments, none twice: what follows the word `clone` in a table line.
 pub fn table_arguments(rng: &mut impl Rng) -> Vec<String> {

@@ -1,0 +1,271 @@
+//! Table lines and messages, hundreds of right and wrong ones, given to dmsetup and to our parsers.
+
+use std::collections::BTreeSet;
+use std::fmt::{Debug, Write as _};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clone_core::target::{
+    Arguments, DevicePaths, Figures, Message, Options, Status, StatusLine, TableLine,
+};
+use clone_tests::arguments::{
+    DEST, DEVICE_SECTORS, Difference, Expected, LENGTH, META, SRC, expected_arguments,
+    expected_line, expected_message, messages, table_arguments, table_lines,
+};
+
+use crate::context::Context;
+use crate::vm::Vm;
+
+pub(super) const SHOWS: &str =
+    "our parsers take and refuse what the kernel does, and understand the same by it";
+
+/// What the kernel made of a text.
+struct Answer {
+    /// Whether it took it.
+    taken: bool,
+    /// The status of the clone then.
+    status: String,
+    /// Its table.
+    table: String,
+}
+
+/// How many texts were asked about.
+#[derive(Default)]
+struct Count {
+    taken: usize,
+    refused: usize,
+    differences: BTreeSet<Difference>,
+}
+
+pub(super) fn run(context: &Context<'_>) -> Result<()> {
+    let mut vm = context.vm()?;
+    let mut disks = Vec::new();
+    for name in [META, DEST, SRC] {
+        disks.push(vm.attach(&context.empty(name, DEVICE_SECTORS.0)?)?.node);
+    }
+    let mut guest = Guest { vm, disks };
+    let mut rng = context.rng(0);
+    let mut count = Count::default();
+
+    let texts = table_arguments(&mut rng);
+    let lines: Vec<String> =
+        texts.iter().map(|text| format!("0 {} clone {text}", LENGTH.0)).collect();
+    let answers = guest.load_each(&lines)?;
+    count.judge(&texts, expected_arguments, &answers, |expected, answer| {
+        let Some(arguments) = &expected.reading else { return Ok(()) };
+        guest.same_clone(arguments, LENGTH.0, answer)?;
+        expected.ours.as_ref().map_or(Ok(()), |ours| guest.same_table(ours, LENGTH.0, answer))
+    })?;
+
+    let texts = table_lines(&mut rng);
+    let answers = guest.create_each(&texts)?;
+    count.judge(&texts, expected_line, &answers, |expected: &Expected<TableLine>, answer| {
+        let Some(line) = &expected.reading else { return Ok(()) };
+        guest.same_clone(line.arguments(), line.geometry().target_size().0, answer)
+    })?;
+
+    let texts = messages(&mut rng);
+    let answers = guest.send_each(&texts)?;
+    let mut options = Options { hydration: false, ..Options::default() };
+    count.judge(&texts, expected_message, &answers, |expected, answer| {
+        if let Some(message) = &expected.reading {
+            change(&mut options, message);
+        }
+        ensure!(running(answer)?.options == options, "afterwards the status is {}", answer.status);
+        Ok(())
+    })?;
+
+    ensure!(
+        count.differences.iter().eq(&Difference::ALL),
+        "docs/differences.md lists more than was seen: {:?}",
+        count.differences
+    );
+    context.say(format!(
+        "{} texts that the kernel takes, {} that it refuses, and {} differences by choice",
+        count.taken,
+        count.refused,
+        count.differences.len()
+    ));
+    Ok(())
+}
+
+impl Count {
+    /// Holds what we make of each text against what the kernel has made of it.
+    fn judge<T: Clone + Debug>(
+        &mut self,
+        texts: &[String],
+        expected: fn(&str) -> Expected<T>,
+        answers: &[Answer],
+        mut same: impl FnMut(&Expected<T>, &Answer) -> Result<()>,
+    ) -> Result<()> {
+        let mut wrong = String::new();
+        for (text, answer) in texts.iter().zip(answers) {
+            let expected = expected(text);
+            *(if answer.taken { &mut self.taken } else { &mut self.refused }) += 1;
+            self.differences.extend(expected.difference);
+            if expected.taken != answer.taken {
+                let kernel = if answer.taken { "takes" } else { "refuses" };
+                writeln!(wrong, "the kernel {kernel} {text:?}, and we say {:?}", expected.ours)?;
+            } else if let Err(error) = same(&expected, answer) {
+                writeln!(wrong, "{text:?}: {error:#}; we understand {:?}", expected.reading)?;
+            }
+        }
+        if !wrong.is_empty() {
+            bail!("{wrong}");
+        }
+        Ok(())
+    }
+}
+
+/// A guest with the three devices.
+struct Guest {
+    vm: Vm,
+    disks: Vec<String>,
+}
+
+impl Guest {
+    /// A text with the real devices in it.
+    fn with_devices(&self, text: &str) -> String {
+        let names = [META, DEST, SRC].iter().zip(&self.disks);
+        names.fold(text.to_owned(), |text, (name, node)| text.replace(name, node))
+    }
+
+    /// Tries to make a clone of each line.
+    fn create_each(&mut self, lines: &[String]) -> Result<Vec<Answer>> {
+        let steps = [
+            "dmsetup create clone --table \"$1\"",
+            "dmsetup status clone",
+            "dmsetup table clone",
+            "dmsetup remove clone",
+        ];
+        self.try_each(lines, steps)
+    }
+
+    /// Tries to load each line into a device that is there already, without using it: the same for
+    /// dmsetup's parser and the kernel's, in half the time.
+    fn load_each(&mut self, lines: &[String]) -> Result<Vec<Answer>> {
+        self.vm.script("dmsetup create clone --notable")?;
+        let steps = [
+            "dmsetup load clone --table \"$1\"",
+            "dmsetup status --inactive clone",
+            "dmsetup table --inactive clone",
+            "dmsetup clear clone",
+        ];
+        let answers = self.try_each(lines, steps);
+        self.vm.remove(&["clone"])?;
+        answers
+    }
+
+    fn try_each(&mut self, lines: &[String], steps: [&str; 4]) -> Result<Vec<Answer>> {
+        let [take, status, table, clear] = steps;
+        // A line that is refused writes no metadata.
+        let mut script = format!(
+            "try() {{
+                if {take} > /dev/null 2>&1; then
+                    echo '== taken'
+                    {status}
+                    echo '-- table'
+                    {table}
+                    {clear}
+                    dd if=/dev/zero of={} bs=4k count=1 conv=fsync 2> /dev/null
+                else
+                    echo '== refused'
+                fi
+            }}\n",
+            self.disks[0]
+        );
+        for line in lines {
+            writeln!(script, "try {}", quoted(&self.with_devices(line)))?;
+        }
+        answers(&self.vm.script(&script)?, lines.len())
+    }
+
+    /// Sends the messages to a clone, one after the other.
+    fn send_each(&mut self, messages: &[String]) -> Result<Vec<Answer>> {
+        let line = self.with_devices("META DEST SRC 8 1 no_hydration");
+        let mut script = format!("dmsetup create clone --table '0 {} clone {line}'\n", LENGTH.0);
+        script += "try() {
+                if dmsetup message clone 0 \"$1\" > /dev/null 2>&1; then
+                    echo '== taken'
+                else
+                    echo '== refused'
+                fi
+                dmsetup status clone
+            }\n";
+        for message in messages {
+            writeln!(script, "try {}", quoted(message))?;
+        }
+        script += "dmsetup remove clone\n";
+        answers(&self.vm.script(&script)?, messages.len())
+    }
+
+    /// Whether the clone that the kernel made is the one that we understand.
+    fn same_clone(&self, ours: &Arguments, length: u64, answer: &Answer) -> Result<()> {
+        let figures = running(answer)?;
+        ensure!(
+            answer.status.starts_with(&format!("0 {length} clone "))
+                && figures.region_size == ours.region_size()
+                && figures.options == ours.options(),
+            "the status is {:?}",
+            answer.status
+        );
+        Ok(())
+    }
+
+    /// Whether the kernel prints the table that we do.
+    fn same_table(&self, ours: &Arguments, length: u64, answer: &Answer) -> Result<()> {
+        // Disks have every sixteenth minor number of SCSI's first major one.
+        let number = |name: &str| {
+            let node = self.with_devices(name);
+            let letter = node.bytes().last().unwrap_or_default();
+            format!("8:{}", 16 * u32::from(letter.saturating_sub(b'a')))
+        };
+        let devices = ours.devices();
+        let numbers = DevicePaths {
+            metadata: number(&devices.metadata),
+            destination: number(&devices.destination),
+            source: number(&devices.source),
+        };
+        let ours = format!("0 {length} clone {}", ours.clone().with_devices(numbers));
+        // The kernel ends words at the second byte of this letter: a difference in the document.
+        ensure!(
+            answer.table == ours || ours.contains('\u{a0}'),
+            "the table is {:?}, and we print {ours:?}",
+            answer.table
+        );
+        Ok(())
+    }
+}
+
+/// The figures of the clone that a text has made or left.
+fn running(answer: &Answer) -> Result<Figures> {
+    let line = StatusLine::parse(&answer.status).with_context(|| answer.status.clone())?;
+    ensure!(line.to_string() == answer.status, "{:?} is printed as {line}", answer.status);
+    let Status::Running(figures) = line.status else { bail!("the status is {line}") };
+    Ok(figures)
+}
+
+fn change(options: &mut Options, message: &Message) {
+    match *message {
+        Message::EnableHydration => options.hydration = true,
+        Message::DisableHydration => options.hydration = false,
+        Message::HydrationThreshold(regions) => options.hydration_threshold = regions,
+        Message::HydrationBatchSize(regions) => options.hydration_batch_size = regions,
+    }
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+fn answers(text: &str, count: usize) -> Result<Vec<Answer>> {
+    let answers: Vec<Answer> = text.split("== ").skip(1).map(answer).collect();
+    ensure!(answers.len() == count, "{} answers to {count} texts", answers.len());
+    Ok(answers)
+}
+
+fn answer(text: &str) -> Answer {
+    let (verdict, rest) = text.split_once('\n').unwrap_or((text, ""));
+    let (status, table) = rest.split_once("-- table\n").unwrap_or((rest, ""));
+    let whole = |text: &str| text.strip_suffix('\n').unwrap_or(text).to_owned();
+    Answer { taken: verdict == "taken", status: whole(status), table: whole(table) }
+}
