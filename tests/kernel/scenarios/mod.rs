@@ -19,5 +19,8 @@ macro_rules! scenarios {
 scenarios! {
     geometries
     restored
+    repaired
+    auto_repaired
+    file_system
     arguments
 }

@@ -208,6 +208,10 @@ impl Vm {
     /// # Errors
     /// [`Death`] if the guest does not answer any more.
     pub fn run(&mut self, script: &str) -> Result<Output> {
+        self.request(script).with_context(|| format!("while it ran: {script}"))
+    }
+
+    fn request(&mut self, script: &str) -> Result<Output> {
         let request = format!("{}\n{script}", script.len());
         if let Err(error) = self.requests.write_all(request.as_bytes()) {
             return Err(self.death(&error).into());
@@ -251,8 +255,10 @@ impl Vm {
     /// When it cannot be read, or written there.
     pub fn put(&mut self, from: &Path, to: &str) -> Result<()> {
         let bytes = fs::read(from).with_context(|| from.display().to_string())?;
-        // The script reads on where its request ended.
-        self.start_script(&format!("head -c {} <&3 > '{to}'", bytes.len()))?;
+        // Not before the script asks for it: what reads requests may read ahead.
+        let dd = format!("dd bs={} count=1 iflag=fullblock of='{to}' 2> /dev/null", bytes.len());
+        self.start_script(&format!("rm -f '{to}'; echo go >&3; {dd} <&3"))?;
+        ensure!(self.line()? == "go", "the guest does not take {}", from.display());
         self.requests.write_all(&bytes)?;
         let answer = self.line()?;
         ensure!(answer.starts_with("0 "), "the guest did not take {}: {answer}", from.display());
