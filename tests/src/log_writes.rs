@@ -14,6 +14,8 @@ pub struct Entry {
     pub flags: u64,
     /// What was written; for a discard, zeroes.
     pub data: Vec<u8>,
+    /// What `dmsetup message LOG 0 mark` was given. Such an entry is nothing else.
+    pub mark: Option<String>,
 }
 
 impl Entry {
@@ -32,7 +34,7 @@ fn le64(log: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(log[at..at + 8].try_into().expect("eight bytes"))
 }
 
-/// The entries of a log, marks left out.
+/// The entries of a log.
 pub fn parse(log: &[u8]) -> Vec<Entry> {
     assert_eq!(le64(log, 0), MAGIC, "not a log of writes");
     let nr_entries = le64(log, 16);
@@ -41,17 +43,18 @@ pub fn parse(log: &[u8]) -> Vec<Entry> {
     for _ in 0..nr_entries {
         let (sector, nr_sectors) = (le64(log, at), le64(log, at + 8));
         let flags = le64(log, at + 16);
-        at += UNIT;
-        let (discard, mark) = (flags & 4 != 0, flags & 8 != 0);
+        let (discard, is_mark) = (flags & 4 != 0, flags & 8 != 0);
         let len = nr_sectors as usize * UNIT;
-        if mark {
-            continue;
-        }
+        let mark = is_mark.then(|| {
+            let text = &log[at + 32..][..le64(log, at + 24) as usize];
+            String::from_utf8_lossy(text).trim_end_matches('\0').to_owned()
+        });
+        at += UNIT;
         let data = if discard { vec![0; len] } else { log[at..at + len].to_vec() };
         if !discard {
             at += len;
         }
-        entries.push(Entry { sector, flags, data });
+        entries.push(Entry { sector, flags, data, mark });
     }
     entries
 }

@@ -17,6 +17,8 @@ macro_rules! scenarios {
 }
 
 scenarios! {
+    power_cut
+    write_log
     geometries
     restored
     repaired

@@ -75,13 +75,18 @@ impl Read for &Device {
     }
 }
 
-/// Carries out the operations that `script` holds, a line each. After each, its number from 0 on,
-/// as 8 bytes, lowest first, goes to `progress`.
+/// Carries out the operations that `script` holds, a line each. After each, its number from
+/// `first` on, as 8 bytes, lowest first, goes to `progress`.
 ///
 /// # Errors
 /// The first that fails, with what it was.
-pub fn run(device: &Device, script: &mut dyn BufRead, progress: &mut dyn Write) -> Result<()> {
-    for (nr, line) in (0u64..).zip(script.lines()) {
+pub fn run(
+    device: &Device,
+    script: &mut dyn BufRead,
+    first: u64,
+    progress: &mut dyn Write,
+) -> Result<()> {
+    for (nr, line) in (first..).zip(script.lines()) {
         let line = line?;
         device.apply(&line.parse()?).with_context(|| format!("operation {nr}, {line}"))?;
         progress.write_all(&nr.to_le_bytes())?;

@@ -6,6 +6,7 @@ pub mod content;
 pub mod context;
 pub mod data;
 pub mod guest;
+pub mod history;
 pub mod kernel;
 pub mod qmp;
 pub mod runner;

@@ -292,6 +292,16 @@ impl Vm {
         Ok(())
     }
 
+    /// [Kills](Vm::kill) it, and gives what had gone to its `/dev/progress` by then.
+    ///
+    /// # Errors
+    /// When it cannot be ended.
+    pub fn kill_at_work(self) -> Result<Vec<u8>> {
+        let progress = self.folder.join("progress");
+        self.kill()?;
+        Ok(fs::read(progress)?)
+    }
+
     fn line(&mut self) -> Result<String> {
         let mut line = Vec::new();
         let mut byte = [0];

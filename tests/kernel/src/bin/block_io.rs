@@ -1,11 +1,12 @@
 //! Runs in the guest: does to a block device what a script on standard input says, or tells who
 //! wrote what it holds.
 
-use std::fs::OpenOptions;
-use std::io::{self, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufReader, Write};
 use std::path::PathBuf;
+use std::thread;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Parser;
 use kernel_judge::block::{self, Device};
 
@@ -22,6 +23,11 @@ struct Args {
     /// Gets the number of each operation that has ended.
     #[arg(long, value_name = "FILE")]
     progress: Option<PathBuf>,
+
+    /// A script, instead of standard input. Several are carried out at the same time; the numbers
+    /// of the operations of the second begin with 2^32, and so on.
+    #[arg(long, value_name = "FILE")]
+    script: Vec<PathBuf>,
 }
 
 fn main() -> Result<()> {
@@ -30,9 +36,26 @@ fn main() -> Result<()> {
     if args.authors {
         return block::print_authors(&device, &mut io::BufWriter::new(io::stdout().lock()));
     }
-    let mut progress: Box<dyn Write> = match args.progress {
-        Some(path) => Box::new(OpenOptions::new().write(true).open(path)?),
-        None => Box::new(io::sink()),
+    let progress = match args.progress {
+        Some(path) => Some(OpenOptions::new().write(true).open(path)?),
+        None => None,
     };
-    block::run(&device, &mut io::stdin().lock(), &mut progress)
+    if args.script.is_empty() {
+        return block::run(&device, &mut io::stdin().lock(), 0, &mut *sink(progress.as_ref()));
+    }
+    thread::scope(|scope| {
+        let start = |(nr, path): (u64, &PathBuf)| -> Result<_> {
+            let mut script = BufReader::new(File::open(path)?);
+            let (device, progress) = (&device, progress.as_ref());
+            let run = move || block::run(device, &mut script, nr << 32, &mut *sink(progress));
+            Ok(scope.spawn(run))
+        };
+        let writers: Vec<_> = (0..).zip(&args.script).map(start).collect::<Result<_>>()?;
+        writers.into_iter().try_for_each(|writer| writer.join().ok().context("a writer died")?)
+    })
+}
+
+/// Each number goes there in one write: those of several writers do not mix.
+fn sink(progress: Option<&File>) -> Box<dyn Write + '_> {
+    progress.map_or_else(|| Box::new(io::sink()) as Box<dyn Write>, |file| Box::new(file))
 }
