@@ -18,6 +18,7 @@ macro_rules! scenarios {
 
 scenarios! {
     power_cut
+    live
     write_log
     geometries
     restored

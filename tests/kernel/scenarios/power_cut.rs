@@ -1,4 +1,9 @@
 //! A clone whose machine is killed at work, again and again.
+//!
+//! What the machine has sent to its disks stays, flushed or not: `write_log` shows what a disk that
+//! forgets may do to the metadata. A discard goes down to the destination, whose file has a hole
+//! then: zeroes. One that was not flushed may also have left what lay below on the destination,
+//! for its regions count as hydrated, and are not copied, before it gets there.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -46,6 +46,11 @@ impl History {
         self.flushed[ended.min(self.operations)]
     }
 
+    /// How many regions the first `operations` hydrate.
+    pub fn count(&self, operations: usize) -> u64 {
+        self.first.values().filter(|nr| **nr < operations).count() as u64
+    }
+
     /// Judges the hydrated regions that metadata tells of: those of a number of operations, in
     /// order, and some of the next one, for that may be under way. Gives the number.
     ///
@@ -97,6 +102,7 @@ mod tests {
             [Op::Write(0..8, 1), Op::Flush, Op::Discard(16..32), Op::Write(80..81, 2), Op::Flush];
         let history = History::new(REGIONS, &script);
         assert_eq!([0, 1, 2, 4, 5].map(|ended| history.flushed(ended)), [0, 0, 2, 2, 5]);
+        assert_eq!([0, 1, 3, 4].map(|operations| history.count(operations)), [0, 1, 3, 4]);
         let known = Known { flushed: 2, begun: 4, hydrating: false };
         let judge = |dump: &[_], known| history.judge(dump, known);
         assert_eq!(judge(&[0..1], known).ok(), Some(2));
