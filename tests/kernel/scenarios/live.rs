@@ -56,7 +56,7 @@ const CASES: &[Case] = &[
         metadata: 16 * 2048,
         burst: 8,
         pause: 400_000,
-        reads: 4,
+        reads: 3,
         options: "1 no_hydration",
     },
 ];
