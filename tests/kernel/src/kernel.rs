@@ -6,6 +6,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
@@ -18,6 +19,9 @@ const MEMORY: u32 = 512;
 /// What the kernel is told. An oops ends the guest: nothing that it says afterwards is a verdict.
 const COMMAND_LINE: &str =
     "console=ttyS0 quiet panic=-1 oops=panic norandmaps mitigations=off rdinit=/init";
+
+/// How long a saved state is kept that is not this run's: 100 MB each.
+const KEPT: Duration = Duration::from_secs(12 * 60 * 60);
 
 /// A kernel that can be started.
 #[derive(Clone, Debug)]
@@ -107,13 +111,15 @@ impl Kernel {
         &self.state
     }
 
-    /// Removes what was made for other programs.
+    /// Removes what was made for other programs, unless others may be using it.
     fn forget_others(&self) -> Result<()> {
         for entry in fs::read_dir(&self.folder)? {
-            let path = entry?.path();
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            if name.starts_with("state-") || name.starts_with("initrd-") {
-                fs::remove_file(path)?;
+            let entry = entry?;
+            let name = entry.file_name().into_string().unwrap_or_default();
+            let is_made = name.starts_with("state-") || name.starts_with("initrd-");
+            let age = entry.metadata()?.modified()?.elapsed().unwrap_or_default();
+            if is_made && age > KEPT {
+                fs::remove_file(entry.path())?;
             }
         }
         Ok(())
