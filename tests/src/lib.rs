@@ -5,6 +5,7 @@ pub mod audited;
 pub mod client;
 pub mod crash;
 pub mod damage;
+pub mod damages;
 pub mod faults;
 pub mod fixtures;
 pub mod growing;

@@ -3,15 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod array_block;
 mod bounds;
 mod flips;
-mod large_counts;
-mod node;
-mod pointers;
 mod random;
 mod regressions;
-mod space_map;
-mod superblock;
-mod table;
+mod tables;
 mod whole_images;

@@ -1,39 +1,11 @@
 //! Keys and pointers in the bitset's btree.
 
-use clone_tests::damage::{ImageEditor, THREE_BITMAPS, child, key, set_child, set_key};
+use crate::damage::{ImageEditor, THREE_BITMAPS, child, key, set_child, set_key};
 use persistent_data::BlockNr;
 use persistent_data::format::{NodeDisk, RefCountBits, node_flags};
 
-use crate::node::{leaf, root, root_header};
-use crate::table::{Case, fatal, run};
-
-#[test]
-fn keys_that_are_not_the_numbers_of_array_blocks_in_order_are_fatal() {
-    run(KEYS);
-}
-
-#[test]
-fn pointers_that_lead_out_of_range_around_or_to_the_same_place_twice_are_fatal() {
-    run(POINTERS);
-}
-
-/// Two full array blocks that have traded places look the same: an array block does not say which
-/// part of the array it is. No reader of the format can tell, and a kernel does not either.
-#[test]
-fn array_blocks_that_have_traded_places_are_told_only_if_one_of_them_is_the_last() {
-    let swapped = |entries: (usize, usize)| {
-        let mut editor = ImageEditor::of("complete");
-        let leaf = editor.layout().leaves[0];
-        editor.node(leaf, |disk| swap_children(disk, entries.0, entries.1));
-        clone_core::check::read(&editor, &())
-    };
-    assert!(swapped((0, 1)).damage.is_empty());
-    let report = swapped((1, 4));
-    let messages: Vec<String> = report.damage.iter().map(ToString::to_string).collect();
-    assert_eq!(messages.len(), 2, "{messages:?}");
-    assert!(messages[0].starts_with("block 28, bitset array block 1: "), "{messages:?}");
-    assert!(messages[1].ends_with("regions 130304..131072 unknown"), "{messages:?}");
-}
+use super::node::{leaf, root, root_header};
+use super::{Case, fatal};
 
 fn swap_children(disk: &mut NodeDisk, a: usize, b: usize) {
     let (in_a, in_b) = (child(disk, a), child(disk, b));
@@ -49,7 +21,7 @@ fn swap_keys(disk: &mut NodeDisk, a: usize, b: usize) {
 
 const KEYS_CODE: &[&str] = &["bitset-node-keys"];
 
-const KEYS: &[Case] = &[
+pub(super) const KEYS: &[Case] = &[
     fatal(
         "a first key of 1",
         "tail",
@@ -140,7 +112,7 @@ fn point(editor: &mut ImageEditor, entry: usize, target: u64) {
 
 /// `fresh`: root 4, array blocks 5 to 13, index 1, bitmap 3, ref count tree 2.
 /// `twolevel`: root 2743, leaves 2744, 2807 and 2833.
-const POINTERS: &[Case] = &[
+pub(super) const POINTERS: &[Case] = &[
     fatal(
         "array block: the superblock",
         "fresh",

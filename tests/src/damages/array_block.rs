@@ -1,26 +1,16 @@
 //! Array blocks of the bitset, a field at a time.
 
-use clone_tests::damage::{ImageEditor, THREE_BITMAPS};
+use crate::damage::{ImageEditor, THREE_BITMAPS};
 use persistent_data::format::ArrayHeader;
 
-use crate::table::{Case, fatal, run, sound};
-
-#[test]
-fn every_header_field_of_an_array_block_is_held_to_what_it_must_be() {
-    run(HEADER);
-}
-
-#[test]
-fn bits_past_the_last_region_are_fatal_and_what_lies_behind_the_words_is_not() {
-    run(TAIL);
-}
+use super::{Case, fatal, sound};
 
 fn header(editor: &mut ImageEditor, index: usize, change: impl FnOnce(&mut ArrayHeader)) {
     editor.array_block(index, |disk| change(&mut disk.header));
 }
 
 /// `fresh` has eight full array blocks of 509 words, and a ninth of 24.
-const HEADER: &[Case] = &[
+pub(super) const HEADER: &[Case] = &[
     fatal("block number 0", "fresh", |e| header(e, 2, |h| h.blocknr.set(0)), PLACE),
     fatal("block number of another", "fresh", |e| header(e, 2, |h| h.blocknr.set(8)), PLACE),
     fatal("block number max", "fresh", |e| header(e, 2, |h| h.blocknr.set(!0)), PLACE),
@@ -88,7 +78,7 @@ fn set_bits(editor: &mut ImageEditor, index: usize, word: usize, bits: u64) {
 
 /// `tail` has 245 words and 10 bits in the last, `huge-region` 10 bits in one word, the other one
 /// two array blocks and a last word that is full.
-const TAIL: &[Case] = &[
+pub(super) const TAIL: &[Case] = &[
     fatal("the bit after the last", "tail", |e| set_bits(e, 0, 244, 1 << 10), TRAILING),
     fatal("the last bit of all", "tail", |e| set_bits(e, 0, 244, 1 << 63), TRAILING),
     fatal("all ones", "huge-region", |e| set_bits(e, 0, 0, !0), TRAILING),

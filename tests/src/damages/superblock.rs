@@ -1,25 +1,10 @@
 //! The superblock, a field at a time.
 
-use clone_tests::damage::{ImageEditor, THREE_BITMAPS};
+use crate::damage::{ImageEditor, THREE_BITMAPS};
 
-use crate::table::{Case, fatal, leak, run, sound, warning};
+use super::{Case, fatal, leak, sound, warning};
 
-#[test]
-fn every_superblock_field_is_held_to_what_it_must_be() {
-    run(HEADER);
-}
-
-#[test]
-fn sizes_that_no_clone_has_or_that_the_bitset_does_not_fit_are_fatal() {
-    run(SIZES);
-}
-
-#[test]
-fn the_roots_in_the_superblock_are_held_to_what_they_must_be() {
-    run(ROOTS);
-}
-
-const HEADER: &[Case] = &[
+pub(super) const HEADER: &[Case] = &[
     fatal("magic of thin", "tail", |e| e.superblock(|s| s.magic.set(27_022_010)), MAGIC),
     fatal("magic zero", "tail", |e| e.superblock(|s| s.magic.set(0)), MAGIC),
     fatal("magic one off", "tail", |e| e.superblock(|s| s.magic.set(0x8af2_7f65)), MAGIC),
@@ -58,7 +43,7 @@ fn zero_out(disk: &mut clone_core::format::SuperblockDisk) {
 
 /// `tail` has 15626 regions of 64 sectors, 1000003 sectors in all: 245 words, 10 bits in the last.
 /// `fresh` has 262144 regions of 8, `huge-region` has 10 of 2097152.
-const SIZES: &[Case] = &[
+pub(super) const SIZES: &[Case] = &[
     fatal("region size 0", "tail", |e| region_size(e, 0), REGION_SIZE),
     fatal("region size 1", "tail", |e| region_size(e, 1), REGION_SIZE),
     fatal("region size 4", "tail", |e| region_size(e, 4), REGION_SIZE),
@@ -135,7 +120,7 @@ fn target_size(editor: &mut ImageEditor, sectors: u64) {
 
 /// In `tail` the bitset's root is block 8, its array block is block 6, the index block 9, the
 /// bitmap block 7, the ref count tree block 2; blocks 1, 3, 4 and 5 hold what older commits left.
-const ROOTS: &[Case] = &[
+pub(super) const ROOTS: &[Case] = &[
     fatal("bitset root: the superblock", "tail", |e| bitset_root(e, 0), SHARED_NODE),
     fatal("bitset root: its array block", "tail", |e| bitset_root(e, 6), ROOT_CHECKSUM),
     fatal("bitset root: a free block", "tail", |e| bitset_root(e, 1000), FREE_ROOT),
@@ -170,8 +155,10 @@ const ROOTS: &[Case] = &[
         &["ref-count-too-low", "space-map-past-end"],
     ),
     fatal("space map of the blocks in use", "fresh", |e| nr_blocks(e, 14), &["space-map-full"]),
+    fatal("space map with two blocks free", "fresh", |e| nr_blocks(e, 16), &["space-map-full"]),
     fatal("space map with three blocks free", "fresh", |e| nr_blocks(e, 17), &["space-map-full"]),
     sound("space map with four blocks free", "fresh", |e| nr_blocks(e, 18)),
+    sound("space map with five blocks free", "fresh", |e| nr_blocks(e, 19)),
     sound("space map of a block less", "tail", |e| nr_blocks(e, 2047)),
     leak("allocated: none", "tail", |e| nr_allocated(e, 0), &["space-map-used"]),
     leak("allocated: one more", "tail", |e| nr_allocated(e, 7), &["space-map-used"]),

@@ -1,31 +1,21 @@
 //! Headers of the nodes of the bitset's btree, a field at a time.
 
-use clone_tests::damage::{ImageEditor, set_child, set_key};
+use crate::damage::{ImageEditor, set_child, set_key};
 use persistent_data::BlockNr;
 use persistent_data::format::{NodeDisk, NodeHeader};
 
-use crate::table::{Case, fatal, run, sound, warning};
+use super::{Case, fatal, sound, warning};
 
-#[test]
-fn every_header_field_of_a_root_that_is_a_leaf_is_held_to_what_it_must_be() {
-    run(ONE_LEVEL_HEADER);
-}
-
-#[test]
-fn every_header_field_of_nodes_on_two_levels_is_held_to_what_it_must_be() {
-    run(TWO_LEVELS_HEADER);
-}
-
-pub(crate) fn root(editor: &mut ImageEditor, change: impl FnOnce(&mut NodeDisk)) {
+pub(super) fn root(editor: &mut ImageEditor, change: impl FnOnce(&mut NodeDisk)) {
     editor.node(editor.layout().root(), change);
 }
 
-pub(crate) fn root_header(editor: &mut ImageEditor, change: impl FnOnce(&mut NodeHeader)) {
+pub(super) fn root_header(editor: &mut ImageEditor, change: impl FnOnce(&mut NodeHeader)) {
     root(editor, |disk| change(&mut disk.header));
 }
 
 /// The leaf in the middle of three.
-pub(crate) fn leaf(editor: &mut ImageEditor, change: impl FnOnce(&mut NodeDisk)) {
+pub(super) fn leaf(editor: &mut ImageEditor, change: impl FnOnce(&mut NodeDisk)) {
     editor.node(editor.layout().leaves[1], change);
 }
 
@@ -34,7 +24,7 @@ fn leaf_header(editor: &mut ImageEditor, change: impl FnOnce(&mut NodeHeader)) {
 }
 
 /// `fresh`: nine array blocks under one leaf.
-const ONE_LEVEL_HEADER: &[Case] = &[
+pub(super) const ONE_LEVEL_HEADER: &[Case] = &[
     fatal("flags 0", "fresh", |e| root_header(e, |h| h.flags.set(0)), FLAGS),
     fatal("flags 3", "fresh", |e| root_header(e, |h| h.flags.set(3)), FLAGS),
     fatal("flags 4", "fresh", |e| root_header(e, |h| h.flags.set(4)), FLAGS),
@@ -112,7 +102,7 @@ const KEYS_CODE: &[&str] = &["bitset-node-keys"];
 const MISSING: &[&str] = &["bitset-missing"];
 
 /// `twolevel`: 515 array blocks under three leaves, whose keys begin at 0, 248 and 374.
-const TWO_LEVELS_HEADER: &[Case] = &[
+pub(super) const TWO_LEVELS_HEADER: &[Case] = &[
     fatal("root: flags 0", "twolevel", |e| root_header(e, |h| h.flags.set(0)), FLAGS),
     fatal(
         "root: flags leaf",

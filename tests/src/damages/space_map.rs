@@ -1,25 +1,10 @@
 //! The space map: its index, its bitmaps, and the counts in them.
 
-use clone_tests::damage::{ImageEditor, THREE_BITMAPS};
+use crate::damage::{ImageEditor, THREE_BITMAPS};
 use persistent_data::BlockNr;
 use persistent_data::format::{IndexEntry, RefCountBits};
 
-use crate::table::{Case, fatal, leak, run, sound, warning};
-
-#[test]
-fn every_field_of_the_index_is_held_to_what_it_must_be() {
-    run(INDEX);
-}
-
-#[test]
-fn every_field_of_a_bitmap_is_held_to_what_it_must_be() {
-    run(BITMAP);
-}
-
-#[test]
-fn counts_that_are_too_high_are_leaks_and_those_too_low_are_fatal() {
-    run(COUNTS);
-}
+use super::{Case, fatal, leak, sound, warning};
 
 fn entry(editor: &mut ImageEditor, number: usize, change: impl FnOnce(&mut IndexEntry)) {
     editor.index(|disk| change(&mut disk.entries[number]));
@@ -27,7 +12,7 @@ fn entry(editor: &mut ImageEditor, number: usize, change: impl FnOnce(&mut Index
 
 /// `tail`: 2048 blocks of which 0, 2, 6, 7, 8 and 9 are in use, bitmap in block 7.
 /// The other one: 33640 blocks, bitmaps in blocks 6, 7 and 8.
-const INDEX: &[Case] = &[
+pub(super) const INDEX: &[Case] = &[
     fatal("place 0", "tail", |e| e.index(|i| i.blocknr.set(0)), INDEX_PLACE),
     fatal("place one off", "tail", |e| e.index(|i| i.blocknr.set(10)), INDEX_PLACE),
     fatal("place max", "tail", |e| e.index(|i| i.blocknr.set(!0)), INDEX_PLACE),
@@ -135,7 +120,7 @@ const FREE_HIGH: &[&str] = &["space-map-free-too-high"];
 const HINT: &[&str] = &["space-map-hint"];
 const BITMAP_PLACE: &[&str] = &["space-map-bitmap-block-number"];
 
-const BITMAP: &[Case] = &[
+pub(super) const BITMAP: &[Case] = &[
     fatal("place 0", "tail", |e| e.bitmap(0, |b| b.blocknr.set(0)), BITMAP_PLACE),
     fatal("place of the index", "tail", |e| e.bitmap(0, |b| b.blocknr.set(9)), BITMAP_PLACE),
     fatal("place max", "tail", |e| e.bitmap(0, |b| b.blocknr.set(!0)), BITMAP_PLACE),
@@ -217,7 +202,7 @@ const LEAK: &[&str] = &["leaked-blocks"];
 const LOW: &[&str] = &["ref-count-too-low"];
 const LACKING: &[&str] = &["ref-count-missing"];
 
-const COUNTS: &[Case] = &[
+pub(super) const COUNTS: &[Case] = &[
     leak("a free block: 1", "tail", |e| count(e, 1, RefCountBits::One), LEAK),
     leak("a free block: 2", "tail", |e| count(e, 1000, RefCountBits::Two), LEAK),
     leak("the last block: 1", "tail", |e| count(e, 2047, RefCountBits::One), LEAK),
