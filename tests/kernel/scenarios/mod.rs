@@ -17,13 +17,15 @@ macro_rules! scenarios {
 }
 
 scenarios! {
+    verdicts
     power_cut
     live
     write_log
     geometries
     restored
     repaired
-    auto_repaired
     file_system
     arguments
+    auto_repaired
+    zeroed_superblock
 }

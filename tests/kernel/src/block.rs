@@ -35,6 +35,12 @@ impl Device {
         Ok(Self(file.with_context(|| path.display().to_string())?))
     }
 
+    /// Whether sector `nr` can be read.
+    pub fn is_readable(&self, nr: u64) -> bool {
+        let mut memory = Vec::new();
+        self.0.read_exact_at(aligned(&mut memory, SECTOR as usize), nr * SECTOR).is_ok()
+    }
+
     /// Carries out one operation, and waits for its end.
     ///
     /// # Errors
@@ -103,5 +109,19 @@ pub fn print_authors(device: &Device, out: &mut dyn Write) -> Result<()> {
         let author = author.map_or_else(|| "?".to_owned(), |seed| seed.to_string());
         writeln!(out, "{} {} {author}", range.start, range.end)?;
     }
+    Ok(())
+}
+
+/// Prints a line that has, for each sector whose number `numbers` holds on a line, `1` if it can be
+/// read, and `0` if not.
+///
+/// # Errors
+/// When a line is no number.
+pub fn print_readable(device: &Device, numbers: &mut dyn BufRead) -> Result<()> {
+    let mut line = String::new();
+    for number in numbers.lines() {
+        line.push(if device.is_readable(number?.parse()?) { '1' } else { '0' });
+    }
+    println!("{line}");
     Ok(())
 }

@@ -71,6 +71,33 @@ fn tree_header(editor: &mut ImageEditor, change: impl FnOnce(&mut NodeHeader)) {
     editor.node(editor.layout().ref_counts, |disk| change(&mut disk.header));
 }
 
+/// A root in place of the leaf, with a leaf below it in block 20, and one below a node in block 21.
+fn two_depths(editor: &mut ImageEditor) {
+    let root = editor.layout().ref_counts;
+    let leaf = editor.raw(root);
+    for at in 20..23 {
+        editor.bytes(BlockNr(at), |bytes| bytes.copy_from_slice(leaf.bytes()));
+        editor.node(BlockNr(at), |n| {
+            n.header.blocknr.set(at);
+            n.header.nr_entries.set(1);
+            set_key(n, 0, if at == 20 { 0 } else { 1000 });
+        });
+        editor.set_count(BlockNr(at), RefCountBits::One);
+    }
+    for (at, children) in [(root, &[(0, 20), (1000, 21)][..]), (BlockNr(21), &[(1000, 22)])] {
+        editor.node(at, |n| {
+            n.header.flags.set(1);
+            n.header.value_size.set(8);
+            n.header.max_entries.set(252);
+            n.header.nr_entries.set(children.len() as u32);
+            for (entry, &(key, child)) in children.iter().enumerate() {
+                set_key(n, entry, key);
+                set_child(n, entry, BlockNr(child));
+            }
+        });
+    }
+}
+
 /// A kernel does not look at the tree before a count needs it, and in metadata of a clone none
 /// does. But what it would read then is wrong.
 pub(super) const LARGE_COUNTS_HEADER: &[Case] = &[
@@ -109,6 +136,12 @@ pub(super) const LARGE_COUNTS_HEADER: &[Case] = &[
             });
         },
         &["block-shared", "ref-count-too-low"],
+    ),
+    fatal(
+        "leaves at two depths",
+        "tail",
+        two_depths,
+        &["ref-count-needless", "ref-count-tree-depth"],
     ),
     fatal(
         "place 0",

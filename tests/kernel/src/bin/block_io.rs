@@ -20,6 +20,10 @@ struct Args {
     #[arg(long)]
     authors: bool,
 
+    /// Prints which of the sectors that standard input names can be read, instead.
+    #[arg(long)]
+    readable: bool,
+
     /// Gets the number of each operation that has ended.
     #[arg(long, value_name = "FILE")]
     progress: Option<PathBuf>,
@@ -35,6 +39,9 @@ fn main() -> Result<()> {
     let device = Device::open(&args.device)?;
     if args.authors {
         return block::print_authors(&device, &mut io::BufWriter::new(io::stdout().lock()));
+    }
+    if args.readable {
+        return block::print_readable(&device, &mut io::stdin().lock());
     }
     let progress = match args.progress {
         Some(path) => Some(OpenOptions::new().write(true).open(path)?),

@@ -1,0 +1,199 @@
+//! What a kernel is made to do with an image: open it, look at it, write to it, open it again.
+
+use std::fmt::Write as _;
+use std::ops::Range;
+
+use crate::guest::Status;
+use crate::script::{Op, Regions, text};
+use crate::vm::{Death, Output};
+
+/// What a guest's kernel says on its console where a step of a trial begins.
+const MARK: &str = "judge: ";
+
+/// Larger regions are not written, but discarded: a write would have to cover one.
+const WRITABLE: u64 = 1024;
+
+/// Sectors whose readability tells how a kernel has read the bitset. The source gives errors, and
+/// the destination does not.
+const PROBES: usize = 300;
+
+/// What is done to an image, and what is known of it.
+pub(super) struct Trial {
+    regions: Regions,
+    /// The regions that are hydrated, as maximal runs.
+    truth: Vec<Range<u64>>,
+    probes: Vec<u64>,
+    /// What each opening changes.
+    rounds: [Vec<Op>; 2],
+}
+
+/// What became of it.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// The verdict, in words.
+    pub(super) words: Vec<&'static str>,
+    /// What the kernel said, without the time in front.
+    pub(super) said: Vec<String>,
+    /// Whether the guest can be used no more.
+    pub(super) is_dead: bool,
+}
+
+fn is_in(runs: &[Range<u64>], region: u64) -> bool {
+    let next = runs.partition_point(|run| run.end <= region);
+    runs.get(next).is_some_and(|run| run.start <= region)
+}
+
+impl Trial {
+    /// A trial of an image of a clone of which the regions in `truth` are hydrated.
+    pub(super) fn new(regions: Regions, truth: Vec<Range<u64>>) -> Self {
+        let count = regions.count();
+        let mut edges: Vec<u64> = truth
+            .iter()
+            .flat_map(|run| [run.start.saturating_sub(1), run.start, run.end - 1, run.end])
+            .chain((0..count).step_by(32_576))
+            .chain([count / 3, count / 2, count - 1])
+            .filter(|&region| region < count)
+            .collect();
+        edges.sort_unstable();
+        edges.dedup();
+        let step = edges.len().div_ceil(PROBES);
+        let probes = edges.into_iter().step_by(step).collect();
+        // The last region may be short: a write does not cover it, as the kernel sees it.
+        let free = |nr: u64| (count * nr / 10..count - 1).find(|&region| !is_in(&truth, region));
+        let mut targets: Vec<u64> = (0..10).filter_map(free).collect();
+        targets.dedup();
+        let round = |first: usize| {
+            let regions_of = targets.iter().skip(first).step_by(2);
+            let one = |(nr, region): (usize, &u64)| {
+                let sectors = region * regions.size..(region + 1) * regions.size;
+                let write = nr != 2 && regions.size <= WRITABLE;
+                [if write { Op::Write(sectors, 1) } else { Op::Discard(sectors) }, Op::Flush]
+            };
+            regions_of.enumerate().flat_map(one).collect()
+        };
+        let rounds = [round(0), round(1)];
+        Self { regions, truth, probes, rounds }
+    }
+
+    /// What is hydrated after some of the rounds.
+    pub(super) fn after(&self, rounds: usize) -> Vec<Range<u64>> {
+        let ops = self.rounds[..rounds].iter().flatten();
+        let written = ops.map(|op| self.regions.hydrated_by(op)).filter(|run| !run.is_empty());
+        clone_tests::runs::joined(self.truth.iter().cloned().chain(written).collect())
+    }
+
+    /// The script for the guest. Everything is called `clone`; `table` is its line.
+    pub(super) fn script(&self, table: &str) -> String {
+        let mut probes = String::new();
+        for region in &self.probes {
+            let _ = writeln!(probes, "{}", region * self.regions.size);
+        }
+        let [first, second] = self.rounds.each_ref().map(|ops| text(ops));
+        format!(
+            "step() {{ echo \"<3>{MARK}$1\" > /dev/kmsg; echo \"== $1\"; }}
+             end() {{ [ ! -b /dev/mapper/clone ] || dmsetup remove clone; dmesg -c; }}
+             trap end EXIT
+             step open
+             dmsetup create clone --table '{table}' || exit
+             dmsetup status clone
+             block_io --readable /dev/mapper/clone << END\n{probes}END
+             step write
+             block_io /dev/mapper/clone << END || echo failed\n{first}END
+             status=$(dmsetup status clone)
+             echo $status
+             case $status in *rw*) ;; *) exit ;; esac
+             step remove
+             dmsetup remove clone || exit
+             step reopen
+             dmsetup create clone --table '{table}' || exit
+             step rewrite
+             block_io /dev/mapper/clone << END || echo failed\n{second}END
+             dmsetup status clone
+             step remove
+             dmsetup remove clone
+             step end\n"
+        )
+    }
+
+    /// What the guest's answer means.
+    pub(super) fn outcome(&self, answer: Result<Output, Death>) -> Outcome {
+        match answer {
+            Ok(output) => self.judge(&output.text),
+            Err(death) => dead(&death),
+        }
+    }
+
+    fn judge(&self, text: &str) -> Outcome {
+        let mut outcome = Outcome::default();
+        let mut step = "";
+        let (mut is_open, mut has_failed) = (false, false);
+        for line in text.lines() {
+            if let Some(next) = line.strip_prefix("== ") {
+                step = next;
+            } else if let Some(said) = line.split_once("] device-mapper: ").map(|(_, said)| said) {
+                // What the boot said of device mapper itself is not about this.
+                outcome.said.extend((!said.starts_with("core: ")).then(|| said.to_owned()));
+            } else if let Some(status) = Status::parse(line).ok().filter(|_| line.contains("clone"))
+            {
+                is_open |= step == "open";
+                outcome.add(self.verdict_on(&status, step));
+            } else if step == "open" && line.len() == self.probes.len() && is_open {
+                let read: Vec<u8> =
+                    self.probes.iter().map(|&at| b'0' + u8::from(is_in(&self.truth, at))).collect();
+                outcome.add((line.as_bytes() != read).then_some("misread"));
+            } else if line == "failed" {
+                has_failed = true;
+            }
+        }
+        let told = outcome.words.iter().any(|verdict| ["read-only", "fails"].contains(verdict));
+        outcome.add((has_failed && !told).then_some("writes fail"));
+        outcome.add(match step {
+            "open" => Some("refused"),
+            "reopen" if outcome.words.is_empty() => Some("refused then"),
+            _ => None,
+        });
+        outcome
+    }
+
+    fn verdict_on(&self, status: &Status, step: &str) -> Option<&'static str> {
+        let (rounds, otherwise) = match step {
+            "open" => (0, "misread"),
+            "write" => (1, "harmed"),
+            _ => (2, "harmed"),
+        };
+        match &*status.mode {
+            "Fail" => Some("fails"),
+            "ro" => Some("read-only"),
+            _ => {
+                let hydrated = clone_tests::runs::count(&self.after(rounds));
+                (status.regions.0 != hydrated).then_some(otherwise)
+            }
+        }
+    }
+}
+
+impl Outcome {
+    pub(super) fn add(&mut self, verdict: Option<&'static str>) {
+        if let Some(verdict) = verdict.filter(|verdict| !self.words.contains(verdict)) {
+            self.words.push(verdict);
+        }
+    }
+}
+
+fn dead(death: &Death) -> Outcome {
+    let (Death::Died(console) | Death::Silent(console)) = death;
+    let last = console.rsplit_once(MARK).map_or(&**console, |(_, last)| last);
+    let opens = matches!(last.lines().next(), Some("open" | "reopen"));
+    let verdict = match (death, opens) {
+        (Death::Died(_), true) => "dies when it opens it",
+        (Death::Died(_), false) => "dies of a commit",
+        (Death::Silent(_), true) => "hangs when it opens it",
+        (Death::Silent(_), false) => "hangs in a commit",
+    };
+    let lines = last.lines().map(|line| line.split_once("] ").map_or(line, |(_, rest)| rest));
+    let said = lines.filter(|line| {
+        ["device-mapper: ", "kernel BUG at ", "BUG: "].iter().any(|begin| line.starts_with(begin))
+    });
+    let said = said.map(|line| line.trim_start_matches("device-mapper: ").to_owned()).collect();
+    Outcome { words: vec![verdict], said, is_dead: true }
+}
