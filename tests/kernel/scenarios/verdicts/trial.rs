@@ -131,8 +131,7 @@ impl Trial {
             if let Some(next) = line.strip_prefix("== ") {
                 step = next;
             } else if let Some(said) = line.split_once("] device-mapper: ").map(|(_, said)| said) {
-                // What the boot said of device mapper itself is not about this.
-                outcome.said.extend((!said.starts_with("core: ")).then(|| said.to_owned()));
+                outcome.said.push(said.to_owned());
             } else if let Some(status) = Status::parse(line).ok().filter(|_| line.contains("clone"))
             {
                 is_open |= step == "open";
