@@ -157,7 +157,7 @@ impl Guest {
 
     fn try_each(&mut self, lines: &[String], steps: [&str; 4]) -> Result<Vec<Answer>> {
         let [take, status, table, clear] = steps;
-        // A line that is refused writes no metadata.
+        // A line that is refused writes no metadata. Of one that is taken, $2 has got some.
         let mut script = format!(
             "try() {{
                 if {take} > /dev/null 2>&1; then
@@ -166,15 +166,17 @@ impl Guest {
                     echo '-- table'
                     {table}
                     {clear}
-                    dd if=/dev/zero of={} bs=4k count=1 conv=fsync 2> /dev/null
+                    dd if=/dev/zero of=$2 bs=4k count=1 conv=fsync 2> /dev/null
                 else
                     echo '== refused'
                 fi
-            }}\n",
-            self.disks[0]
+            }}\n"
         );
         for line in lines {
-            writeln!(script, "try {}", quoted(&self.with_devices(line)))?;
+            let is_device = |word: &&str| [META, DEST, SRC].contains(word);
+            let metadata = line.split_whitespace().find(is_device).unwrap_or(META);
+            let [line, metadata] = [line, metadata].map(|text| quoted(&self.with_devices(text)));
+            writeln!(script, "try {line} {metadata}")?;
         }
         answers(&self.vm.script(&script)?, lines.len())
     }

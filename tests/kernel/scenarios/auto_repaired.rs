@@ -68,16 +68,14 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
         ensure!(repaired == sound, "{code}: {repaired:?} instead of {sound:?}");
 
         vm.create(&attached.line)?;
-        let status = vm.status(&name)?;
-        ensure!(repaired == (status.metadata, status.regions), "{code}: {}", status.line);
+        context.tools.expect_status(&clone.metadata, &vm.status(&name)?).context(code)?;
         attached.expect_reads(&mut vm, &model).context(code)?;
         round(&mut vm, &mut model)?;
         attached.expect_reads(&mut vm, &model).context(code)?;
         vm.remove(&[&name])?;
         attached.detach(&mut vm)?;
         context.tools.sound(&clone.metadata)?;
-        let (expected, dumped) = (model.runs(), context.tools.dump(&clone.metadata)?);
-        ensure!(dumped == expected, "{code}: hydrated {expected:?}, dumped {dumped:?}");
+        context.tools.expect_hydrated(&clone.metadata, &model.hydrated).context(code)?;
     }
     context.say(format!("{} kinds of untidy metadata", MESSES.len()));
     Ok(())

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 
 use crate::context::Context;
 use crate::guest::CloneLine;
-use crate::script::{Regions, runs, set};
+use crate::script::{Regions, set};
 use crate::vm::Vm;
 
 pub(super) const SHOWS: &str =
@@ -110,14 +110,6 @@ fn agree(
     vm.create(clone)?;
     let status = vm.status(&clone.name)?;
     vm.remove(&[&clone.name])?;
-    ensure!(status.mode == "rw", "{}", status.line);
-    let figures = context.tools.sound(image)?.figures()?;
-    ensure!(
-        figures == (status.metadata, status.regions),
-        "the kernel says {:?}, clone_check {figures:?}",
-        status.line
-    );
-    let (expected, dumped) = (runs(hydrated), context.tools.dump(image)?);
-    ensure!(dumped == expected, "hydrated should be {expected:?}, and clone_dump says {dumped:?}");
-    Ok(())
+    context.tools.expect_status(image, &status)?;
+    context.tools.expect_hydrated(image, hydrated)
 }

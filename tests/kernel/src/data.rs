@@ -129,7 +129,7 @@ fn expect_authors(found: &[Option<u64>], model: &Model) -> Result<()> {
     for (sector, (found, expected)) in found.iter().zip(&model.sectors).enumerate() {
         ensure!(
             *found == Some(*expected),
-            "sector {sector} (region {}) should hold what {expected:#x} wrote, and holds {found:x?}",
+            "sector {sector} of region {} should be by {expected:#x}, and is by {found:x?}",
             sector as u64 / model.regions().size
         );
     }

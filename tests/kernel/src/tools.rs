@@ -8,6 +8,9 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 
+use crate::guest::Status;
+use crate::script::runs;
+
 /// Where the programs are.
 #[derive(Clone, Debug)]
 pub struct Tools {
@@ -158,6 +161,34 @@ impl Tools {
         let check = self.check(metadata)?;
         ensure!(check.code == 0, "{}: clone_check says {:?}", metadata.display(), check.problems);
         Ok(check)
+    }
+
+    /// Whether metadata is sound, and `clone_check` has the figures of the kernel's status line,
+    /// which must be that of a clone that can be written to.
+    ///
+    /// # Errors
+    /// What they do not agree on.
+    pub fn expect_status(&self, metadata: &Path, status: &Status) -> Result<()> {
+        let figures = self.sound(metadata)?.figures()?;
+        ensure!(
+            figures == (status.metadata, status.regions) && status.mode == "rw",
+            "the kernel says {:?}, clone_check {figures:?}",
+            status.line
+        );
+        Ok(())
+    }
+
+    /// Whether `clone_dump` says that exactly these regions are hydrated.
+    ///
+    /// # Errors
+    /// What it says instead.
+    pub fn expect_hydrated(&self, metadata: &Path, hydrated: &[bool]) -> Result<()> {
+        let (expected, dumped) = (runs(hydrated), self.dump(metadata)?);
+        ensure!(
+            dumped == expected,
+            "hydrated should be {expected:?}, and clone_dump says {dumped:?}"
+        );
+        Ok(())
     }
 
     /// The hydrated regions, in maximal runs, half-open.

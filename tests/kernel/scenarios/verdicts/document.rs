@@ -85,7 +85,8 @@ pub(super) fn compare(context: &Context<'_>, judged: &[Judged]) -> Result<()> {
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         return Ok(std::fs::write(path(), [before, BEGIN, &new, END, after].concat())?);
     }
-    let same_series = old.lines().any(|line| line.starts_with(&format!("Made with Linux {series},")));
+    let begin = format!("Made with Linux {series},");
+    let same_series = old.lines().any(|line| line.starts_with(&begin));
     // What a kernel says may come in another order, or be held back. What it does may not.
     let verdicts = changes(&verdicts(old), &verdicts(&new));
     ensure!(
