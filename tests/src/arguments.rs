@@ -272,9 +272,10 @@ mod tests {
         let document = include_str!("../../docs/differences.md");
         let rows = document.lines().filter_map(|line| line.strip_prefix("| `"));
         let listed: BTreeSet<&str> = rows.filter_map(|row| row.split('`').next()).collect();
-        for difference in Difference::ALL {
-            assert!(listed.contains(difference.name()), "docs/differences.md lacks {difference:?}");
-        }
+        // The two that no line with a placeholder for its devices can show.
+        let others = ["byte-a0", "ignored-words"];
+        let known = Difference::ALL.map(Difference::name).into_iter().chain(others);
+        assert_eq!(listed, known.collect());
     }
 
     #[test]

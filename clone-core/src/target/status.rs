@@ -8,7 +8,6 @@ use nom::character::complete::{char, digit1};
 use nom::combinator::all_consuming;
 use nom::sequence::separated_pair;
 use nom::{IResult, Parser};
-use persistent_data::format::MAX_METADATA_BLOCKS;
 use persistent_data::number::BLOCK_SIZE;
 use thiserror::Error;
 
@@ -107,7 +106,7 @@ impl Field {
             Self::Start => "the start, a number of sectors",
             Self::Length => "the length, a number of sectors from 1",
             Self::MetadataBlockSize => "the metadata block size, 8 sectors, or Fail, or Error",
-            Self::MetadataBlocks => "metadata blocks as <used>/<total>, 4161600 at most",
+            Self::MetadataBlocks => "metadata blocks as <used>/<total>",
             Self::RegionSize => "the region size, a power of two from 8 to 2097152 sectors",
             Self::Regions => "regions as <hydrated>/<total>, 2147483648 at most and 1 at least",
             Self::Hydrating => "the number of regions being copied",
@@ -308,8 +307,8 @@ fn status(mut words: Words) -> Result<Status, StatusError> {
 
 fn figures(words: &mut Words) -> Result<Figures, StatusError> {
     words.number(Field::MetadataBlockSize, METADATA_BLOCK..=METADATA_BLOCK)?;
-    let (metadata_used, metadata_total) =
-        words.part_of(Field::MetadataBlocks, 0..=MAX_METADATA_BLOCKS)?;
+    // Metadata whose space map is damaged may claim anything, and a kernel passes that on.
+    let (metadata_used, metadata_total) = words.take(Field::MetadataBlocks, pair)?;
     let region_size = words.take(Field::RegionSize, |word| {
         number(word).and_then(|sectors| RegionSize::new(Sectors(sectors)).ok())
     })?;

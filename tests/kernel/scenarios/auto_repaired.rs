@@ -18,6 +18,9 @@ pub(super) const SHOWS: &str =
 
 const REGIONS: Regions = Regions { size: 8, target: 8 * 5000 + 3 };
 
+/// How many there are in a round, each with a seed of its own.
+const OPERATIONS: usize = 30;
+
 /// Something untidy, and the code that it has.
 type Mess = (&'static str, fn(&mut ImageEditor));
 
@@ -43,9 +46,10 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
         let mut model = Model::new(REGIONS, SOURCE);
         let clone = DataClone::new(context, &name, &mut model, 1024 * 8)?;
         let attached = clone.attach(&mut vm, &name, "1 no_hydration")?;
-        let mut rng = context.rng(nr);
+        let (mut rng, mut next_seed) = (context.rng(nr), 1);
         let mut round = |vm: &mut crate::vm::Vm, model: &mut Model| -> Result<()> {
-            let script = REGIONS.random_script(&mut rng, 30, 1 + model.runs().len() as u64);
+            let script = REGIONS.random_script(&mut rng, OPERATIONS, next_seed);
+            next_seed += OPERATIONS as u64;
             vm.block_io(&attached.line.node(), &script)?;
             script.iter().for_each(|op| model.apply(op));
             Ok(())

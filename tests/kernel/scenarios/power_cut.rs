@@ -89,8 +89,7 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
             sectors: vec![SOURCE; target as usize],
             hydrated: vec![false; case.regions.count() as usize],
             below: vec![ZEROES; target as usize],
-            // No operation's content is to be mistaken for the source's.
-            next_seed: SOURCE + 1,
+            next_seed: 1,
             seen: &mut seen,
         };
         for (life, options) in case.lives.iter().enumerate() {
@@ -170,6 +169,7 @@ impl Clone<'_> {
         let status = vm.status("clone")?;
         self.context.tools.expect_status(&self.metadata, &status)?;
         let read = spread(&vm.authors(&clone.node())?);
+        ensure!(read.len() == self.sectors.len(), "{} sectors", read.len());
         for (sector, (read, known)) in read.iter().zip(&self.sectors).enumerate() {
             ensure!(
                 *read == Some(*known),
@@ -327,6 +327,7 @@ impl Clone<'_> {
         vm.remove(&["clone"])?;
         vm.kill()?;
         let destination = authors_of(&self.destination)?;
+        ensure!(destination.len() == self.sectors.len(), "{} sectors", destination.len());
         for (sector, (read, known)) in destination.iter().zip(&self.sectors).enumerate() {
             ensure!(
                 *read == Some(*known),

@@ -97,7 +97,11 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
             known: Known { flushed: 0, begun: per_script, hydrating },
             seen: &mut seen,
         };
-        replay.run(&entries).with_context(|| format!("case {nr}"))?;
+        if let Err(error) = replay.run(&entries) {
+            let state = context.path("state.img");
+            fs::write(&state, replay.device.to_bytes())?;
+            return Err(error.context(format!("case {nr}; the device then is state.img")));
+        }
         ensure!(replay.known.flushed == scripts.concat().len(), "a mark is missing");
         ensure!(replay.device.to_bytes() == image, "the log does not hold all that was written");
     }

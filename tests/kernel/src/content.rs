@@ -15,10 +15,9 @@ pub const SECTOR: u64 = 512;
 /// The seed of sectors that are all zero.
 pub const ZEROES: u64 = 0;
 
-/// The seed of what a source holds before anything else is written.
-pub const SOURCE: u64 = 0x5eed;
-
-const WORDS: usize = SECTOR as usize / 8;
+/// The seed of what a source holds before anything else is written. Operations count from 1, and
+/// do not come up here.
+pub const SOURCE: u64 = 1 << 40;
 
 /// The content of sector `nr` written with `seed`.
 fn sector(seed: u64, nr: u64) -> [u8; SECTOR as usize] {
@@ -40,7 +39,6 @@ fn sector(seed: u64, nr: u64) -> [u8; SECTOR as usize] {
         };
         word.copy_from_slice(&value.to_le_bytes());
     }
-    debug_assert_eq!(WORDS * 8, bytes.len());
     bytes
 }
 

@@ -13,10 +13,10 @@ use crate::vm::{Disk, Vm};
 
 /// The seed of what the destination holds where nothing has been copied or written: whoever reads
 /// it from the clone has read from the wrong device.
-pub const GARBAGE: u64 = 0xbad;
+pub const GARBAGE: u64 = SOURCE + 1;
 
 /// The seed of data on the destination that was written before the scenario begins.
-pub const WRITTEN: u64 = 0x01d;
+pub const WRITTEN: u64 = SOURCE + 2;
 
 /// The three files of a clone.
 #[derive(Clone, Debug)]

@@ -144,13 +144,15 @@ impl Vm {
         self.script(&format!(
             "for i in $(seq 600); do
                  set -- $(dmsetup status {name})
-                 [ ${{7%/*}} = ${{7#*/}} ] && exit
+                 [ -n \"$7\" ] && [ \"${{7%/*}}\" = \"${{7#*/}}\" ] && exit
                  usleep 100000
              done
              echo $7 of the regions of {name} are hydrated after a minute
              exit 1"
         ))?;
-        self.status(name)
+        let status = self.status(name)?;
+        ensure!(status.mode == "rw" && status.regions.0 == status.regions.1, "{}", status.line);
+        Ok(status)
     }
 
     /// Carries out operations on a device, one after the other.

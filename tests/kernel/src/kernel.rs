@@ -6,7 +6,8 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
@@ -56,6 +57,10 @@ impl Kernel {
             kernel.forget_others()?;
             kernel.pack(programs).context("packing the guest")?;
             kernel.boot().context("booting the guest")?;
+        }
+        // Others see that it is in use.
+        for file in [&kernel.initrd, &kernel.state] {
+            File::open(file)?.set_modified(SystemTime::now())?;
         }
         Ok(kernel)
     }
@@ -162,12 +167,17 @@ impl Kernel {
         let qmp = vm.qmp();
         // Without a limit: the default is that of a network.
         qmp.execute("migrate-set-parameters", json!({ "max-bandwidth": 1_u64 << 40 }))?;
-        let uri = format!("exec:cat > '{}'", unfinished.display());
+        // It has its name when all of it is there.
+        let (unfinished, state) = (unfinished.display(), self.state.display());
+        let uri = format!("exec:cat > '{unfinished}' && mv '{unfinished}' '{state}'");
         qmp.execute("migrate", json!({ "uri": uri }))?;
         qmp.wait_until("query-migrate", "completed")?;
-        vm.kill()?;
-        fs::rename(unfinished, &self.state)?;
-        Ok(())
+        let begin = Instant::now();
+        while !self.state.exists() {
+            ensure!(begin.elapsed() < Duration::from_secs(30), "the state was not saved: {state}");
+            thread::sleep(Duration::from_millis(5));
+        }
+        vm.kill()
     }
 }
 

@@ -136,11 +136,6 @@ impl Vm {
         &mut self.qmp
     }
 
-    /// The kernel that runs in it.
-    pub fn kernel(&self) -> &Kernel {
-        &self.kernel
-    }
-
     /// How long a script may say nothing before the guest counts as silent.
     ///
     /// # Errors

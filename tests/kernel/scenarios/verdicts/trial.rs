@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::ops::Range;
 
+use anyhow::{Context as _, Result, ensure};
+
 use crate::guest::Status;
 use crate::script::{Op, Regions, text};
 use crate::vm::{Death, Output};
@@ -119,30 +121,33 @@ impl Trial {
     }
 
     /// What the guest's answer means.
-    pub(super) fn outcome(&self, answer: Result<Output, Death>) -> Outcome {
+    ///
+    /// # Errors
+    /// When it is no answer to all that was asked.
+    pub(super) fn outcome(&self, answer: Result<Output, Death>) -> Result<Outcome> {
         match answer {
-            Ok(output) => self.judge(&output.text),
-            Err(death) => dead(&death),
+            Ok(output) => self.judge(&output.text).with_context(|| output.text.clone()),
+            Err(death) => Ok(dead(&death)),
         }
     }
 
-    fn judge(&self, text: &str) -> Outcome {
+    fn judge(&self, text: &str) -> Result<Outcome> {
         let mut outcome = Outcome::default();
         let mut step = "";
-        let (mut is_open, mut has_failed) = (false, false);
+        let (mut is_open, mut is_read, mut has_failed) = (false, false, false);
         for line in text.lines() {
             if let Some(next) = line.strip_prefix("== ") {
                 step = next;
             } else if let Some(said) = line.split_once("] device-mapper: ").map(|(_, said)| said) {
                 outcome.said.push(said.to_owned());
-            } else if let Some(status) = Status::parse(line).ok().filter(|_| line.contains("clone"))
-            {
+            } else if line.starts_with("0 ") && line.contains(" clone ") {
                 is_open |= step == "open";
-                outcome.add(self.verdict_on(&status, step));
+                outcome.add(self.verdict_on(&Status::parse(line)?, step));
             } else if step == "open" && line.len() == self.probes.len() && is_open {
                 let read: Vec<u8> =
                     self.probes.iter().map(|&at| b'0' + u8::from(is_in(&self.truth, at))).collect();
                 outcome.add((line.as_bytes() != read).then_some("misread"));
+                is_read = true;
             } else if line == "failed" {
                 has_failed = true;
             }
@@ -155,7 +160,8 @@ impl Trial {
             "reopen" if outcome.words.is_empty() => Some("refused then"),
             _ => None,
         });
-        outcome
+        ensure!(step == "open" || (is_open && is_read), "no look at what the kernel has read");
+        Ok(outcome)
     }
 
     fn verdict_on(&self, status: &Status, step: &str) -> Option<&'static str> {

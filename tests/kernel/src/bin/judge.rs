@@ -66,6 +66,12 @@ fn main() -> Result<ExitCode> {
     };
     println!("The judge: Linux {}.", kernel.release()?);
     let folder = programs.join("kernel-judge");
+    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    let lock = fs::File::create(folder.join("lock"))?;
+    if lock.try_lock().is_err() {
+        eprintln!("Another run uses {}: waiting for its end.", folder.display());
+        lock.lock()?;
+    }
     let runner = Runner { kernel, tools: Tools::new(&programs), seed, folder, jobs: args.jobs };
     let totals = runner.run(&scenarios)?;
     // As test programs end, for whatever adds the figures up.
