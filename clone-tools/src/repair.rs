@@ -91,6 +91,7 @@ fn repair(
             fresh::tell(&teller, recovery);
         }
     }
+    outcome.hydrated = Some(recovery.regions.hydrated());
     let place = Place::find(&args.output, recovery.header.geometry, args.metadata_size)?;
 
     if let Some(devices) = devices.filter(|_| !recovery.regions.is_whole()) {

@@ -268,6 +268,14 @@ fn json_tells_all_that_people_are_told() {
 }
 
 #[test]
+fn json_tells_what_was_recovered_where_output_is_refused() {
+    let scratch = Scratch::new();
+    let (input, small) = (scratch.file("input", Image::torn().0), scratch.file("small", [0; 8192]));
+    let said = repair(&["--json"], &input, &small).exits(1).says("small").json();
+    assert_eq!((&said["hydrated"], &said["written"]), (&json!(98496), &json!(false)));
+}
+
+#[test]
 fn json_is_printed_where_nothing_was_recovered_too() {
     let scratch = Scratch::new();
     let mut image = Image::fixture("tail");
