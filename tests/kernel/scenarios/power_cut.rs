@@ -21,8 +21,9 @@ use rand::rngs::StdRng;
 
 use crate::content::{SOURCE, ZEROES, authors_of, spread};
 use crate::context::Context;
+use crate::data::expect_authors;
 use crate::guest::CloneLine;
-use crate::script::{Op, Regions, text};
+use crate::script::{Op, Regions, set, text};
 use crate::vm::Vm;
 
 pub(super) const SHOWS: &str =
@@ -169,13 +170,7 @@ impl Clone<'_> {
         let status = vm.status("clone")?;
         self.context.tools.expect_status(&self.metadata, &status)?;
         let read = spread(&vm.authors(&clone.node())?);
-        ensure!(read.len() == self.sectors.len(), "{} sectors", read.len());
-        for (sector, (read, known)) in read.iter().zip(&self.sectors).enumerate() {
-            ensure!(
-                *read == Some(*known),
-                "sector {sector} reads as written by {read:?}, and is by {known}"
-            );
-        }
+        expect_authors(&read, &self.sectors, self.regions).context("as the kernel reads it")?;
         if options == REST {
             return Ok((vm, clone));
         }
@@ -244,7 +239,7 @@ impl Clone<'_> {
         tools.sound(&self.metadata)?;
         let mut hydrated = vec![false; self.hydrated.len()];
         for run in tools.dump(&self.metadata)? {
-            hydrated[run.start as usize..run.end as usize].fill(true);
+            set(&mut hydrated, &run);
         }
         let regions = self.regions;
         let (mut least, mut most) = (self.hydrated.clone(), self.hydrated.clone());
@@ -327,13 +322,7 @@ impl Clone<'_> {
         vm.remove(&["clone"])?;
         vm.kill()?;
         let destination = authors_of(&self.destination)?;
-        ensure!(destination.len() == self.sectors.len(), "{} sectors", destination.len());
-        for (sector, (read, known)) in destination.iter().zip(&self.sectors).enumerate() {
-            ensure!(
-                *read == Some(*known),
-                "sector {sector} of the destination is by {read:?}, and should be by {known}"
-            );
-        }
+        expect_authors(&destination, &self.sectors, self.regions).context("the destination")?;
         for path in [&self.metadata, &self.source, &self.destination] {
             fs::remove_file(path)?;
         }

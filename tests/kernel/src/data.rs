@@ -94,7 +94,8 @@ impl DataClone {
     /// # Errors
     /// Where it does not.
     pub fn expect_destination(&self, model: &Model) -> Result<()> {
-        expect_authors(&content::authors_of(&self.destination)?, model)
+        let found = content::authors_of(&self.destination)?;
+        expect_authors(&found, &model.sectors, self.regions)
     }
 
     /// Whether the source still holds what it did.
@@ -102,7 +103,8 @@ impl DataClone {
     /// # Errors
     /// Where it does not.
     pub fn expect_source_untouched(&self) -> Result<()> {
-        expect_authors(&content::authors_of(&self.source)?, &Model::new(self.regions, SOURCE))
+        let untouched = vec![SOURCE; self.regions.target as usize];
+        expect_authors(&content::authors_of(&self.source)?, &untouched, self.regions)
     }
 }
 
@@ -120,17 +122,22 @@ impl Attached {
     /// # Errors
     /// Where it does not.
     pub fn expect_reads(&self, vm: &mut Vm, model: &Model) -> Result<()> {
-        expect_authors(&content::spread(&vm.authors(&self.line.node())?), model)
+        let found = content::spread(&vm.authors(&self.line.node())?);
+        expect_authors(&found, &model.sectors, model.regions())
     }
 }
 
-fn expect_authors(found: &[Option<u64>], model: &Model) -> Result<()> {
-    ensure!(found.len() == model.sectors.len(), "{} sectors", found.len());
-    for (sector, (found, expected)) in found.iter().zip(&model.sectors).enumerate() {
+/// Whether each sector of a clone or one of its devices is by whom it should be.
+///
+/// # Errors
+/// The first that is not, or that there are more or fewer.
+pub fn expect_authors(found: &[Option<u64>], expected: &[u64], regions: Regions) -> Result<()> {
+    ensure!(found.len() == expected.len(), "{} sectors", found.len());
+    for (sector, (found, expected)) in found.iter().zip(expected).enumerate() {
         ensure!(
             *found == Some(*expected),
             "sector {sector} of region {} should be by {expected:#x}, and is by {found:x?}",
-            sector as u64 / model.regions().size
+            sector as u64 / regions.size
         );
     }
     Ok(())
