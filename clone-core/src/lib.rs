@@ -43,10 +43,13 @@
 //! ```
 
 pub mod auto_repair;
+mod bits;
 pub mod check;
 pub mod content;
 pub mod damage;
+pub mod driver;
 pub mod dump;
+pub mod engine;
 pub mod format;
 #[cfg(any(test, feature = "generate"))]
 pub mod generate;

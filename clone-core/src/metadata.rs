@@ -182,6 +182,12 @@ impl<D: Device> Metadata<D> {
         usize::try_from(region).is_ok_and(|region| self.hydrated.contains(region))
     }
 
+    /// Which regions are hydrated, committed or not: words of 64, lowest region in the lowest bit
+    /// of the first.
+    pub fn hydrated_words(&self) -> impl Iterator<Item = u64> + '_ {
+        (0..self.nr_regions().div_ceil(BITS_PER_WORD)).map(|index| word_of(&self.hydrated, index))
+    }
+
     /// Whether a commit has something to write.
     pub fn has_changes(&self) -> bool {
         !self.changed.is_empty()

@@ -5,6 +5,7 @@ use std::iter;
 use persistent_data::bitset::{BITS_PER_BLOCK, BITS_PER_WORD};
 use zerocopy::little_endian as le;
 
+use crate::bits::{BitRuns, low_bits, set_bits};
 use crate::geometry::RegionRange;
 
 pub use self::tally::Tally;
@@ -320,62 +321,6 @@ pub(crate) fn census(words: &[le::U64], len: u64) -> Census {
 
 fn count_ones(words: impl Iterator<Item = u64>) -> u64 {
     words.map(|word| u64::from(word.count_ones())).sum()
-}
-
-/// A word with its `count` lowest bits set, `0..=64`.
-fn low_bits(count: u64) -> u64 {
-    if count >= BITS_PER_WORD { u64::MAX } else { (1 << count) - 1 }
-}
-
-/// Sets `bits` in `words`.
-fn set_bits(words: &mut [u64], bits: RegionRange) {
-    for index in bits.start / BITS_PER_WORD..bits.end.div_ceil(BITS_PER_WORD) {
-        let first = index * BITS_PER_WORD;
-        let from = bits.start.saturating_sub(first).min(BITS_PER_WORD);
-        let to = (bits.end - first).min(BITS_PER_WORD);
-        words[index as usize] |= low_bits(to) & !low_bits(from);
-    }
-}
-
-/// The runs of ones in some words, a word at a time.
-struct BitRuns<'a> {
-    words: &'a [u64],
-    at: u64,
-}
-
-impl<'a> BitRuns<'a> {
-    fn of(words: &'a [u64]) -> Self {
-        Self { words, at: 0 }
-    }
-
-    /// The first bit at `from` or after that equals `value`; the end if there is none.
-    fn seek(&self, from: u64, value: bool) -> u64 {
-        let end = self.words.len() as u64 * BITS_PER_WORD;
-        let mut at = from;
-        while at < end {
-            let word = self.words[(at / BITS_PER_WORD) as usize];
-            let wanted = if value { word } else { !word } >> (at % BITS_PER_WORD);
-            if wanted != 0 {
-                return at + u64::from(wanted.trailing_zeros());
-            }
-            at = (at / BITS_PER_WORD + 1) * BITS_PER_WORD;
-        }
-        end
-    }
-}
-
-impl Iterator for BitRuns<'_> {
-    type Item = RegionRange;
-
-    fn next(&mut self) -> Option<RegionRange> {
-        let end = self.words.len() as u64 * BITS_PER_WORD;
-        let start = self.seek(self.at, true);
-        if start == end {
-            return None;
-        }
-        self.at = self.seek(start, false);
-        Some(start..self.at)
-    }
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ impl RegionMap {
             match &self.chunks[index as usize] {
                 Chunk::Lost => Some(from..chunk.end).filter(|run| !run.is_empty()),
                 Chunk::Partly(planes) => {
-                    let mut runs = BitRuns { words: &planes.lost, at: from - chunk.start };
+                    let mut runs = BitRuns::from(&planes.lost, from - chunk.start);
                     runs.next().map(|run| chunk.start + run.start..chunk.start + run.end)
                 }
                 Chunk::Zeroes | Chunk::Ones | Chunk::Runs(_) | Chunk::Bits(_) => None,

@@ -1,0 +1,59 @@
+//! What a clone asks of the devices with its data.
+
+use std::io;
+use std::ops::Range;
+
+use crate::content::ReadData;
+
+/// A stretch of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Whether the device knows, without being read, that all of it is zeroes.
+    pub zeroes: bool,
+    /// Where it ends, in bytes; not past the end of the device.
+    pub end: u64,
+}
+
+/// What is cloned. There is no way to write to it.
+pub trait Source: ReadData {
+    /// The stretch that begins at `offset`, which lies on the device. A device that knows nothing
+    /// says that all of it is data.
+    ///
+    /// # Errors
+    /// Whatever the device says.
+    fn extent(&self, offset: u64) -> io::Result<Extent> {
+        let _ = offset;
+        Ok(Extent { zeroes: false, end: self.size_bytes() })
+    }
+}
+
+/// What a clone is copied to. Ranges are of any alignment; writes to bytes that do not overlap do
+/// not disturb each other, even within one block of the device.
+pub trait Destination: ReadData {
+    /// Writes all of `data` to `offset`. It may stay in a volatile cache.
+    ///
+    /// # Errors
+    /// Whatever the device says; any part of it may have been written.
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
+
+    /// Makes `range` read as zeroes, by a hole where `deallocate` allows it and the device can, by
+    /// writing zeroes if nothing else helps.
+    ///
+    /// # Errors
+    /// Whatever the device says; any part of it may have been written.
+    fn zero(&self, range: Range<u64>, deallocate: bool) -> io::Result<()>;
+
+    /// Tells the device that `range` is needed no more. What it reads as then is unspecified. A
+    /// device that cannot do it does nothing.
+    ///
+    /// # Errors
+    /// Whatever the device says, but that it cannot.
+    fn discard(&self, range: Range<u64>) -> io::Result<()>;
+
+    /// Returns when all writes that had ended before are on the medium.
+    ///
+    /// # Errors
+    /// Whatever the device says. Nobody knows then what is on the medium, and trying again does
+    /// not tell.
+    fn flush(&self) -> io::Result<()>;
+}

@@ -1,0 +1,227 @@
+//! Regions that are being made hydrated.
+//!
+//! *Invariants:* claims do not overlap. A region that is not hydrated is written to on the
+//! destination only by the claim that holds it, and its bit is set only at the end of that claim.
+//! Whatever else wants to change it waits there, or is laid over what is being copied.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use crate::engine::action::{CopyId, OverlayBytes};
+use crate::engine::event::Failure;
+use crate::engine::request::{ByteRange, RequestId};
+use crate::geometry::RegionRange;
+
+/// Names a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct ClaimId(u64);
+
+/// A part of a request.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    pub(super) request: RequestId,
+    pub(super) range: ByteRange,
+}
+
+/// Regions that are being made hydrated.
+#[derive(Debug)]
+pub(super) struct Claim {
+    pub(super) regions: RegionRange,
+    pub(super) work: Work,
+    /// What has to be planned anew when the claim ends, in the order in which it came.
+    pub(super) waiters: Vec<Part>,
+}
+
+/// How the regions of a claim become hydrated.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// A request gives them all of their bytes.
+    Overwrite,
+    /// They are copied.
+    Copy(Copy),
+}
+
+/// Regions being copied, in chunks if they are large.
+#[derive(Debug)]
+pub(super) struct Copy {
+    pub(super) why: Why,
+    /// When it was begun.
+    pub(super) since: Duration,
+    /// How many regions were begun then.
+    pub(super) nr_begun: u64,
+    /// All of its bytes; the end moves when the source tells of a hole.
+    pub(super) range: ByteRange,
+    /// Where the chunks end that have been begun.
+    pub(super) begun: u64,
+    pub(super) chunks: Vec<Chunk>,
+    /// What requests write over it, in the order in which they came.
+    pub(super) overlays: Vec<LaidOver>,
+    /// The first thing that went wrong. Nothing more is begun then.
+    pub(super) failure: Option<Failure>,
+}
+
+/// Who wants a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// A request that changes a part of a region waits for it.
+    Demand,
+    /// A read hydrates what it reads, or what will be read next.
+    Read,
+    /// A user asked for the range to be copied next, and may be waiting for it.
+    Wanted(Option<RequestId>),
+    /// Hydration has come to it.
+    Background,
+}
+
+impl Why {
+    /// Whether a user waits until it is hydrated: such copies have their own share of memory.
+    pub(super) fn is_demand(self) -> bool {
+        self == Self::Demand
+    }
+}
+
+/// A part of a copy that is in one buffer.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    pub(super) copy: CopyId,
+    pub(super) range: ByteRange,
+    pub(super) state: ChunkState,
+}
+
+/// How far a chunk is.
+#[derive(Debug)]
+pub(super) enum ChunkState {
+    /// Being read from the source; these reads wait for it.
+    Fetching(Vec<Part>),
+    /// Being written to the destination: what it is made of cannot change any more.
+    Storing,
+    /// Done, or failed.
+    Ended,
+}
+
+/// A part of a request that is written together with the region around it.
+#[derive(Clone, Debug)]
+pub(super) struct LaidOver {
+    pub(super) part: Part,
+    pub(super) bytes: OverlayBytes,
+}
+
+impl Copy {
+    /// Of the bytes `range`; nothing of it is begun.
+    pub(super) fn new(why: Why, since: Duration, nr_begun: u64, range: ByteRange) -> Self {
+        let begun = range.start;
+        let (chunks, overlays) = (Vec::new(), Vec::new());
+        Self { why, since, nr_begun, range, begun, chunks, overlays, failure: None }
+    }
+
+    /// Whether bytes in `range` can still be laid over it: none of them is being written.
+    pub(super) fn takes_overlay(&self, range: &ByteRange) -> bool {
+        let is_free = |chunk: &Chunk| {
+            matches!(chunk.state, ChunkState::Fetching(_)) || !overlap(&chunk.range, range)
+        };
+        self.failure.is_none() && self.chunks.iter().all(is_free)
+    }
+
+    /// The chunk of which all of `range` is a part and that is still being fetched.
+    pub(super) fn fetching(&mut self, range: &ByteRange) -> Option<&mut Vec<Part>> {
+        self.chunks.iter_mut().find_map(|chunk| match &mut chunk.state {
+            ChunkState::Fetching(reads)
+                if chunk.range.start <= range.start && range.end <= chunk.range.end =>
+            {
+                Some(reads)
+            }
+            _ => None,
+        })
+    }
+
+    /// The chunk in the buffer `copy`.
+    pub(super) fn chunk(&mut self, copy: CopyId) -> &mut Chunk {
+        let found = self.chunks.iter_mut().find(|chunk| chunk.copy == copy);
+        found.expect("a chunk stays until its claim ends")
+    }
+
+    /// Whether nothing of it is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.chunks.iter().all(|chunk| matches!(chunk.state, ChunkState::Ended))
+    }
+}
+
+/// Whether two ranges have a byte in common.
+pub(super) fn overlap(a: &ByteRange, b: &ByteRange) -> bool {
+    a.start < b.end && b.start < a.end
+}
+
+/// All claims.
+#[derive(Debug, Default)]
+pub(super) struct Claims {
+    by_id: HashMap<ClaimId, Claim>,
+    by_start: BTreeMap<u64, ClaimId>,
+    /// Regions of all of them.
+    nr_regions: u64,
+    next: u64,
+}
+
+impl Claims {
+    /// Claims regions of which none is claimed.
+    pub(super) fn add(&mut self, regions: RegionRange, work: Work) -> ClaimId {
+        assert!(regions.start < regions.end, "a claim of nothing");
+        let id = ClaimId(self.next);
+        self.next += 1;
+        assert!(self.next_from(regions.start) >= regions.end && self.at(regions.start).is_none());
+        self.nr_regions += regions.end - regions.start;
+        self.by_start.insert(regions.start, id);
+        self.by_id.insert(id, Claim { regions, work, waiters: Vec::new() });
+        id
+    }
+
+    /// Adds the regions up to `end`, of which none is claimed.
+    pub(super) fn extend(&mut self, id: ClaimId, end: u64) {
+        let regions = self.get(id).regions.clone();
+        assert!(regions.end <= end && self.next_from(regions.end) >= end, "claims overlap");
+        self.nr_regions += end - regions.end;
+        self.get(id).regions.end = end;
+    }
+
+    /// Ends a claim.
+    pub(super) fn remove(&mut self, id: ClaimId) -> Claim {
+        let claim = self.by_id.remove(&id).expect("a claim ends once");
+        self.by_start.remove(&claim.regions.start);
+        self.nr_regions -= claim.regions.end - claim.regions.start;
+        claim
+    }
+
+    /// A claim that has not ended.
+    pub(super) fn get(&mut self, id: ClaimId) -> &mut Claim {
+        self.by_id.get_mut(&id).expect("a claim stays while its operations are under way")
+    }
+
+    /// What is being copied for a claim that copies.
+    pub(super) fn copy(&mut self, id: ClaimId) -> &mut Copy {
+        match &mut self.get(id).work {
+            Work::Copy(copy) => copy,
+            Work::Overwrite => unreachable!("an overwrite has no chunks"),
+        }
+    }
+
+    /// The claim that holds `region`, and where it ends.
+    pub(super) fn at(&self, region: u64) -> Option<(ClaimId, u64)> {
+        let (_, id) = self.by_start.range(..=region).next_back()?;
+        let end = self.by_id[id].regions.end;
+        (region < end).then_some((*id, end))
+    }
+
+    /// Where the first claim begins that begins at `region` or after it; `u64::MAX` if none does.
+    pub(super) fn next_from(&self, region: u64) -> u64 {
+        self.by_start.range(region..).next().map_or(u64::MAX, |(&start, _)| start)
+    }
+
+    /// How many regions are claimed.
+    pub(super) fn nr_regions(&self) -> u64 {
+        self.nr_regions
+    }
+
+    /// Whether nothing is claimed.
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+}

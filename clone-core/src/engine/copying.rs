@@ -1,0 +1,285 @@
+//! Copies, from their beginning to the end of their claim.
+
+use std::collections::VecDeque;
+use std::mem;
+
+use crate::engine::action::{Action, CopyId, Io, Overlay};
+use crate::engine::claim::{
+    Chunk, ChunkState, Claim, ClaimId, Copy, LaidOver, Part, Why, Work, overlap,
+};
+use crate::engine::event::{Done, Failure};
+use crate::engine::plan::State;
+use crate::engine::request::{ByteRange, Device, RequestError, RequestId};
+use crate::engine::{Engine, Mode, Op};
+use crate::geometry::RegionRange;
+
+/// The farthest that a hole is followed in one go: a user who writes there has to wait for it.
+const HOLE_BYTES: u64 = 1 << 30;
+
+/// Bytes that are in buffers, for what users wait for and for everything else: neither can starve
+/// the other.
+#[derive(Debug, Default)]
+pub(super) struct Buffers {
+    demand: Share,
+    other: Share,
+}
+
+#[derive(Debug, Default)]
+struct Share {
+    bytes: u64,
+    /// Claims with chunks that found no room, in the order in which they came.
+    stalled: VecDeque<ClaimId>,
+}
+
+impl Buffers {
+    fn share(&mut self, why: Why) -> &mut Share {
+        if why.is_demand() { &mut self.demand } else { &mut self.other }
+    }
+
+    /// Bytes that copies have in buffers which nobody waits for.
+    pub(super) fn other_bytes(&self) -> u64 {
+        self.other.bytes
+    }
+}
+
+impl Engine {
+    /// Begins to copy regions that are free.
+    pub(super) fn begin_copy(
+        &mut self,
+        regions: RegionRange,
+        why: Why,
+        overlay: Option<LaidOver>,
+    ) -> ClaimId {
+        let nr_begun = regions.end - regions.start;
+        let mut copy = Copy::new(why, self.now, nr_begun, self.sizes.bytes_of(&regions));
+        copy.overlays.extend(overlay);
+        let id = self.claims.add(regions, Work::Copy(copy));
+        // Who came first is served first.
+        if !self.buffers.share(why).stalled.is_empty() || !self.fetch_more(id) {
+            self.buffers.share(why).stalled.push_back(id);
+        }
+        id
+    }
+
+    /// Begins as many chunks of a copy as there is room for; whether there was enough.
+    fn fetch_more(&mut self, id: ClaimId) -> bool {
+        loop {
+            let copy = self.claims.copy(id);
+            if copy.failure.is_some() || copy.begun == copy.range.end {
+                return true;
+            }
+            let start = copy.begun;
+            let end = copy.range.end.min(start + self.chunk_bytes);
+            let share = self.buffers.share(copy.why);
+            if share.bytes > 0 && share.bytes + (end - start) > self.share_bytes {
+                return false;
+            }
+            share.bytes += end - start;
+            copy.begun = end;
+            let buffer = CopyId(self.next_copy);
+            self.next_copy += 1;
+            let range = start..end;
+            let state = ChunkState::Fetching(Vec::new());
+            copy.chunks.push(Chunk { copy: buffer, range: range.clone(), state });
+            let op = Op::Fetch { claim: id, copy: buffer };
+            self.start(op, Io::Fetch { copy: buffer, range });
+        }
+    }
+
+    /// A chunk has been read, or could not be.
+    pub(super) fn fetched(&mut self, id: ClaimId, buffer: CopyId, result: Result<Done, Failure>) {
+        let copy = self.claims.copy(id);
+        let chunk = copy.chunk(buffer);
+        let state = mem::replace(&mut chunk.state, ChunkState::Storing);
+        let range = chunk.range.clone();
+        let ChunkState::Fetching(reads) = state else {
+            unreachable!("a chunk is fetched once");
+        };
+        let done = match result {
+            Ok(done) => done,
+            Err(failure) => {
+                copy.failure.get_or_insert(failure);
+                self.end_chunk(id, buffer);
+                // Their part of the source may be sound.
+                for Part { request, range } in reads {
+                    self.read_source(request, &range);
+                    self.end_part(request, Ok(()));
+                }
+                return;
+            }
+        };
+        for Part { request, range } in reads {
+            self.actions.push(Action::Give { copy: buffer, request, range });
+            self.end_part(request, Ok(()));
+        }
+        if self.mode != Mode::ReadWrite {
+            // It cannot become hydrated any more: what others wrote must not be touched.
+            self.end_chunk(id, buffer);
+            return;
+        }
+        let op = Op::Store { claim: id, copy: buffer };
+        let copy = self.claims.copy(id);
+        let is_whole = copy.range == range && copy.overlays.is_empty();
+        match done {
+            Done::Zeroes { until } if is_whole => {
+                let range = self.follow_hole(id, until);
+                self.start(op, Io::Zero { range, deallocate: true });
+            }
+            _ => {
+                let overlays = overlays_within(copy, &range);
+                self.start(op, Io::Store { copy: buffer, range, overlays });
+            }
+        }
+    }
+
+    /// Makes the only chunk of a copy take in the free regions behind it that are zeroes too.
+    fn follow_hole(&mut self, id: ClaimId, until: u64) -> ByteRange {
+        let regions = self.claims.get(id).regions.clone();
+        let range = self.claims.copy(id).range.clone();
+        let until = until.min(self.sizes.size_bytes).min(range.start.saturating_add(HOLE_BYTES));
+        let end = self.sizes.covered(&(range.start..until)).end;
+        let mut range = range;
+        if end > regions.end {
+            let (free, state) = self.look(regions.end..end);
+            if state == State::Free {
+                self.claims.extend(id, free);
+                range = self.sizes.bytes_of(&(regions.start..free));
+                let copy = self.claims.copy(id);
+                copy.range = range.clone();
+                copy.begun = range.end;
+            }
+        }
+        range
+    }
+
+    /// A chunk has been written, or could not be.
+    pub(super) fn stored(&mut self, id: ClaimId, buffer: CopyId, result: Result<Done, Failure>) {
+        if let Err(failure) = result {
+            self.claims.copy(id).failure.get_or_insert(failure);
+        }
+        self.end_chunk(id, buffer);
+    }
+
+    /// Gives up the buffer of a chunk, goes on with the copy or ends it, and lets others go on.
+    fn end_chunk(&mut self, id: ClaimId, buffer: CopyId) {
+        self.actions.push(Action::Release { copy: buffer });
+        let copy = self.claims.copy(id);
+        let why = copy.why;
+        let chunk = copy.chunk(buffer);
+        chunk.state = ChunkState::Ended;
+        let len = chunk.range.end - chunk.range.start;
+        self.buffers.share(why).bytes -= len;
+        while let Some(first) = self.buffers.share(why).stalled.pop_front() {
+            if !self.fetch_more(first) {
+                self.buffers.share(why).stalled.push_front(first);
+                break;
+            }
+        }
+        self.end_copy_if_idle(id);
+    }
+
+    /// Ends a copy of which nothing is under way and nothing will be begun.
+    fn end_copy_if_idle(&mut self, id: ClaimId) {
+        let copy = self.claims.copy(id);
+        if copy.is_idle() && (copy.begun == copy.range.end || copy.failure.is_some()) {
+            self.end_copy(id);
+        }
+    }
+
+    /// Ends all copies that wait for room: nothing can become hydrated any more.
+    pub(super) fn end_stalled(&mut self) {
+        let mut stalled = mem::take(&mut self.buffers.demand.stalled);
+        stalled.append(&mut self.buffers.other.stalled);
+        for &id in &stalled {
+            let reason = "the clone became read-only".to_owned();
+            let failure = Failure { device: Device::Metadata, reason };
+            self.claims.copy(id).failure.get_or_insert(failure);
+        }
+        for id in stalled {
+            self.end_copy_if_idle(id);
+        }
+    }
+
+    fn end_copy(&mut self, id: ClaimId) {
+        let Claim { regions, work, waiters } = self.claims.remove(id);
+        let Work::Copy(mut copy) = work else { unreachable!("only copies are ended here") };
+        if copy.begun < copy.range.end {
+            self.buffers.share(copy.why).stalled.retain(|&stalled| stalled != id);
+        }
+        let result = match &copy.failure {
+            _ if self.mode != Mode::ReadWrite => Err(self.mode_error()),
+            Some(failure) => Err(RequestError::Device(failure.device)),
+            None => {
+                self.mark(regions.clone());
+                Ok(())
+            }
+        };
+        let try_again = result.is_err() && !copy.why.is_demand();
+        let overlays = mem::take(&mut copy.overlays);
+        // Where somebody else wanted the copy, those whose writes were laid over it try alone.
+        for LaidOver { part, .. } in overlays {
+            if try_again {
+                self.plan(&part);
+            }
+            self.end_part(part.request, if try_again { Ok(()) } else { result });
+        }
+        self.copy_ended(regions, copy);
+        self.plan_waiters(waiters);
+    }
+
+    /// A request has written to the regions of a claim, or could not.
+    pub(super) fn overwritten(
+        &mut self,
+        request: RequestId,
+        id: ClaimId,
+        result: Result<Done, Failure>,
+    ) {
+        let Claim { regions, waiters, .. } = self.claims.remove(id);
+        let result = match result {
+            Ok(_) if self.mode == Mode::ReadWrite => {
+                self.mark(regions);
+                Ok(())
+            }
+            Ok(_) => Err(self.mode_error()),
+            Err(failure) => Err(RequestError::Device(failure.device)),
+        };
+        if result.is_err() {
+            self.look_again();
+        }
+        self.end_part(request, result);
+        self.plan_waiters(waiters);
+    }
+
+    fn plan_waiters(&mut self, waiters: Vec<Part>) {
+        for part in waiters {
+            self.plan(&part);
+            self.end_part(part.request, Ok(()));
+        }
+    }
+
+    /// Marks regions whose data has landed on the destination.
+    pub(super) fn mark(&mut self, regions: RegionRange) {
+        let Some(map) = self.map.clone() else { return };
+        let mut at = regions.start;
+        while at < regions.end {
+            let (end, hydrated) = map.run(at..regions.end);
+            // What was committed before must not be taken back with what was not.
+            if !hydrated {
+                self.hydrated += map.set(at..end);
+                self.rounds.note(self.now, at..end);
+            }
+            at = end;
+        }
+    }
+}
+
+/// The parts of all overlays of a copy that lie within `range`.
+fn overlays_within(copy: &Copy, range: &ByteRange) -> Vec<Overlay> {
+    let within = copy.overlays.iter().filter(|laid| overlap(&laid.part.range, range));
+    within
+        .map(|LaidOver { part, bytes }| Overlay {
+            range: part.range.start.max(range.start)..part.range.end.min(range.end),
+            bytes: *bytes,
+        })
+        .collect()
+}

@@ -1,0 +1,87 @@
+//! Which regions are hydrated, for all threads to look at.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use persistent_data::bitset::BITS_PER_WORD;
+
+use crate::bits::low_bits;
+use crate::geometry::RegionRange;
+
+/// One bit a region, set when the region's data has landed on the destination.
+///
+/// *Invariant:* whoever sees a bit may read the region from the destination: bits are set with
+/// [`Ordering::Release`] after the data has landed, and looked at with [`Ordering::Acquire`].
+#[derive(Debug)]
+pub(super) struct Map {
+    words: Box<[AtomicU64]>,
+}
+
+impl Map {
+    /// Of `nr_regions` regions, as `words` have them; words that are missing are zero.
+    pub(super) fn new(nr_regions: u64, words: impl IntoIterator<Item = u64>) -> Self {
+        let nr_words = nr_regions.div_ceil(BITS_PER_WORD) as usize;
+        let mut all = Vec::with_capacity(nr_words);
+        all.extend(words.into_iter().take(nr_words).map(AtomicU64::new));
+        all.resize_with(nr_words, AtomicU64::default);
+        let mut map = Self { words: all.into() };
+        if let Some(last) = map.words.last_mut() {
+            *last.get_mut() &= low_bits((nr_regions - 1) % BITS_PER_WORD + 1);
+        }
+        map
+    }
+
+    /// How many are hydrated.
+    pub(super) fn count(&self) -> u64 {
+        let count = |word: &AtomicU64| u64::from(word.load(Ordering::Relaxed).count_ones());
+        self.words.iter().map(count).sum()
+    }
+
+    /// Whether all of `regions` are hydrated.
+    pub(super) fn all(&self, regions: RegionRange) -> bool {
+        masks(regions).all(|(index, mask)| self.word(index) & mask == mask)
+    }
+
+    /// Marks `regions`, and tells how many were not before.
+    pub(super) fn set(&self, regions: RegionRange) -> u64 {
+        let set = |(index, mask): (u64, u64)| {
+            let before = self.words[index as usize].fetch_or(mask, Ordering::Release);
+            u64::from((mask & !before).count_ones())
+        };
+        masks(regions).map(set).sum()
+    }
+
+    /// Takes marks back, and tells how many there were.
+    pub(super) fn clear(&self, regions: RegionRange) -> u64 {
+        let clear = |(index, mask): (u64, u64)| {
+            let before = self.words[index as usize].fetch_and(!mask, Ordering::Release);
+            u64::from((mask & before).count_ones())
+        };
+        masks(regions).map(clear).sum()
+    }
+
+    /// Where the regions that begin at `regions.start`, and are like it, end; and whether those are
+    /// hydrated. `regions` is not empty.
+    pub(super) fn run(&self, regions: RegionRange) -> (u64, bool) {
+        let hydrated = self.all(regions.start..regions.start + 1);
+        let end = masks(regions.clone()).find_map(|(index, mask)| {
+            let word = self.word(index);
+            let other = if hydrated { !word } else { word } & mask;
+            (other != 0).then(|| index * BITS_PER_WORD + u64::from(other.trailing_zeros()))
+        });
+        (end.unwrap_or(regions.end), hydrated)
+    }
+
+    fn word(&self, index: u64) -> u64 {
+        self.words[index as usize].load(Ordering::Acquire)
+    }
+}
+
+/// The words that hold `regions`, and the bits in each.
+fn masks(regions: RegionRange) -> impl Iterator<Item = (u64, u64)> {
+    let RegionRange { start, end } = regions;
+    (start / BITS_PER_WORD..end.div_ceil(BITS_PER_WORD)).map(move |index| {
+        let first = index * BITS_PER_WORD;
+        let from = start.saturating_sub(first).min(BITS_PER_WORD);
+        (index, low_bits((end - first).min(BITS_PER_WORD)) & !low_bits(from))
+    })
+}
