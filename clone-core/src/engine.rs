@@ -358,3 +358,6 @@ impl Engine {
         self.actions.push(Action::Tell(Notice { number: self.notices, what }));
     }
 }
+
+#[cfg(test)]
+mod tests;

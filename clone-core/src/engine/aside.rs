@@ -104,3 +104,55 @@ impl Aside {
         one
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use quickcheck::quickcheck;
+
+    use super::Aside;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_batch_is_tried_in_halves_at_once_and_a_region_alone_later_and_later() {
+        let mut aside = Aside::default();
+        aside.add(SECOND, 8..16);
+        assert!(aside.due(SECOND).eq([8..12, 12..16]));
+        aside.remove(8..12);
+        aside.add(SECOND, 12..14);
+        aside.remove(14..16);
+        aside.remove(13..14);
+        aside.add(SECOND, 12..13);
+        let mut now = SECOND;
+        for wait in [1, 2, 4, 8, 16, 32, 64, 64] {
+            assert_eq!(aside.next_due(), Some(now + wait * SECOND));
+            now += wait * SECOND;
+            assert!(aside.due(now).eq([12..13]));
+            aside.add(now, 12..13);
+        }
+        aside.make_due(now);
+        assert!(aside.due(now).eq([12..13]));
+        aside.add(now, 12..13);
+        assert_eq!(aside.next_due(), Some(now + SECOND));
+    }
+
+    quickcheck! {
+        fn what_is_aside_is_what_was_added_and_not_removed(changes: Vec<(u8, u8, bool)>) -> bool {
+            let (mut aside, mut model) = (Aside::default(), [false; 512]);
+            for (start, len, add) in changes {
+                let (start, end) = (u64::from(start), u64::from(start) + u64::from(len) + 1);
+                if add { aside.add(SECOND, start..end) } else { aside.remove(start..end) }
+                model[start as usize..end as usize].fill(add);
+            }
+            (0..511).all(|at: u64| {
+                let (inside, next) = aside.look(at);
+                let next_in_model = (at + 1..512).find(|&at| model[at as usize]);
+                inside.is_some() == model[at as usize]
+                    && inside.is_none_or(|end| (at..end).all(|at| model[at as usize]))
+                    && (inside.is_some() || next == next_in_model.unwrap_or(u64::MAX))
+            })
+        }
+    }
+}

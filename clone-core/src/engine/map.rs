@@ -85,3 +85,37 @@ fn masks(regions: RegionRange) -> impl Iterator<Item = (u64, u64)> {
         (index, low_bits((end - first).min(BITS_PER_WORD)) & !low_bits(from))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use quickcheck::quickcheck;
+
+    use super::Map;
+
+    quickcheck! {
+        fn it_is_like_a_list_of_bits(nr: u16, words: Vec<u64>, changes: Vec<(u16, u16, bool)>) -> bool {
+            let nr = u64::from(nr % 700) + 1;
+            let map = Map::new(nr, words.clone());
+            let bit = |at: u64| words.get(at as usize / 64).is_some_and(|w| w >> (at % 64) & 1 == 1);
+            let mut model: Vec<bool> = (0..nr).map(bit).collect();
+            for (start, len, set) in changes {
+                let start = u64::from(start) % nr;
+                let end = nr.min(start + u64::from(len) % 200);
+                let part = &mut model[start as usize..end as usize];
+                let changed = part.iter().filter(|&&bit| bit != set).count() as u64;
+                part.fill(set);
+                let told = if set { map.set(start..end) } else { map.clear(start..end) };
+                if told != changed {
+                    return false;
+                }
+            }
+            let count = model.iter().filter(|&&bit| bit).count() as u64;
+            let run = |start: u64| {
+                let like = model[start as usize];
+                let other = model[start as usize..].iter().position(|&bit| bit != like);
+                (other.map_or(nr, |len| start + len as u64), like)
+            };
+            count == map.count() && (0..nr).all(|at| map.run(at..nr) == run(at))
+        }
+    }
+}

@@ -64,3 +64,38 @@ impl RegionSet {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use quickcheck::quickcheck;
+
+    use super::RegionSet;
+
+    quickcheck! {
+        fn it_holds_what_was_put_in(ranges: Vec<(u16, u8)>) -> bool {
+            let (mut set, mut model) = (RegionSet::default(), BTreeSet::new());
+            for (start, len) in ranges {
+                // Far enough for ranges that reach over several pieces.
+                let range = u64::from(start)..u64::from(start) + 17 * u64::from(len);
+                set.insert(range.clone());
+                model.extend(range);
+            }
+            let runs: Vec<u64> = set.runs().flatten().collect();
+            runs.iter().copied().eq(model.iter().copied())
+                && set.len() == model.len() as u64
+                && set.is_empty() == model.is_empty()
+                && (0..70_000).step_by(61).all(|at| set.contains(at) == model.contains(&at))
+        }
+    }
+
+    #[test]
+    fn it_takes_memory_only_where_there_are_regions() {
+        let mut set = RegionSet::default();
+        set.insert((1 << 31) - 1..1 << 31);
+        set.insert(1023..1025);
+        assert_eq!(set.nr_pieces(), 3);
+        assert_eq!(set.runs().collect::<Vec<_>>().len(), 3);
+    }
+}

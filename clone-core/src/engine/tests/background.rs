@@ -1,0 +1,234 @@
+//! Hydration.
+
+use std::time::Duration;
+
+use super::world::{REGION, World};
+use crate::engine::{Command, Event, Happening, Operation, RequestError, Settings, Trace};
+use crate::target::Message;
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+fn hydrating(threshold: u32, batch_size: u32) -> Settings {
+    let mut settings = Settings::default();
+    settings.options.hydration_threshold = threshold;
+    settings.options.hydration_batch_size = batch_size;
+    settings
+}
+
+#[test]
+fn copies_stay_within_threshold_and_batch_size() {
+    let mut world = World::new(8 * 64, 10..20, hydrating(8, 3));
+    world.event(Event::Tick);
+    assert_eq!(world.take_log(), ["fetch 0..3", "fetch 3..6", "fetch 6..8"]);
+    assert_eq!(world.figures().hydrating, 8);
+    world.end_first("fetch 3..6");
+    world.end_first("store 3..6");
+    assert_eq!(world.take_log(), ["store 3..6", "fetch 8..10", "fetch 20..21"]);
+    world.command(Command::Kernel(Message::HydrationThreshold(0)));
+    world.run();
+    assert_eq!(world.figures().hydrated, 10 + 11);
+    world.command(Command::Kernel(Message::HydrationThreshold(2)));
+    assert_eq!(world.started.len(), 1);
+    world.command(Command::Kernel(Message::DisableHydration));
+    world.run();
+    assert_eq!(world.figures().hydrated, 10 + 13);
+    world.command(Command::Kernel(Message::EnableHydration));
+    world.run();
+    assert_eq!(world.told, [Happening::Finished]);
+    assert!(world.destination == world.source);
+    assert_eq!(world.committed.len(), 54);
+}
+
+#[test]
+fn it_wraps_around_at_the_end() {
+    let mut world = World::new(8 * 8, 0..0, hydrating(1, 1));
+    world.bad.push(0..1);
+    world.run_until(SECOND / 2);
+    assert_eq!(world.figures().hydrated, 7);
+    world.bad.clear();
+    world.run_until(2 * SECOND);
+    assert_eq!(world.told, [Happening::Finished]);
+    assert!(world.destination == world.source);
+}
+
+#[test]
+fn no_copy_begins_while_users_are_at_work_but_some_progress_is_made() {
+    let mut world = World::new(8 * 64, 0..1, hydrating(8, 4));
+    world.write(0..10, 1);
+    let begun = world.take_log();
+    // At first there is no reason to be patient, and one copy is under way.
+    assert_eq!(begun, ["write 0..0.00244140625", "fetch 1..5"]);
+    world.now = 10 * MS;
+    world.end_first("fetch");
+    world.end_first("store");
+    assert_eq!(world.take_log(), ["store 1..5"]);
+    // It took 10 ms, so that the next one has to wait for 90.
+    let mut ticks = 0;
+    while world.log.is_empty() {
+        let next = world.engine.next_tick().unwrap();
+        assert!(next > world.now && next <= world.now + 5 * MS);
+        world.tick(next);
+        ticks += 1;
+    }
+    assert_eq!((world.now, ticks), (100 * MS, 18));
+    assert_eq!(world.take_log(), ["fetch 5..9"]);
+    world.end_first("write");
+    assert_eq!(world.take_log(), ["fetch 9..13"]);
+    world.run();
+    assert_eq!(world.figures().hydrated, 64);
+}
+
+#[test]
+fn those_who_pass_the_engine_by_are_users_too() {
+    let mut world = World::new(8 * 64, 0..1, hydrating(8, 4));
+    let lane = world.engine.front().lane();
+    let pass = lane.pass(&(0..10));
+    world.event(Event::Tick);
+    world.now = 50 * MS;
+    world.end_first("fetch");
+    world.end_first("store");
+    assert!(world.started.is_empty());
+    drop(pass);
+    let next = world.engine.next_tick().unwrap();
+    world.tick(next);
+    assert_eq!(next, 55 * MS);
+    assert_eq!(world.started.len(), 2);
+}
+
+#[test]
+fn the_rate_is_kept() {
+    let settings = Settings { hydration_rate: Some(10 * REGION), ..hydrating(4, 4) };
+    let mut world = World::new(8 * 64, 0..0, settings);
+    for second in 1..=5u64 {
+        world.run_until(Duration::from_secs(second));
+        let copied = world.figures().hydrated;
+        // A copy may begin as soon as the one before is paid for, and there is a burst at first.
+        assert!((10 * second..=10 * second + 5).contains(&copied), "{copied} in {second} s");
+    }
+    world.command(Command::HydrationRate(None));
+    world.run();
+    assert_eq!(world.figures().hydrated, 64);
+}
+
+#[test]
+fn a_bad_region_is_set_aside_and_the_rest_goes_on() {
+    let mut world = World::new(8 * 64, 0..0, hydrating(16, 16));
+    world.bad.push(20 * REGION..20 * REGION + 512);
+    world.run_until(SECOND / 2);
+    assert_eq!(world.figures().hydrated, 63);
+    assert!(world.told.is_empty());
+    assert_eq!(world.take_log().iter().filter(|line| *line == "fetch 20..21").count(), 1);
+    // It is tried again, less and less often.
+    world.run_until(16 * SECOND);
+    let retries = world.take_log().iter().filter(|line| *line == "fetch 20..21").count();
+    assert_eq!(retries, 4);
+    // A user can still overwrite it.
+    world.write(20 * REGION..21 * REGION, 1);
+    world.run_until(200 * SECOND);
+    assert_eq!(world.told, [Happening::Finished]);
+}
+
+#[test]
+fn after_too_many_failures_in_a_row_it_stops_and_says_why() {
+    let mut world = World::new(8 * 64, 0..0, Settings { max_failures: 3, ..hydrating(1, 1) });
+    world.bad.push(5 * REGION..60 * REGION);
+    world.run_until(1000 * SECOND);
+    let [Happening::HydrationStopped { failures, range, failure }] = &world.told[..] else {
+        panic!("{:?}", world.told);
+    };
+    assert_eq!((*failures, range.clone()), (3, 7 * REGION..8 * REGION));
+    assert_eq!(failure.to_string(), "source: a bad sector");
+    let stopped = world.figures();
+    assert_eq!((stopped.hydrated, stopped.options.hydration), (5, false));
+    let healthy = world.write(62 * REGION..62 * REGION + 1, 1);
+    world.run();
+    assert_eq!(world.answers[&healthy], Ok(()));
+    world.bad.clear();
+    world.command(Command::Kernel(Message::EnableHydration));
+    world.run_until(1001 * SECOND);
+    assert_eq!(world.told.last(), Some(&Happening::Finished));
+}
+
+#[test]
+fn holes_are_followed_and_not_read() {
+    let mut world = World::new(8 * 64, 40..41, hydrating(2, 2));
+    world.source[4 * 4096..50 * 4096].fill(0);
+    world.destination[40 * 4096..41 * 4096].fill(0xab);
+    world.holes.push(4 * 4096..49 * 4096 + 1);
+    world.run_until(SECOND);
+    let log = world.take_log();
+    assert_eq!(log[4..6], ["fetch 4..6", "zero 4..40"]);
+    assert_eq!(log[6..8], ["fetch 41..43", "zero 41..49"]);
+    assert_eq!(log[8..10], ["fetch 49..51", "store 49..51"]);
+    world.source[40 * 4096..41 * 4096].fill(0xab);
+    assert!(world.source == world.destination);
+}
+
+#[test]
+fn a_hole_that_is_written_to_while_it_is_looked_at_is_stored_with_the_write() {
+    let mut world = World::new(8 * 8, 0..0, hydrating(2, 2));
+    world.source.fill(0);
+    world.holes.push(0..8 * 4096);
+    world.event(Event::Tick);
+    world.write(100..200, 1);
+    world.run();
+    assert_eq!(world.take_log()[..2], ["fetch 0..2", "store 0..2"]);
+    assert!(world.destination[100..200] == [1; 100] && world.destination[200..] == [0; 32568]);
+}
+
+#[test]
+fn what_users_want_next_goes_first_and_even_if_hydration_is_off() {
+    let mut world = World::new(8 * 64, 0..0, World::quiet());
+    world.command(Command::Hydrate(30 * REGION + 5..32 * REGION));
+    world.command(Command::Hydrate(10 * REGION..11 * REGION));
+    world.command(Command::Hydrate(63 * REGION..u64::MAX));
+    assert_eq!(world.take_log(), ["fetch 30..32", "fetch 10..11", "fetch 63..64"]);
+    let waiting = world.submit(Operation::Hydrate, 9 * REGION..33 * REGION, 0);
+    world.run();
+    assert_eq!(world.answers[&waiting], Ok(()));
+    assert_eq!(world.figures().hydrated, 25);
+    world.bad.push(0..1);
+    let bad = world.submit(Operation::Hydrate, 0..REGION, 0);
+    world.run();
+    assert_eq!(world.answers[&bad], Err(RequestError::NotCopied));
+    assert!(world.told.is_empty());
+}
+
+#[test]
+fn what_was_read_is_recorded_also_where_it_was_hydrated() {
+    let mut world = World::new(8 * 64, 4..8, World::quiet());
+    let lane = world.engine.front().lane();
+    world.command(Command::Record(true));
+    assert!(lane.pass(&(4 * REGION..5 * REGION)).is_none());
+    for range in [5 * REGION..6 * REGION, 63 * REGION..64 * REGION, 6 * REGION..7 * REGION] {
+        world.read(range).unwrap();
+    }
+    world.command(Command::Record(false));
+    assert!(lane.pass(&(4 * REGION..5 * REGION)).is_some());
+    let text = world.engine.trace().unwrap().to_text();
+    let trace = Trace::parse(&text).unwrap();
+    assert_eq!(
+        trace.ranges(),
+        [5 * REGION..6 * REGION, 63 * REGION..64 * REGION, 6 * REGION..7 * REGION]
+    );
+}
+
+#[test]
+fn a_region_larger_than_a_buffer_is_copied_in_pieces_that_find_room() {
+    let settings = Settings { copy_bytes: 64 << 10, copies: 2, ..hydrating(1, 1) };
+    let mut world = World::large_regions(512, 2, settings);
+    world.event(Event::Tick);
+    assert_eq!(world.take_log(), ["fetch 0..16", "fetch 16..32"]);
+    // A write to what has not been read yet goes along, one to what is being written waits.
+    world.end_first("fetch 0..16");
+    let along = world.write(200_000..200_100, 0xaa);
+    let waits = world.write(50..60, 0xbb);
+    world.run();
+    assert_eq!((world.answers[&along], world.answers[&waits]), (Ok(()), Ok(())));
+    assert!(world.destination[200_000..200_100] == [0xaa; 100]);
+    assert!(world.destination[50..60] == [0xbb; 10]);
+    world.destination[200_000..200_100].copy_from_slice(&world.source[200_000..200_100]);
+    world.destination[50..60].copy_from_slice(&world.source[50..60]);
+    assert!(world.destination == world.source);
+}
