@@ -93,11 +93,15 @@ mod tests {
     use super::Map;
 
     quickcheck! {
-        fn it_is_like_a_list_of_bits(nr: u16, words: Vec<u64>, changes: Vec<(u16, u16, bool)>) -> bool {
+        fn it_is_like_a_list_of_bits(
+            nr: u16,
+            words: Vec<u64>,
+            changes: Vec<(u16, u16, bool)>
+        ) -> bool {
             let nr = u64::from(nr % 700) + 1;
             let map = Map::new(nr, words.clone());
-            let bit = |at: u64| words.get(at as usize / 64).is_some_and(|w| w >> (at % 64) & 1 == 1);
-            let mut model: Vec<bool> = (0..nr).map(bit).collect();
+            let word = |at: u64| words.get(at as usize / 64).copied().unwrap_or(0);
+            let mut model: Vec<bool> = (0..nr).map(|at| word(at) >> (at % 64) & 1 == 1).collect();
             for (start, len, set) in changes {
                 let start = u64::from(start) % nr;
                 let end = nr.min(start + u64::from(len) % 200);

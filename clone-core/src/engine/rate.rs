@@ -52,7 +52,10 @@ mod tests {
     }
 
     quickcheck! {
-        fn what_is_copied_stays_within_rate_and_burst(per_second: u32, pieces: Vec<(u32, u16)>) -> bool {
+        fn what_is_copied_stays_within_rate_and_burst(
+            per_second: u32,
+            pieces: Vec<(u32, u16)>
+        ) -> bool {
             let per_second = u64::from(per_second).max(1);
             let mut rate = Rate::default();
             rate.set(Some(per_second));
