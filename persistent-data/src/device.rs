@@ -9,9 +9,11 @@ use crate::number::BlockNr;
 mod file;
 mod holders;
 mod memory;
+mod open;
 
-pub use file::{FileDevice, OpenError, ReadOnly, ReadWrite};
+pub use file::{FileDevice, ReadOnly, ReadWrite};
 pub use memory::MemoryDevice;
+pub use open::{Caching, OpenError, Purpose, open};
 
 /// A device that can be read. A type that has this and not [`Device`] cannot be written to.
 pub trait ReadDevice: Send + Sync {

@@ -7,6 +7,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use tempfile::TempDir;
 
 use super::{FileDevice, OpenError};
@@ -186,8 +187,8 @@ fn a_path_through_a_file_is_an_error_with_a_source() {
 
 #[test]
 fn refused_permission_is_told_apart_from_other_failures() {
-    for errno in [libc::EACCES, libc::EPERM] {
-        let error = OpenError::new(Path::new("/dev/x"), io::Error::from_raw_os_error(errno));
+    for errno in [Errno::ACCESS, Errno::PERM] {
+        let error = OpenError::new(Path::new("/dev/x"), errno.into());
         assert!(matches!(error, OpenError::PermissionDenied { .. }), "{error:?}");
     }
 }

@@ -1,0 +1,212 @@
+//! Opening block devices, and regular files in their place.
+
+use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{OFlags, major, minor};
+use rustix::io::Errno;
+use thiserror::Error;
+
+use super::holders::holders;
+
+/// What a device is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// For reading, with writers kept out: a block device is claimed exclusively, a file gets a
+    /// shared lock.
+    Read,
+    /// For reading and writing, with everybody else kept out but those who read it live: a block
+    /// device is claimed exclusively, a file is locked.
+    Write,
+    /// For reading while others may be writing. Nobody is kept out.
+    Live,
+}
+
+/// Whether what is read and written goes through the page cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caching {
+    /// It does.
+    Use,
+    /// It does not: direct I/O. A file system that has none is refused.
+    Avoid,
+    /// It does only on a file system that has no direct I/O, whose cache is its truth.
+    AvoidIfPossible,
+}
+
+/// What can be opened.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    File,
+    BlockDevice,
+}
+
+impl Kind {
+    pub(super) fn of(metadata: &Metadata) -> Option<Self> {
+        let file_type = metadata.file_type();
+        if file_type.is_block_device() {
+            Some(Self::BlockDevice)
+        } else if file_type.is_file() {
+            Some(Self::File)
+        } else {
+            None
+        }
+    }
+}
+
+/// Opens the block device or the regular file at `path`, which must be there.
+///
+/// # Errors
+/// Any [`OpenError`]. [`InUse`](OpenError::InUse) never if it is opened [live](Purpose::Live).
+pub fn open(path: &Path, purpose: Purpose, caching: Caching) -> Result<File, OpenError> {
+    // Asked before opening: opening a FIFO blocks, opening a tape rewinds it, and what O_EXCL
+    // means for anything but a block device is undefined.
+    let metadata = fs::metadata(path).map_err(|source| OpenError::new(path, source))?;
+    let kind = Kind::of(&metadata).ok_or_else(|| OpenError::unfit(path, &metadata))?;
+
+    let claim = match (purpose, kind) {
+        (Purpose::Read | Purpose::Write, Kind::BlockDevice) => OFlags::EXCL,
+        _ => OFlags::empty(),
+    };
+    let open = |direct: OFlags| {
+        let flags = (claim | direct).bits().cast_signed();
+        let mut options = OpenOptions::new();
+        options.read(true).write(purpose == Purpose::Write).custom_flags(flags).open(path)
+    };
+    let lacks_direct_io = |error: &io::Error| Errno::from_io_error(error) == Some(Errno::INVAL);
+    let opened = match caching {
+        Caching::Use => open(OFlags::empty()),
+        Caching::Avoid | Caching::AvoidIfPossible => match open(OFlags::DIRECT) {
+            Err(error) if lacks_direct_io(&error) && caching == Caching::AvoidIfPossible => {
+                open(OFlags::empty())
+            }
+            Err(error) if lacks_direct_io(&error) => {
+                return Err(OpenError::NoDirectIo { path: path.to_owned() });
+            }
+            opened => opened,
+        },
+    };
+    let file = opened.map_err(|source| match source.kind() {
+        io::ErrorKind::ResourceBusy | io::ErrorKind::ExecutableFileBusy => {
+            OpenError::in_use(path, &metadata)
+        }
+        _ => OpenError::new(path, source),
+    })?;
+
+    let opened = file.metadata().map_err(|source| OpenError::new(path, source))?;
+    if Kind::of(&opened) != Some(kind) {
+        let source = io::Error::other("it was replaced while it was being opened");
+        return Err(OpenError::new(path, source));
+    }
+    if kind == Kind::File {
+        lock(&file, path, purpose)?;
+    }
+    Ok(file)
+}
+
+/// Gives a file the protection that O_EXCL gives a block device.
+fn lock(file: &File, path: &Path, purpose: Purpose) -> Result<(), OpenError> {
+    let locked = match purpose {
+        Purpose::Read => file.try_lock_shared(),
+        Purpose::Write => file.try_lock(),
+        Purpose::Live => Ok(()),
+    };
+    match locked {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => {
+            Err(OpenError::InUse { path: path.to_owned(), holders: Vec::new() })
+        }
+        Err(TryLockError::Error(source)) => match Errno::from_io_error(&source) {
+            // Where there are no locks nobody else can have one. That is no reason to refuse.
+            Some(Errno::NOSYS | Errno::OPNOTSUPP | Errno::NOLCK) => Ok(()),
+            _ => Err(OpenError::new(path, source)),
+        },
+    }
+}
+
+/// Why a device could not be opened.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// There is nothing at the path.
+    #[error("{path} does not exist")]
+    NotFound {
+        /// The path.
+        path: PathBuf,
+    },
+    /// There is a directory.
+    #[error("{path} is a directory; give a block device or a file")]
+    Directory {
+        /// The path.
+        path: PathBuf,
+    },
+    /// There is a FIFO, a socket or a character device.
+    #[error("{path} is neither a block device nor a regular file")]
+    NotAFileOrBlockDevice {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Somebody else uses it.
+    #[error("{path} is in use by {}; stop that first", enumerate(.holders))]
+    InUse {
+        /// The path.
+        path: PathBuf,
+        /// Who uses it, in words: `` dm device `clone0` ``. Empty if that is not known.
+        holders: Vec<String>,
+    },
+    /// The system does not let this user open it, or not for writing.
+    #[error("no permission to open {path}; try as root, and see whether it is read-only")]
+    PermissionDenied {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Direct I/O was asked for.
+    #[error("no direct I/O on {path}: its file system cannot do it; use the page cache instead")]
+    NoDirectIo {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Anything else.
+    #[error("cannot open {path}")]
+    Io {
+        /// The path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl OpenError {
+    /// What is wrong at `path`, by what the system said.
+    pub fn new(path: &Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        match source.kind() {
+            io::ErrorKind::NotFound => Self::NotFound { path },
+            io::ErrorKind::PermissionDenied => Self::PermissionDenied { path },
+            _ => Self::Io { path, source },
+        }
+    }
+
+    fn unfit(path: &Path, metadata: &Metadata) -> Self {
+        let path = path.to_owned();
+        if metadata.is_dir() {
+            Self::Directory { path }
+        } else {
+            Self::NotAFileOrBlockDevice { path }
+        }
+    }
+
+    fn in_use(path: &Path, metadata: &Metadata) -> Self {
+        let device = metadata.rdev();
+        let number = format!("{}:{}", major(device), minor(device));
+        Self::InUse { path: path.to_owned(), holders: holders(Path::new("/"), &number) }
+    }
+}
+
+fn enumerate(holders: &[String]) -> String {
+    match holders {
+        [] => "another program".to_owned(),
+        holders => holders.join(", "),
+    }
+}
