@@ -13,8 +13,8 @@
 //!   [`Document`](document::Document).
 //! - [`pack_file`]: what `clone_metadata_pack` writes and `clone_metadata_unpack` reads.
 //! - `devtools`: tools to test with, behind the feature of that name.
-//! - [`input`], [`output`], [`image_output`], [`metadata_output`], [`data_device`]: files, and what
-//!   can be wrong with them.
+//! - [`input`], [`output`], [`image_output`], [`metadata_output`]: files, and what can be wrong
+//!   with them.
 //!
 //! # Invariants
 //!
@@ -27,7 +27,6 @@
 pub mod args;
 pub mod bitmap;
 pub mod check;
-pub mod data_device;
 #[cfg(feature = "devtools")]
 pub mod devtools;
 pub mod document;

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use clone_core::content::{Decided, Unreadable, decide};
+use clone_core::driver::{Access, FileSource};
 use clone_core::repair::Recovery;
 
 use super::args::RepairArgs;
-use crate::data_device::FileData;
 use crate::figures::Counted;
 use crate::input::{are_same, check_distinct};
 use crate::progress::Bar;
@@ -16,8 +16,8 @@ use crate::report::{LISTED, Talk};
 
 /// The two devices of a clone, open for reading.
 pub(super) struct Devices<'a> {
-    source: (&'a Path, FileData),
-    destination: (&'a Path, FileData),
+    source: (&'a Path, FileSource),
+    destination: (&'a Path, FileSource),
 }
 
 impl<'a> Devices<'a> {
@@ -39,8 +39,11 @@ impl<'a> Devices<'a> {
                 bail!("{} is the metadata: it holds no data of the clone", device.display());
             }
         }
-        let open = |path: &'a Path| FileData::open(path).map(|device| (path, device));
-        Ok(Some(Self { source: open(source)?, destination: open(destination)? }))
+        // Neither is written to. Where the page cache holds what the destination held earlier, less
+        // can be decided, but nothing wrongly: what could be called hydrated then can be so now.
+        let open = |path| FileSource::open(path, Access::Buffered);
+        let (on_source, on_destination) = (open(source)?, open(destination)?);
+        Ok(Some(Self { source: (source, on_source), destination: (destination, on_destination) }))
     }
 
     /// Decides about the lost regions, as far as the content tells.

@@ -1,0 +1,141 @@
+//! Direct I/O of any alignment.
+//!
+//! *Invariant:* two writes to different bytes of one block do not undo each other. What does not
+//! cover a block is laid over what the block holds with a lock held, and what covers it overlaps
+//! with every other write to it.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Mutex;
+
+use super::aligned::AlignedBuf;
+
+/// How a device is read and written past the page cache.
+#[derive(Debug)]
+pub(super) struct Direct {
+    /// What offsets and lengths have to be multiples of, in bytes.
+    unit: u64,
+    /// What addresses have to be multiples of.
+    memory: usize,
+    /// Held while a block is read and written back. A block has the lock of its number.
+    locks: [Mutex<()>; LOCKS],
+}
+
+/// Few writes meet in one block, and fewer in two that share a lock.
+const LOCKS: usize = 64;
+
+/// The most that goes through a buffer of our own at once, in bytes.
+const BOUNCE_MAX: u64 = 1 << 20;
+
+impl Direct {
+    /// Of a device that takes ranges of multiples of `unit` bytes, and memory at multiples of
+    /// `memory`. Both are powers of two.
+    pub(super) fn new(unit: u64, memory: usize) -> Self {
+        Self { unit, memory, locks: [const { Mutex::new(()) }; LOCKS] }
+    }
+
+    /// What offsets and lengths have to be multiples of, in bytes.
+    pub(super) fn unit(&self) -> u64 {
+        self.unit
+    }
+
+    /// Whether the device takes it as it is.
+    fn fits(&self, offset: u64, data: &[u8]) -> bool {
+        offset.is_multiple_of(self.unit)
+            && (data.len() as u64).is_multiple_of(self.unit)
+            && data.as_ptr().addr().is_multiple_of(self.memory)
+    }
+
+    fn begin_of_block(&self, offset: u64) -> u64 {
+        offset - offset % self.unit
+    }
+
+    /// Room for what lies between `begin` and `end`, if that is not too much.
+    fn bounce(&self, begin: u64, end: u64) -> AlignedBuf {
+        let span = end.next_multiple_of(self.unit) - self.begin_of_block(begin);
+        AlignedBuf::new(span.min(BOUNCE_MAX.max(self.unit)) as usize)
+    }
+
+    /// Fills `into`. The last block may be cut off by the end of a file.
+    pub(super) fn read(&self, file: &File, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        if self.fits(offset, into) {
+            return self.fill(file, offset, into, into.len());
+        }
+        let end = offset + into.len() as u64;
+        let mut bounce = self.bounce(offset, end);
+        let mut at = offset;
+        while at < end {
+            let begin = self.begin_of_block(at);
+            let stop = end.next_multiple_of(self.unit).min(begin + bounce.len() as u64);
+            let wanted = (at - begin) as usize..(stop.min(end) - begin) as usize;
+            let blocks = &mut bounce[..(stop - begin) as usize];
+            self.fill(file, begin, blocks, wanted.end)?;
+            into[(at - offset) as usize..][..wanted.len()].copy_from_slice(&blocks[wanted.clone()]);
+            at = stop.min(end);
+        }
+        Ok(())
+    }
+
+    /// Reads whole blocks into `blocks` until at least `needed` bytes of it are filled.
+    fn fill(&self, file: &File, begin: u64, blocks: &mut [u8], needed: usize) -> io::Result<()> {
+        let mut filled = 0;
+        while filled < needed {
+            match file.read_at(&mut blocks[filled..], begin + filled as u64) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+            // Only the end of a file is within a block, and nothing more comes after it.
+            if filled < needed && !(filled as u64).is_multiple_of(self.unit) {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes `data`. All blocks that it touches lie on the device as a whole.
+    pub(super) fn write(&self, file: &File, offset: u64, data: &[u8]) -> io::Result<()> {
+        if self.fits(offset, data) {
+            return file.write_all_at(data, offset);
+        }
+        let end = offset + data.len() as u64;
+        let head_end = offset.next_multiple_of(self.unit).min(end);
+        let tail = self.begin_of_block(end).max(head_end);
+        let (head, rest) = data.split_at((head_end - offset) as usize);
+        let (whole, rest) = rest.split_at((tail - head_end) as usize);
+        self.write_part(file, offset, head)?;
+        self.write_whole(file, head_end, whole)?;
+        self.write_part(file, tail, rest)
+    }
+
+    /// Writes a part of a block.
+    fn write_part(&self, file: &File, offset: u64, part: &[u8]) -> io::Result<()> {
+        if part.is_empty() {
+            return Ok(());
+        }
+        let begin = self.begin_of_block(offset);
+        let mut block = AlignedBuf::new(self.unit as usize);
+        let lock = &self.locks[(begin / self.unit % LOCKS as u64) as usize];
+        let _locked = lock.lock().expect("nothing panics with the lock held");
+        file.read_exact_at(&mut block, begin)?;
+        block[(offset - begin) as usize..][..part.len()].copy_from_slice(part);
+        file.write_all_at(&block, begin)
+    }
+
+    /// Writes whole blocks that lie in memory where they may not.
+    fn write_whole(&self, file: &File, offset: u64, blocks: &[u8]) -> io::Result<()> {
+        if blocks.is_empty() || self.fits(offset, blocks) {
+            return file.write_all_at(blocks, offset);
+        }
+        let mut bounce = self.bounce(offset, offset + blocks.len() as u64);
+        let mut at = offset;
+        for piece in blocks.chunks(bounce.len()) {
+            bounce[..piece.len()].copy_from_slice(piece);
+            file.write_all_at(&bounce[..piece.len()], at)?;
+            at += piece.len() as u64;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,189 @@
+//! A destination that is a block device or a file.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::{LazyLock, Mutex};
+
+use persistent_data::device::{OpenError, Purpose};
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::ioctl::{Opcode, Setter, ioctl, opcode};
+
+use super::aligned::AlignedBuf;
+use super::data_file::{Access, DataFile};
+use super::device::Destination;
+use super::direct::Direct;
+use crate::content::ReadData;
+use crate::target::DeviceLimits;
+
+/// A block device, or a regular file in its place, that is read and written by nobody else: a
+/// block device is claimed exclusively, a file is locked.
+#[derive(Debug)]
+pub struct FileDestination {
+    data: DataFile,
+    flushes: Flushes,
+}
+
+/// What holes are made of, in bytes. It suits every block device and most file systems, and those
+/// with larger blocks write the zeroes at the ends of a hole themselves.
+const GRANULE: u64 = 4096;
+
+static ZEROES: LazyLock<AlignedBuf> = LazyLock::new(|| AlignedBuf::new(1 << 20));
+
+impl FileDestination {
+    /// Opens what lies at `path`, which must be there.
+    ///
+    /// # Errors
+    /// Any [`OpenError`]. [`InUse`](OpenError::InUse) if a block device is mounted, used by the
+    /// kernel or claimed by somebody else, or if a file is locked.
+    pub fn open(path: impl AsRef<Path>, access: Access) -> Result<Self, OpenError> {
+        let path = path.as_ref();
+        let data = DataFile::open(path, Purpose::Write, access)?;
+        if let Some(unit) = data.direct.as_ref().map(Direct::unit)
+            && !data.size_bytes.is_multiple_of(unit)
+        {
+            let source = io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!(
+                    "it has {} bytes, and direct I/O writes multiples of {unit} there; make it \
+                     larger, or use the page cache",
+                    data.size_bytes
+                ),
+            );
+            return Err(OpenError::new(path, source));
+        }
+        Ok(Self { data, flushes: Flushes::default() })
+    }
+
+    /// What a clone has to know of it.
+    pub fn limits(&self) -> DeviceLimits {
+        self.data.limits()
+    }
+
+    fn write_zeroes(&self, range: Range<u64>) -> io::Result<()> {
+        let mut at = range.start;
+        while at < range.end {
+            let len = (range.end - at).min(ZEROES.len() as u64);
+            self.write_at(at, &ZEROES[..len as usize])?;
+            at += len;
+        }
+        Ok(())
+    }
+
+    /// What of `range` can be made a hole beside writes to the rest; `None` if nothing can.
+    fn whole_granules(&self, range: &Range<u64>) -> Option<Range<u64>> {
+        let unit = self.data.direct.as_ref().map_or(1, Direct::unit);
+        let granule = unit.max(GRANULE);
+        let whole = range.start.next_multiple_of(granule)..range.end - range.end % granule;
+        (whole.start < whole.end).then_some(whole)
+    }
+
+    /// Whether the device did it; not if it is none that can.
+    fn allocate(&self, mode: FallocateFlags, range: &Range<u64>) -> io::Result<bool> {
+        let mode = mode | FallocateFlags::KEEP_SIZE;
+        let len = range.end - range.start;
+        can(retry_on_intr(|| fallocate(&self.data.file, mode, range.start, len)))
+    }
+}
+
+/// Whether what was tried was possible at all.
+fn can(tried: rustix::io::Result<()>) -> io::Result<bool> {
+    match tried {
+        Ok(()) => Ok(true),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl ReadData for FileDestination {
+    fn size_bytes(&self) -> u64 {
+        self.data.size_bytes
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        self.data.read_at(offset, into)
+    }
+}
+
+impl Destination for FileDestination {
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.data.check_range(offset, data.len() as u64)?;
+        match &self.data.direct {
+            None => self.data.file.write_all_at(data, offset),
+            Some(direct) => direct.write(&self.data.file, offset, data),
+        }
+    }
+
+    fn zero(&self, range: Range<u64>, deallocate: bool) -> io::Result<()> {
+        let len = range.end.saturating_sub(range.start);
+        self.data.check_range(range.start, len)?;
+        if len == 0 || deallocate && self.data.is_hole(&range)? {
+            return Ok(());
+        }
+        let Some(whole) = self.whole_granules(&range) else {
+            return self.write_zeroes(range);
+        };
+        self.write_zeroes(range.start..whole.start)?;
+        self.write_zeroes(whole.end..range.end)?;
+        let is_done = deallocate && self.allocate(FallocateFlags::PUNCH_HOLE, &whole)?
+            || self.allocate(FallocateFlags::ZERO_RANGE, &whole)?;
+        if is_done { Ok(()) } else { self.write_zeroes(whole) }
+    }
+
+    fn discard(&self, range: Range<u64>) -> io::Result<()> {
+        self.data.check_range(range.start, range.end.saturating_sub(range.start))?;
+        let Some(whole) = self.whole_granules(&range) else {
+            return Ok(());
+        };
+        if self.data.is_block_device {
+            can(discard_blocks(&self.data.file, &whole))?;
+        } else {
+            self.allocate(FallocateFlags::PUNCH_HOLE, &whole)?;
+        }
+        Ok(())
+    }
+
+    /// `fdatasync` is enough. Like `fsync` it empties the disk's own cache, and it stores what it
+    /// takes to find the data of a sparse file again; all it leaves out are times.
+    fn flush(&self) -> io::Result<()> {
+        self.flushes.run(|| self.data.file.sync_data())
+    }
+}
+
+/// Discards whole blocks of a block device. `fallocate` cannot ask for this, only for zeroes,
+/// which a device that discards may not be able to promise.
+#[expect(unsafe_code, reason = "no crate has a safe call for it")]
+fn discard_blocks(device: &File, range: &Range<u64>) -> rustix::io::Result<()> {
+    const BLKDISCARD: Opcode = opcode::none(0x12, 119);
+    let (start, len) = (range.start, range.end - range.start);
+    // SAFETY: BLKDISCARD reads two u64, a start and a length.
+    let request = unsafe { Setter::<BLKDISCARD, [u64; 2]>::new([start, len]) };
+    // SAFETY: the device is open, and was found to be a block device. No memory is written.
+    unsafe { ioctl(device, request) }
+}
+
+/// What became of the flushes of a device.
+///
+/// *Invariant:* after one has failed all fail. The kernel tells of a lost write once, and the next
+/// flush succeeds as if nothing were missing. That is also why one waits for the other: the
+/// one that is told may not be the one that the write belonged to.
+#[derive(Debug, Default)]
+struct Flushes {
+    failed: Mutex<Option<String>>,
+}
+
+impl Flushes {
+    fn run(&self, flush: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let mut failed = self.failed.lock().expect("nothing panics with the lock held");
+        if let Some(failure) = &*failed {
+            return Err(io::Error::other(format!("an earlier flush failed: {failure}")));
+        }
+        flush().inspect_err(|error| *failed = Some(error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests;
