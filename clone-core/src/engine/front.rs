@@ -75,7 +75,7 @@ impl Front {
     }
 
     /// From now on no pass is given. Those that are out can be waited for.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.set_closed(true);
     }
 

@@ -67,6 +67,9 @@ pub enum RequestError {
     /// Hydration gave these regions up.
     #[error("regions cannot be copied")]
     NotCopied,
+    /// The clone does not run any more.
+    #[error("the clone has been stopped")]
+    Stopped,
 }
 
 /// A device of a clone.

@@ -1,0 +1,173 @@
+//! A clone for those who use it.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use crate::driver::crew::Crew;
+use crate::engine::{ByteRange, Device, Lane, Operation, RequestError};
+
+/// Somebody who uses a clone: one for each thread, or for each connection.
+///
+/// What is on the destination already is done by the calling thread itself, without a lock, if it
+/// need not be durable. All else goes through the engine, and the threads of the driver do it.
+///
+/// A clone that is suspended keeps requests waiting; one that was stopped refuses them. The
+/// blocking calls must not be made by a callback: the thread that runs it may be the one that is
+/// needed.
+pub struct Client {
+    crew: Arc<Crew>,
+    lane: Lane,
+    size_bytes: u64,
+}
+
+impl Client {
+    pub(super) fn new(crew: Arc<Crew>, size_bytes: u64) -> Self {
+        let lane = crew.front.lane();
+        Self { crew, lane, size_bytes }
+    }
+
+    /// Bytes of the clone.
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    /// Reads from `offset` on.
+    ///
+    /// # Errors
+    /// [`RequestError`]. What `into` holds then is unspecified.
+    pub fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), RequestError> {
+        if let Some(result) = self.try_read(offset, into) {
+            return result;
+        }
+        let range = self.range(offset, into.len())?;
+        let (result, bytes) = self.ask(Operation::Read, range, false, vec![0; into.len()]);
+        if result.is_ok() {
+            into.copy_from_slice(&bytes);
+        }
+        result
+    }
+
+    /// Reads from `offset` on, if all of it is on the destination; `None` if
+    /// [`submit`](Self::submit) has to do it. This does not wait for anything but the destination.
+    pub fn try_read(&self, offset: u64, into: &mut [u8]) -> Option<Result<(), RequestError>> {
+        let range = self.range(offset, into.len()).ok()?;
+        self.pass(&range, || self.crew.hands.destination.read_at(offset, into))
+    }
+
+    /// Writes `data` to `offset`; `durable` waits until it is on the medium (FUA).
+    ///
+    /// # Errors
+    /// [`RequestError`]. Any part of it may have been written then.
+    pub fn write(&self, offset: u64, data: &[u8], durable: bool) -> Result<(), RequestError> {
+        let passed = if durable { None } else { self.try_write(offset, data) };
+        if let Some(result) = passed {
+            return result;
+        }
+        let range = self.range(offset, data.len())?;
+        self.ask(Operation::Write, range, durable, data.to_vec()).0
+    }
+
+    /// Writes `data` to `offset`, if it goes to the destination and nowhere else; `None` if
+    /// [`submit`](Self::submit) has to do it.
+    pub fn try_write(&self, offset: u64, data: &[u8]) -> Option<Result<(), RequestError>> {
+        let range = self.range(offset, data.len()).ok()?;
+        self.pass(&range, || self.crew.hands.destination.write_at(offset, data))
+    }
+
+    /// Makes `range` read as zeroes; `deallocate` lets the destination give up the room.
+    ///
+    /// # Errors
+    /// [`RequestError`]. Any part of it may be zeroes then.
+    pub fn write_zeroes(
+        &self,
+        range: ByteRange,
+        deallocate: bool,
+        durable: bool,
+    ) -> Result<(), RequestError> {
+        let zero = || self.crew.hands.destination.zero(range.clone(), deallocate);
+        let passed = if durable { None } else { self.pass(&range, zero) };
+        passed.unwrap_or_else(|| {
+            let operation = Operation::WriteZeroes { deallocate };
+            self.ask(operation, range, durable, Vec::new()).0
+        })
+    }
+
+    /// Says that `range` is needed no more.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub fn discard(&self, range: ByteRange, durable: bool) -> Result<(), RequestError> {
+        // Which part of it counts, and where it goes, the engine knows.
+        self.ask(Operation::Discard, range, durable, Vec::new()).0
+    }
+
+    /// Makes durable all that was answered before, to whomever.
+    ///
+    /// # Errors
+    /// [`RequestError`]. Nobody knows then what is on the medium.
+    pub fn flush(&self) -> Result<(), RequestError> {
+        self.ask(Operation::Flush, 0..0, false, Vec::new()).0
+    }
+
+    /// Has `range` copied next, and waits until it is.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub fn hydrate(&self, range: ByteRange) -> Result<(), RequestError> {
+        self.ask(Operation::Hydrate, range, false, Vec::new()).0
+    }
+
+    /// Asks for something without waiting for it. `buffer` is what a write writes, and what a read
+    /// fills; both have the length of `range`. `done` gets it back, with the outcome. It is called
+    /// by a thread of the driver that has no lock, or by this one if the clone was stopped.
+    ///
+    /// This waits for nothing but a lock that is never held for long.
+    ///
+    /// # Panics
+    /// If the buffer of a read or a write has another length.
+    pub fn submit(
+        &self,
+        operation: Operation,
+        range: ByteRange,
+        durable: bool,
+        buffer: Vec<u8>,
+        done: impl FnOnce(Result<(), RequestError>, Vec<u8>) + Send + 'static,
+    ) {
+        if matches!(operation, Operation::Read | Operation::Write) {
+            let len = range.end.checked_sub(range.start);
+            assert!(len == Some(buffer.len() as u64), "a buffer that does not fit {range:?}");
+        }
+        self.crew.submit(operation, range, durable, buffer, Box::new(done));
+    }
+
+    fn ask(
+        &self,
+        operation: Operation,
+        range: ByteRange,
+        durable: bool,
+        buffer: Vec<u8>,
+    ) -> (Result<(), RequestError>, Vec<u8>) {
+        let (done, wait) = mpsc::sync_channel(1);
+        self.submit(operation, range, durable, buffer, move |result, buffer| {
+            // Whoever asked waits for it.
+            let _ = done.send((result, buffer));
+        });
+        wait.recv().expect("every request is answered")
+    }
+
+    /// Does something with the destination alone, if it may be.
+    fn pass(
+        &self,
+        range: &ByteRange,
+        act: impl FnOnce() -> io::Result<()>,
+    ) -> Option<Result<(), RequestError>> {
+        let _pass = self.lane.pass(range)?;
+        Some(act().map_err(|_| RequestError::Device(Device::Destination)))
+    }
+
+    fn range(&self, offset: u64, len: usize) -> Result<ByteRange, RequestError> {
+        let end = offset.checked_add(len as u64).ok_or(RequestError::PastEnd)?;
+        Ok(offset..end)
+    }
+}

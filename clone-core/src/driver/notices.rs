@@ -1,0 +1,193 @@
+//! What happened, kept for those who ask later, and told to one who listens.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::driver::buffers::lock;
+use crate::engine::{Failure, Happening, Notice};
+
+/// How many of the last notices are kept.
+pub const NOTICES_MAX: usize = 1024;
+
+/// Hears of each notice, in their order.
+pub type Listener = Box<dyn FnMut(&Notice) + Send>;
+
+/// The last notices.
+pub(super) struct Notices {
+    book: Mutex<Book>,
+    changed: Condvar,
+    /// Taken out while it is listening, so that it can do what leads to other notices.
+    listener: Mutex<Option<Listener>>,
+}
+
+#[derive(Default)]
+struct Book {
+    last: VecDeque<Notice>,
+    /// Not told to the listener yet, if there is one.
+    untold: VecDeque<Notice>,
+    has_listener: bool,
+    is_at_rest: bool,
+    /// Why nothing can become hydrated any more, or nothing works at all.
+    failure: Option<Failure>,
+    has_failed: bool,
+    /// Nothing more will happen.
+    is_over: bool,
+}
+
+/// How a clone stands.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Standing {
+    pub(super) is_at_rest: bool,
+    pub(super) has_failed: bool,
+    pub(super) failure: Option<Failure>,
+}
+
+impl Notices {
+    pub(super) fn new(listener: Option<Listener>) -> Self {
+        let book = Book { has_listener: listener.is_some(), ..Book::default() };
+        let (book, listener) = (Mutex::new(book), Mutex::new(listener));
+        Self { book, changed: Condvar::new(), listener }
+    }
+
+    /// Takes in a notice.
+    pub(super) fn push(&self, notice: Notice) {
+        let mut book = lock(&self.book);
+        match &notice.what {
+            Happening::Suspended => book.is_at_rest = true,
+            Happening::Resumed => book.is_at_rest = false,
+            Happening::ReadOnly(failure) => book.failure = Some(failure.clone()),
+            Happening::Failed(failure) => {
+                book.failure = Some(failure.clone());
+                book.has_failed = true;
+            }
+            _ => {}
+        }
+        if book.last.len() == NOTICES_MAX {
+            book.last.pop_front();
+        }
+        book.last.push_back(notice.clone());
+        if book.has_listener {
+            // A listener that hangs misses something, rather than that it takes all memory.
+            if book.untold.len() == NOTICES_MAX {
+                book.untold.pop_front();
+            }
+            book.untold.push_back(notice);
+        }
+        self.changed.notify_all();
+    }
+
+    /// Takes in that the clone has failed for a reason that the engine does not know.
+    pub(super) fn push_failed(&self, failure: Failure) {
+        let number = lock(&self.book).last.back().map_or(1, |last| last.number + 1);
+        self.push(Notice { number, what: Happening::Failed(failure) });
+    }
+
+    /// Tells the listener what it has not heard yet. Who finds it listening leaves it to that
+    /// thread, so that it hears everything in its order.
+    pub(super) fn tell(&self) {
+        if lock(&self.book).untold.is_empty() {
+            return;
+        }
+        let Some(mut listener) = lock(&self.listener).take() else { return };
+        loop {
+            let next = lock(&self.book).untold.pop_front();
+            if let Some(notice) = next {
+                listener(&notice);
+                continue;
+            }
+            let mut place = lock(&self.listener);
+            // What came meanwhile was left to this thread.
+            if lock(&self.book).untold.is_empty() {
+                *place = Some(listener);
+                return;
+            }
+        }
+    }
+
+    /// The notices after number `after`. Waits until there is one, but no longer than `timeout`.
+    pub(super) fn wait_for(&self, after: u64, timeout: Duration) -> Vec<Notice> {
+        let is_new = |notice: &&Notice| notice.number > after;
+        let book = lock(&self.book);
+        let waits = |book: &mut Book| !book.is_over && !book.last.iter().any(|n| is_new(&n));
+        let (book, _) = self
+            .changed
+            .wait_timeout_while(book, timeout, waits)
+            .unwrap_or_else(PoisonError::into_inner);
+        book.last.iter().filter(is_new).cloned().collect()
+    }
+
+    /// Waits until the clone is at rest, or has failed, or is no more.
+    pub(super) fn wait_for_rest(&self) -> Standing {
+        let waits = |book: &mut Book| !(book.is_at_rest || book.has_failed || book.is_over);
+        let book = self.changed.wait_while(lock(&self.book), waits);
+        book.unwrap_or_else(PoisonError::into_inner).standing()
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        lock(&self.book).standing()
+    }
+
+    /// Nobody needs to wait any more.
+    pub(super) fn end(&self) {
+        lock(&self.book).is_over = true;
+        self.changed.notify_all();
+    }
+}
+
+impl Book {
+    fn standing(&self) -> Standing {
+        let Self { is_at_rest, has_failed, ref failure, .. } = *self;
+        Standing { is_at_rest, has_failed, failure: failure.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    use super::{NOTICES_MAX, Notices};
+    use crate::driver::buffers::lock;
+    use crate::engine::{Happening, Notice};
+
+    fn notice(number: u64) -> Notice {
+        Notice { number, what: Happening::Finished }
+    }
+
+    #[test]
+    fn whoever_asks_gets_what_came_after_and_the_oldest_are_forgotten() {
+        let notices = Notices::new(None);
+        let numbers = |after| -> Vec<u64> {
+            notices.wait_for(after, Duration::ZERO).iter().map(|notice| notice.number).collect()
+        };
+        assert!(numbers(0).is_empty());
+        let count = NOTICES_MAX as u64 + 10;
+        (1..=count).for_each(|number| notices.push(notice(number)));
+        assert_eq!(numbers(count - 2), [count - 1, count]);
+        assert_eq!(numbers(0).len(), NOTICES_MAX);
+        assert_eq!(numbers(0)[0], 11);
+        assert!(numbers(count).is_empty());
+        notices.end();
+        assert!(notices.wait_for(count, Duration::MAX).is_empty());
+    }
+
+    #[test]
+    fn a_listener_hears_everything_in_order_even_what_it_causes_itself() {
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let notices = Arc::new_cyclic(|notices: &std::sync::Weak<Notices>| {
+            let (heard, notices) = (heard.clone(), notices.clone());
+            Notices::new(Some(Box::new(move |told| {
+                lock(&heard).push(told.number);
+                let notices = notices.upgrade().unwrap();
+                if told.number < 5 {
+                    notices.push(notice(told.number + 1));
+                    notices.tell();
+                }
+            })))
+        });
+        notices.push(notice(1));
+        notices.tell();
+        assert_eq!(*lock(&heard), [1, 2, 3, 4, 5]);
+    }
+}

@@ -1,0 +1,241 @@
+//! What is to be done, and in which order.
+//!
+//! Whoever works takes what users wait for before what nobody waits for. There are three classes,
+//! by what an operation waits for; each may occupy only so many workers that some are left for the
+//! classes before it, and each has one worker at least when there is work for it. So a slow source
+//! keeps nobody from what is on the destination, hydration keeps nobody from the source, and users
+//! slow hydration down but do not stop it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::driver::buffers::{CopyBuffer, Pending};
+use crate::engine::{ByteRange, Device, OpId, RegionSet};
+
+/// An operation that the engine has started.
+pub(super) struct Job {
+    pub(super) op: OpId,
+    pub(super) work: Work,
+    /// Whether nobody waits for it, as far as can be told.
+    pub(super) is_background: bool,
+}
+
+/// What is to be done, with the buffers to do it in.
+pub(super) enum Work {
+    ReadSource { request: Arc<Pending>, range: ByteRange },
+    ReadDestination { request: Arc<Pending>, range: ByteRange },
+    Write { request: Arc<Pending>, range: ByteRange },
+    Zero { range: ByteRange, deallocate: bool },
+    Discard { range: ByteRange },
+    Fetch { copy: Arc<CopyBuffer> },
+    Store { copy: Arc<CopyBuffer>, overlays: Vec<Laid> },
+    Flush,
+    Commit { regions: Arc<RegionSet> },
+    Abort,
+}
+
+/// Something to lay over a copy.
+pub(super) struct Laid {
+    pub(super) range: ByteRange,
+    /// The write whose bytes they are; `None` for zeroes.
+    pub(super) of: Option<Arc<Pending>>,
+}
+
+impl Work {
+    /// The device that fails if this fails.
+    pub(super) fn device(&self) -> Device {
+        match self {
+            Self::ReadSource { .. } | Self::Fetch { .. } => Device::Source,
+            Self::Commit { .. } | Self::Abort => Device::Metadata,
+            _ => Device::Destination,
+        }
+    }
+}
+
+/// What an operation waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    /// Only the destination, or metadata; a user waits for it.
+    Near,
+    /// The source; a user waits for it.
+    Far,
+    /// Nobody waits for it.
+    Background,
+}
+
+const CLASSES: [Class; 3] = [Class::Near, Class::Far, Class::Background];
+
+impl Job {
+    fn class(&self) -> Class {
+        match self.work.device() {
+            _ if self.is_background => Class::Background,
+            Device::Source => Class::Far,
+            Device::Destination | Device::Metadata => Class::Near,
+        }
+    }
+}
+
+/// What an operation has to give back when it has ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place(Class);
+
+/// Small things that the engine wants done at once, and that take no device: they are done without
+/// the lock, before anything else by whoever has them.
+#[derive(Default)]
+pub(super) struct Chores {
+    pub(super) gives: Vec<(Arc<CopyBuffer>, Arc<Pending>, ByteRange)>,
+    /// To be let go: requests that are answered, and buffers.
+    pub(super) answered: Vec<Arc<Pending>>,
+    pub(super) released: Vec<Arc<CopyBuffer>>,
+    pub(super) jobs: Vec<Job>,
+    /// Close the metadata.
+    pub(super) retire: bool,
+    /// There are notices for the listener.
+    pub(super) tell: bool,
+}
+
+impl Chores {
+    pub(super) fn is_empty(&self) -> bool {
+        let Self { gives, answered, released, jobs, retire, tell } = self;
+        let has_none = gives.is_empty() && answered.is_empty();
+        has_none && released.is_empty() && jobs.is_empty() && !retire && !tell
+    }
+}
+
+/// What is to be done.
+pub(super) struct Queue {
+    chores: VecDeque<Chores>,
+    waiting: [VecDeque<Job>; 3],
+    running: [usize; 3],
+    limits: [usize; 3],
+}
+
+/// The fewest workers: one for each class.
+pub(super) const WORKERS_MIN: usize = 3;
+
+impl Queue {
+    /// For so many workers.
+    pub(super) fn new(workers: usize) -> Self {
+        assert!(workers >= WORKERS_MIN, "each class has a worker");
+        Self {
+            chores: VecDeque::new(),
+            waiting: Default::default(),
+            running: [0; 3],
+            limits: [workers, workers - 1, workers - 2],
+        }
+    }
+
+    pub(super) fn push(&mut self, job: Job) {
+        self.waiting[job.class() as usize].push_back(job);
+    }
+
+    pub(super) fn push_chores(&mut self, chores: Chores) {
+        if !chores.is_empty() {
+            self.chores.push_back(chores);
+        }
+    }
+
+    pub(super) fn next_chores(&mut self) -> Option<Chores> {
+        self.chores.pop_front()
+    }
+
+    pub(super) fn has_chores(&self) -> bool {
+        !self.chores.is_empty()
+    }
+
+    /// The operation that should be begun next, if any may.
+    pub(super) fn next_job(&mut self) -> Option<Job> {
+        let class = self.next_class()?;
+        self.waiting[class as usize].pop_front()
+    }
+
+    /// Whether there is anything to do for one more worker.
+    pub(super) fn has_work(&self) -> bool {
+        !self.chores.is_empty() || self.next_class().is_some()
+    }
+
+    fn next_class(&self) -> Option<Class> {
+        let running = |class: Class| self.running[class as usize];
+        let waits = |class: &Class| !self.waiting[*class as usize].is_empty();
+        let idle = CLASSES.into_iter().filter(|&class| running(class) == 0);
+        let free =
+            CLASSES.into_iter().filter(|&class| running(class) < self.limits[class as usize]);
+        idle.chain(free).find(waits)
+    }
+
+    /// Notes that a job is begun.
+    pub(super) fn begin(&mut self, job: &Job) -> Place {
+        self.running[job.class() as usize] += 1;
+        Place(job.class())
+    }
+
+    /// Notes that it has ended.
+    pub(super) fn end(&mut self, place: Place) {
+        self.running[place.0 as usize] -= 1;
+    }
+
+    /// Takes out all operations that were not begun.
+    pub(super) fn drain(&mut self) -> Vec<Job> {
+        self.waiting.iter_mut().flat_map(|waiting| waiting.drain(..)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{Job, Place, Queue, Work};
+    use crate::driver::buffers::CopyBuffer;
+    use crate::engine::OpId;
+
+    fn near(op: u64) -> Job {
+        Job { op: OpId(op), work: Work::Flush, is_background: false }
+    }
+
+    fn fetch(op: u64, is_background: bool) -> Job {
+        let copy = Arc::new(CopyBuffer::new(0..1));
+        Job { op: OpId(op), work: Work::Fetch { copy }, is_background }
+    }
+
+    fn begin(queue: &mut Queue) -> Option<(u64, Place)> {
+        let job = queue.next_job()?;
+        Some((job.op.0, queue.begin(&job)))
+    }
+
+    fn begin_all(queue: &mut Queue) -> Vec<u64> {
+        std::iter::from_fn(|| begin(queue)).map(|(op, _)| op).collect()
+    }
+
+    #[test]
+    fn each_class_leaves_a_worker_to_those_before_it() {
+        let mut queue = Queue::new(5);
+        for op in 0..9 {
+            queue.push(fetch(100 + op, true));
+        }
+        assert_eq!(begin_all(&mut queue), [100, 101, 102]);
+        for op in 0..9 {
+            queue.push(fetch(200 + op, false));
+        }
+        assert_eq!(begin_all(&mut queue), [200, 201, 202, 203]);
+        queue.push(near(300));
+        assert!(queue.has_work());
+        assert_eq!(begin_all(&mut queue), [300]);
+        assert!(!queue.has_work());
+    }
+
+    #[test]
+    fn users_come_first_and_hydration_is_never_without_a_worker() {
+        let mut queue = Queue::new(5);
+        for op in 0..3 {
+            queue.push(fetch(op, true));
+            queue.push(near(10 + op));
+        }
+        // One of each class that has none under way, then what users wait for.
+        let (first, _) = begin(&mut queue).unwrap();
+        let (second, place) = begin(&mut queue).unwrap();
+        assert_eq!((first, second), (10, 0));
+        assert_eq!(begin(&mut queue).unwrap().0, 11);
+        queue.end(place);
+        assert_eq!(begin(&mut queue).unwrap().0, 1);
+    }
+}

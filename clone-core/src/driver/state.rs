@@ -1,0 +1,248 @@
+//! What the one lock guards: the engine, and what it has names for.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::driver::buffers::{CopyBuffer, Pending};
+use crate::driver::notices::Notices;
+use crate::driver::queue::{Chores, Job, Laid, Queue, Work};
+use crate::engine::{
+    Action, ByteRange, CopyId, Device, Engine, Event, Failure, Io, Overlay, OverlayBytes,
+    RequestError, RequestId,
+};
+
+/// What the one lock guards.
+pub(super) struct State {
+    engine: Engine,
+    /// Empty, but while the engine is told something.
+    actions: Vec<Action>,
+    requests: HashMap<RequestId, Arc<Pending>>,
+    copies: HashMap<CopyId, Held>,
+    next_request: u64,
+    /// Why requests are refused; then the engine is told nothing more.
+    over: Option<RequestError>,
+    pub(super) queue: Queue,
+    /// Workers that wait for work.
+    pub(super) idle: usize,
+    /// When the thread that keeps time will look next; `None` for never.
+    pub(super) alarm: Option<Duration>,
+    /// Threads go when there is nothing left to do.
+    pub(super) is_ending: bool,
+}
+
+struct Held {
+    copy: Arc<CopyBuffer>,
+    /// Whether nobody waits for it, as far as can be told.
+    is_background: bool,
+}
+
+/// Where an event comes from, which tells who waits for the copies that follow from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// A user waits for what is done with these bytes.
+    Request(ByteRange),
+    /// An operation has ended.
+    Ended {
+        /// Whether nobody waited for it.
+        is_background: bool,
+    },
+    /// Anything else.
+    Other,
+}
+
+impl Origin {
+    /// Whether nobody waits for a copy of `range`, as far as can be told.
+    fn is_background(&self, range: &ByteRange) -> bool {
+        let waits = |wanted: &ByteRange| wanted.start < range.end && range.start < wanted.end;
+        !matches!(self, Self::Request(wanted) if waits(wanted))
+    }
+}
+
+/// What follows from an event.
+#[derive(Default)]
+pub(super) struct Outcome {
+    /// Operations to begin, in this order.
+    pub(super) jobs: Vec<Job>,
+    pub(super) chores: Chores,
+}
+
+impl State {
+    pub(super) fn new(engine: Engine, workers: usize) -> Self {
+        Self {
+            engine,
+            actions: Vec::new(),
+            requests: HashMap::new(),
+            copies: HashMap::new(),
+            next_request: 0,
+            over: None,
+            queue: Queue::new(workers),
+            idle: 0,
+            alarm: None,
+            is_ending: false,
+        }
+    }
+
+    pub(super) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Why requests are refused, if they are.
+    pub(super) fn over(&self) -> Option<RequestError> {
+        self.over
+    }
+
+    /// Names a request.
+    pub(super) fn add(&mut self, request: Arc<Pending>) -> RequestId {
+        let id = RequestId(self.next_request);
+        self.next_request += 1;
+        self.requests.insert(id, request);
+        id
+    }
+
+    /// When the engine wants to be told that time has passed.
+    pub(super) fn next_tick(&self) -> Option<Duration> {
+        if self.over.is_some() { None } else { self.engine.next_tick() }
+    }
+
+    /// Tells the engine something, and takes in what it wants.
+    ///
+    /// A panic of the engine goes no further, for the threads of users come here too: the clone has
+    /// failed then.
+    pub(super) fn handle(
+        &mut self,
+        now: Duration,
+        event: Event,
+        origin: &Origin,
+        notices: &Notices,
+    ) -> Outcome {
+        let mut outcome = Outcome::default();
+        if self.over.is_some() {
+            return outcome;
+        }
+        let handled = catch_unwind(AssertUnwindSafe(|| {
+            self.engine.handle(now, event, &mut self.actions);
+            let mut actions = mem::take(&mut self.actions);
+            for action in actions.drain(..) {
+                self.take(action, origin, notices, &mut outcome);
+            }
+            self.actions = actions;
+        }));
+        if let Err(panic) = handled {
+            let failure = panicked(Device::Metadata, &*panic);
+            self.fail(failure, notices);
+        }
+        outcome
+    }
+
+    fn take(&mut self, action: Action, origin: &Origin, notices: &Notices, outcome: &mut Outcome) {
+        let Outcome { jobs, chores } = outcome;
+        match action {
+            Action::Start { op, io } => {
+                let (work, is_background) = self.resolve(io, origin);
+                jobs.push(Job { op, work, is_background });
+            }
+            Action::Give { copy, request, range } => {
+                let copy = self.copies[&copy].copy.clone();
+                chores.gives.push((copy, self.requests[&request].clone(), range));
+            }
+            Action::Release { copy } => {
+                let held = self.copies.remove(&copy).expect("a copy is released once");
+                chores.released.push(held.copy);
+            }
+            Action::Answer { request, result } => {
+                let request = self.requests.remove(&request).expect("one answer a request");
+                request.decide(result);
+                chores.answered.push(request);
+            }
+            Action::Tell(notice) => {
+                notices.push(notice);
+                chores.tell = true;
+            }
+            Action::Retire => chores.retire = true,
+        }
+    }
+
+    /// Puts buffers in the place of names.
+    fn resolve(&mut self, io: Io, origin: &Origin) -> (Work, bool) {
+        let request = |id: RequestId| self.requests[&id].clone();
+        let work = match io {
+            Io::ReadSource { request: id, range } => {
+                Work::ReadSource { request: request(id), range }
+            }
+            Io::ReadDestination { request: id, range } => {
+                Work::ReadDestination { request: request(id), range }
+            }
+            Io::Write { request: id, range } => Work::Write { request: request(id), range },
+            Io::Zero { range, deallocate } => {
+                let is_background = *origin == Origin::Ended { is_background: true };
+                return (Work::Zero { range, deallocate }, is_background);
+            }
+            Io::Discard { range } => Work::Discard { range },
+            Io::Fetch { copy: id, range } => {
+                let is_background = origin.is_background(&range);
+                let copy = Arc::new(CopyBuffer::new(range));
+                self.copies.insert(id, Held { copy: copy.clone(), is_background });
+                return (Work::Fetch { copy }, is_background);
+            }
+            Io::Store { copy: id, range, overlays } => {
+                let held = &self.copies[&id];
+                assert!(*held.copy.range() == range, "a copy is stored as it was fetched");
+                let is_background = held.is_background && overlays.is_empty();
+                let copy = held.copy.clone();
+                let lay = |Overlay { range, bytes }: Overlay| match bytes {
+                    OverlayBytes::Request(id) => Laid { range, of: Some(request(id)) },
+                    OverlayBytes::Zeroes => Laid { range, of: None },
+                };
+                let overlays = overlays.into_iter().map(lay).collect();
+                return (Work::Store { copy, overlays }, is_background);
+            }
+            Io::Flush => Work::Flush,
+            Io::Commit { regions } => Work::Commit { regions },
+            Io::Abort => Work::Abort,
+        };
+        (work, false)
+    }
+
+    /// The driver itself cannot go on: all requests are answered by an error.
+    pub(super) fn fail(&mut self, failure: Failure, notices: &Notices) {
+        if self.over.is_none() {
+            notices.push_failed(failure);
+            self.end(RequestError::Failed);
+        }
+    }
+
+    /// Answers every request by `error`, now and from now on. What is under way ends by itself.
+    pub(super) fn end(&mut self, error: RequestError) {
+        if self.over.is_some() {
+            return;
+        }
+        self.over = Some(error);
+        self.engine.front().close();
+        self.actions.clear();
+        let answered: Vec<_> = self.requests.drain().map(|(_, request)| request).collect();
+        for request in &answered {
+            request.decide(Err(error));
+        }
+        let released = self.copies.drain().map(|(_, held)| held.copy).collect();
+        let jobs = self.queue.drain();
+        self.queue.push_chores(Chores {
+            answered,
+            released,
+            jobs,
+            tell: true,
+            ..Chores::default()
+        });
+    }
+}
+
+/// What to tell of a panic.
+pub(super) fn panicked(device: Device, panic: &(dyn Any + Send)) -> Failure {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let reason = format!("a thread panicked: {}", text.unwrap_or("it did not say why"));
+    Failure { device, reason }
+}

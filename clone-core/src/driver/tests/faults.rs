@@ -1,0 +1,171 @@
+//! Devices that fail, and threads that panic.
+
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use super::disk::{Asked, Disk, eio};
+use super::{Bench, REGION, nr_hydrated, source_bytes, wait_for, wait_until_complete};
+use crate::engine::{Command, Device, Failure, Happening, Operation, RequestError};
+use crate::target::{Message, Status};
+
+fn region(region: u64) -> std::ops::Range<u64> {
+    region * REGION..(region + 1) * REGION
+}
+
+/// Has reads of these regions fail.
+fn damage(disk: &Disk, bad: std::ops::Range<u64>) {
+    let bad = bad.start * REGION..bad.end * REGION;
+    disk.rule(move |asked| match asked {
+        Asked::Read(at) if at.start < bad.end && bad.start < at.end => Err(eio()),
+        _ => Ok(()),
+    });
+}
+
+#[test]
+fn regions_that_cannot_be_read_cost_nobody_but_those_who_read_them() {
+    let mut bench = Bench::hydrating(256 * REGION);
+    bench.settings.max_failures = 3;
+    damage(&bench.source, 100..104);
+    let clone = bench.start();
+    let client = clone.client();
+    let failed = Err(RequestError::Device(Device::Source));
+    assert_eq!(client.read(100 * REGION, &mut [0; 10]), failed);
+    assert_eq!(client.write(102 * REGION + 10, &[1; 10], false), failed);
+    assert_eq!(client.write(region(103).start, &[1; REGION as usize], false), Ok(()));
+    wait_for(&clone, |what| match what {
+        Happening::HydrationStopped { range, failure, .. } => {
+            assert!(100 * REGION <= range.end && range.start < 103 * REGION, "{range:?}");
+            assert_eq!(failure.device, Device::Source);
+            assert!(failure.reason.contains("a bad sector"), "{failure}");
+            true
+        }
+        _ => false,
+    });
+    let mut bytes = vec![0; 50 * REGION as usize];
+    client.read(150 * REGION, &mut bytes).unwrap();
+    assert!(bytes == source_bytes(256 * REGION)[150 * REGION as usize..200 * REGION as usize]);
+    // The source is well again.
+    damage(&bench.source, 0..0);
+    clone.command(Command::Kernel(Message::EnableHydration));
+    wait_until_complete(&clone);
+    bench.stop(clone);
+    let mut expected = source_bytes(256 * REGION);
+    expected[103 * REGION as usize..104 * REGION as usize].fill(1);
+    assert!(bench.destination.bytes() == expected);
+}
+
+#[test]
+fn after_a_flush_that_failed_nothing_more_becomes_hydrated_and_that_is_told() {
+    let mut bench = Bench::new(16 * REGION);
+    let clone = bench.start();
+    let client = clone.client();
+    client.write(0, &[1; REGION as usize], true).unwrap();
+    bench.destination.rule(|asked| if *asked == Asked::Flush { Err(eio()) } else { Ok(()) });
+    client.write(REGION, &[2; REGION as usize], false).unwrap();
+    assert_eq!(client.flush(), Err(RequestError::Device(Device::Destination)));
+    let expected = Failure { device: Device::Destination, reason: "a bad sector".into() };
+    wait_for(&clone, |what| *what == Happening::ReadOnly(expected.clone()));
+    assert_eq!(client.write(2 * REGION, &[3; 10], false), Err(RequestError::ReadOnly));
+    assert_eq!(client.write(10, &[4; 10], false), Ok(()));
+    assert!(client.flush().is_err());
+    client.read(5 * REGION, &mut [0; 10]).unwrap();
+    clone.suspend().unwrap();
+    clone.resume();
+    let stopped = clone.stop();
+    assert_eq!(stopped.failure, Some(expected));
+    assert_eq!(stopped.metadata.map(|metadata| metadata.nr_hydrated()), Some(1));
+}
+
+#[test]
+fn a_panic_of_a_device_ends_the_clone_and_leaves_nobody_waiting() {
+    for at_fault in [Device::Source, Device::Destination] {
+        let mut bench = Bench::new(64 * REGION);
+        let clone = bench.start();
+        let client = Arc::new(clone.client());
+        client.write(63 * REGION, &[1; REGION as usize], false).unwrap();
+        bench.source.hold(region(20));
+        let (done, answers) = mpsc::channel();
+        let read = |at: u64| {
+            let (done, buffer) = (done.clone(), vec![0; REGION as usize]);
+            client.submit(Operation::Read, region(at), false, buffer, move |result, _| {
+                done.send(result).unwrap();
+            });
+        };
+        (0..2).for_each(|_| read(20));
+        bench.source.wait_until_held(2);
+        let panics = |asked: &Asked| match asked {
+            Asked::Read(at) if *at == region(30) || *at == region(63) => panic!("on purpose"),
+            _ => Ok(()),
+        };
+        if at_fault == Device::Source {
+            bench.source.rule(panics);
+            assert_eq!(client.read(region(30).start, &mut [0; 4096]), Err(RequestError::Failed));
+        } else {
+            bench.destination.rule(panics);
+            // The whole is cut in two.
+            let result = client.read(region(62).start, &mut [0; 8192]);
+            assert_eq!(result, Err(RequestError::Failed));
+        }
+        wait_for(&clone, |what| match what {
+            Happening::Failed(failure) => {
+                assert_eq!(failure.device, at_fault);
+                assert_eq!(failure.reason, "a thread panicked: on purpose");
+                true
+            }
+            _ => false,
+        });
+        assert_eq!(clone.status(), Status::Fail);
+        assert_eq!(client.try_read(region(63).start, &mut [0; 10]), None);
+        assert_eq!(client.flush(), Err(RequestError::Failed));
+        assert!(clone.suspend().is_err());
+        clone.resume();
+        bench.source.let_go();
+        (0..2).for_each(|_| assert_eq!(answers.recv(), Ok(Err(RequestError::Failed))));
+        let stopped = clone.stop();
+        assert_eq!(stopped.failure.map(|failure| failure.device), Some(at_fault));
+    }
+}
+
+#[test]
+fn a_callback_that_panics_ends_the_clone_and_others_are_answered() {
+    let mut bench = Bench::new(64 * REGION);
+    let clone = bench.start();
+    let client = clone.client();
+    bench.source.hold(region(20));
+    let (done, answer) = mpsc::channel();
+    let buffer = vec![0; REGION as usize];
+    client.submit(Operation::Read, region(20), false, buffer, move |result, _| {
+        done.send(result).unwrap();
+    });
+    bench.source.wait_until_held(1);
+    client.submit(Operation::Flush, 0..0, false, Vec::new(), |_, _| panic!("on purpose"));
+    wait_for(&clone, |what| matches!(what, Happening::Failed(_)));
+    assert_eq!(client.flush(), Err(RequestError::Failed));
+    bench.source.let_go();
+    assert_eq!(answer.recv(), Ok(Err(RequestError::Failed)));
+    drop(clone);
+}
+
+#[test]
+fn a_write_that_fails_leaves_its_region_to_the_source_and_can_be_tried_again() {
+    let mut bench = Bench::new(16 * REGION);
+    bench.destination.rule(|asked| match asked {
+        Asked::Write(at) if at.start >= 8 * REGION => Err(eio()),
+        _ => Ok(()),
+    });
+    let clone = bench.start();
+    let client = clone.client();
+    client.write(0, &[1; REGION as usize], true).unwrap();
+    for write in [&[1; 10][..], &[1; REGION as usize]] {
+        let failed = Err(RequestError::Device(Device::Destination));
+        assert_eq!(client.write(8 * REGION, write, false), failed);
+        let mut bytes = [0; REGION as usize];
+        client.read(8 * REGION, &mut bytes).unwrap();
+        assert!(bytes == source_bytes(9 * REGION)[8 * REGION as usize..]);
+    }
+    assert_eq!(nr_hydrated(&clone.status()), 1);
+    bench.destination.rule(|_| Ok(()));
+    client.write(8 * REGION, &[1; 10], true).unwrap();
+    bench.stop(clone);
+    assert!(bench.is_hydrated(0) && bench.is_hydrated(8));
+}
