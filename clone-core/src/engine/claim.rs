@@ -84,7 +84,10 @@ impl Why {
 #[derive(Debug)]
 pub(super) struct Chunk {
     pub(super) copy: CopyId,
+    /// What is written for it: no overlay is taken there once it is being stored.
     pub(super) range: ByteRange,
+    /// The bytes in its buffer.
+    pub(super) room: u64,
     pub(super) state: ChunkState,
 }
 

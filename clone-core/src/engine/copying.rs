@@ -80,7 +80,8 @@ impl Engine {
             self.next_copy += 1;
             let range = start..end;
             let state = ChunkState::Fetching(Vec::new());
-            copy.chunks.push(Chunk { copy: buffer, range: range.clone(), state });
+            let room = end - start;
+            copy.chunks.push(Chunk { copy: buffer, range: range.clone(), room, state });
             let op = Op::Fetch { claim: id, copy: buffer };
             self.start(op, Io::Fetch { copy: buffer, range });
         }
@@ -122,7 +123,7 @@ impl Engine {
         let is_whole = copy.range == range && copy.overlays.is_empty();
         match done {
             Done::Zeroes { until } if is_whole => {
-                let range = self.follow_hole(id, until);
+                let range = self.follow_hole(id, buffer, until);
                 self.start(op, Io::Zero { range, deallocate: true });
             }
             _ => {
@@ -133,7 +134,7 @@ impl Engine {
     }
 
     /// Makes the only chunk of a copy take in the free regions behind it that are zeroes too.
-    fn follow_hole(&mut self, id: ClaimId, until: u64) -> ByteRange {
+    fn follow_hole(&mut self, id: ClaimId, buffer: CopyId, until: u64) -> ByteRange {
         let regions = self.claims.get(id).regions.clone();
         let range = self.claims.copy(id).range.clone();
         let until = until.min(self.sizes.size_bytes).min(range.start.saturating_add(HOLE_BYTES));
@@ -147,6 +148,7 @@ impl Engine {
                 let copy = self.claims.copy(id);
                 copy.range = range.clone();
                 copy.begun = range.end;
+                copy.chunk(buffer).range = range.clone();
             }
         }
         range
@@ -167,8 +169,8 @@ impl Engine {
         let why = copy.why;
         let chunk = copy.chunk(buffer);
         chunk.state = ChunkState::Ended;
-        let len = chunk.range.end - chunk.range.start;
-        self.buffers.share(why).bytes -= len;
+        let room = chunk.room;
+        self.buffers.share(why).bytes -= room;
         while let Some(first) = self.buffers.share(why).stalled.pop_front() {
             if !self.fetch_more(first) {
                 self.buffers.share(why).stalled.push_front(first);

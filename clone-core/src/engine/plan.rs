@@ -248,6 +248,7 @@ impl Engine {
     pub(super) fn plan_discard(&mut self, part: &Part) {
         let Part { request, range } = part.clone();
         let zeroes = self.settings.discards == Discards::Zero;
+        let passdown = self.settings.options.discard_passdown;
         let mut covered = self.sizes.covered(&range);
         if !zeroes {
             covered.end = range.end >> self.sizes.region_shift;
@@ -265,7 +266,11 @@ impl Engine {
             let (end, state) = self.look(at..covered.end);
             let piece = self.sizes.bytes_of(&(at..end));
             match state {
-                State::Hydrated => group.add(piece.end, None),
+                State::Hydrated if passdown => group.add(piece.end, None),
+                State::Hydrated => {
+                    self.discard_group(request, group);
+                    group = Group::at(piece.end);
+                }
                 State::Free if zeroes => group.add(piece.end, Some(at..end)),
                 State::Free => {
                     self.mark(at..end);

@@ -178,6 +178,22 @@ fn a_hole_that_is_written_to_while_it_is_looked_at_is_stored_with_the_write() {
 }
 
 #[test]
+fn a_write_behind_what_was_fetched_of_a_hole_waits_until_the_hole_is_made() {
+    let mut world = World::new(8 * 64, 0..0, hydrating(2, 2));
+    world.source.fill(0);
+    world.holes.push(0..64 * 4096);
+    world.event(Event::Tick);
+    world.end_first("fetch");
+    assert_eq!(world.take_log(), ["fetch 0..2", "zero 0..64"]);
+    let write = world.write(10 * 4096 + 1..10 * 4096 + 9, 1);
+    world.end_first("zero");
+    assert!(!world.answers.contains_key(&write));
+    world.run();
+    assert_eq!(world.answers[&write], Ok(()));
+    assert!(world.destination[10 * 4096 + 1..10 * 4096 + 9] == [1; 8]);
+}
+
+#[test]
 fn what_users_want_next_goes_first_and_even_if_hydration_is_off() {
     let mut world = World::new(8 * 64, 0..0, World::quiet());
     world.command(Command::Hydrate(30 * REGION + 5..32 * REGION));

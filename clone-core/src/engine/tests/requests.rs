@@ -121,6 +121,19 @@ fn a_discard_counts_where_it_covers_regions() {
 }
 
 #[test]
+fn a_discard_that_is_not_passed_down_leaves_hydrated_regions_alone() {
+    let mut settings = World::quiet();
+    settings.options.discard_passdown = false;
+    let mut world = World::new(8 * 8, 2..4, settings);
+    world.submit(Operation::Discard, regions(0, 8), 0);
+    assert_eq!(world.take_log(), ["zero 0..2", "zero 4..8"]);
+    world.run();
+    assert!(world.read(regions(2, 4)).unwrap() == world.source[2 * 4096..4 * 4096]);
+    let again = world.submit(Operation::Discard, regions(0, 8), 0);
+    assert!(world.started.is_empty() && world.answers[&again].is_ok());
+}
+
+#[test]
 fn a_discard_as_in_the_kernel_hydrates_without_writing() {
     let settings = Settings { discards: Discards::AsKernel, ..World::quiet() };
     let mut world = World::new(8 * 8 - 3, 0..0, settings);
