@@ -5,7 +5,8 @@
 //! [`restore`](mod@restore) makes it anew, [`auto_repair`](mod@auto_repair) puts right what is
 //! merely untidy, and [`metadata`] opens it for marking regions as hydrated. Where it is lost,
 //! [`content`] compares the clone's devices instead. [`target`] is the text that a clone is made
-//! of, and that it answers with.
+//! of, and that it answers with. [`engine`] is a clone that runs, as a state machine, and
+//! [`driver`] lets it run on real devices.
 //!
 //! # What makes a hydrated bit true
 //!
