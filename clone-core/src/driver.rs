@@ -50,6 +50,7 @@ pub use self::notices::{Listener, NOTICES_MAX};
 pub use self::running::{
     Devices, DriverError, DriverOptions, HydrationProgress, RunningClone, Stopped,
 };
+pub use self::zero_runs::zero_runs;
 
 mod aligned;
 mod buffers;
@@ -64,7 +65,10 @@ mod notices;
 mod perform;
 mod queue;
 mod running;
+#[cfg(test)]
+mod scratch;
 mod state;
+mod zero_runs;
 
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::FileSource;
 use crate::content::ReadData;
+use crate::driver::scratch::Mounted;
 use crate::driver::{Access, Extent, Source};
 use crate::geometry::Sectors;
 use crate::target::DeviceLimits;
@@ -141,6 +142,17 @@ fn extents_of_zeroes_are_holes_and_no_data_are_in_them() {
         } else {
             assert!(known_zeroes > 60 << 20, "{known_zeroes}");
         }
+    }
+}
+
+#[test]
+fn on_a_file_system_without_holes_all_is_data() {
+    let Some(folder) = Mounted::new("ramfs", "mode=0700") else { return };
+    let path = folder.path().join("source");
+    sparse_file(&path);
+    let device = FileSource::open(&path, Access::Buffered).unwrap();
+    for offset in [0, 1 << 20, (64 << 20) - 1] {
+        assert_eq!(device.extent(offset).unwrap(), Extent { zeroes: false, end: 64 << 20 });
     }
 }
 

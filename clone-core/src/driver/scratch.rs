@@ -1,0 +1,71 @@
+//! File systems and block devices for tests. To make them takes root; where it fails the test says
+//! that it was skipped, and why.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+/// Runs a program. What it says, or why it failed.
+fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
+    let output = Command::new(program).args(arguments).output();
+    let output = output.map_err(|error| format!("{program}: {error}"))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
+
+fn or_skip<T>(made: Result<T, String>, what: &str) -> Option<T> {
+    made.inspect_err(|error| eprintln!("skipped: no {what} to test with: {error}")).ok()
+}
+
+/// A file system in memory, which goes when this is dropped.
+#[derive(Debug)]
+pub(super) struct Mounted(TempDir);
+
+impl Mounted {
+    /// One of the kind `kind`, `tmpfs` or `ramfs`.
+    pub(super) fn new(kind: &str, options: &str) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_str().unwrap();
+        let mounted = run("mount", &["-t", kind, "-o", options, "none", path]);
+        or_skip(mounted.map(|_| ()), kind).map(|()| Self(folder))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // Lazily: a loop device lets go of its file a moment later.
+        run("umount", &["--lazy", self.0.path().to_str().unwrap()]).unwrap();
+    }
+}
+
+/// A block device that keeps its data in a file. It goes when this is dropped.
+#[derive(Debug)]
+pub(super) struct LoopDevice {
+    pub(super) path: PathBuf,
+    pub(super) backing: PathBuf,
+}
+
+impl LoopDevice {
+    /// One of `size_bytes` zeroes with blocks of `block_bytes`. Its file is in `folder`.
+    pub(super) fn new(folder: &Path, size_bytes: u64, block_bytes: u32) -> Option<Self> {
+        let backing = folder.join(format!("blocks-of-{block_bytes}"));
+        File::create(&backing).unwrap().set_len(size_bytes).unwrap();
+        let size = block_bytes.to_string();
+        let file = backing.to_str().unwrap();
+        let made = run("losetup", &["--find", "--show", "--sector-size", &size, file]);
+        or_skip(made, "loop device").map(|path| Self { path: path.into(), backing })
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        run("losetup", &["--detach", self.path.to_str().unwrap()]).unwrap();
+        fs::remove_file(&self.backing).unwrap();
+    }
+}
