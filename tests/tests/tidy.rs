@@ -201,6 +201,8 @@ fn the_libraries_reach_the_outside_through_devices_only() {
     let mut found = Vec::new();
     for source in sources {
         for (place, line) in source.lines() {
+            // How long something takes is a number; what time it is is not.
+            let line = line.replace("std::time::Duration", "");
             let reach = ["std::fs", "std::env", "std::time", "println!"];
             let starts_threads = line.contains("std::thread") && source.path != threads;
             if starts_threads || reach.iter().any(|reach| line.contains(reach)) {

@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::thread;
 
+use crate::driver::aligned::AlignedBuf;
 use crate::engine::{ByteRange, Operation, RequestError};
 
 /// What is called with the outcome of a request and its buffer.
@@ -187,7 +188,7 @@ pub(super) struct Pool {
 #[derive(Default)]
 struct Stock {
     /// Those not in use, the one that has lain there longest first.
-    kept: Vec<Vec<u8>>,
+    kept: Vec<AlignedBuf>,
     kept_bytes: usize,
     used_bytes: usize,
 }
@@ -195,7 +196,7 @@ struct Stock {
 /// A buffer of a pool, which goes back there.
 pub(super) struct PoolBuffer {
     /// As long as its class.
-    bytes: Vec<u8>,
+    bytes: AlignedBuf,
     len: usize,
     pool: Arc<Pool>,
 }
@@ -209,6 +210,12 @@ impl Pool {
         Self { bytes_max, stock: Mutex::default() }
     }
 
+    /// Bytes of all buffers in use.
+    #[cfg(test)]
+    pub(super) fn used_bytes(&self) -> usize {
+        lock(&self.stock).used_bytes
+    }
+
     /// A buffer of `len` bytes that holds anything.
     pub(super) fn take(pool: &Arc<Self>, len: usize) -> PoolBuffer {
         let class = len.next_power_of_two().max(BUFFER_MIN);
@@ -217,15 +224,15 @@ impl Pool {
             stock.used_bytes += class;
             let kept = stock.kept.iter().rposition(|buffer| buffer.len() == class);
             let kept = kept.map(|index| stock.kept.remove(index));
-            stock.kept_bytes -= kept.as_ref().map_or(0, Vec::len);
+            stock.kept_bytes -= kept.as_ref().map_or(0, |buffer| buffer.len());
             (kept, stock.shrink(pool.bytes_max))
         };
         drop(given_up);
-        let bytes = kept.unwrap_or_else(|| vec![0; class]);
+        let bytes = kept.unwrap_or_else(|| AlignedBuf::new(class));
         PoolBuffer { bytes, len, pool: pool.clone() }
     }
 
-    fn put(&self, bytes: Vec<u8>) {
+    fn put(&self, bytes: AlignedBuf) {
         let given_up = {
             let mut stock = lock(&self.stock);
             stock.used_bytes -= bytes.len();
@@ -240,7 +247,7 @@ impl Pool {
 
 impl Stock {
     /// Gives up what is too much.
-    fn shrink(&mut self, bytes_max: usize) -> Vec<Vec<u8>> {
+    fn shrink(&mut self, bytes_max: usize) -> Vec<AlignedBuf> {
         let mut given_up = Vec::new();
         while self.used_bytes + self.kept_bytes > bytes_max && !self.kept.is_empty() {
             let oldest = self.kept.remove(0);
@@ -263,7 +270,7 @@ impl PoolBuffer {
 
 impl Drop for PoolBuffer {
     fn drop(&mut self) {
-        self.pool.put(mem::take(&mut self.bytes));
+        self.pool.put(mem::replace(&mut self.bytes, AlignedBuf::new(0)));
     }
 }
 

@@ -230,7 +230,12 @@ impl Crew {
             let now = self.began.elapsed();
             state.alarm = state.next_tick();
             match state.alarm.map(|due| due.saturating_sub(now)) {
-                Some(Duration::ZERO) => self.tell(&mut state, Event::Tick, &Origin::Other),
+                Some(Duration::ZERO) => {
+                    self.tell(&mut state, Event::Tick, &Origin::Other);
+                    // Others are let in, whatever the engine wants next.
+                    drop(state);
+                    state = self.lock();
+                }
                 Some(rest) => {
                     let waited = self.timer.wait_timeout(state, rest);
                     state = waited.unwrap_or_else(PoisonError::into_inner).0;

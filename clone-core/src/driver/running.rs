@@ -20,6 +20,7 @@ use crate::driver::queue::WORKERS_MIN;
 use crate::driver::state::Origin;
 use crate::engine::{
     Command, Device, Engine, Event, Failure, Notice, Opened, Operation, RequestError, Settings,
+    Trace,
 };
 use crate::metadata::Metadata;
 use crate::target::Status;
@@ -107,7 +108,7 @@ pub struct HydrationProgress {
 /// When it is dropped it is stopped, as by [`Self::stop`]; neither may be done by a callback or a
 /// listener, which run on the threads that have to end.
 pub struct RunningClone<D: device::Device + 'static> {
-    crew: Arc<Crew>,
+    pub(super) crew: Arc<Crew>,
     metadata: Arc<Mutex<Option<Metadata<D>>>>,
     threads: Vec<JoinHandle<()>>,
     /// Held by whoever suspends or resumes, or must not be suspended meanwhile.
@@ -142,12 +143,11 @@ impl<D: device::Device + 'static> RunningClone<D> {
         let opened = Opened { geometry, metadata_used, metadata_total };
         let engine = Engine::new(opened, metadata.hydrated_words(), settings);
         let metadata = Arc::new(Mutex::new(Some(metadata)));
-        let pool_bytes = settings.copy_bytes.saturating_mul(settings.copies.into());
         let hands = Hands {
             source,
             destination,
             ledger: metadata.clone(),
-            pool: Arc::new(Pool::new(pool_bytes)),
+            pool: Arc::new(Pool::new(pool_bytes(&settings))),
             tally: Tally::default(),
         };
         let workers = options.workers.max(WORKERS_MIN);
@@ -215,6 +215,16 @@ impl<D: device::Device + 'static> RunningClone<D> {
             return Status::Fail;
         }
         state.engine().status()
+    }
+
+    /// What is set now.
+    pub fn settings(&self) -> Settings {
+        *self.crew.lock().engine().settings()
+    }
+
+    /// What was read since [`Command::Record`] was last switched on.
+    pub fn trace(&self) -> Option<Trace> {
+        self.crew.lock().engine().trace().cloned()
     }
 
     /// Waits until all that is under way has ended and is committed, and lets nothing begin.
@@ -299,6 +309,12 @@ impl<D: device::Device + 'static> RunningClone<D> {
         }
         self.crew.notices.end();
     }
+}
+
+/// The most bytes that buffers of copies take: the engine has as much for copies that users wait
+/// for as for others.
+pub(super) fn pool_bytes(settings: &Settings) -> u64 {
+    settings.copy_bytes.saturating_mul(settings.copies.into()).saturating_mul(2)
 }
 
 impl<D: device::Device + 'static> Drop for RunningClone<D> {

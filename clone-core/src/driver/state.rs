@@ -132,8 +132,8 @@ impl State {
             self.actions = actions;
         }));
         if let Err(panic) = handled {
-            let failure = panicked(Device::Metadata, &*panic);
-            self.fail(failure, notices);
+            self.fail(panicked(Device::Metadata, &*panic), notices);
+            outcome.chores.jobs.append(&mut outcome.jobs);
         }
         outcome
     }

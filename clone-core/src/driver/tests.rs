@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use persistent_data::device::MemoryDevice;
-
-use self::disk::Disk;
+use self::disk::{Brittle, Disk};
 use super::{Devices, DriverOptions, RunningClone};
 use crate::engine::{Happening, Settings};
 use crate::geometry::{Geometry, RegionSize, Sectors};
@@ -22,12 +20,12 @@ mod ways;
 /// Bytes of a region.
 const REGION: u64 = 4096;
 
-type Clone = RunningClone<Arc<MemoryDevice>>;
+type Clone = RunningClone<Arc<Brittle>>;
 
 /// A clone to be, and its devices.
 struct Bench {
-    metadata_device: Arc<MemoryDevice>,
-    metadata: Option<Metadata<Arc<MemoryDevice>>>,
+    metadata_device: Arc<Brittle>,
+    metadata: Option<Metadata<Arc<Brittle>>>,
     source: Arc<Disk>,
     destination: Arc<Disk>,
     settings: Settings,
@@ -49,7 +47,7 @@ impl Bench {
     fn new(len: u64) -> Self {
         let region_size = RegionSize::new(Sectors(REGION / 512)).unwrap();
         let geometry = Geometry::new(region_size, Sectors(len / 512)).unwrap();
-        let metadata_device = Arc::new(MemoryDevice::new(64));
+        let metadata_device = Arc::new(Brittle::new(64));
         let header = Header { uuid: [0; 16], geometry };
         let metadata = Metadata::format(metadata_device.clone(), header).unwrap();
         let options = Options { hydration: false, ..Options::default() };

@@ -2,9 +2,13 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+
+use persistent_data::block::RawBlock;
+use persistent_data::device::{Device, MemoryDevice, ReadDevice};
+use persistent_data::number::BlockNr;
 
 use crate::content::ReadData;
 use crate::driver::buffers::lock;
@@ -191,5 +195,46 @@ impl Destination for Disk {
 
     fn flush(&self) -> io::Result<()> {
         self.ask(Asked::Flush)
+    }
+}
+
+/// A metadata device that can fail.
+pub(super) struct Brittle {
+    blocks: MemoryDevice,
+    pub(super) fails_writes: AtomicBool,
+    pub(super) fails_reads: AtomicBool,
+}
+
+impl Brittle {
+    pub(super) fn new(nr_blocks: usize) -> Self {
+        let (fails_writes, fails_reads) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { blocks: MemoryDevice::new(nr_blocks), fails_writes, fails_reads }
+    }
+}
+
+fn check(fails: &AtomicBool) -> io::Result<()> {
+    if fails.load(Ordering::SeqCst) { Err(eio()) } else { Ok(()) }
+}
+
+impl ReadDevice for Brittle {
+    fn nr_blocks(&self) -> u64 {
+        self.blocks.nr_blocks()
+    }
+
+    fn read(&self, first: BlockNr, into: &mut [RawBlock]) -> io::Result<()> {
+        check(&self.fails_reads)?;
+        self.blocks.read(first, into)
+    }
+}
+
+impl Device for Brittle {
+    fn write(&self, first: BlockNr, from: &[RawBlock]) -> io::Result<()> {
+        check(&self.fails_writes)?;
+        self.blocks.write(first, from)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        check(&self.fails_writes)?;
+        self.blocks.flush()
     }
 }

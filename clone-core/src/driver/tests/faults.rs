@@ -1,11 +1,16 @@
 //! Devices that fail, and threads that panic.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 
 use super::disk::{Asked, Disk, eio};
 use super::{Bench, REGION, nr_hydrated, source_bytes, wait_for, wait_until_complete};
-use crate::engine::{Command, Device, Failure, Happening, Operation, RequestError};
+use crate::driver::state::Origin;
+use crate::engine::{
+    Command, Device, Done, Event, Failure, Happening, OpId, Operation, RequestError,
+};
+use crate::metadata::Metadata;
 use crate::target::{Message, Status};
 
 fn region(region: u64) -> std::ops::Range<u64> {
@@ -168,4 +173,70 @@ fn a_write_that_fails_leaves_its_region_to_the_source_and_can_be_tried_again() {
     client.write(8 * REGION, &[1; 10], true).unwrap();
     bench.stop(clone);
     assert!(bench.is_hydrated(0) && bench.is_hydrated(8));
+}
+
+#[test]
+fn after_a_commit_that_failed_the_last_one_counts() {
+    let mut bench = Bench::new(16 * REGION);
+    let clone = bench.start();
+    let client = clone.client();
+    client.write(0, &[1; REGION as usize], true).unwrap();
+    bench.metadata_device.fails_writes.store(true, Ordering::SeqCst);
+    client.write(REGION, &[2; REGION as usize], false).unwrap();
+    let failed = Err(RequestError::Device(Device::Metadata));
+    assert_eq!(client.write(2 * REGION, &[2; REGION as usize], true), failed);
+    wait_for(&clone, |what| match what {
+        Happening::ReadOnly(failure) => {
+            assert_eq!(failure.device, Device::Metadata);
+            assert!(failure.reason.ends_with("a bad sector"), "{failure}");
+            true
+        }
+        _ => false,
+    });
+    clone.suspend().unwrap();
+    assert_eq!(nr_hydrated(&clone.status_now()), 1);
+    assert!(clone.stop().failure.is_some());
+    bench.metadata_device.fails_writes.store(false, Ordering::SeqCst);
+    let metadata = Metadata::open(bench.metadata_device.clone()).unwrap();
+    assert_eq!(metadata.nr_hydrated(), 1);
+}
+
+#[test]
+fn metadata_that_cannot_be_read_back_ends_the_clone() {
+    let mut bench = Bench::new(16 * REGION);
+    let clone = bench.start();
+    let client = clone.client();
+    // Nothing of the bitset has been read for writing yet.
+    bench.metadata_device.fails_reads.store(true, Ordering::SeqCst);
+    client.write(REGION, &[2; REGION as usize], false).unwrap();
+    assert!(client.flush().is_err());
+    wait_for(&clone, |what| matches!(what, Happening::Failed(_)));
+    assert_eq!(clone.status(), Status::Fail);
+    assert_eq!(client.read(0, &mut [0; 10]), Err(RequestError::Failed));
+    assert!(clone.suspend().is_err());
+    assert!(clone.stop().failure.is_some());
+}
+
+#[test]
+fn a_panic_of_the_engine_ends_the_clone_and_not_whoever_called_it() {
+    let mut bench = Bench::new(16 * REGION);
+    let clone = bench.start();
+    let client = clone.client();
+    client.write(0, &[1; REGION as usize], true).unwrap();
+    bench.source.hold(0..16 * REGION);
+    let (done, answer) = mpsc::channel();
+    let buffer = vec![0; 2 * REGION as usize];
+    client.submit(Operation::Read, 0..2 * REGION, false, buffer, move |result, buffer| {
+        done.send((result, buffer.len())).unwrap();
+    });
+    bench.source.wait_until_held(1);
+    let unheard_of = Event::Done { op: OpId(u64::MAX), result: Ok(Done::Plain) };
+    clone.crew.tell(&mut clone.crew.lock(), unheard_of, &Origin::Other);
+    assert_eq!(client.flush(), Err(RequestError::Failed));
+    assert_eq!(client.try_read(0, &mut [0; 10]), None);
+    assert_eq!(clone.status(), Status::Fail);
+    bench.source.let_go();
+    let failed = (Err(RequestError::Failed), 2 * REGION as usize);
+    assert_eq!(answer.recv(), Ok(failed));
+    assert!(clone.stop().failure.is_some());
 }

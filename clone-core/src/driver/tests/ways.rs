@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use super::disk::{Asked, Disk};
 use super::{Bench, REGION, source_bytes, wait_until_complete};
 use crate::driver::buffers::lock;
-use crate::engine::{Operation, RequestError};
+use crate::driver::running::pool_bytes;
+use crate::engine::{Operation, RequestError, Settings};
 
 #[test]
 fn what_is_on_the_destination_is_done_by_the_thread_that_wants_it() {
@@ -183,5 +184,32 @@ fn past_the_end_there_is_nothing() {
     }
     assert_eq!(client.read(8 * REGION, &mut []), Ok(()));
     assert_eq!(client.read(8 * REGION - 10, &mut [0; 10]), Ok(()));
+    bench.stop(clone);
+}
+
+#[test]
+fn copies_take_no_more_memory_than_allowed_however_many_writes_wait_for_them() {
+    assert!(pool_bytes(&Settings::default()) < 64 << 20);
+    let mut bench = Bench::new(256 * REGION);
+    bench.settings.copy_bytes = 64 << 10;
+    bench.settings.copies = 2;
+    bench.workers = 60;
+    let allowed = pool_bytes(&bench.settings) as usize;
+    assert!(allowed < 256 * REGION as usize / 2);
+    let clone = bench.start();
+    let client = clone.client();
+    bench.destination.hold(0..256 * REGION);
+    let (done, answers) = mpsc::channel();
+    for region in 0..256 {
+        let (done, at) = (done.clone(), region * REGION + 10);
+        client.submit(Operation::Write, at..at + 1, false, vec![1], move |result, _| {
+            done.send(result).unwrap();
+        });
+    }
+    bench.destination.wait_until_held(20);
+    let used = clone.crew.hands.pool.used_bytes();
+    assert!((20 * REGION as usize..=allowed).contains(&used), "{used}");
+    bench.destination.let_go();
+    (0..256).for_each(|_| assert_eq!(answers.recv(), Ok(Ok(()))));
     bench.stop(clone);
 }
