@@ -12,6 +12,7 @@ use persistent_data::device;
 use crate::driver::buffers::{CopyBuffer, Pool, length, lock};
 use crate::driver::device::{Destination, Extent, Source};
 use crate::driver::queue::{Laid, Work};
+use crate::driver::zero_runs::zero_runs;
 use crate::engine::{ByteRange, Done, Failure, RegionSet};
 use crate::metadata::{Metadata, MetadataError};
 
@@ -79,12 +80,8 @@ fn add(counter: &AtomicU64, bytes: usize) {
     counter.fetch_add(bytes as u64, Ordering::Relaxed);
 }
 
-/// Zeroes of fewer bytes are written, or read, with what is around them: a hole costs a call of its
-/// own, and more of them make a file slower.
-const HOLE_MIN: u64 = 64 << 10;
-
-/// The unit in which zeroes are looked for.
-const BLOCK: u64 = 4096;
+/// The unit in which zeroes are looked for: the block of most file systems, of which holes are made.
+const BLOCK: usize = 4096;
 
 impl Hands {
     /// Does one operation.
@@ -147,7 +144,7 @@ impl Hands {
         while at < range.end {
             let extent = self.extent(at, range.end);
             let end = extent.end.min(range.end);
-            if extent.zeroes && end - at >= HOLE_MIN {
+            if extent.zeroes && end - at >= BLOCK as u64 {
                 self.read_source(range, from..at, bytes)?;
                 bytes[copy.place(&(at..end))].fill(0);
                 from = end;
@@ -216,88 +213,46 @@ fn reason(error: &dyn Error) -> String {
     reason
 }
 
-/// Cuts what begins at `offset` into zeroes that pay as a hole and what is to be written. Where all
-/// is zeroes, a hole costs no more than a write.
+/// Cuts what begins at `offset` into zeroes, which need not be written, and the rest.
 fn runs(offset: u64, bytes: &[u8]) -> Vec<(Range<u64>, bool)> {
-    let end = offset + bytes.len() as u64;
-    if is_zero(bytes) {
-        return vec![(offset..end, true)];
-    }
+    let place = |run: Range<usize>| offset + run.start as u64..offset + run.end as u64;
     let mut runs = Vec::new();
-    // Where what is to be written begins, and where the zeroes do that end at `at`.
-    let (mut data, mut zeroes, mut at) = (offset, offset, offset);
-    while at < end {
-        let next = ((at / BLOCK + 1) * BLOCK).min(end);
-        if !is_zero(&bytes[(at - offset) as usize..(next - offset) as usize]) {
-            cut(&mut runs, &mut data, zeroes..at);
-            zeroes = next;
+    let mut at = 0;
+    for zeroes in zero_runs(bytes, BLOCK) {
+        if at < zeroes.start {
+            runs.push((place(at..zeroes.start), false));
         }
-        at = next;
+        at = zeroes.end;
+        runs.push((place(zeroes), true));
     }
-    cut(&mut runs, &mut data, zeroes..end);
-    if data < end {
-        runs.push((data..end, false));
+    if at < bytes.len() {
+        runs.push((place(at..bytes.len()), false));
     }
     runs
 }
 
-/// Takes zeroes out of what begins at `data`, if they are large enough.
-fn cut(runs: &mut Vec<(Range<u64>, bool)>, data: &mut u64, zeroes: Range<u64>) {
-    if zeroes.end - zeroes.start < HOLE_MIN {
-        return;
-    }
-    if *data < zeroes.start {
-        runs.push((*data..zeroes.start, false));
-    }
-    *data = zeroes.end;
-    runs.push((zeroes, true));
-}
-
-fn is_zero(bytes: &[u8]) -> bool {
-    let (chunks, rest) = bytes.as_chunks::<16>();
-    let or = |sum: u128, chunk: &[u8; 16]| sum | u128::from_le_bytes(*chunk);
-    chunks.iter().fold(0, or) == 0 && rest.iter().all(|&byte| byte == 0)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{HOLE_MIN, runs};
+    use super::runs;
 
     #[test]
-    fn zeroes_that_pay_as_a_hole_are_cut_out_and_the_others_written() {
-        let hole = HOLE_MIN as usize;
-        let mut bytes = vec![0; 4 * hole];
-        assert_eq!(runs(0, &bytes), [(0..4 * HOLE_MIN, true)]);
-        bytes[0] = 1;
-        bytes[hole + 4096] = 1;
-        bytes[hole + 8192 + hole] = 1;
-        let second = HOLE_MIN + 8192;
+    fn zeroes_are_cut_out_by_the_block_and_the_rest_stays_together() {
+        assert_eq!(runs(4096, &[0; 8192]), [(4096..12288, true)]);
+        assert_eq!(runs(4096, &[0; 512]), [(4096..4608, true)]);
+        let mut bytes = vec![0; 6 * 4096 + 100];
+        (bytes[4096], bytes[3 * 4096 - 1], bytes[5 * 4096 + 7]) = (1, 2, 3);
+        let at = |block: u64| 512 + block * 4096;
         assert_eq!(
-            runs(0, &bytes),
+            runs(512, &bytes),
             [
-                (0..4096, false),
-                (4096..HOLE_MIN + 4096, true),
-                (HOLE_MIN + 4096..second, false),
-                (second..second + HOLE_MIN, true),
-                (second + HOLE_MIN..second + HOLE_MIN + 4096, false),
-                (second + HOLE_MIN + 4096..4 * HOLE_MIN, true),
+                (at(0)..at(1), true),
+                (at(1)..at(3), false),
+                (at(3)..at(5), true),
+                (at(5)..at(6), false),
+                (at(6)..at(6) + 100, true),
             ]
         );
-    }
-
-    #[test]
-    fn few_zeroes_are_written_with_what_is_around_them() {
-        let mut bytes = vec![0; HOLE_MIN as usize + 4096];
-        bytes[4096] = 1;
-        let end = 512 + bytes.len() as u64;
-        assert_eq!(runs(512, &bytes), [(512..end, false)]);
-        bytes[0] = 1;
-        assert_eq!(runs(512, &bytes[..1000]), [(512..1512, false)]);
-    }
-
-    #[test]
-    fn a_copy_of_nothing_but_zeroes_becomes_a_hole_however_small_it_is() {
-        assert_eq!(runs(4096, &[0; 4096]), [(4096..8192, true)]);
-        assert_eq!(runs(4096, &[0; 512]), [(4096..4608, true)]);
+        assert_eq!(runs(0, &[1; 5000]), [(0..5000, false)]);
+        assert_eq!(runs(7, &[]), []);
     }
 }
