@@ -21,7 +21,7 @@
 //! |---|---|---|
 //! | `control` | that a clone is suspended by one at a time | first; held while a suspend waits |
 //! | `Crew::state` | the engine, the queue, the tables of requests and copies | after `control` |
-//! | `Notices::listener` | who listens | with none of the others |
+//! | `Notices::listener` | who listens | with none of those above |
 //! | `Notices::book` | the last notices | after any of those above |
 //! | metadata | metadata | by a worker that holds no other |
 //! | those of a buffer, and of the pool | bytes | last |
@@ -31,14 +31,14 @@
 //! a copy's buffer, for reading, while it is stored; and that of metadata during a commit, which is
 //! one at a time anyway.
 //!
-//! *Invariant:* a callback runs on a worker, whoever's event it was that answers the request; so a
+//! *Invariant:* a callback runs on a worker, whoever told the engine what led to the answer; so a
 //! server may hold a lock that its callback wants while it submits.
 //!
 //! *Invariant:* every request is answered once. Those who work for it hold it, and the last to let
 //! it go answers; until then its buffer is its own.
 //!
 //! *Invariant:* no thread waits for one that has panicked. A panic in a device, a callback or the
-//! engine ends the clone: all requests fail, a notice says why, and nothing is committed any more.
+//! engine ends the clone: all requests fail, a notice says why, and nothing more is begun.
 
 pub use self::aligned::AlignedBuf;
 pub use self::client::Client;

@@ -6,7 +6,8 @@
 //! merely untidy, and [`metadata`] opens it for marking regions as hydrated. Where it is lost,
 //! [`content`] compares the clone's devices instead. [`target`] is the text that a clone is made
 //! of, and that it answers with. [`engine`] is a clone that runs, as a state machine, and
-//! [`driver`] lets it run on real devices.
+//! [`driver`] lets it run on real devices: only there are clocks and threads, but for those of
+//! [`content`].
 //!
 //! # What makes a hydrated bit true
 //!

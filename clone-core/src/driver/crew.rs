@@ -130,7 +130,8 @@ impl Crew {
     pub(super) fn serve(&self) {
         // A callback that panics comes up to here. There are other requests to be answered.
         while let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.work())) {
-            self.fail(panicked(Device::Metadata, &*panic));
+            let who = "who was told an answer or a notice";
+            self.fail(panicked(Device::Metadata, who, &*panic));
         }
     }
 
@@ -177,7 +178,7 @@ impl Crew {
         };
         drop(work);
         let result = performed.unwrap_or_else(|panic| {
-            let failure = panicked(device, &*panic);
+            let failure = panicked(device, "what drives it", &*panic);
             self.fail(failure.clone());
             Err(failure)
         });

@@ -132,7 +132,8 @@ impl State {
             self.actions = actions;
         }));
         if let Err(panic) = handled {
-            self.fail(panicked(Device::Metadata, &*panic), notices);
+            let failure = panicked(Device::Metadata, "the engine", &*panic);
+            self.fail(failure, notices);
             outcome.chores.jobs.append(&mut outcome.jobs);
         }
         outcome
@@ -239,10 +240,10 @@ impl State {
     }
 }
 
-/// What to tell of a panic.
-pub(super) fn panicked(device: Device, panic: &(dyn Any + Send)) -> Failure {
+/// What to tell of a panic of `who`, while it was about `device`.
+pub(super) fn panicked(device: Device, who: &str, panic: &(dyn Any + Send)) -> Failure {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    let reason = format!("a thread panicked: {}", text.unwrap_or("it did not say why"));
+    let reason = format!("{who} panicked: {}", text.unwrap_or("it did not say why"));
     Failure { device, reason }
 }

@@ -114,7 +114,7 @@ fn a_panic_of_a_device_ends_the_clone_and_leaves_nobody_waiting() {
         wait_for(&clone, |what| match what {
             Happening::Failed(failure) => {
                 assert_eq!(failure.device, at_fault);
-                assert_eq!(failure.reason, "a thread panicked: on purpose");
+                assert_eq!(failure.reason, "what drives it panicked: on purpose");
                 true
             }
             _ => false,
@@ -144,7 +144,13 @@ fn a_callback_that_panics_ends_the_clone_and_others_are_answered() {
     });
     bench.source.wait_until_held(1);
     client.submit(Operation::Flush, 0..0, false, Vec::new(), |_, _| panic!("on purpose"));
-    wait_for(&clone, |what| matches!(what, Happening::Failed(_)));
+    wait_for(&clone, |what| match what {
+        Happening::Failed(failure) => {
+            assert_eq!(failure.reason, "who was told an answer or a notice panicked: on purpose");
+            true
+        }
+        _ => false,
+    });
     assert_eq!(client.flush(), Err(RequestError::Failed));
     bench.source.let_go();
     assert_eq!(answer.recv(), Ok(Err(RequestError::Failed)));
@@ -215,6 +221,23 @@ fn metadata_that_cannot_be_read_back_ends_the_clone() {
     assert_eq!(client.read(0, &mut [0; 10]), Err(RequestError::Failed));
     assert!(clone.suspend().is_err());
     assert!(clone.stop().failure.is_some());
+}
+
+#[test]
+fn a_complete_clone_whose_destination_cannot_be_flushed_says_so_and_goes_on() {
+    let mut bench = Bench::hydrating(16 * REGION);
+    let clone = bench.start();
+    wait_until_complete(&clone);
+    let client = clone.client();
+    bench.destination.rule(|asked| if *asked == Asked::Flush { Err(eio()) } else { Ok(()) });
+    client.write(0, &[1; 10], false).unwrap();
+    for _ in 0..2 {
+        assert!(client.flush().is_err());
+        assert!(client.write(10, &[1; 10], true).is_err());
+        assert_eq!(client.read(0, &mut [0; 100]), Ok(()));
+    }
+    let failure = clone.stop().failure;
+    assert_eq!(failure.map(|failure| failure.device), Some(Device::Destination));
 }
 
 #[test]
