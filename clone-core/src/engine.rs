@@ -27,6 +27,7 @@ use std::time::Duration;
 
 pub use self::action::{Action, CopyId, Io, OpId, Overlay, OverlayBytes};
 use self::ahead::Streams;
+pub use self::aside::SetAside;
 use self::claim::{ClaimId, Claims};
 pub use self::command::{Command, CommandError};
 use self::copying::Buffers;
@@ -325,6 +326,7 @@ impl Engine {
                 self.settings.hydration_rate = rate;
                 self.hydration.rate.set(rate);
             }
+            Command::HydrationLimit(bytes) => self.set_limit(bytes),
             Command::HydrateOnRead(on) => self.settings.hydrate_on_read = on,
             Command::Hydrate(range) => self.want_next(&range),
             Command::MaxFailures(failures) => self.settings.max_failures = failures,

@@ -19,8 +19,8 @@ use crate::driver::perform::{Hands, Tally};
 use crate::driver::queue::WORKERS_MIN;
 use crate::driver::state::Origin;
 use crate::engine::{
-    Command, Device, Engine, Event, Failure, Notice, Opened, Operation, RequestError, Settings,
-    Trace,
+    Command, Device, Engine, Event, Failure, Notice, Opened, Operation, RequestError, SetAside,
+    Settings, Trace,
 };
 use crate::metadata::Metadata;
 use crate::target::Status;
@@ -280,6 +280,11 @@ impl<D: device::Device + 'static> RunningClone<D> {
             source_read_bytes: get(read_source),
             commits: get(commits),
         }
+    }
+
+    /// What could not be copied, ascending; nothing if the clone has failed or is not writable.
+    pub fn set_aside(&self) -> Vec<SetAside> {
+        self.crew.lock().engine().set_aside().collect()
     }
 
     /// Waits until all that is under way has ended and is committed, and ends it. Requests that

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::engine::event::Failure;
 use crate::geometry::RegionRange;
 
 /// How long the first wait is, and the longest: each is twice the one before.
@@ -11,6 +12,18 @@ const LONGEST_WAIT: Duration = Duration::from_secs(64);
 
 /// The most places that are kept.
 pub(super) const PLACES_MAX: usize = 4096;
+
+/// Regions that could not be copied, and are tried again later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetAside {
+    /// Which.
+    pub regions: RegionRange,
+    /// How often they failed by themselves. 0 for what failed as part of a larger copy and was not
+    /// tried alone yet.
+    pub tries: u32,
+    /// Why they failed the last time.
+    pub failure: Failure,
+}
 
 /// What is set aside. Places do not overlap.
 #[derive(Debug, Default)]
@@ -23,25 +36,31 @@ struct Place {
     end: u64,
     due: Duration,
     wait: Duration,
+    tries: u32,
+    failure: Failure,
 }
 
 impl Aside {
     /// Sets `regions` aside: halves of what failed as a whole are due at once, what failed alone
     /// has to wait, the longer the more often it did.
-    pub(super) fn add(&mut self, now: Duration, regions: RegionRange) {
+    pub(super) fn add(&mut self, now: Duration, regions: RegionRange, failure: Failure) {
         let RegionRange { start, end } = regions;
         // The place of a region that is tried again is still there, and knows how long it waited.
         let known = self.take_within(regions);
         if end - start > 1 {
             let middle = start + (end - start) / 2;
             for half in [start..middle, middle..end] {
-                let place = Place { end: half.end, due: now, wait: Duration::ZERO };
+                let failure = failure.clone();
+                let place =
+                    Place { end: half.end, due: now, wait: Duration::ZERO, tries: 0, failure };
                 self.by_start.insert(half.start, place);
             }
         } else {
-            let wait = known.map_or(Duration::ZERO, |place| place.wait);
+            let (wait, tries) =
+                known.map_or((Duration::ZERO, 0), |place| (place.wait, place.tries));
             let wait = (wait * 2).clamp(FIRST_WAIT, LONGEST_WAIT);
-            self.by_start.insert(start, Place { end, due: now + wait, wait });
+            let tries = tries.saturating_add(1);
+            self.by_start.insert(start, Place { end, due: now + wait, wait, tries, failure });
         }
     }
 
@@ -55,7 +74,7 @@ impl Aside {
     /// Makes all of it due.
     pub(super) fn make_due(&mut self, now: Duration) {
         for place in self.by_start.values_mut() {
-            *place = Place { end: place.end, due: now, wait: Duration::ZERO };
+            (place.due, place.wait) = (now, Duration::ZERO);
         }
     }
 
@@ -77,6 +96,15 @@ impl Aside {
         let inside = before.map(|(_, place)| place.end).filter(|&end| region < end);
         let next = self.by_start.range(region + 1..).next().map_or(u64::MAX, |(&start, _)| start);
         (inside, next)
+    }
+
+    /// All of it, ascending.
+    pub(super) fn places(&self) -> impl Iterator<Item = SetAside> + '_ {
+        self.by_start.iter().map(|(&start, place)| SetAside {
+            regions: start..place.end,
+            tries: place.tries,
+            failure: place.failure.clone(),
+        })
     }
 
     /// How many places there are.
@@ -112,29 +140,40 @@ mod tests {
     use quickcheck::quickcheck;
 
     use super::Aside;
+    use crate::engine::{Device, Failure};
+    use crate::geometry::RegionRange;
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    impl Aside {
+        fn failed(&mut self, now: Duration, regions: RegionRange) {
+            self.add(now, regions, Failure { device: Device::Source, reason: String::new() });
+        }
+    }
 
     #[test]
     fn a_batch_is_tried_in_halves_at_once_and_a_region_alone_later_and_later() {
         let mut aside = Aside::default();
-        aside.add(SECOND, 8..16);
+        aside.failed(SECOND, 8..16);
         assert!(aside.due(SECOND).eq([8..12, 12..16]));
         aside.remove(8..12);
-        aside.add(SECOND, 12..14);
+        aside.failed(SECOND, 12..14);
         aside.remove(14..16);
         aside.remove(13..14);
-        aside.add(SECOND, 12..13);
-        let mut now = SECOND;
+        aside.failed(SECOND, 12..13);
+        let (mut now, mut tries) = (SECOND, 0);
         for wait in [1, 2, 4, 8, 16, 32, 64, 64] {
             assert_eq!(aside.next_due(), Some(now + wait * SECOND));
+            tries += 1;
+            let places: Vec<_> = aside.places().map(|place| (place.regions, place.tries)).collect();
+            assert_eq!(places, [(12..13, tries)]);
             now += wait * SECOND;
             assert!(aside.due(now).eq([12..13]));
-            aside.add(now, 12..13);
+            aside.failed(now, 12..13);
         }
         aside.make_due(now);
         assert!(aside.due(now).eq([12..13]));
-        aside.add(now, 12..13);
+        aside.failed(now, 12..13);
         assert_eq!(aside.next_due(), Some(now + SECOND));
     }
 
@@ -143,7 +182,7 @@ mod tests {
             let (mut aside, mut model) = (Aside::default(), [false; 512]);
             for (start, len, add) in changes {
                 let (start, end) = (u64::from(start), u64::from(start) + u64::from(len) + 1);
-                if add { aside.add(SECOND, start..end) } else { aside.remove(start..end) }
+                if add { aside.failed(SECOND, start..end) } else { aside.remove(start..end) }
                 model[start as usize..end as usize].fill(add);
             }
             (0..511).all(|at: u64| {

@@ -22,6 +22,9 @@ pub enum Command {
     Hydrate(ByteRange),
     /// `max_failures <n>`.
     MaxFailures(u32),
+    /// The most bytes that hydration reads from now on, in whole regions, before it stops; `None`
+    /// for no limit. What the source knows to be zeroes does not count. No message.
+    HydrationLimit(Option<u64>),
     /// Begin to note what is read, or end it: no message, see [`super::trace`].
     Record(bool),
 }
@@ -147,6 +150,7 @@ impl fmt::Display for Command {
                 write!(f, "hydrate {} {}", range.start, range.end - range.start)
             }
             Self::MaxFailures(failures) => write!(f, "max_failures {failures}"),
+            Self::HydrationLimit(bytes) => write!(f, "hydration_limit {bytes:?}"),
             Self::Record(record) => write!(f, "record {}", on(*record)),
         }
     }

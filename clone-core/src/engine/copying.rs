@@ -118,6 +118,10 @@ impl Engine {
             self.end_chunk(id, buffer);
             return;
         }
+        if let Done::Zeroes { .. } = done {
+            let why = self.claims.copy(id).why;
+            self.refund(why, range.end - range.start);
+        }
         let op = Op::Store { claim: id, copy: buffer };
         let copy = self.claims.copy(id);
         let is_whole = copy.range == range && copy.overlays.is_empty();

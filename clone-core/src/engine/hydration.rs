@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::engine::aside::{Aside, PLACES_MAX};
+use crate::engine::aside::{Aside, PLACES_MAX, SetAside};
 use crate::engine::claim::{Copy, Why};
 use crate::engine::event::Failure;
 use crate::engine::notice::Happening;
@@ -39,6 +39,8 @@ pub(super) struct Hydration {
     aside: Aside,
     wants: VecDeque<Want>,
     pub(super) rate: Rate,
+    /// How many bytes may still be copied; `None` for all.
+    budget: Option<u64>,
     /// Copies that failed since one succeeded.
     failures: u32,
     /// No copy begins before this while users are at work.
@@ -63,11 +65,12 @@ impl Engine {
         }
         self.copy_wanted();
         while self.settings.options.hydration && self.has_patience() {
-            let Some(regions) = self.next_in_background() else { return };
+            let Some(regions) = self.next_in_background() else { break };
             self.spend(&regions);
             self.hydration.regions += regions.end - regions.start;
             self.begin_copy(regions, Why::Background, None);
         }
+        self.stop_at_limit();
     }
 
     /// When [`Self::hydrate`] has to be called if nothing happens.
@@ -101,7 +104,47 @@ impl Engine {
 
     fn spend(&mut self, regions: &RegionRange) {
         let bytes = self.sizes.bytes_of(regions);
-        self.hydration.rate.spend(self.now, bytes.end - bytes.start);
+        let bytes = bytes.end - bytes.start;
+        self.hydration.rate.spend(self.now, bytes);
+        self.hydration.budget = self.hydration.budget.map(|budget| budget.saturating_sub(bytes));
+    }
+
+    /// So many bytes of a copy were zeroes that nobody had to read.
+    pub(super) fn refund(&mut self, why: Why, bytes: u64) {
+        if matches!(why, Why::Background | Why::Wanted(None)) {
+            self.hydration.rate.refund(bytes);
+            self.hydration.budget = self.hydration.budget.map(|budget| budget + bytes);
+        }
+    }
+
+    /// Limits how much is copied from now on of what no user waits for.
+    pub(super) fn set_limit(&mut self, bytes: Option<u64>) {
+        self.hydration.budget = bytes;
+    }
+
+    /// Whether one more region would be too much.
+    fn is_at_limit(&self) -> bool {
+        self.hydration.budget.is_some_and(|budget| budget < self.sizes.region_bytes())
+    }
+
+    /// Switches hydration off when all has been copied that was allowed.
+    fn stop_at_limit(&mut self) {
+        let hydration = &self.hydration;
+        let wants = hydration.wants.iter().any(|want| want.request.is_none());
+        let has_more = self.hydrated < self.sizes.nr_regions;
+        // What is under way may turn out to be a hole, and leave room for more.
+        let is_idle = self.buffers.other_bytes() == 0;
+        if self.is_at_limit() && is_idle && has_more && (self.settings.options.hydration || wants) {
+            self.settings.options.hydration = false;
+            self.hydration.budget = None;
+            self.drop_wants();
+            self.tell(Happening::LimitReached);
+        }
+    }
+
+    /// What could not be copied, ascending.
+    pub fn set_aside(&self) -> impl Iterator<Item = SetAside> + '_ {
+        self.hydration.aside.places()
     }
 
     /// Free regions that begin at `regions.start`, as many as one copy may have now; `None` if
@@ -119,7 +162,7 @@ impl Engine {
         let threshold = u64::from(options.hydration_threshold);
         let batch = u64::from(options.hydration_batch_size.max(1));
         let most = batch.min(threshold.saturating_sub(self.hydration.regions));
-        let most = most.min(self.most_regions()?);
+        let most = most.min(self.most_regions_for_nobody()?);
         if most == 0 {
             return None;
         }
@@ -156,6 +199,13 @@ impl Engine {
         }
         let room = self.share_bytes.saturating_sub(used).min(self.chunk_bytes);
         Some(room >> self.sizes.region_shift).filter(|&most| most > 0)
+    }
+
+    /// The same where no user waits for it.
+    fn most_regions_for_nobody(&self) -> Option<u64> {
+        let most = self.most_regions()?;
+        let allowed = self.hydration.budget.map(|budget| budget >> self.sizes.region_shift);
+        Some(most.min(allowed.unwrap_or(most))).filter(|&most| most > 0)
     }
 
     /// The first run of `regions` that is free and was not set aside.
@@ -228,7 +278,11 @@ impl Engine {
                     if request.is_none() && !self.has_patience() {
                         return;
                     }
-                    let Some(most) = self.most_regions() else { return };
+                    let most = match request {
+                        Some(_) => self.most_regions(),
+                        None => self.most_regions_for_nobody(),
+                    };
+                    let Some(most) = most else { return };
                     let regions = regions.start..end.min(regions.start + most);
                     if request.is_none() {
                         self.hydration.wants[index].regions.start = regions.end;
@@ -292,15 +346,15 @@ impl Engine {
                 }
             }
             Why::Wanted(None) | Why::Background if self.mode == Mode::ReadWrite => {
-                self.set_aside(regions, failure);
+                self.put_aside(regions, failure);
             }
             Why::Wanted(None) | Why::Background => {}
         }
     }
 
-    fn set_aside(&mut self, regions: RegionRange, failure: Failure) {
+    fn put_aside(&mut self, regions: RegionRange, failure: Failure) {
         let hydration = &mut self.hydration;
-        hydration.aside.add(self.now, regions.clone());
+        hydration.aside.add(self.now, regions.clone(), failure.clone());
         hydration.failures = hydration.failures.saturating_add(1);
         let max = self.settings.max_failures;
         let is_enough = max > 0 && hydration.failures >= max || hydration.aside.len() >= PLACES_MAX;

@@ -34,6 +34,9 @@ pub enum Happening {
         /// Why it failed.
         failure: Failure,
     },
+    /// Hydration has copied as much as [`Command::HydrationLimit`](super::Command::HydrationLimit)
+    /// allowed, and stopped; `enable_hydration` starts it again, without a limit.
+    LimitReached,
     /// All is at rest, and committed unless the clone is not writable.
     Suspended,
     /// It goes on.
@@ -52,6 +55,7 @@ impl fmt::Display for Happening {
                  bytes {}..{}: {failure}",
                 range.start, range.end
             ),
+            Self::LimitReached => f.write_str("hydration stopped at its limit"),
             Self::Suspended => f.write_str("suspended"),
             Self::Resumed => f.write_str("resumed"),
         }

@@ -21,10 +21,21 @@ impl Rate {
 
     /// Takes down that so many bytes are being copied.
     pub(super) fn spend(&mut self, now: Duration, bytes: u64) {
-        let Some(per_second) = self.per_second else { return };
+        if self.per_second.is_some() {
+            let cost = self.cost(bytes);
+            self.paid_at = self.paid_at.max(now.saturating_sub(BURST)).saturating_add(cost);
+        }
+    }
+
+    /// Takes back that so many bytes are being copied: they were none.
+    pub(super) fn refund(&mut self, bytes: u64) {
+        self.paid_at = self.paid_at.saturating_sub(self.cost(bytes));
+    }
+
+    fn cost(&self, bytes: u64) -> Duration {
+        let Some(per_second) = self.per_second else { return Duration::ZERO };
         let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(per_second);
-        let cost = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-        self.paid_at = self.paid_at.max(now.saturating_sub(BURST)).saturating_add(cost);
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
     /// From when on something may be copied.

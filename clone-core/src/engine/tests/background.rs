@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::world::{REGION, World};
-use crate::engine::{Command, Event, Happening, Operation, RequestError, Settings, Trace};
+use crate::engine::{
+    Command, Event, Happening, Operation, RequestError, SetAside, Settings, Trace,
+};
 use crate::target::Message;
 
 const MS: Duration = Duration::from_millis(1);
@@ -112,6 +114,43 @@ fn the_rate_is_kept() {
 }
 
 #[test]
+fn what_turns_out_to_be_a_hole_counts_for_no_rate_and_no_limit() {
+    let settings = Settings { hydration_rate: Some(10 * REGION), ..hydrating(4, 4) };
+    let mut world = World::new(8 * 64, 0..0, settings);
+    world.source[4 * 4096..60 * 4096].fill(0);
+    world.holes.push(4 * 4096..60 * 4096);
+    world.command(Command::HydrationLimit(Some(6 * REGION)));
+    world.run_until(SECOND);
+    // The hole was followed at once, and four regions cost 0.4 s.
+    assert_eq!(world.told, [Happening::LimitReached]);
+    assert!(!world.figures().options.hydration);
+    assert_eq!(world.take_log().iter().filter(|line| line.starts_with("store")).count(), 2);
+    assert_eq!(world.figures().hydrated, 62);
+    world.command(Command::Kernel(Message::EnableHydration));
+    world.run_until(2 * SECOND);
+    assert_eq!(world.told.last(), Some(&Happening::Finished));
+}
+
+#[test]
+fn a_limit_is_never_exceeded_and_keeps_no_user_waiting() {
+    let mut world = World::new(8 * 64, 0..0, World::quiet());
+    world.command(Command::HydrationLimit(Some(11 * REGION - 1)));
+    world.command(Command::Hydrate(40 * REGION..44 * REGION));
+    world.command(Command::Kernel(Message::EnableHydration));
+    world.command(Command::Kernel(Message::HydrationThreshold(4)));
+    world.command(Command::Kernel(Message::HydrationBatchSize(4)));
+    world.run();
+    assert_eq!((world.figures().hydrated, &world.told[..]), (10, &[Happening::LimitReached][..]));
+    // Where the limit is too small for one region nothing is copied, but for users.
+    world.command(Command::HydrationLimit(Some(REGION - 1)));
+    let waiting = world.submit(Operation::Hydrate, 50 * REGION..52 * REGION, 0);
+    world.command(Command::Kernel(Message::EnableHydration));
+    world.run();
+    assert_eq!((world.answers[&waiting], world.figures().hydrated), (Ok(()), 12));
+    assert_eq!(world.told, [Happening::LimitReached, Happening::LimitReached]);
+}
+
+#[test]
 fn a_bad_region_is_set_aside_and_the_rest_goes_on() {
     let mut world = World::new(8 * 64, 0..0, hydrating(16, 16));
     world.bad.push(20 * REGION..20 * REGION + 512);
@@ -123,6 +162,10 @@ fn a_bad_region_is_set_aside_and_the_rest_goes_on() {
     world.run_until(16 * SECOND);
     let retries = world.take_log().iter().filter(|line| *line == "fetch 20..21").count();
     assert_eq!(retries, 4);
+    let aside: Vec<SetAside> = world.engine.set_aside().collect();
+    let [SetAside { regions, tries, failure }] = &aside[..] else { panic!("{aside:?}") };
+    assert_eq!((regions.clone(), *tries), (20..21, 5));
+    assert_eq!(failure.to_string(), "source: a bad sector");
     // A user can still overwrite it.
     world.write(20 * REGION..21 * REGION, 1);
     world.run_until(200 * SECOND);
