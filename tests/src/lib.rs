@@ -6,6 +6,7 @@ pub mod client;
 pub mod crash;
 pub mod damage;
 pub mod damages;
+pub mod engine_sim;
 pub mod faults;
 pub mod fixtures;
 pub mod growing;

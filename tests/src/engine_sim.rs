@@ -1,0 +1,195 @@
+//! A world for the engine to run a clone in: devices that take their time, fail and lose power,
+//! and many clients, all drawn from one seed. What clients see, and what a crash leaves, is held
+//! against a [model](model) of what a plain copy of the source could give.
+//!
+//! Time is simulated: operations end in any order, some of them after very long, and a run takes
+//! no longer for it. A run is a few rounds, each of which opens the clone anew.
+
+use clone_core::engine::{Command, Engine, Lane, Opened};
+use clone_core::target::{Message, Status};
+use rand::RngExt;
+
+use self::plan::{Ending, RoundPlan};
+use self::request::Slot;
+use self::round::{Coming, Round, Suspension};
+pub use self::saboteur::Mutant;
+use self::violation::{Halt, require};
+pub use self::violation::{Oracle, Violation};
+pub use self::world::Figures;
+use self::world::World;
+
+mod action;
+mod destination;
+mod effect;
+mod model;
+mod operation;
+mod plan;
+mod recovery;
+mod request;
+mod round;
+mod saboteur;
+mod source;
+mod unit;
+mod violation;
+mod world;
+
+/// Requests after a clone is complete.
+const AFTERWARDS: u32 = 30;
+
+/// Runs a clone from its beginning, through all crashes that `seed` has for it, to its end.
+///
+/// # Errors
+/// The promise that was not kept.
+pub fn run(seed: u64, mutant: Option<Mutant>) -> Result<Figures, Violation> {
+    let mut world = World::new(seed, mutant);
+    for plan in world.plan.rounds.clone() {
+        world.run_round(plan)?;
+    }
+    Ok(world.figures)
+}
+
+impl World {
+    /// Opens the clone, lets clients use it, and ends it.
+    fn run_round(&mut self, plan: RoundPlan) -> Result<(), Violation> {
+        self.spoil_source(plan);
+        let metadata = self.open()?;
+        let (metadata_used, metadata_total) = metadata.block_use();
+        let opened = Opened { geometry: self.plan.geometry, metadata_used, metadata_total };
+        let engine = Engine::new(opened, metadata.hydrated_words(), self.plan.settings);
+        let nr_lanes = 1 + self.plan.lanes;
+        let lanes: Vec<Lane> = (0..nr_lanes).map(|_| engine.front().lane()).collect();
+        let mut round = Round::new(self, plan, engine, &lanes, metadata);
+        let ended = round.run();
+        let (is_healthy, left) = (round.trouble.is_nothing_lost(), round.left());
+        drop(round);
+        match ended {
+            Err(Halt::Violation(violation)) => Err(violation),
+            Err(Halt::Crash) if matches!(plan.ending, Ending::Kill(_)) && is_healthy => {
+                self.kill(left)
+            }
+            Err(Halt::Crash) => self.cut_power(),
+            Ok(()) if is_healthy && self.rng.random_bool(0.3) => self.kill(left),
+            Ok(()) => self.cut_power(),
+        }
+    }
+
+    fn spoil_source(&mut self, plan: RoundPlan) {
+        self.source.heal();
+        let region = self.plan.region;
+        for _ in 0..plan.faults.source_spots {
+            let at = self.rng.random_range(0..self.plan.clone);
+            let len = self.rng.random_range(1..=2 * region);
+            let for_ever = plan.faults.source_for_ever && self.rng.random_bool(0.5);
+            let times = if for_ever { u32::MAX } else { self.rng.random_range(1..=6) };
+            self.source.spoil(at..self.plan.clone.min(at + len), times);
+        }
+        if self.plan.slow_source {
+            let at = self.rng.random_range(0..self.plan.clone);
+            self.source.slow_down(at..at + 4 * region);
+        }
+    }
+}
+
+impl Round<'_> {
+    /// Lets clients use the clone until they want nothing any more, and the clone come to its end.
+    fn run(&mut self) -> Result<(), Halt> {
+        self.start();
+        while self.requests_left > 0 {
+            let goes_on = self.step()?;
+            require!(
+                goes_on,
+                Progress,
+                "{} requests to come, and nothing does",
+                self.requests_left
+            );
+        }
+        self.come_to_rest()?;
+        if self.trouble.is_failing {
+            return self.judge_broken();
+        }
+        if self.plan.finishes {
+            self.finish()?;
+            self.is_closing = false;
+            self.requests_left = AFTERWARDS;
+            for slot in 0..self.slots.len() {
+                self.schedule(0, Coming::Client { slot });
+            }
+            while self.requests_left > 0 {
+                let goes_on = self.step()?;
+                require!(goes_on, Progress, "requests to a complete clone, and nothing comes");
+            }
+            self.come_to_rest()?;
+        }
+        if self.trouble.is_failing { self.judge_broken() } else { Ok(()) }
+    }
+
+    /// Waits until all requests are answered.
+    fn come_to_rest(&mut self) -> Result<(), Halt> {
+        self.is_closing = true;
+        if self.suspension != Suspension::Running {
+            self.resume()?;
+        }
+        while self.suspension != Suspension::Running {
+            let goes_on = self.step()?;
+            require!(goes_on, Progress, "the clone does not come to rest when suspended");
+        }
+        while self.slots.iter().any(Slot::is_busy) {
+            let goes_on = self.step()?;
+            require!(goes_on, Progress, "never answered: {:?}", self.unanswered());
+        }
+        Ok(self.judge_status()?)
+    }
+
+    fn unanswered(&self) -> Vec<&Slot> {
+        self.slots.iter().filter(|slot| slot.is_busy()).collect()
+    }
+
+    /// With a source that works, and nothing in its way, hydration completes the clone.
+    fn finish(&mut self) -> Result<(), Halt> {
+        self.heal_source();
+        let threshold = self.world.rng.random_range(1..=8);
+        self.send(Command::HydrationRate(None))?;
+        self.send(Command::Kernel(Message::HydrationThreshold(threshold)))?;
+        self.send(Command::Kernel(Message::EnableHydration))?;
+        while !(self.engine.front().is_complete() && self.is_quiet()) && !self.trouble.is_failing {
+            let goes_on = self.step()?;
+            require!(goes_on, Progress, "the clone is not finished: {:?}", self.engine.status());
+        }
+        if self.trouble.is_failing {
+            return self.judge_broken();
+        }
+        let is_told = self.was_complete || self.told_finished && self.is_retired;
+        require!(is_told, Notices, "complete, and nobody was told");
+        require!(self.copies.is_empty(), Protocol, "never released: {:?}", self.copies);
+        let Status::Running(figures) = self.engine.status() else {
+            require!(false, Status, "complete: {:?}", self.engine.status());
+            return Ok(());
+        };
+        let is_done = figures.hydrated == figures.regions && figures.hydrating == 0;
+        require!(is_done, Status, "complete: {figures:?}");
+        Ok(())
+    }
+
+    /// What holds after something failed that was written.
+    fn judge_broken(&mut self) -> Result<(), Halt> {
+        while self.step()? {
+            if self.ops.is_empty() && self.is_quiet() {
+                break;
+            }
+        }
+        let told = self.trouble.told_read_only || self.trouble.told_failed.is_some();
+        let must_tell = self.trouble.since.is_some();
+        require!(
+            told || !must_tell,
+            Notices,
+            "a flush or a commit has failed, and nobody was told"
+        );
+        let told_failed = self.trouble.told_failed.is_some();
+        require!(told_failed == self.trouble.abort_failed, Notices, "failed: {told_failed}");
+        require!(self.copies.is_empty(), Protocol, "never released: {:?}", self.copies);
+        if let Status::Running(figures) = self.engine.status() {
+            require!(figures.hydrating == 0, Status, "at rest: {figures:?}");
+        }
+        Ok(self.judge_status()?)
+    }
+}

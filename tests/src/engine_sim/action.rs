@@ -1,0 +1,223 @@
+//! What the engine wants done at once, what it tells, and what it is told beside requests.
+
+use clone_core::engine::{Action, Command, CopyId, Event, Happening, Notice, RequestId};
+use clone_core::target::{Message, Mode, Status};
+use rand::RngExt;
+
+use super::round::{Round, Suspension};
+use super::unit::{Cells, bytes, cells};
+use super::violation::{Halt, Violation, require};
+
+impl Round<'_> {
+    /// Does what the engine wants.
+    pub(super) fn perform(&mut self, action: Action) -> Result<(), Halt> {
+        match action {
+            Action::Start { op, io } => self.start_op(op.0, io),
+            Action::Give { copy, request, range } => {
+                let given = cells(&range);
+                require!(given.is_some(), Protocol, "{range:?} is given to {request:?}");
+                Ok(self.give(copy, request, given.unwrap_or_default())?)
+            }
+            Action::Release { copy } => {
+                let buffer = self.copies.remove(&copy.0);
+                let is_free = buffer.as_ref().is_some_and(|buffer| buffer.users == 0);
+                require!(is_free, Protocol, "{copy:?} is released: {buffer:?}");
+                Ok(())
+            }
+            Action::Answer { request, result } => self.answer(request, result),
+            Action::Tell(notice) => Ok(self.hear(&notice)?),
+            Action::Retire => Ok(self.retire()?),
+        }
+    }
+
+    fn give(&mut self, copy: CopyId, request: RequestId, range: Cells) -> Result<(), Violation> {
+        let buffer = self.copies.get(&copy.0);
+        let holds = buffer.is_some_and(|buffer| {
+            buffer.is_filled && buffer.cells.start <= range.start && range.end <= buffer.cells.end
+        });
+        require!(holds, Protocol, "{range:?} of {copy:?} is given: {buffer:?}");
+        let slot = self.slot_of(request)?;
+        let of = &mut self.slots[slot];
+        let is_within = of.cells.start <= range.start && range.end <= of.cells.end;
+        require!(of.is_read() && is_within, Protocol, "{range:?} is given to {of:?}");
+        let into = range.start - of.cells.start..range.end - of.cells.start;
+        of.buffer[into].copy_from_slice(&self.world.source.all()[range]);
+        self.world.figures.gives += 1;
+        Ok(())
+    }
+
+    fn hear(&mut self, notice: &Notice) -> Result<(), Violation> {
+        self.notices += 1;
+        require!(notice.number == self.notices, Notices, "number {} is {notice:?}", self.notices);
+        let trouble = &mut self.trouble;
+        match &notice.what {
+            Happening::Finished => {
+                let is_first = !std::mem::replace(&mut self.told_finished, true);
+                require!(is_first, Notices, "finished twice");
+                let open = self.world.committed.iter().position(|&it| !it);
+                require!(
+                    open.is_none(),
+                    Committed,
+                    "finished, but region {open:?} is not committed"
+                );
+                self.world.figures.finished += 1;
+            }
+            Happening::ReadOnly(_) => {
+                require!(trouble.is_failing, Mode, "read-only, but nothing has failed");
+                let is_first = !std::mem::replace(&mut trouble.told_read_only, true);
+                require!(is_first, Notices, "read-only twice");
+                self.world.figures.read_only += 1;
+            }
+            Happening::Failed(_) => {
+                require!(trouble.abort_failed, Mode, "failed, but no abort has");
+                let now = self.world.model.now();
+                require!(trouble.told_failed.replace(now).is_none(), Notices, "failed twice");
+                self.world.figures.failed += 1;
+            }
+            Happening::HydrationStopped { failures, .. } => {
+                let most = trouble.failed_copies;
+                let is_true = *failures > 0 && *failures <= most;
+                require!(is_true, Notices, "{failures} copies failed, but of {most} that did");
+                trouble.is_stopped = true;
+                self.world.figures.stopped += 1;
+            }
+            Happening::Suspended => {
+                let is_asked = matches!(self.suspension, Suspension::Asked { .. });
+                require!(is_asked, Notices, "suspended unasked");
+                self.suspension = Suspension::AtRest;
+                self.world.figures.suspended += 1;
+                require!(self.ops.is_empty(), Protocol, "suspended, but there are {:?}", self.ops);
+                let passes = self.engine.front().passes();
+                require!(passes == 0, Protocol, "suspended, but {passes} passes are out");
+            }
+            Happening::Resumed => {
+                let rests = self.suspension != Suspension::Running;
+                require!(rests, Notices, "resumed unasked");
+                self.suspension = Suspension::Running;
+            }
+            other => require!(false, Notices, "unknown: {other:?}"),
+        }
+        Ok(())
+    }
+
+    /// All is committed in a clone that is at rest, if it can be.
+    pub(super) fn judge_rest(&mut self) -> Result<(), Violation> {
+        if let (Status::Running(figures), false) = (self.engine.status(), self.trouble.is_failing) {
+            let committed = self.world.committed.iter().filter(|&&it| it).count() as u64;
+            let hydrated = figures.hydrated;
+            require!(committed == hydrated, Committed, "{committed} committed of {hydrated}");
+        }
+        Ok(())
+    }
+
+    fn retire(&mut self) -> Result<(), Violation> {
+        let open = self.world.committed.iter().position(|&it| !it);
+        require!(open.is_none(), Committed, "retired, but region {open:?} is not committed");
+        require!(!self.is_retired, Protocol, "retired twice");
+        self.is_retired = true;
+        self.metadata = None;
+        Ok(())
+    }
+
+    /// Someone sends a message, or looks at the status.
+    pub(super) fn command(&mut self) -> Result<(), Halt> {
+        if self.is_closing {
+            return Ok(());
+        }
+        self.judge_status()?;
+        self.commands_left = self.commands_left.saturating_sub(1);
+        if self.commands_left == 0 {
+            return if self.suspension == Suspension::Running { Ok(()) } else { self.resume() };
+        }
+        self.schedule_command();
+        let small = [0, 1, 2, 5, 40][self.world.rng.random_range(0..5)];
+        let region_bytes = self.world.plan.region as u64 * 64;
+        let command = match self.world.rng.random_range(0..12) {
+            0 => Command::Kernel(Message::DisableHydration),
+            1 | 2 => Command::Kernel(Message::EnableHydration),
+            3 => Command::Kernel(Message::HydrationThreshold(small)),
+            4 => Command::Kernel(Message::HydrationBatchSize(small)),
+            5 => {
+                let rates = [None, Some(region_bytes), Some(1 << 30)];
+                Command::HydrationRate(rates[self.world.rng.random_range(0..3)])
+            }
+            6 => Command::HydrateOnRead(self.world.rng.random_bool(0.5)),
+            7 => Command::Hydrate(bytes(&self.some_cells())),
+            8 => Command::MaxFailures(small),
+            9 => Command::Record(self.world.rng.random_bool(0.5)),
+            _ if self.world.plan.suspends => return self.suspend_or_resume(),
+            _ => return Ok(()),
+        };
+        self.send(command)
+    }
+
+    pub(super) fn send(&mut self, command: Command) -> Result<(), Halt> {
+        let options = &mut self.settings.options;
+        match &command {
+            Command::Kernel(Message::DisableHydration) => options.hydration = false,
+            Command::Kernel(Message::EnableHydration) => {
+                options.hydration = true;
+                self.trouble.is_stopped = false;
+            }
+            Command::Kernel(Message::HydrationThreshold(to)) => options.hydration_threshold = *to,
+            Command::Kernel(Message::HydrationBatchSize(to)) => options.hydration_batch_size = *to,
+            Command::Record(on) => self.is_recording = *on,
+            _ => {}
+        }
+        self.tell(Event::Command(command))
+    }
+
+    fn suspend_or_resume(&mut self) -> Result<(), Halt> {
+        match self.suspension {
+            Suspension::Running => {
+                self.suspension = Suspension::Asked { to_go_on: false };
+                self.tell(Event::Suspend)
+            }
+            Suspension::Asked { .. } if self.world.rng.random_bool(0.7) => Ok(()),
+            _ => self.resume(),
+        }
+    }
+
+    pub(super) fn resume(&mut self) -> Result<(), Halt> {
+        if self.suspension != Suspension::AtRest {
+            self.suspension = Suspension::Asked { to_go_on: true };
+        }
+        self.tell(Event::Resume)
+    }
+
+    /// The status is what is known of the clone.
+    pub(super) fn judge_status(&mut self) -> Result<(), Violation> {
+        let figures = match self.engine.status() {
+            Status::Running(figures) => figures,
+            status => {
+                let is_true = status == Status::Fail && self.trouble.told_failed.is_some();
+                require!(is_true, Status, "{status:?}");
+                return Ok(());
+            }
+        };
+        require!(self.trouble.told_failed.is_none(), Status, "the clone has failed: {figures:?}");
+        let known = if self.trouble.is_failing {
+            0
+        } else {
+            self.hydrated.iter().filter(|&&it| it).count() as u64
+        };
+        let all = self.world.nr_regions() as u64;
+        let counts = known <= figures.hydrated && figures.hydrated <= all;
+        require!(counts, Status, "at least {known} regions of {all} are hydrated: {figures:?}");
+        require!(figures.regions == all, Status, "{all} regions: {figures:?}");
+        let geometry = self.world.plan.geometry;
+        require!(figures.region_size == geometry.region_size(), Status, "{figures:?}");
+        let mut options = self.settings.options;
+        if self.trouble.is_stopped {
+            options.hydration = figures.options.hydration;
+        }
+        require!(figures.options == options, Status, "set is {options:?}: {figures:?}");
+        let is_read_only = figures.mode == Mode::ReadOnly;
+        require!(is_read_only == self.trouble.told_read_only, Status, "{figures:?}");
+        if let Some(metadata) = &self.metadata {
+            let total = metadata.block_use().1;
+            require!(figures.metadata_total == total, Status, "{total} blocks: {figures:?}");
+        }
+        Ok(())
+    }
+}

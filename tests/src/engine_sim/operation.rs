@@ -1,0 +1,346 @@
+//! Operations on the devices, as they start: whether they may, how long they take, and what will
+//! become of them.
+
+use clone_core::engine::{ByteRange, Device, Done, Failure, Io, OverlayBytes, RequestId};
+use rand::RngExt;
+
+use super::destination::{FlushStart, WriteNr};
+use super::model::RecordId;
+use super::round::{Coming, Round, Suspension};
+use super::saboteur::{self, Mutant};
+use super::unit::{Cells, Tag, ZERO, cells};
+use super::violation::{Halt, Violation, require};
+
+/// Set in the numbers of operations that clients do by themselves.
+const LANE: u64 = 1 << 63;
+
+/// An operation under way.
+#[derive(Debug)]
+pub(super) struct Op {
+    pub(super) io: Io,
+    pub(super) cells: Cells,
+    /// Of a request that it names.
+    pub(super) slot: Option<usize>,
+    /// What a write stores.
+    pub(super) tag: Tag,
+    pub(super) record: Option<RecordId>,
+    /// What is laid over a copy.
+    pub(super) overlays: Vec<(Cells, Tag)>,
+    /// Slots of writes that are named in overlays.
+    pub(super) overlaid: Vec<usize>,
+    pub(super) write: WriteNr,
+    pub(super) flush: FlushStart,
+    pub(super) failure: Option<Failure>,
+    pub(super) landings: u32,
+    pub(super) has_ended: bool,
+    pub(super) is_lane: bool,
+    /// Of what happens on the metadata device.
+    pub(super) done: Option<Result<Done, Failure>>,
+}
+
+impl Op {
+    /// Whether it changes the destination.
+    pub(super) fn is_change(&self) -> bool {
+        is_change(&self.io)
+    }
+}
+
+fn is_change(io: &Io) -> bool {
+    matches!(io, Io::Write { .. } | Io::Zero { .. } | Io::Discard { .. } | Io::Store { .. })
+}
+
+/// A buffer that the source is read into.
+#[derive(Debug)]
+pub(super) struct CopyBuffer {
+    pub(super) cells: Cells,
+    /// Whether the fetch has succeeded.
+    pub(super) is_filled: bool,
+    /// Operations under way that name it.
+    pub(super) users: u32,
+}
+
+pub(super) fn failure(device: Device) -> Failure {
+    Failure { device, reason: "a simulated fault".to_owned() }
+}
+
+/// Which device the data of an operation is on.
+pub(super) fn device_of(io: &Io) -> Device {
+    match io {
+        Io::ReadSource { .. } | Io::Fetch { .. } => Device::Source,
+        Io::Commit { .. } | Io::Abort => Device::Metadata,
+        _ => Device::Destination,
+    }
+}
+
+impl Round<'_> {
+    /// The engine starts an operation.
+    pub(super) fn start_op(&mut self, op: u64, io: Io) -> Result<(), Halt> {
+        let is_new = self.last_op.is_none_or(|last| last < op) && op & LANE == 0;
+        require!(is_new || !self.ops.contains_key(&op), Protocol, "{op} is under way: {io:?}");
+        self.last_op = self.last_op.max(Some(op));
+        let rests = self.suspension == Suspension::AtRest;
+        require!(!rests, Protocol, "{io:?} starts while the clone is suspended");
+        self.begin(op, io, None)
+    }
+
+    /// A client does something on the destination by itself.
+    pub(super) fn start_lane_op(&mut self, io: Io, slot: usize) -> Result<(), Halt> {
+        self.lane_ops += 1;
+        self.begin(LANE | self.lane_ops, io, Some(slot))
+    }
+
+    fn begin(&mut self, key: u64, io: Io, lane: Option<usize>) -> Result<(), Halt> {
+        let mut op = self.op(io, lane)?;
+        let (latency, device) = (self.latency(&op), device_of(&op.io));
+        op.failure = self.fails(&op, device);
+        self.note_hydrated(&op)?;
+        let early = self.world.is(Mutant::EarlyEnd) && lane.is_none();
+        let delay =
+            if early && matches!(op.io, Io::Write { .. } | Io::Store { .. } | Io::Zero { .. }) {
+                latency + 1
+            } else {
+                0
+            };
+        let landings = self.landings(&op);
+        op.landings = landings.len() as u32;
+        for cells in landings {
+            let after = match self.world.rng.random_range(0..4) {
+                0 => 0,
+                1 => latency,
+                _ => self.world.rng.random_range(0..=latency),
+            };
+            self.schedule(delay + after, Coming::Land { op: key, cells });
+        }
+        self.schedule(latency, Coming::End { op: key });
+        self.ops.insert(key, op);
+        Ok(())
+    }
+
+    /// An operation that has not started yet, and whether it may.
+    fn op(&mut self, io: Io, lane: Option<usize>) -> Result<Op, Halt> {
+        let mut slot = lane;
+        let (mut overlays, mut overlaid) = (Vec::new(), Vec::new());
+        let (mut tag, mut record) = (ZERO, None);
+        let range = match &io {
+            Io::ReadSource { request, range } | Io::ReadDestination { request, range } => {
+                let range = self.inside(range, &io)?;
+                if lane.is_none() {
+                    slot = Some(self.named(*request, true, &range, &io)?);
+                }
+                range
+            }
+            Io::Write { request, range } => {
+                let range = self.inside(range, &io)?;
+                let of = match lane {
+                    None => self.named(*request, false, &range, &io)?,
+                    Some(lane) => lane,
+                };
+                slot = Some(of);
+                (tag, record) = self.stored_by(of);
+                range
+            }
+            Io::Zero { range, .. } => self.inside(range, &io)?,
+            Io::Discard { range } => {
+                let passes = self.settings.options.discard_passdown;
+                require!(passes, Protocol, "{io:?}, but discards are not passed down");
+                self.inside(range, &io)?
+            }
+            Io::Fetch { copy, range } => {
+                let range = self.inside(range, &io)?;
+                let buffer = CopyBuffer { cells: range.clone(), is_filled: false, users: 1 };
+                let before = self.copies.insert(copy.0, buffer);
+                require!(before.is_none(), Protocol, "{io:?}, but that buffer is in use");
+                range
+            }
+            Io::Store { copy, range, overlays: given } => {
+                let range = self.inside(range, &io)?;
+                let buffer = self.copies.get_mut(&copy.0);
+                let is_all = buffer.as_ref().is_some_and(|it| it.is_filled && it.cells == range);
+                require!(is_all, Protocol, "{io:?}, but the buffer is {buffer:?}");
+                if let Some(buffer) = buffer {
+                    buffer.users += 1;
+                }
+                for overlay in given {
+                    let over = self.inside(&overlay.range, &io)?;
+                    let is_within = range.start <= over.start && over.end <= range.end;
+                    require!(is_within, Protocol, "an overlay reaches out: {io:?}");
+                    let tag = match overlay.bytes {
+                        OverlayBytes::Zeroes => ZERO,
+                        OverlayBytes::Request(request) => {
+                            let slot = self.named(request, false, &over, &io)?;
+                            overlaid.push(slot);
+                            self.stored_by(slot).0
+                        }
+                    };
+                    overlays.push((over, tag));
+                }
+                self.world.figures.stores += 1;
+                self.world.figures.overlays += u64::from(!overlays.is_empty());
+                range
+            }
+            Io::Flush => 0..0,
+            Io::Commit { regions } => {
+                self.may_commit(&io)?;
+                for run in regions.runs() {
+                    self.world.check_vouched(run.clone())?;
+                    self.world.in_doubt[run.start as usize..run.end as usize].fill(true);
+                }
+                0..0
+            }
+            Io::Abort => {
+                self.may_commit(&io)?;
+                0..0
+            }
+        };
+        if self.world.is(Mutant::LostOverlay) {
+            overlays.clear();
+        }
+        let cells = saboteur::touched(self.world.mutant, &io, range, self.world.plan.region);
+        for &slot in slot.iter().chain(&overlaid) {
+            self.slots[slot].names += 1;
+        }
+        let (write, flush) = match &io {
+            Io::Flush => (0, self.world.destination.begin_flush()),
+            io if is_change(io) => (self.world.destination.begin(), 0),
+            _ => (0, 0),
+        };
+        Ok(Op {
+            io,
+            cells,
+            slot,
+            tag,
+            record,
+            overlays,
+            overlaid,
+            write,
+            flush,
+            failure: None,
+            landings: 0,
+            has_ended: false,
+            is_lane: lane.is_some(),
+            done: None,
+        })
+    }
+
+    /// The cells of a range that an operation names.
+    fn inside(&self, range: &ByteRange, io: &Io) -> Result<Cells, Violation> {
+        let found = cells(range);
+        let clone = self.world.plan.clone;
+        let is_inside =
+            found.as_ref().is_some_and(|cells| cells.start < cells.end && cells.end <= clone);
+        require!(is_inside, Bounds, "the clone ends with cell {clone}: {io:?}");
+        Ok(found.unwrap_or_default())
+    }
+
+    /// The slot of a request that an operation names.
+    fn named(
+        &self,
+        request: RequestId,
+        is_read: bool,
+        range: &Cells,
+        io: &Io,
+    ) -> Result<usize, Violation> {
+        let slot = self.slot_of(request)?;
+        let of = &self.slots[slot];
+        let fits = of.is_busy() && of.is_read() == is_read && of.has_data();
+        require!(fits, Protocol, "{io:?} for {of:?}");
+        let is_within = of.cells.start <= range.start && range.end <= of.cells.end;
+        require!(is_within, Protocol, "{io:?} reaches out of {of:?}");
+        Ok(slot)
+    }
+
+    fn may_commit(&mut self, io: &Io) -> Result<(), Violation> {
+        require!(self.metadata.is_some(), Protocol, "{io:?} after metadata was let go");
+        let is_alone = !self.ops.values().any(|op| device_of(&op.io) == Device::Metadata);
+        require!(is_alone, Protocol, "{io:?}, but metadata is at work already");
+        if let (Io::Commit { .. }, Some(since)) = (io, self.trouble.since) {
+            require!(false, Mode, "a commit, but one or a flush had failed at {since}");
+        }
+        Ok(())
+    }
+
+    /// Where the destination is read, a region is hydrated; where the source is, it is not.
+    fn note_hydrated(&mut self, op: &Op) -> Result<(), Violation> {
+        let regions = self.world.regions(&op.cells);
+        match &op.io {
+            Io::ReadDestination { .. } => {
+                for region in regions {
+                    let is_gone = self.reverted[region].is_some();
+                    require!(!is_gone, Hydrated, "region {region} is not hydrated: {:?}", op.io);
+                    self.hydrated[region] = true;
+                }
+            }
+            Io::ReadSource { .. } | Io::Fetch { .. } => {
+                for region in regions {
+                    // A failure takes back what was not committed.
+                    let may_be_gone = self.trouble.is_failing && !self.world.committed[region];
+                    let is_here = self.hydrated[region] && !may_be_gone;
+                    require!(!is_here, Hydrated, "region {region} is hydrated: {:?}", op.io);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn latency(&mut self, op: &Op) -> u64 {
+        let latency = self.world.plan.latency;
+        let most =
+            if self.world.one_in(latency.stalls_one_in) { latency.stall } else { latency.usual };
+        let base = self.world.rng.random_range(most / 10..=most);
+        match device_of(&op.io) {
+            Device::Source if self.world.source.is_slow(&op.cells) => 20 * latency.source * base,
+            Device::Source => latency.source * base,
+            _ => base,
+        }
+    }
+
+    /// Whether an operation is going to fail.
+    fn fails(&mut self, op: &Op, device: Device) -> Option<Failure> {
+        let faults = self.plan.faults;
+        let one_in = match &op.io {
+            Io::ReadSource { .. } | Io::Fetch { .. } => {
+                let spot = self.world.source.failure(&op.cells)?;
+                self.trouble.source = true;
+                let regions = self.world.regions(&spot);
+                self.trouble.bad_regions.extend(regions);
+                return Some(failure(Device::Source));
+            }
+            Io::ReadDestination { .. } => faults.destination_reads,
+            Io::Write { .. } | Io::Zero { .. } | Io::Discard { .. } | Io::Store { .. } => {
+                faults.destination_writes
+            }
+            Io::Flush => faults.destination_flushes,
+            Io::Commit { .. } | Io::Abort => 0,
+        };
+        self.world.one_in(one_in).then(|| {
+            self.trouble.destination = true;
+            failure(device)
+        })
+    }
+
+    /// The parts in which an operation takes effect.
+    fn landings(&mut self, op: &Op) -> Vec<Cells> {
+        match op.io {
+            Io::Commit { .. } | Io::Abort => return vec![0..0],
+            Io::Flush | Io::Fetch { .. } | Io::ReadSource { .. } => return Vec::new(),
+            _ => {}
+        }
+        let Cells { start, end } = op.cells;
+        let rng = &mut self.world.rng;
+        let mut cuts = vec![start];
+        if end - start > 1 && rng.random_bool(self.world.plan.latency.pieces) {
+            let mut more: Vec<usize> =
+                (0..rng.random_range(1..=3)).map(|_| rng.random_range(start + 1..end)).collect();
+            more.sort_unstable();
+            cuts.extend(more);
+        }
+        cuts.push(end);
+        cuts.dedup();
+        let mut pieces: Vec<Cells> = cuts.windows(2).map(|cut| cut[0]..cut[1]).collect();
+        if op.failure.is_some() {
+            pieces.retain(|_| rng.random_bool(0.5));
+        }
+        pieces
+    }
+}

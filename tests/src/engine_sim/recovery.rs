@@ -1,0 +1,91 @@
+//! Crashes, and opening a clone again.
+
+use std::sync::Arc;
+
+use clone_core::metadata::Metadata;
+use persistent_data::sim::SimDisk;
+use rand::RngExt;
+
+use super::destination::{Content, WriteNr};
+use super::round::{Coming, Round};
+use super::unit::{Cells, Tag};
+use super::violation::{Oracle, Violation, require};
+use super::world::World;
+
+/// What a process that was killed may still have sent to the destination.
+#[derive(Debug)]
+pub(super) struct Left(Vec<(WriteNr, Cells, Content)>);
+
+impl World {
+    /// Opens the metadata: no region is missing, and none too many.
+    pub(super) fn open(&mut self) -> Result<Metadata<Arc<SimDisk>>, Violation> {
+        let opened = Metadata::open_for(self.disk.clone(), self.plan.geometry);
+        opened.map_err(|error| Violation::new(Oracle::Committed, error.to_string()))
+    }
+
+    /// The power goes: what was not flushed may be lost.
+    pub(super) fn cut_power(&mut self) -> Result<(), Violation> {
+        self.figures.power_cuts += 1;
+        self.check_crash()?;
+        self.disk = Arc::new(self.disk.crash(&mut self.rng));
+        self.destination.crash(&mut self.rng);
+        let values = self.recover()?;
+        for (cell, &tag) in values.iter().enumerate() {
+            self.check_survives(cell, tag)?;
+        }
+        self.model.restart(values.into_iter());
+        Ok(())
+    }
+
+    /// The process goes, and its devices stay: what had been sent to them is there.
+    pub(super) fn kill(&mut self, left: Left) -> Result<(), Violation> {
+        self.figures.kills += 1;
+        for (write, cells, content) in left.0 {
+            if self.rng.random_bool(0.5) {
+                self.destination.land(write, cells, content);
+            }
+        }
+        self.destination.end_all();
+        let values = self.recover()?;
+        for (cell, &tag) in values.iter().enumerate() {
+            self.check_survives(cell, tag)?;
+        }
+        self.model.interrupt(values.into_iter());
+        Ok(())
+    }
+
+    /// What the clone holds as metadata on the device now have it.
+    fn recover(&mut self) -> Result<Vec<Tag>, Violation> {
+        let metadata = self.open()?;
+        for region in 0..self.nr_regions() {
+            let is_hydrated = metadata.is_hydrated(region as u64);
+            let must = self.committed[region];
+            require!(is_hydrated || !must, Committed, "region {region} is committed no more");
+            let may = must || self.in_doubt[region];
+            require!(may || !is_hydrated, Committed, "region {region} was never committed");
+            self.committed[region] = is_hydrated;
+        }
+        self.in_doubt.fill(false);
+        self.check_bounds()?;
+        let value = |cell: usize| {
+            let is_hydrated = self.committed[cell / self.plan.region];
+            if is_hydrated { self.destination.live()[cell] } else { self.source.all()[cell] }
+        };
+        Ok((0..self.plan.clone).map(value).collect())
+    }
+}
+
+impl Round<'_> {
+    /// What is on its way to the destination.
+    pub(super) fn left(&mut self) -> Left {
+        let ops = std::mem::take(&mut self.ops);
+        let mut left = Vec::new();
+        for coming in self.drain_coming() {
+            let Coming::Land { op, cells } = coming else { continue };
+            let Some(op) = ops.get(&op).filter(|op| op.is_change()) else { continue };
+            let content = self.content(op, &cells);
+            left.push((op.write, cells, content));
+        }
+        Left(left)
+    }
+}

@@ -1,0 +1,466 @@
+//! Clients: what they ask, by which way, and whether the answers are right.
+
+use clone_core::engine::{
+    Device, Discards, Event, Io, Operation, Request, RequestError, RequestId,
+};
+use rand::RngExt;
+
+use super::model::{Force, Moment, RecordId};
+use super::plan::Wish;
+use super::round::{Coming, Round, Suspension};
+use super::saboteur::{self, Mutant};
+use super::unit::{CELL, Cells, POISON, SECTOR, Tag, ZERO, bytes, named, overlap};
+use super::violation::{Halt, Violation, require};
+
+/// Beyond so many requests without a flush there is one whatever clients want: of each cell all is
+/// kept that a crash could bring back.
+const CHANGES_MAX: u32 = 100;
+
+/// What a write means for the cells that it is about.
+#[derive(Clone, Copy, Debug)]
+struct Effect {
+    record: RecordId,
+    force: Force,
+}
+
+/// A place for one request at a time.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    id: u64,
+    operation: Option<Operation>,
+    pub(super) cells: Cells,
+    durable: bool,
+    submitted: Moment,
+    effects: Vec<Effect>,
+    tag: Tag,
+    /// What a read has got.
+    pub(super) buffer: Vec<Tag>,
+    /// Operations under way that name it.
+    pub(super) names: u32,
+    is_past_end: bool,
+    /// Regions that were hydrated when it was submitted.
+    hydrated: u64,
+}
+
+impl Slot {
+    pub(super) fn is_busy(&self) -> bool {
+        self.operation.is_some()
+    }
+
+    pub(super) fn is_read(&self) -> bool {
+        self.operation == Some(Operation::Read)
+    }
+
+    /// Whether it has a buffer.
+    pub(super) fn has_data(&self) -> bool {
+        matches!(self.operation, Some(Operation::Read | Operation::Write))
+    }
+
+    fn may_change(&self) -> bool {
+        !matches!(
+            self.operation,
+            None | Some(Operation::Read | Operation::Flush | Operation::Commit)
+        )
+    }
+}
+
+impl Round<'_> {
+    /// The slot of a request under way.
+    pub(super) fn slot_of(&self, request: RequestId) -> Result<usize, Violation> {
+        let slot = (request.0 & 0xff) as usize;
+        let of = self.slots.get(slot);
+        let is_known = of.is_some_and(|of| of.is_busy() && of.id == request.0);
+        require!(is_known, Protocol, "{request:?} is not under way: {of:?}");
+        Ok(slot)
+    }
+
+    /// What the write in a slot stores.
+    pub(super) fn stored_by(&self, slot: usize) -> (Tag, Option<RecordId>) {
+        let of = &self.slots[slot];
+        (of.tag, of.effects.first().map(|effect| effect.record))
+    }
+
+    fn wish(&mut self) -> Operation {
+        let wishes = &self.world.plan.wishes;
+        let all: u32 = wishes.iter().map(|(_, weight)| weight).sum();
+        let mut at = self.world.rng.random_range(0..all);
+        let wish = wishes.iter().find(|(_, weight)| {
+            let is_it = at < *weight;
+            at = at.saturating_sub(*weight);
+            is_it
+        });
+        match wish.map_or(Wish::Read, |(wish, _)| *wish) {
+            Wish::Read => Operation::Read,
+            Wish::Write => Operation::Write,
+            Wish::Zero => Operation::WriteZeroes { deallocate: self.world.rng.random_bool(0.5) },
+            Wish::Discard => Operation::Discard,
+            Wish::Hydrate => Operation::Hydrate,
+            Wish::Flush => Operation::Flush,
+            Wish::Commit => Operation::Commit,
+        }
+    }
+
+    /// Some cells of the clone, of one size or another.
+    pub(super) fn some_cells(&mut self) -> Cells {
+        let (region, clone) = (self.world.plan.region, self.world.plan.clone);
+        let nr_regions = self.world.nr_regions();
+        let is_hot = self.world.rng.random_bool(self.world.plan.hot);
+        let rng = &mut self.world.rng;
+        let first = if is_hot {
+            nr_regions / 3 + rng.random_range(0..3.min(nr_regions - nr_regions / 3))
+        } else {
+            rng.random_range(0..nr_regions)
+        };
+        let start = first * region;
+        let whole = |regions: usize| start..clone.min(start + regions * region);
+        let one = whole(1);
+        match rng.random_range(0..20) {
+            0..=4 => {
+                let at = rng.random_range(one.clone());
+                at..one.end.min(at + rng.random_range(1..=SECTOR))
+            }
+            5..=9 => {
+                let at = rng.random_range(one.clone());
+                at..rng.random_range(at + 1..=one.end)
+            }
+            10..=13 => one,
+            14 | 15 => whole(rng.random_range(1..=5)),
+            16..=18 => {
+                let at = rng.random_range(one);
+                let most = (4 * region).min(clone - at);
+                at..at + rng.random_range(1..=most)
+            }
+            _ if rng.random_range(0..8) == 0 => 0..clone,
+            _ => start..clone.min(start + 20 * region),
+        }
+    }
+
+    /// A client wants something.
+    pub(super) fn submit(&mut self, slot: usize) -> Result<(), Halt> {
+        if self.is_closing || self.requests_left == 0 {
+            return Ok(());
+        }
+        self.requests_left -= 1;
+        let operation = if self.changes < CHANGES_MAX { self.wish() } else { Operation::Flush };
+        self.changes = if operation == Operation::Flush { 0 } else { self.changes + 1 };
+        let cells = self.some_cells();
+        let is_past_end = self.world.rng.random_bool(self.world.plan.past_end)
+            && !matches!(operation, Operation::Flush | Operation::Commit);
+        let durable = self.world.rng.random_bool(self.world.plan.durable);
+        self.nr_requests += 1;
+        let generation = if self.world.plan.reuses_numbers { 0 } else { self.nr_requests };
+        let id = generation << 8 | slot as u64;
+        let effects = Vec::new();
+        let buffer = std::mem::take(&mut self.slots[slot].buffer);
+        let mut new = Slot {
+            id,
+            operation: Some(operation),
+            durable,
+            effects,
+            buffer,
+            is_past_end,
+            hydrated: if operation == Operation::Commit { self.count_hydrated() } else { 0 },
+            ..Slot::default()
+        };
+        let range = if is_past_end {
+            let past = self.world.rng.random_range(1..=self.world.plan.region);
+            bytes(&(cells.start..self.world.plan.clone + past))
+        } else {
+            new.cells = cells.clone();
+            bytes(&cells)
+        };
+        if is_past_end {
+            new.submitted = self.world.model.advance();
+            self.slots[slot] = new;
+            let request = Request { id: RequestId(id), operation, range, durable };
+            return self.tell(Event::Submit(request));
+        }
+        let pass = self.pass(slot, &new)?;
+        self.begin_request(&mut new);
+        self.slots[slot] = new;
+        if let Some(io) = pass {
+            self.world.figures.passes += 1;
+            return self.start_lane_op(io, slot);
+        }
+        if self.is_stolen(slot)? {
+            return Ok(());
+        }
+        let request = Request { id: RequestId(id), operation, range, durable };
+        let region = self.world.plan.region;
+        self.tell(Event::Submit(saboteur::submitted(self.world.mutant, request, region)))
+    }
+
+    fn count_hydrated(&self) -> u64 {
+        match self.engine.status() {
+            clone_core::target::Status::Running(figures) => figures.hydrated,
+            _ => 0,
+        }
+    }
+
+    /// Tries the short way for a request.
+    fn pass(&mut self, slot: usize, new: &Slot) -> Result<Option<Io>, Violation> {
+        // The first lane is for looking.
+        let lanes = self.lanes.len() - 1;
+        if lanes == 0 || !self.world.rng.random_bool(self.world.plan.lane_chance) {
+            return Ok(None);
+        }
+        let request = RequestId(new.id);
+        let (cells, io) = match new.operation {
+            Some(Operation::Read) => {
+                let range = bytes(&new.cells);
+                (new.cells.clone(), Io::ReadDestination { request, range })
+            }
+            Some(Operation::Write) if !new.durable => {
+                (new.cells.clone(), Io::Write { request, range: bytes(&new.cells) })
+            }
+            Some(Operation::Discard) if !new.durable && self.settings.options.discard_passdown => {
+                let cells = self.world.cells_of(self.covered(&new.cells));
+                (cells.clone(), Io::Discard { range: bytes(&cells) })
+            }
+            _ => return Ok(None),
+        };
+        if cells.is_empty() {
+            return Ok(None);
+        }
+        let lane = &self.lanes[1 + self.world.rng.random_range(0..lanes)];
+        let Some(pass) = lane.pass(&bytes(&cells)) else { return Ok(None) };
+        let is_open = self.suspension != Suspension::AtRest && self.trouble.told_failed.is_none();
+        require!(is_open, Hydrated, "a pass, but the clone is {:?}", self.suspension);
+        for region in self.world.regions(&cells) {
+            let is_gone = self.reverted[region].is_some();
+            require!(!is_gone, Hydrated, "a pass for region {region}, which is not hydrated");
+            self.hydrated[region] = true;
+        }
+        self.passes[slot] = Some(pass);
+        Ok(Some(io))
+    }
+
+    /// The regions that a discard is for.
+    fn covered(&self, cells: &Cells) -> std::ops::Range<usize> {
+        let (region, clone) = (self.world.plan.region, self.world.plan.clone);
+        let zero = self.settings.discards == Discards::Zero;
+        let first = cells.start.div_ceil(region);
+        let end =
+            if zero && cells.end == clone { self.world.nr_regions() } else { cells.end / region };
+        first..end.max(first)
+    }
+
+    /// Notes what a request may do from now on.
+    fn begin_request(&mut self, new: &mut Slot) {
+        let model = &mut self.world.model;
+        match new.operation {
+            Some(Operation::Read) => {
+                new.submitted = model.begin_read();
+                new.buffer.clear();
+                new.buffer.resize(new.cells.len(), POISON);
+            }
+            Some(Operation::Write | Operation::WriteZeroes { .. }) => {
+                let is_write = new.operation == Some(Operation::Write);
+                new.tag = if is_write { self.world.new_tag() } else { ZERO };
+                let cells = new.cells.clone();
+                self.add_effect(new, Force::Full, cells, new.tag);
+                new.submitted = self.world.model.now();
+            }
+            Some(Operation::Discard) => {
+                new.submitted = model.advance();
+                self.begin_discard(new);
+            }
+            _ => new.submitted = model.advance(),
+        }
+    }
+
+    fn add_effect(&mut self, new: &mut Slot, force: Force, cells: Cells, tag: Tag) {
+        // Until it has ended it takes nothing's place, so that it may be noted as it is.
+        let record = self.world.model.begin(force);
+        self.world.model.writes(record, cells, tag);
+        new.effects.push(Effect { record, force });
+    }
+
+    fn begin_discard(&mut self, new: &mut Slot) {
+        let covered = self.covered(&new.cells);
+        let all = self.world.cells_of(covered.clone());
+        let is_alone = self.is_untouched(&all);
+        let mut parts: Vec<(Force, Cells)> = Vec::new();
+        for region in covered {
+            let cells = self.world.cells_of(region..region + 1);
+            let is_hydrated = self.hydrated[region] || self.lanes[0].pass(&bytes(&cells)).is_some();
+            let is_zeroing = self.settings.discards == Discards::Zero;
+            let force = match is_hydrated {
+                true => Force::Partial,
+                false if !is_zeroing => Force::Anything,
+                false if is_alone => Force::Full,
+                false => Force::Partial,
+            };
+            self.world.figures.zeroed += u64::from(force == Force::Full);
+            match parts.last_mut() {
+                Some((last, run)) if *last == force && run.end == cells.start => {
+                    run.end = cells.end
+                }
+                _ => parts.push((force, cells)),
+            }
+        }
+        for (force, cells) in parts {
+            self.add_effect(new, force, cells, ZERO);
+        }
+    }
+
+    /// Whether nobody is at work on these cells, and the engine is free to do what it is asked.
+    fn is_untouched(&self, cells: &Cells) -> bool {
+        let is_free = self.is_open();
+        let near = |of: &Cells| {
+            let regions = self.world.regions(of);
+            overlap(&self.world.cells_of(regions), cells)
+        };
+        is_free
+            && !self.ops.values().any(|op| near(&op.cells))
+            && !self.copies.values().any(|copy| near(&copy.cells))
+            && !self.slots.iter().any(|slot| slot.may_change() && near(&slot.cells))
+    }
+
+    /// Whether a mutant does what the engine should.
+    fn is_stolen(&mut self, slot: usize) -> Result<bool, Halt> {
+        let of = &self.slots[slot];
+        let request = RequestId(of.id);
+        match of.operation {
+            Some(Operation::Flush) if self.world.is(Mutant::EarlyAnswer) => {
+                self.answer(request, Ok(()))?;
+                Ok(true)
+            }
+            Some(Operation::Write) if self.world.is(Mutant::OvertakenCopy) && !of.durable => {
+                let cells = of.cells.clone();
+                let is_copied = self.copies.values().any(|copy| overlap(&copy.cells, &cells));
+                if is_copied {
+                    let range = bytes(&cells);
+                    self.start_lane_op(Io::Write { request, range }, slot)?;
+                }
+                Ok(is_copied)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// A client has done by itself what it wanted.
+    pub(super) fn end_lane(&mut self, slot: usize, is_ok: bool) -> Result<(), Halt> {
+        self.passes[slot] = None;
+        let error = Err(RequestError::Device(Device::Destination));
+        self.answer(RequestId(self.slots[slot].id), if is_ok { Ok(()) } else { error })
+    }
+
+    /// A request is answered.
+    pub(super) fn answer(
+        &mut self,
+        request: RequestId,
+        result: Result<(), RequestError>,
+    ) -> Result<(), Halt> {
+        let slot = self.slot_of(request)?;
+        let mut of = std::mem::take(&mut self.slots[slot]);
+        require!(of.names == 0, Protocol, "answered while operations name it: {of:?}");
+        self.world.figures.answered += 1;
+        self.world.figures.errors += u64::from(result.is_err());
+        match result {
+            Ok(()) => self.judge_success(&of)?,
+            Err(error) => self.judge_error(&of, error)?,
+        }
+        if of.is_read() && !of.is_past_end {
+            if result.is_ok() {
+                self.judge_read(&of)?;
+            }
+            self.world.model.end_read(of.submitted);
+        }
+        for effect in std::mem::take(&mut of.effects) {
+            let is_full = result.is_ok()
+                && !(of.operation == Some(Operation::Discard) && self.trouble.is_failing);
+            let force =
+                if is_full || effect.force != Force::Full { effect.force } else { Force::Partial };
+            self.world.model.end(effect.record, force, of.durable && result.is_ok());
+        }
+        if result.is_ok() && of.operation == Some(Operation::Flush) {
+            self.world.model.flush(of.submitted);
+        }
+        self.slots[slot].buffer = of.buffer;
+        let think = self.world.plan.think;
+        let after = if think > 0 { self.world.rng.random_range(0..=think) } else { 0 };
+        if !self.is_closing && self.requests_left > 0 {
+            self.schedule(after, Coming::Client { slot });
+        }
+        Ok(())
+    }
+
+    fn judge_success(&mut self, of: &Slot) -> Result<(), Violation> {
+        require!(!of.is_past_end, Errors, "past the end, and no error: {of:?}");
+        let has_failed = self.trouble.told_failed.is_some_and(|at| at < of.submitted);
+        require!(!has_failed, Mode, "the clone has failed, and yet succeeds: {of:?}");
+        let promises = of.operation == Some(Operation::Flush)
+            || of.durable
+                && matches!(of.operation, Some(Operation::Write | Operation::WriteZeroes { .. }));
+        if let (Some(since), true) = (self.trouble.since, promises) {
+            let is_before = of.submitted <= since;
+            require!(is_before, Mode, "a flush or a commit failed at {since}, and yet: {of:?}");
+        }
+        if self.trouble.is_failing {
+            return Ok(());
+        }
+        if of.operation == Some(Operation::Commit) {
+            let committed = self.world.committed.iter().filter(|&&it| it).count() as u64;
+            let is_all = committed >= of.hydrated;
+            require!(is_all, Committed, "{committed} regions are committed of {}", of.hydrated);
+        }
+        if of.operation == Some(Operation::Hydrate) && self.is_open() {
+            let is_done = self.lanes[0].pass(&bytes(&of.cells)).is_some();
+            require!(is_done, Hydrated, "hydrated, and it is not: {of:?}");
+            for region in self.world.regions(&of.cells) {
+                self.hydrated[region] = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn judge_read(&mut self, of: &Slot) -> Result<(), Violation> {
+        for (cell, &tag) in of.cells.clone().zip(&of.buffer) {
+            let region = cell / self.world.plan.region;
+            let of_source = self.world.source.all()[cell];
+            let is_right = match self.reverted[region] {
+                Some(at) if at < of.submitted => tag == of_source,
+                None if !self.trouble.is_failing || self.world.committed[region] => {
+                    self.world.model.read(cell, tag, of.submitted)
+                }
+                _ => tag == of_source || self.world.model.read(cell, tag, of.submitted),
+            };
+            require!(
+                is_right,
+                Read,
+                "a read submitted at {} of bytes {:?} returns {} for cell {cell} (byte {}) of \
+                 region {region}: {}",
+                of.submitted,
+                bytes(&of.cells),
+                named(tag),
+                cell as u64 * CELL,
+                self.world.model.explain(cell)
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether there is a reason for an error.
+    fn judge_error(&mut self, of: &Slot, error: RequestError) -> Result<(), Violation> {
+        let trouble = &self.trouble;
+        let is_fair = match error {
+            RequestError::PastEnd => of.is_past_end,
+            RequestError::Failed => trouble.abort_failed,
+            _ if of.is_past_end => false,
+            RequestError::Device(Device::Source) => {
+                self.world.regions(&of.cells).any(|it| trouble.bad_regions.contains(&it))
+            }
+            RequestError::Device(Device::Destination) => trouble.destination,
+            RequestError::Device(Device::Metadata) => trouble.commit_failed,
+            RequestError::ReadOnly => trouble.is_failing,
+            RequestError::NotCopied => {
+                let has_failed = trouble.failed_copies > 0 || trouble.destination;
+                of.operation == Some(Operation::Hydrate) && has_failed
+            }
+            _ => false,
+        };
+        require!(is_fair, Errors, "{error:?} of {of:?}, after {trouble:?}");
+        Ok(())
+    }
+}
