@@ -80,7 +80,7 @@ fn add(counter: &AtomicU64, bytes: usize) {
     counter.fetch_add(bytes as u64, Ordering::Relaxed);
 }
 
-/// The unit in which zeroes are looked for: the block of most file systems, of which holes are made.
+/// The unit in which zeroes are looked for: most file systems make holes of such blocks.
 const BLOCK: usize = 4096;
 
 impl Hands {

@@ -96,7 +96,9 @@ fn what_the_source_knows_to_be_zeroes_is_neither_read_nor_written() {
     let mut bytes = source_bytes(size);
     // Zeroes that the source does not know of, besides.
     bytes[900 * REGION as usize..932 * REGION as usize].fill(0);
-    let holes = vec![16 * REGION..700 * REGION, 800 * REGION..800 * REGION + 100];
+    let mut holes = vec![16 * REGION..700 * REGION, 800 * REGION..800 * REGION + 100];
+    // In the middle of what is copied in one go, into a buffer that was used before.
+    holes.push(720 * REGION..724 * REGION);
     bench.source = Arc::new(Disk::new(bytes).with_holes(holes.clone()));
     bench.settings.options.hydration_batch_size = 64;
     bench.settings.options.hydration_threshold = 256;
@@ -117,8 +119,8 @@ fn what_the_source_knows_to_be_zeroes_is_neither_read_nor_written() {
     }
     assert_eq!((progress.hydrated, progress.regions), (1024, 1024));
     assert_eq!(progress.copied_bytes + progress.zeroed_bytes, size);
-    assert_eq!(progress.zeroed_bytes, (700 - 16 + 32) * REGION);
-    assert_eq!(progress.fetched_bytes, size - (700 - 16) * REGION);
+    assert_eq!(progress.zeroed_bytes, (700 - 16 + 32 + 4) * REGION);
+    assert_eq!(progress.fetched_bytes, size - (700 - 16 + 4) * REGION);
 }
 
 #[test]
