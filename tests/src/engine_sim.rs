@@ -9,18 +9,19 @@ use clone_core::engine::{Command, Engine, Lane, Opened};
 use clone_core::target::{Message, Status};
 use rand::RngExt;
 
+pub use self::figures::Figures;
 use self::plan::{Ending, RoundPlan};
 use self::request::Slot;
 use self::round::{Coming, Round, Suspension};
-pub use self::saboteur::Mutant;
+pub use self::saboteur::{Mutant, Sight};
 use self::violation::{Halt, require};
 pub use self::violation::{Oracle, Violation};
-pub use self::world::Figures;
 use self::world::World;
 
 mod action;
 mod destination;
 mod effect;
+mod figures;
 mod model;
 mod operation;
 mod plan;
@@ -40,8 +41,16 @@ const AFTERWARDS: u32 = 30;
 ///
 /// # Errors
 /// The promise that was not kept.
-pub fn run(seed: u64, mutant: Option<Mutant>) -> Result<Figures, Violation> {
-    let mut world = World::new(seed, mutant);
+pub fn run(seed: u64) -> Result<Figures, Violation> {
+    run_with(seed, None, Sight::All)
+}
+
+/// The same with bad behaviour, and perhaps with oracles that look away.
+///
+/// # Errors
+/// The promise that was not kept.
+pub fn run_with(seed: u64, mutant: Option<Mutant>, sight: Sight) -> Result<Figures, Violation> {
+    let mut world = World::new(seed, mutant, sight);
     for plan in world.plan.rounds.clone() {
         world.run_round(plan)?;
     }
@@ -151,7 +160,7 @@ impl Round<'_> {
         self.send(Command::HydrationRate(None))?;
         self.send(Command::Kernel(Message::HydrationThreshold(threshold)))?;
         self.send(Command::Kernel(Message::EnableHydration))?;
-        while !(self.engine.front().is_complete() && self.is_quiet()) && !self.trouble.is_failing {
+        while !self.is_finished() && !self.trouble.is_failing {
             let goes_on = self.step()?;
             require!(goes_on, Progress, "the clone is not finished: {:?}", self.engine.status());
         }
@@ -168,6 +177,10 @@ impl Round<'_> {
         let is_done = figures.hydrated == figures.regions && figures.hydrating == 0;
         require!(is_done, Status, "complete: {figures:?}");
         Ok(())
+    }
+
+    fn is_finished(&self) -> bool {
+        self.engine.front().is_complete() && self.is_quiet()
     }
 
     /// What holds after something failed that was written.

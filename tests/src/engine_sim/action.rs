@@ -54,7 +54,7 @@ impl Round<'_> {
             Happening::Finished => {
                 let is_first = !std::mem::replace(&mut self.told_finished, true);
                 require!(is_first, Notices, "finished twice");
-                let open = self.world.committed.iter().position(|&it| !it);
+                let open = self.world.uncommitted();
                 require!(
                     open.is_none(),
                     Committed,
@@ -102,16 +102,15 @@ impl Round<'_> {
 
     /// All is committed in a clone that is at rest, if it can be.
     pub(super) fn judge_rest(&mut self) -> Result<(), Violation> {
-        if let (Status::Running(figures), false) = (self.engine.status(), self.trouble.is_failing) {
-            let committed = self.world.committed.iter().filter(|&&it| it).count() as u64;
-            let hydrated = figures.hydrated;
-            require!(committed == hydrated, Committed, "{committed} committed of {hydrated}");
+        let Status::Running(figures) = self.engine.status() else { return Ok(()) };
+        if self.trouble.is_failing {
+            return Ok(());
         }
-        Ok(())
+        self.world.check_committed(figures.hydrated)
     }
 
     fn retire(&mut self) -> Result<(), Violation> {
-        let open = self.world.committed.iter().position(|&it| !it);
+        let open = self.world.uncommitted();
         require!(open.is_none(), Committed, "retired, but region {open:?} is not committed");
         require!(!self.is_retired, Protocol, "retired twice");
         self.is_retired = true;

@@ -8,7 +8,7 @@ use super::destination::Content;
 use super::operation::{Op, failure};
 use super::plan::Ending;
 use super::round::Round;
-use super::saboteur::{self, Mutant};
+use super::saboteur::{self, Mutant, Sight};
 use super::unit::{CELL, Cells, POISON, SECTOR, ZERO, named, overlap};
 use super::violation::{Halt, Violation, require};
 
@@ -34,7 +34,8 @@ impl Round<'_> {
     }
 
     fn read_destination(&mut self, op: &Op, cells: Cells) {
-        let Some(slot) = op.slot.map(|slot| &mut self.slots[slot]) else { return };
+        let Some(&slot) = op.about.slots.first() else { return };
+        let slot = &mut self.slots[slot];
         let into = cells.start - slot.cells.start..cells.end - slot.cells.start;
         slot.buffer[into].copy_from_slice(&self.world.destination.live()[cells]);
     }
@@ -44,7 +45,8 @@ impl Round<'_> {
         match &op.io {
             Io::Store { .. } => {
                 let mut content = self.world.source.all()[cells.clone()].to_vec();
-                for (over, tag) in op.overlays.iter().filter(|(over, _)| overlap(over, cells)) {
+                for (over, tag) in op.about.overlays.iter().filter(|(over, _)| overlap(over, cells))
+                {
                     let common = over.start.max(cells.start)..over.end.min(cells.end);
                     content[common.start - cells.start..common.end - cells.start].fill(*tag);
                 }
@@ -61,13 +63,15 @@ impl Round<'_> {
                 }
                 Content::Each(content)
             }
-            _ => Content::Same(op.tag),
+            _ => Content::Same(op.about.tag),
         }
     }
 
     /// Nothing lands that is older than what was answered.
     fn judge_landing(&self, op: &Op, cells: &Cells, content: &Content) -> Result<(), Violation> {
-        if op.record.is_some_and(|record| !self.world.model.has_ended(record)) {
+        if self.world.sight == Sight::Users
+            || op.about.record.is_some_and(|record| !self.world.model.has_ended(record))
+        {
             return Ok(());
         }
         for cell in cells.start..cells.end.min(self.world.plan.clone) {
@@ -136,7 +140,7 @@ impl Round<'_> {
             }
             Err(_) => {
                 self.trouble.commit_failed = true;
-                Ok(saboteur::ended(self.world.mutant, Err(failure(Device::Metadata)), used))
+                Ok(saboteur::failed_commit(self.world.mutant, used))
             }
         }
     }
@@ -159,7 +163,7 @@ impl Round<'_> {
         let Some(mut op) = self.ops.remove(&key) else { return Ok(()) };
         op.has_ended = true;
         let mut result = op.failure.take().map_or(Ok(Done::Plain), Err);
-        for &slot in op.slot.iter().chain(&op.overlaid) {
+        for &slot in &op.about.slots {
             self.slots[slot].names -= 1;
         }
         match &op.io {
@@ -172,7 +176,7 @@ impl Round<'_> {
                     buffer.is_filled |= result.is_ok();
                 }
                 self.trouble.failed_copies += u32::from(result.is_err());
-                let zeroes = self.world.source.zeroes_from(&op.cells);
+                let zeroes = self.world.source.zeroes_from(&op.about.cells);
                 if let (Io::Fetch { .. }, Ok(done), Some(until)) = (&op.io, &mut result, zeroes) {
                     *done = Done::Zeroes { until: until as u64 * CELL };
                     self.world.figures.holes += 1;
@@ -188,7 +192,7 @@ impl Round<'_> {
             self.world.destination.end(op.write);
         }
         if op.is_lane {
-            let slot = op.slot;
+            let slot = op.about.slots.first().copied();
             return slot.map_or(Ok(()), |slot| self.end_lane(slot, result.is_ok()));
         }
         self.note_end(&op, &result);
@@ -201,22 +205,19 @@ impl Round<'_> {
     /// The source works again, also for what is under way.
     pub(super) fn heal_source(&mut self) {
         self.world.source.heal();
-        for op in self
-            .ops
-            .values_mut()
-            .filter(|op| matches!(&op.failure, Some(it) if it.device == Device::Source))
-        {
-            op.failure = None;
+        for op in self.ops.values_mut() {
+            op.failure.take_if(|failure| failure.device == Device::Source);
         }
     }
 
     fn end_read(&mut self, op: &Op, has_failed: bool) {
-        let Some(slot) = op.slot.map(|slot| &mut self.slots[slot]) else { return };
-        let into = op.cells.start - slot.cells.start..op.cells.end - slot.cells.start;
+        let Some(&slot) = op.about.slots.first() else { return };
+        let slot = &mut self.slots[slot];
+        let into = op.about.cells.start - slot.cells.start..op.about.cells.end - slot.cells.start;
         if has_failed {
             slot.buffer[into].fill(POISON);
         } else if matches!(op.io, Io::ReadSource { .. }) {
-            slot.buffer[into].copy_from_slice(&self.world.source.all()[op.cells.clone()]);
+            slot.buffer[into].copy_from_slice(&self.world.source.all()[op.about.cells.clone()]);
         }
     }
 

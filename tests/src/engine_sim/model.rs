@@ -1,8 +1,8 @@
 //! What a clone may answer: each cell as a register, with the writes to it that may be what it
 //! holds.
 //!
-//! A version is *superseded* by one that was submitted after it had ended. A read that was submitted
-//! at `s` may return any version that is not superseded by one that had ended before `s`. After a
+//! A version is *superseded* by one that was submitted after it had ended. A read may return any
+//! version that is not superseded by one that had ended before the read was submitted. After a
 //! crash a cell may hold any version that is not superseded by one that is known to be durable.
 
 use std::collections::BTreeSet;

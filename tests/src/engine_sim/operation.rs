@@ -1,7 +1,7 @@
 //! Operations on the devices, as they start: whether they may, how long they take, and what will
 //! become of them.
 
-use clone_core::engine::{ByteRange, Device, Done, Failure, Io, OverlayBytes, RequestId};
+use clone_core::engine::{ByteRange, Device, Done, Failure, Io, Overlay, OverlayBytes, RequestId};
 use rand::RngExt;
 
 use super::destination::{FlushStart, WriteNr};
@@ -14,27 +14,33 @@ use super::violation::{Halt, Violation, require};
 /// Set in the numbers of operations that clients do by themselves.
 const LANE: u64 = 1 << 63;
 
-/// An operation under way.
-#[derive(Debug)]
-pub(super) struct Op {
-    pub(super) io: Io,
+/// What an operation names.
+#[derive(Debug, Default)]
+pub(super) struct About {
     pub(super) cells: Cells,
-    /// Of a request that it names.
-    pub(super) slot: Option<usize>,
+    /// Those of requests that it names.
+    pub(super) slots: Vec<usize>,
     /// What a write stores.
     pub(super) tag: Tag,
     pub(super) record: Option<RecordId>,
     /// What is laid over a copy.
     pub(super) overlays: Vec<(Cells, Tag)>,
-    /// Slots of writes that are named in overlays.
-    pub(super) overlaid: Vec<usize>,
+}
+
+/// An operation under way.
+#[derive(Debug)]
+pub(super) struct Op {
+    pub(super) io: Io,
+    pub(super) about: About,
     pub(super) write: WriteNr,
     pub(super) flush: FlushStart,
+    /// What is going to become of it.
     pub(super) failure: Option<Failure>,
+    /// Parts that have not landed.
     pub(super) landings: u32,
     pub(super) has_ended: bool,
     pub(super) is_lane: bool,
-    /// Of what happens on the metadata device.
+    /// What became of it on the metadata device.
     pub(super) done: Option<Result<Done, Failure>>,
 }
 
@@ -118,85 +124,13 @@ impl Round<'_> {
 
     /// An operation that has not started yet, and whether it may.
     fn op(&mut self, io: Io, lane: Option<usize>) -> Result<Op, Halt> {
-        let mut slot = lane;
-        let (mut overlays, mut overlaid) = (Vec::new(), Vec::new());
-        let (mut tag, mut record) = (ZERO, None);
-        let range = match &io {
-            Io::ReadSource { request, range } | Io::ReadDestination { request, range } => {
-                let range = self.inside(range, &io)?;
-                if lane.is_none() {
-                    slot = Some(self.named(*request, true, &range, &io)?);
-                }
-                range
-            }
-            Io::Write { request, range } => {
-                let range = self.inside(range, &io)?;
-                let of = match lane {
-                    None => self.named(*request, false, &range, &io)?,
-                    Some(lane) => lane,
-                };
-                slot = Some(of);
-                (tag, record) = self.stored_by(of);
-                range
-            }
-            Io::Zero { range, .. } => self.inside(range, &io)?,
-            Io::Discard { range } => {
-                let passes = self.settings.options.discard_passdown;
-                require!(passes, Protocol, "{io:?}, but discards are not passed down");
-                self.inside(range, &io)?
-            }
-            Io::Fetch { copy, range } => {
-                let range = self.inside(range, &io)?;
-                let buffer = CopyBuffer { cells: range.clone(), is_filled: false, users: 1 };
-                let before = self.copies.insert(copy.0, buffer);
-                require!(before.is_none(), Protocol, "{io:?}, but that buffer is in use");
-                range
-            }
-            Io::Store { copy, range, overlays: given } => {
-                let range = self.inside(range, &io)?;
-                let buffer = self.copies.get_mut(&copy.0);
-                let is_all = buffer.as_ref().is_some_and(|it| it.is_filled && it.cells == range);
-                require!(is_all, Protocol, "{io:?}, but the buffer is {buffer:?}");
-                if let Some(buffer) = buffer {
-                    buffer.users += 1;
-                }
-                for overlay in given {
-                    let over = self.inside(&overlay.range, &io)?;
-                    let is_within = range.start <= over.start && over.end <= range.end;
-                    require!(is_within, Protocol, "an overlay reaches out: {io:?}");
-                    let tag = match overlay.bytes {
-                        OverlayBytes::Zeroes => ZERO,
-                        OverlayBytes::Request(request) => {
-                            let slot = self.named(request, false, &over, &io)?;
-                            overlaid.push(slot);
-                            self.stored_by(slot).0
-                        }
-                    };
-                    overlays.push((over, tag));
-                }
-                self.world.figures.stores += 1;
-                self.world.figures.overlays += u64::from(!overlays.is_empty());
-                range
-            }
-            Io::Flush => 0..0,
-            Io::Commit { regions } => {
-                self.may_commit(&io)?;
-                for run in regions.runs() {
-                    self.world.check_vouched(run.clone())?;
-                    self.world.in_doubt[run.start as usize..run.end as usize].fill(true);
-                }
-                0..0
-            }
-            Io::Abort => {
-                self.may_commit(&io)?;
-                0..0
-            }
-        };
+        let mut about = self.about(&io, lane)?;
         if self.world.is(Mutant::LostOverlay) {
-            overlays.clear();
+            about.overlays.clear();
         }
-        let cells = saboteur::touched(self.world.mutant, &io, range, self.world.plan.region);
-        for &slot in slot.iter().chain(&overlaid) {
+        let region = self.world.plan.region;
+        about.cells = saboteur::touched(self.world.mutant, &io, about.cells, region);
+        for &slot in &about.slots {
             self.slots[slot].names += 1;
         }
         let (write, flush) = match &io {
@@ -204,22 +138,92 @@ impl Round<'_> {
             io if is_change(io) => (self.world.destination.begin(), 0),
             _ => (0, 0),
         };
+        let is_lane = lane.is_some();
         Ok(Op {
             io,
-            cells,
-            slot,
-            tag,
-            record,
-            overlays,
-            overlaid,
+            about,
             write,
             flush,
             failure: None,
             landings: 0,
             has_ended: false,
-            is_lane: lane.is_some(),
+            is_lane,
             done: None,
         })
+    }
+
+    /// What an operation names, and whether it may.
+    fn about(&mut self, io: &Io, lane: Option<usize>) -> Result<About, Violation> {
+        let mut about = About::default();
+        match io {
+            Io::ReadSource { request, range } | Io::ReadDestination { request, range } => {
+                about.cells = self.inside(range, io)?;
+                let named = || self.named(*request, true, &about.cells, io);
+                about.slots.push(lane.map_or_else(named, Ok)?);
+            }
+            Io::Write { request, range } => {
+                about.cells = self.inside(range, io)?;
+                let named = || self.named(*request, false, &about.cells, io);
+                let slot = lane.map_or_else(named, Ok)?;
+                about.slots.push(slot);
+                (about.tag, about.record) = self.stored_by(slot);
+            }
+            Io::Zero { range, .. } => about.cells = self.inside(range, io)?,
+            Io::Discard { range } => {
+                let passes = self.settings.options.discard_passdown;
+                require!(passes, Protocol, "{io:?}, but discards are not passed down");
+                about.cells = self.inside(range, io)?;
+                about.slots.extend(lane);
+            }
+            Io::Fetch { copy, range } => {
+                about.cells = self.inside(range, io)?;
+                let cells = about.cells.clone();
+                let buffer = CopyBuffer { cells, is_filled: false, users: 1 };
+                let before = self.copies.insert(copy.0, buffer);
+                require!(before.is_none(), Protocol, "{io:?}, but that buffer is in use");
+            }
+            Io::Store { copy, range, overlays } => {
+                about.cells = self.inside(range, io)?;
+                let buffer = self.copies.get_mut(&copy.0);
+                let is_all = (buffer.as_ref())
+                    .is_some_and(|buffer| buffer.is_filled && buffer.cells == about.cells);
+                require!(is_all, Protocol, "{io:?}, but the buffer is {buffer:?}");
+                if let Some(buffer) = buffer {
+                    buffer.users += 1;
+                }
+                self.lay_over(&mut about, overlays, io)?;
+                self.world.figures.stores += 1;
+                self.world.figures.overlays += u64::from(!overlays.is_empty());
+            }
+            Io::Flush => {}
+            Io::Commit { regions } => {
+                self.may_commit(io)?;
+                for run in regions.runs() {
+                    self.world.check_vouched(run.clone())?;
+                    self.world.in_doubt[run.start as usize..run.end as usize].fill(true);
+                }
+            }
+            Io::Abort => self.may_commit(io)?,
+        }
+        Ok(about)
+    }
+
+    fn lay_over(&self, about: &mut About, over: &[Overlay], io: &Io) -> Result<(), Violation> {
+        for overlay in over {
+            let cells = self.inside(&overlay.range, io)?;
+            let is_within = about.cells.start <= cells.start && cells.end <= about.cells.end;
+            require!(is_within, Protocol, "an overlay reaches out: {io:?}");
+            let tag = match overlay.bytes {
+                OverlayBytes::Zeroes => ZERO,
+                OverlayBytes::Request(request) => {
+                    let slot = self.named(request, false, &cells, io)?;
+                    about.slots.push(slot);
+                    self.stored_by(slot).0
+                }
+            };
+            about.overlays.push((cells, tag));
+        }
+        Ok(())
     }
 
     /// The cells of a range that an operation names.
@@ -261,7 +265,7 @@ impl Round<'_> {
 
     /// Where the destination is read, a region is hydrated; where the source is, it is not.
     fn note_hydrated(&mut self, op: &Op) -> Result<(), Violation> {
-        let regions = self.world.regions(&op.cells);
+        let regions = self.world.regions(&op.about.cells);
         match &op.io {
             Io::ReadDestination { .. } => {
                 for region in regions {
@@ -289,7 +293,9 @@ impl Round<'_> {
             if self.world.one_in(latency.stalls_one_in) { latency.stall } else { latency.usual };
         let base = self.world.rng.random_range(most / 10..=most);
         match device_of(&op.io) {
-            Device::Source if self.world.source.is_slow(&op.cells) => 20 * latency.source * base,
+            Device::Source if self.world.source.is_slow(&op.about.cells) => {
+                20 * latency.source * base
+            }
             Device::Source => latency.source * base,
             _ => base,
         }
@@ -300,7 +306,7 @@ impl Round<'_> {
         let faults = self.plan.faults;
         let one_in = match &op.io {
             Io::ReadSource { .. } | Io::Fetch { .. } => {
-                let spot = self.world.source.failure(&op.cells)?;
+                let spot = self.world.source.failure(&op.about.cells)?;
                 self.trouble.source = true;
                 let regions = self.world.regions(&spot);
                 self.trouble.bad_regions.extend(regions);
@@ -326,7 +332,7 @@ impl Round<'_> {
             Io::Flush | Io::Fetch { .. } | Io::ReadSource { .. } => return Vec::new(),
             _ => {}
         }
-        let Cells { start, end } = op.cells;
+        let Cells { start, end } = op.about.cells;
         let rng = &mut self.world.rng;
         let mut cuts = vec![start];
         if end - start > 1 && rng.random_bool(self.world.plan.latency.pieces) {

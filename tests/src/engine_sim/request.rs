@@ -186,8 +186,8 @@ impl Round<'_> {
             return Ok(());
         }
         let request = Request { id: RequestId(id), operation, range, durable };
-        let region = self.world.plan.region;
-        self.tell(Event::Submit(saboteur::submitted(self.world.mutant, request, region)))
+        let (region, clone) = (self.world.plan.region, self.world.plan.clone);
+        self.tell(Event::Submit(saboteur::submitted(self.world.mutant, request, region, clone)))
     }
 
     fn count_hydrated(&self) -> u64 {
@@ -286,6 +286,7 @@ impl Round<'_> {
             let is_hydrated = self.hydrated[region] || self.lanes[0].pass(&bytes(&cells)).is_some();
             let is_zeroing = self.settings.discards == Discards::Zero;
             let force = match is_hydrated {
+                true if !self.settings.options.discard_passdown => continue,
                 true => Force::Partial,
                 false if !is_zeroing => Force::Anything,
                 false if is_alone => Force::Full,
@@ -294,7 +295,7 @@ impl Round<'_> {
             self.world.figures.zeroed += u64::from(force == Force::Full);
             match parts.last_mut() {
                 Some((last, run)) if *last == force && run.end == cells.start => {
-                    run.end = cells.end
+                    run.end = cells.end;
                 }
                 _ => parts.push((force, cells)),
             }
@@ -312,7 +313,7 @@ impl Round<'_> {
             overlap(&self.world.cells_of(regions), cells)
         };
         is_free
-            && !self.ops.values().any(|op| near(&op.cells))
+            && !self.ops.values().any(|op| near(&op.about.cells))
             && !self.copies.values().any(|copy| near(&copy.cells))
             && !self.slots.iter().any(|slot| slot.may_change() && near(&slot.cells))
     }
@@ -401,9 +402,7 @@ impl Round<'_> {
             return Ok(());
         }
         if of.operation == Some(Operation::Commit) {
-            let committed = self.world.committed.iter().filter(|&&it| it).count() as u64;
-            let is_all = committed >= of.hydrated;
-            require!(is_all, Committed, "{committed} regions are committed of {}", of.hydrated);
+            self.world.check_committed(of.hydrated)?;
         }
         if of.operation == Some(Operation::Hydrate) && self.is_open() {
             let is_done = self.lanes[0].pass(&bytes(&of.cells)).is_some();

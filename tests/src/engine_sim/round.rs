@@ -20,6 +20,9 @@ use super::world::World;
 /// Ticks without any other event or action, after which the clone is taken to be stuck.
 const IDLE_TICKS_MAX: u32 = 1000;
 
+/// The variable that has all events and actions printed, to look into the run of one seed.
+const TRACE: &str = "TEST_TRACE";
+
 /// What comes at some time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Coming {
@@ -121,7 +124,8 @@ pub(super) struct Round<'l> {
     pub(super) was_complete: bool,
     pub(super) told_finished: bool,
     pub(super) is_retired: bool,
-    pub(super) trace: bool,
+    /// Whether all that goes in and out is printed.
+    is_traced: bool,
 }
 
 impl<'l> Round<'l> {
@@ -178,7 +182,7 @@ impl<'l> Round<'l> {
             reverted: vec![None; nr_regions],
             told_finished: false,
             is_retired: false,
-            trace: std::env::var_os("TEST_TRACE").is_some(),
+            is_traced: std::env::var_os(TRACE).is_some(),
         }
     }
 
@@ -265,13 +269,13 @@ impl<'l> Round<'l> {
     pub(super) fn tell(&mut self, event: Event) -> Result<(), Halt> {
         let now = Duration::from_nanos(self.world.now);
         let mut actions = std::mem::take(&mut self.actions);
-        if self.trace {
-            eprintln!("[{}] {now:?} {event:?}", self.world.model.now());
+        if self.is_traced {
+            eprintln!("{:?} {:?} {event:?}", self.world.model.now(), now);
         }
         self.engine.handle(now, event, &mut actions);
         for action in actions.drain(..) {
-            if self.trace {
-                eprintln!("     {action:?}");
+            if self.is_traced {
+                eprintln!("    {action:?}");
             }
             if let Some(left) = &mut self.actions_left {
                 if *left == 0 {

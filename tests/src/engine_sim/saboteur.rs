@@ -1,9 +1,20 @@
 //! Known bad behaviour, between an engine and its devices or between its clients and it, to prove
-//! that the oracles see it.
+//! that the oracles see it. Where it is more than a change of what passes by, it is done in the
+//! place that it is about.
 
 use clone_core::engine::{Device, Done, Failure, Io, Operation, Request};
 
+use super::operation::failure;
 use super::unit::{Cells, bytes, cells};
+
+/// Who looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// All oracles.
+    All,
+    /// Only those that see what users do: what is read, and what a crash leaves.
+    Users,
+}
 
 /// One bad behaviour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,12 +42,17 @@ pub enum Mutant {
 }
 
 /// The engine's clients, as a mutant has them.
-pub(super) fn submitted(mutant: Option<Mutant>, request: Request, region: usize) -> Request {
+pub(super) fn submitted(
+    mutant: Option<Mutant>,
+    request: Request,
+    region: usize,
+    clone: usize,
+) -> Request {
+    let is_it = mutant == Some(Mutant::WideDiscard) && request.operation == Operation::Discard;
     let range = match cells(&request.range) {
-        Some(range)
-            if mutant == Some(Mutant::WideDiscard) && request.operation == Operation::Discard =>
-        {
-            bytes(&(range.start / region * region..range.end.next_multiple_of(region)))
+        Some(range) if is_it => {
+            let end = range.end.next_multiple_of(region).min(clone);
+            bytes(&(range.start / region * region..end))
         }
         _ => request.range,
     };
@@ -53,16 +69,10 @@ pub(super) fn touched(mutant: Option<Mutant>, io: &Io, range: Cells, region: usi
     }
 }
 
-/// How an operation ends, as a mutant has it.
-pub(super) fn ended(
-    mutant: Option<Mutant>,
-    result: Result<Done, Failure>,
-    used: u64,
-) -> Result<Done, Failure> {
-    match (mutant, result) {
-        (Some(Mutant::ForgottenFailure), Err(Failure { device: Device::Metadata, .. })) => {
-            Ok(Done::Blocks { used })
-        }
-        (_, result) => result,
+/// How a commit that failed ends, as a mutant has it.
+pub(super) fn failed_commit(mutant: Option<Mutant>, used: u64) -> Result<Done, Failure> {
+    match mutant {
+        Some(Mutant::ForgottenFailure) => Ok(Done::Blocks { used }),
+        _ => Err(failure(Device::Metadata)),
     }
 }

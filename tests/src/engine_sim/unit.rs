@@ -54,7 +54,7 @@ pub(super) fn named(tag: Tag) -> String {
 /// The cells that bytes are; `None` if they are not whole cells.
 pub(super) fn cells(bytes: &ByteRange) -> Option<Cells> {
     let is_whole = bytes.start.is_multiple_of(CELL) && bytes.end.is_multiple_of(CELL);
-    is_whole.then(|| (bytes.start / CELL) as usize..(bytes.end / CELL) as usize)
+    is_whole.then_some((bytes.start / CELL) as usize..(bytes.end / CELL) as usize)
 }
 
 /// The bytes that cells are.
