@@ -70,6 +70,7 @@ impl World {
         let mut round = Round::new(self, plan, engine, &lanes, metadata);
         let ended = round.run();
         let (is_healthy, left) = (round.trouble.is_nothing_lost(), round.left());
+        let is_at_rest = round.suspension == Suspension::AtRest;
         drop(round);
         match ended {
             Err(Halt::Violation(violation)) => Err(violation),
@@ -77,6 +78,7 @@ impl World {
                 self.kill(left)
             }
             Err(Halt::Crash) => self.cut_power(),
+            Ok(()) if is_healthy && is_at_rest => self.stop(),
             Ok(()) if is_healthy && self.rng.random_bool(0.3) => self.kill(left),
             Ok(()) => self.cut_power(),
         }
@@ -129,7 +131,17 @@ impl Round<'_> {
             }
             self.come_to_rest()?;
         }
-        if self.trouble.is_failing { self.judge_broken() } else { Ok(()) }
+        if self.trouble.is_failing {
+            return self.judge_broken();
+        }
+        if self.world.rng.random_bool(0.3) {
+            self.suspend()?;
+            while self.suspension != Suspension::AtRest {
+                let goes_on = self.step()?;
+                require!(goes_on, Progress, "the clone does not come to rest to be closed");
+            }
+        }
+        Ok(())
     }
 
     /// Waits until all requests are answered.

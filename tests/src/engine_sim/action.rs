@@ -86,7 +86,8 @@ impl Round<'_> {
                 require!(is_asked, Notices, "suspended unasked");
                 self.suspension = Suspension::AtRest;
                 self.world.figures.suspended += 1;
-                require!(self.ops.is_empty(), Protocol, "suspended, but there are {:?}", self.ops);
+                let under_way = self.ops.values().find(|op| !op.has_ended);
+                require!(under_way.is_none(), Protocol, "suspended, but there is {under_way:?}");
                 let passes = self.engine.front().passes();
                 require!(passes == 0, Protocol, "suspended, but {passes} passes are out");
             }
@@ -168,13 +169,15 @@ impl Round<'_> {
 
     fn suspend_or_resume(&mut self) -> Result<(), Halt> {
         match self.suspension {
-            Suspension::Running => {
-                self.suspension = Suspension::Asked { to_go_on: false };
-                self.tell(Event::Suspend)
-            }
+            Suspension::Running => self.suspend(),
             Suspension::Asked { .. } if self.world.rng.random_bool(0.7) => Ok(()),
             _ => self.resume(),
         }
+    }
+
+    pub(super) fn suspend(&mut self) -> Result<(), Halt> {
+        self.suspension = Suspension::Asked { to_go_on: false };
+        self.tell(Event::Suspend)
     }
 
     pub(super) fn resume(&mut self) -> Result<(), Halt> {

@@ -59,4 +59,6 @@ figures! {
     power_cuts_in_commits: "a loss of power in a commit",
     /// Processes killed.
     kills: "a killed process",
+    /// Processes ended after the clone was suspended.
+    stops: "a clone that was closed",
 }

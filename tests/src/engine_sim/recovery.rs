@@ -8,7 +8,7 @@ use rand::RngExt;
 
 use super::destination::{Content, WriteNr};
 use super::round::{Coming, Round};
-use super::unit::{Cells, Tag};
+use super::unit::{Cells, Tag, named};
 use super::violation::{Oracle, Violation, require};
 use super::world::World;
 
@@ -49,6 +49,25 @@ impl World {
         let values = self.recover()?;
         for (cell, &tag) in values.iter().enumerate() {
             self.check_survives(cell, tag)?;
+        }
+        self.model.interrupt(values.into_iter());
+        Ok(())
+    }
+
+    /// The process ends after the clone was suspended: all that was answered is there.
+    pub(super) fn stop(&mut self) -> Result<(), Violation> {
+        self.figures.stops += 1;
+        let values = self.recover()?;
+        for (cell, &tag) in values.iter().enumerate() {
+            require!(
+                self.model.may_hold(cell, tag),
+                Durable,
+                "closed at {}, cell {cell} of region {} holds {}: {}",
+                self.model.now(),
+                cell / self.plan.region,
+                named(tag),
+                self.model.explain(cell)
+            );
         }
         self.model.interrupt(values.into_iter());
         Ok(())
