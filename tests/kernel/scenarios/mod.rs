@@ -19,7 +19,9 @@ macro_rules! scenarios {
 scenarios! {
     verdicts
     power_cut
+    equivalence
     live
+    handover
     write_log
     geometries
     restored

@@ -226,7 +226,7 @@ impl Clone<'_> {
             ops.extend(match op {
                 Op::Write(sectors, seed) => own(&sectors).map(|sectors| Op::Write(sectors, seed)),
                 Op::Discard(sectors) => own(&sectors).map(Op::Discard),
-                Op::Flush => Some(Op::Flush),
+                op => Some(op),
             });
         }
         ops
@@ -285,13 +285,13 @@ impl Clone<'_> {
         let mut overtaken = BTreeSet::new();
         for writer in writers {
             for (nr, op) in writer.begun().iter().enumerate() {
-                let sectors = match op {
-                    Op::Write(sectors, _) => sectors.clone(),
-                    Op::Discard(_) => {
+                let sectors = match (op, op.written()) {
+                    (_, Some((sectors, _))) => sectors,
+                    (Op::Discard(_), None) => {
                         let regions = self.regions.hydrated_by(op);
                         regions.start * size..regions.end * size
                     }
-                    Op::Flush => continue,
+                    _ => continue,
                 };
                 for sector in sectors {
                     let authors = &mut possible[sector as usize];
@@ -305,7 +305,7 @@ impl Clone<'_> {
                     if matches!(op, Op::Discard(_)) && !was_hydrated && hydrating {
                         overtaken.insert(sector);
                     }
-                    authors.insert(if let Op::Write(_, seed) = op { *seed } else { ZEROES });
+                    authors.insert(op.written().map_or(ZEROES, |(_, seed)| seed));
                 }
             }
         }

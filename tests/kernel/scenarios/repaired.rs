@@ -100,7 +100,7 @@ fn writes(regions: Regions, round: u64) -> Vec<Op> {
 }
 
 fn put(vm: &mut Vm, clone: &CloneLine, regions: Regions, round: u64) -> Result<()> {
-    vm.block_io(&clone.node(), &writes(regions, round))
+    vm.block_io(&clone.node(), &writes(regions, round)).map(drop)
 }
 
 fn set_written(hydrated: &mut [bool], regions: Regions, round: u64) {

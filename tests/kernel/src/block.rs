@@ -2,20 +2,42 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, Read, Write};
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use crate::content::{self, SECTOR};
+use crate::content::{self, Run, SECTOR};
 use crate::script::Op;
 
 /// What direct I/O wants the memory to be aligned to, in bytes.
 const ALIGNMENT: usize = 4096;
 
 /// An open block device.
-pub struct Device(File);
+pub struct Device {
+    file: File,
+    /// The same, where each write is durable when it ends.
+    durable: File,
+}
+
+/// As <linux/fs.h> makes them: _IO(0x12, 119), and 127.
+const BLKDISCARD: libc::Ioctl = 0x1277;
+const BLKZEROOUT: libc::Ioctl = 0x127f;
+
+/// How many bytes `sectors` are.
+fn bytes(sectors: &Range<u64>) -> usize {
+    ((sectors.end - sectors.start) * SECTOR) as usize
+}
+
+/// Writes the content of `seed`, in one request.
+fn write(file: &File, sectors: &Range<u64>, seed: u64) -> io::Result<()> {
+    let mut memory = Vec::new();
+    let buffer = aligned(&mut memory, bytes(sectors));
+    content::fill(seed, sectors.start, buffer);
+    file.write_all_at(buffer, sectors.start * SECTOR)
+}
 
 /// A buffer of `len` bytes, aligned, within `memory`.
 fn aligned(memory: &mut Vec<u8>, len: usize) -> &mut [u8] {
@@ -30,41 +52,50 @@ impl Device {
     /// # Errors
     /// When it cannot be opened.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).custom_flags(libc::O_DIRECT).open(path);
-        Ok(Self(file.with_context(|| path.display().to_string())?))
+        let open = |flags| {
+            let mut options = OpenOptions::new();
+            let file = options.read(true).write(true).custom_flags(libc::O_DIRECT | flags);
+            file.open(path).with_context(|| path.display().to_string())
+        };
+        Ok(Self { file: open(0)?, durable: open(libc::O_DSYNC)? })
     }
 
     /// Whether sector `nr` can be read.
     pub fn is_readable(&self, nr: u64) -> bool {
         let mut memory = Vec::new();
-        self.0.read_exact_at(aligned(&mut memory, SECTOR as usize), nr * SECTOR).is_ok()
+        self.file.read_exact_at(aligned(&mut memory, SECTOR as usize), nr * SECTOR).is_ok()
     }
 
-    /// Carries out one operation, and waits for its end.
+    /// Carries out one operation, and waits for its end. Of a read, gives the
+    /// [authors](content::authors) of what it read.
     ///
     /// # Errors
     /// What the device answers.
-    pub fn apply(&self, op: &Op) -> io::Result<()> {
+    pub fn apply(&self, op: &Op) -> io::Result<Option<Vec<Run>>> {
         match op {
-            Op::Write(sectors, seed) => {
-                let mut memory = Vec::new();
-                let buffer =
-                    aligned(&mut memory, ((sectors.end - sectors.start) * SECTOR) as usize);
-                content::fill(*seed, sectors.start, buffer);
-                self.0.write_all_at(buffer, sectors.start * SECTOR)
-            }
-            Op::Discard(sectors) => self.discard(sectors.start, sectors.end - sectors.start),
-            Op::Flush => self.0.sync_data(),
+            Op::Write(sectors, seed) => write(&self.file, sectors, *seed)?,
+            Op::DurableWrite(sectors, seed) => write(&self.durable, sectors, *seed)?,
+            Op::Zero(sectors) => self.request(BLKZEROOUT, sectors)?,
+            Op::Read(sectors) => return self.read_authors(sectors).map(Some),
+            Op::Discard(sectors) => self.request(BLKDISCARD, sectors)?,
+            Op::Flush => self.file.sync_data()?,
         }
+        Ok(None)
     }
 
-    #[expect(unsafe_code, reason = "the standard library discards nothing")]
-    fn discard(&self, start: u64, sectors: u64) -> io::Result<()> {
-        let range = [start * SECTOR, sectors * SECTOR];
-        // The request's number as <linux/fs.h> makes it: _IO(0x12, 119).
-        // SAFETY: the file is open, and BLKDISCARD reads two u64, which live until it returns.
-        match unsafe { libc::ioctl(self.0.as_raw_fd(), 0x1277, range.as_ptr()) } {
+    fn read_authors(&self, sectors: &Range<u64>) -> io::Result<Vec<Run>> {
+        let mut memory = Vec::new();
+        let buffer = aligned(&mut memory, bytes(sectors));
+        self.file.read_exact_at(buffer, sectors.start * SECTOR)?;
+        content::authors_from(sectors.start, &mut &*buffer)
+    }
+
+    /// A request of sectors that carries no data.
+    #[expect(unsafe_code, reason = "the standard library knows nothing of such requests")]
+    fn request(&self, request: libc::Ioctl, sectors: &Range<u64>) -> io::Result<()> {
+        let range = [sectors.start * SECTOR, (sectors.end - sectors.start) * SECTOR];
+        // SAFETY: the file is open, and either request reads two u64, which live until it returns.
+        match unsafe { libc::ioctl(self.file.as_raw_fd(), request, range.as_ptr()) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
@@ -75,14 +106,15 @@ impl Read for &Device {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let mut memory = Vec::new();
         let buffer = aligned(&mut memory, into.len());
-        let read = (&self.0).read(buffer)?;
+        let read = (&self.file).read(buffer)?;
         into[..read].copy_from_slice(&buffer[..read]);
         Ok(read)
     }
 }
 
 /// Carries out the operations that `script` holds, a line each. After each, its number from
-/// `first` on, as 8 bytes, lowest first, goes to `progress`.
+/// `first` on, as 8 bytes, lowest first, goes to `progress`. What reads read goes to `out`, the
+/// runs of a read on a line: `<begin>-<end>:<seed or ?>`.
 ///
 /// # Errors
 /// The first that fails, with what it was.
@@ -91,25 +123,26 @@ pub fn run(
     script: &mut dyn BufRead,
     first: u64,
     progress: &mut dyn Write,
+    out: &mut dyn Write,
 ) -> Result<()> {
     for (nr, line) in (first..).zip(script.lines()) {
         let line = line?;
-        device.apply(&line.parse()?).with_context(|| format!("operation {nr}, {line}"))?;
+        let read =
+            device.apply(&line.parse()?).with_context(|| format!("operation {nr}, {line}"))?;
+        if let Some(runs) = read {
+            out.write_all(format!("{}\n", content::text(&runs)).as_bytes())?;
+        }
         progress.write_all(&nr.to_le_bytes())?;
     }
     Ok(())
 }
 
-/// Prints the [authors](content::authors) of all sectors, a run a line: begin, end, seed or `?`.
+/// Prints the [authors](content::authors) of all sectors, as [`run`] does those of a read.
 ///
 /// # Errors
 /// When reading fails.
 pub fn print_authors(device: &Device, out: &mut dyn Write) -> Result<()> {
-    for (range, author) in content::authors(&mut &*device)? {
-        let author = author.map_or_else(|| "?".to_owned(), |seed| seed.to_string());
-        writeln!(out, "{} {} {author}", range.start, range.end)?;
-    }
-    Ok(())
+    Ok(writeln!(out, "{}", content::text(&content::authors(&mut &*device)?))?)
 }
 
 /// Prints a line that has, for each sector whose number `numbers` holds on a line, `1` if it can be

@@ -9,6 +9,8 @@ use std::io::{self, BufWriter, Read, Write};
 use std::ops::Range;
 use std::path::Path;
 
+use anyhow::{Context as _, Result};
+
 /// Bytes in a sector.
 pub const SECTOR: u64 = 512;
 
@@ -68,9 +70,17 @@ pub type Run = (Range<u64>, Option<u64>);
 /// # Errors
 /// When reading fails.
 pub fn authors(reader: &mut dyn Read) -> io::Result<Vec<Run>> {
+    authors_from(0, reader)
+}
+
+/// The same, where the first sector has the number `first`.
+///
+/// # Errors
+/// When reading fails.
+pub fn authors_from(first: u64, reader: &mut dyn Read) -> io::Result<Vec<Run>> {
     let mut runs: Vec<Run> = Vec::new();
     let mut buffer = vec![0; 1 << 20];
-    let mut nr = 0;
+    let mut nr = first;
     loop {
         let mut filled = 0;
         while filled < buffer.len() {
@@ -80,17 +90,54 @@ pub fn authors(reader: &mut dyn Read) -> io::Result<Vec<Run>> {
             }
         }
         for bytes in buffer[..filled].chunks_exact(SECTOR as usize) {
-            let author = author(bytes, nr);
-            match runs.last_mut() {
-                Some((range, last)) if *last == author => range.end += 1,
-                _ => runs.push((nr..nr + 1, author)),
-            }
+            add_sector(&mut runs, nr, author(bytes, nr));
             nr += 1;
         }
         if filled < buffer.len() {
             return Ok(runs);
         }
     }
+}
+
+/// Sector `nr`, which follows the others, is by `author`.
+fn add_sector(runs: &mut Vec<Run>, nr: u64, author: Option<u64>) {
+    match runs.last_mut() {
+        Some((range, last)) if *last == author => range.end += 1,
+        _ => runs.push((nr..nr + 1, author)),
+    }
+}
+
+/// The maximal runs of sectors from `first` on.
+pub fn runs_of(first: u64, authors: impl IntoIterator<Item = u64>) -> Vec<Run> {
+    let mut runs = Vec::new();
+    for (nr, author) in (first..).zip(authors) {
+        add_sector(&mut runs, nr, Some(author));
+    }
+    runs
+}
+
+/// Runs as text: `<begin>-<end>:<seed or ?>`, with spaces between.
+pub fn text(runs: &[Run]) -> String {
+    let run = |(range, author): &Run| {
+        let author = author.map_or_else(|| "?".to_owned(), |seed| seed.to_string());
+        format!("{}-{}:{author}", range.start, range.end)
+    };
+    runs.iter().map(run).collect::<Vec<_>>().join(" ")
+}
+
+/// Reads such a text.
+///
+/// # Errors
+/// When it is none.
+pub fn parse_runs(text: &str) -> Result<Vec<Run>> {
+    let run = |word: &str| {
+        let (range, author) = word.split_once(':')?;
+        let (begin, end) = range.split_once('-')?;
+        let author = if author == "?" { None } else { Some(author.parse().ok()?) };
+        Some((begin.parse().ok()?..end.parse().ok()?, author))
+    };
+    let runs = text.split_whitespace().map(|word| run(word).with_context(|| word.to_owned()));
+    runs.collect()
 }
 
 /// The author of each sector of `runs`, one after the other.
@@ -124,7 +171,9 @@ pub fn write_sectors(path: &Path, authors: &[u64]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{SECTOR, SOURCE, ZEROES, author, authors, fill, spread};
+    use super::{
+        SECTOR, SOURCE, ZEROES, author, authors, authors_from, fill, parse_runs, spread, text,
+    };
 
     #[test]
     fn every_sector_tells_its_author_and_a_mixture_has_none() {
@@ -143,6 +192,9 @@ mod tests {
         ];
         assert_eq!(runs, expected);
         assert_eq!(spread(&runs)[4], Some(17));
+        assert_eq!(parse_runs(&text(&runs)).expect("runs"), runs);
+        let from_2 = authors_from(2, &mut &device[2 * 512..6 * 512]).expect("memory");
+        assert_eq!(from_2, expected[1..3]);
         assert_eq!(author(&device[2 * 512..3 * 512], 3), None, "it belongs elsewhere");
     }
 }

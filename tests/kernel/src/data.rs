@@ -1,6 +1,7 @@
 //! A clone whose data matters: source and destination are files with [content] that tells who
 //! wrote it.
 
+use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
@@ -8,6 +9,7 @@ use anyhow::{Result, ensure};
 use crate::content::{self, SOURCE};
 use crate::context::Context;
 use crate::guest::CloneLine;
+use crate::images::Images;
 use crate::script::{Model, Regions};
 use crate::vm::{Disk, Vm};
 
@@ -29,6 +31,38 @@ pub struct DataClone {
     pub destination: PathBuf,
     /// The source.
     pub source: PathBuf,
+}
+
+impl DataClone {
+    /// Files for a clone with no region hydrated, as `images` has them, and empty metadata of
+    /// `metadata` sectors. The source has holes where it is all zeroes.
+    ///
+    /// # Errors
+    /// When they cannot be made.
+    pub fn of(context: &Context<'_>, name: &str, images: &Images, metadata: u64) -> Result<Self> {
+        let file = |what: &str, sectors: &[u64]| -> Result<PathBuf> {
+            let full = context.path(&format!("{name}.{what}-without-holes"));
+            content::write_sectors(&full, sectors)?;
+            let path = context.copy(&full, &format!("{name}.{what}"))?;
+            fs::remove_file(full)?;
+            Ok(path)
+        };
+        Ok(Self {
+            regions: images.regions(),
+            metadata: context.empty(&format!("{name}.metadata"), metadata)?,
+            destination: file("destination", &images.destination)?,
+            source: file("source", &images.source)?,
+        })
+    }
+
+    /// Removes the files.
+    ///
+    /// # Errors
+    /// When they cannot be removed.
+    pub fn remove(self) -> Result<()> {
+        let files = [self.metadata, self.destination, self.source];
+        Ok(files.iter().try_for_each(fs::remove_file)?)
+    }
 }
 
 /// The disks of a clone that a guest has.

@@ -1,11 +1,13 @@
 //! What is asked of a guest's kernel again and again: clones, their status, their devices.
 
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use clone_core::target::{self, StatusLine};
 
-use crate::content::Run;
+use crate::content::{self, Run};
 use crate::script::{Op, text};
 use crate::vm::{Output, Vm};
 
@@ -48,6 +50,8 @@ pub struct Status {
     pub metadata: (u64, u64),
     /// Regions: hydrated, and all.
     pub regions: (u64, u64),
+    /// Regions that are being copied, or one more.
+    pub hydrating: u64,
     /// `rw`, `ro`, or what stands alone in their place.
     pub mode: String,
     /// The whole line.
@@ -68,10 +72,17 @@ impl Status {
             target::Status::Running(figures) => Self {
                 metadata: (figures.metadata_used, figures.metadata_total),
                 regions: (figures.hydrated, figures.regions),
+                hydrating: figures.hydrating,
                 mode: line.rsplit(' ').next().unwrap_or_default().to_owned(),
                 line,
             },
-            failed => Self { metadata: (0, 0), regions: (0, 0), mode: failed.to_string(), line },
+            failed => Self {
+                metadata: (0, 0),
+                regions: (0, 0),
+                hydrating: 0,
+                mode: failed.to_string(),
+                line,
+            },
         })
     }
 }
@@ -116,6 +127,22 @@ impl Vm {
         Status::parse(&self.script(&format!("dmsetup status {name}"))?)
     }
 
+    /// The same while nothing is being copied. A kernel that looks for something to copy tells of
+    /// a region too many, for a moment.
+    ///
+    /// # Errors
+    /// When that moment does not end.
+    pub fn status_at_rest(&mut self, name: &str) -> Result<Status> {
+        for _ in 0..100 {
+            let status = self.status(name)?;
+            if status.hydrating == 0 {
+                return Ok(status);
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        anyhow::bail!("{name} does not come to rest: {}", self.status(name)?.line)
+    }
+
     /// Sends a message to a clone.
     ///
     /// # Errors
@@ -155,12 +182,14 @@ impl Vm {
         Ok(status)
     }
 
-    /// Carries out operations on a device, one after the other.
+    /// Carries out operations on a device, one after the other, and gives what each of the reads
+    /// among them read.
     ///
     /// # Errors
     /// The first that fails.
-    pub fn block_io(&mut self, node: &str, ops: &[Op]) -> Result<()> {
-        self.script(&format!("block_io {node} << END\n{}END", text(ops))).map(drop)
+    pub fn block_io(&mut self, node: &str, ops: &[Op]) -> Result<Vec<Vec<Run>>> {
+        let read = self.script(&format!("block_io {node} << END\n{}END", text(ops)))?;
+        read.lines().map(content::parse_runs).collect()
     }
 
     /// Whose content the sectors of a device are, read past the page cache.
@@ -168,13 +197,7 @@ impl Vm {
     /// # Errors
     /// When reading fails.
     pub fn authors(&mut self, node: &str) -> Result<Vec<Run>> {
-        let text = self.script(&format!("block_io --authors {node}"))?;
-        let run = |line: &str| -> Result<Run> {
-            let words: Vec<&str> = line.split(' ').collect();
-            let [begin, end, author] = *words else { anyhow::bail!("{line:?} is no run") };
-            Ok((begin.parse()?..end.parse()?, author.parse().ok()))
-        };
-        text.lines().map(run).collect()
+        content::parse_runs(&self.script(&format!("block_io --authors {node}"))?)
     }
 
     /// What the kernel has said about its block devices since the last time.

@@ -7,8 +7,12 @@ pub mod context;
 pub mod data;
 pub mod guest;
 pub mod history;
+pub mod images;
 pub mod kernel;
+pub mod life;
+pub mod ours;
 pub mod qmp;
+pub mod requests;
 pub mod runner;
 #[path = "../scenarios/mod.rs"]
 pub mod scenarios;

@@ -16,6 +16,12 @@ use crate::content::ZEROES;
 pub enum Op {
     /// Writes the [content](crate::content) of a seed, in one request.
     Write(Range<u64>, u64),
+    /// The same, and it is on the medium when it ends.
+    DurableWrite(Range<u64>, u64),
+    /// Writes zeroes, by a request that carries no data if the device takes such.
+    Zero(Range<u64>),
+    /// Reads, in one request.
+    Read(Range<u64>),
     /// Discards.
     Discard(Range<u64>),
     /// A flush, and its answer.
@@ -28,6 +34,11 @@ impl fmt::Display for Op {
             Self::Write(sectors, seed) => {
                 write!(f, "write {} {} {seed}", sectors.start, sectors.end)
             }
+            Self::DurableWrite(sectors, seed) => {
+                write!(f, "durable-write {} {} {seed}", sectors.start, sectors.end)
+            }
+            Self::Zero(sectors) => write!(f, "zero {} {}", sectors.start, sectors.end),
+            Self::Read(sectors) => write!(f, "read {} {}", sectors.start, sectors.end),
             Self::Discard(sectors) => write!(f, "discard {} {}", sectors.start, sectors.end),
             Self::Flush => write!(f, "flush"),
         }
@@ -40,12 +51,31 @@ impl FromStr for Op {
     fn from_str(line: &str) -> Result<Self> {
         let words: Vec<&str> = line.split_whitespace().collect();
         let number = |word: &str| word.parse().with_context(|| format!("{line:?}"));
+        let sectors = |start, end| anyhow::Ok(number(start)?..number(end)?);
         Ok(match *words {
-            ["write", start, end, seed] => Self::Write(number(start)?..number(end)?, number(seed)?),
-            ["discard", start, end] => Self::Discard(number(start)?..number(end)?),
+            ["write", start, end, seed] => Self::Write(sectors(start, end)?, number(seed)?),
+            ["durable-write", start, end, seed] => {
+                Self::DurableWrite(sectors(start, end)?, number(seed)?)
+            }
+            ["zero", start, end] => Self::Zero(sectors(start, end)?),
+            ["read", start, end] => Self::Read(sectors(start, end)?),
+            ["discard", start, end] => Self::Discard(sectors(start, end)?),
             ["flush"] => Self::Flush,
             _ => bail!("{line:?} is no operation"),
         })
+    }
+}
+
+impl Op {
+    /// The sectors that it writes, and what they hold then: the seed of their content.
+    pub fn written(&self) -> Option<(Range<u64>, u64)> {
+        match self {
+            Self::Write(sectors, seed) | Self::DurableWrite(sectors, seed) => {
+                Some((sectors.clone(), *seed))
+            }
+            Self::Zero(sectors) => Some((sectors.clone(), ZEROES)),
+            Self::Read(_) | Self::Discard(_) | Self::Flush => None,
+        }
     }
 }
 
@@ -72,14 +102,13 @@ impl Regions {
     /// The regions that `op` makes hydrated, by what the target does: all that a write touches,
     /// and what a discard covers wholly, the short last region never.
     pub fn hydrated_by(self, op: &Op) -> Range<u64> {
-        match op {
-            Op::Write(sectors, _) => sectors.start / self.size..sectors.end.div_ceil(self.size),
-            Op::Discard(sectors) => {
-                let begin = sectors.start.div_ceil(self.size);
-                begin..(sectors.end / self.size).max(begin)
-            }
-            Op::Flush => 0..0,
+        if let Op::Discard(sectors) = op {
+            let begin = sectors.start.div_ceil(self.size);
+            return begin..(sectors.end / self.size).max(begin);
         }
+        let written = op.written();
+        written
+            .map_or(0..0, |(sectors, _)| sectors.start / self.size..sectors.end.div_ceil(self.size))
     }
 
     /// One more of a random script: writes of one sector up to three regions, discards up to
@@ -130,17 +159,11 @@ impl Model {
     /// holds on others.
     pub fn apply(&mut self, op: &Op) {
         let regions = self.regions.hydrated_by(op);
-        match op {
-            Op::Write(sectors, seed) => {
-                self.sectors[sectors.start as usize..sectors.end as usize].fill(*seed);
-            }
-            Op::Discard(_) if regions.is_empty() => (),
-            Op::Discard(_) => {
-                let (begin, end) =
-                    (regions.start * self.regions.size, regions.end * self.regions.size);
-                self.sectors[begin as usize..end as usize].fill(ZEROES);
-            }
-            Op::Flush => (),
+        if let Some((sectors, seed)) = op.written() {
+            self.sectors[sectors.start as usize..sectors.end as usize].fill(seed);
+        } else if !regions.is_empty() {
+            let (begin, end) = (regions.start * self.regions.size, regions.end * self.regions.size);
+            self.sectors[begin as usize..end as usize].fill(ZEROES);
         }
         set(&mut self.hydrated, &regions);
     }
@@ -179,7 +202,9 @@ mod tests {
 
     #[test]
     fn an_operation_is_read_back_as_it_was_written() {
-        for op in [Op::Write(3..9, u64::MAX), Op::Discard(0..100), Op::Flush] {
+        let writes = [Op::Write(3..9, u64::MAX), Op::DurableWrite(4..5, 1), Op::Zero(0..7)];
+        let others = [Op::Read(1..2), Op::Discard(0..100), Op::Flush];
+        for op in writes.into_iter().chain(others) {
             assert_eq!(op.to_string().parse::<Op>().expect("an operation"), op);
         }
         assert!("write 1 2".parse::<Op>().is_err());
@@ -190,6 +215,9 @@ mod tests {
         assert_eq!(REGIONS.count(), 13);
         assert_eq!(REGIONS.hydrated_by(&Op::Write(7..9, 1)), 0..2);
         assert_eq!(REGIONS.hydrated_by(&Op::Write(96..97, 1)), 12..13);
+        assert_eq!(REGIONS.hydrated_by(&Op::DurableWrite(96..97, 1)), 12..13);
+        assert_eq!(REGIONS.hydrated_by(&Op::Zero(0..8)), 0..1);
+        assert!(REGIONS.hydrated_by(&Op::Read(0..100)).is_empty());
         assert_eq!(REGIONS.hydrated_by(&Op::Discard(1..24)), 1..3);
         assert_eq!(REGIONS.hydrated_by(&Op::Discard(1..7)), 1..1);
         // The target never counts the short last region as covered.

@@ -172,7 +172,7 @@ impl Tools {
         let figures = self.sound(metadata)?.figures()?;
         ensure!(
             figures == (status.metadata, status.regions) && status.mode == "rw",
-            "the kernel says {:?}, clone_check {figures:?}",
+            "the status is {:?}, clone_check says {figures:?}",
             status.line
         );
         Ok(())

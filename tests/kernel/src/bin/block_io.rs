@@ -1,5 +1,5 @@
-//! Runs in the guest: does to a block device what a script on standard input says, or tells who
-//! wrote what it holds.
+//! Runs in the guest: does to a block device what a script on standard input says, and tells who
+//! wrote what it reads, or all that it holds.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Write};
@@ -48,14 +48,17 @@ fn main() -> Result<()> {
         None => None,
     };
     if args.script.is_empty() {
-        return block::run(&device, &mut io::stdin().lock(), 0, &mut *sink(progress.as_ref()));
+        let sink = &mut *sink(progress.as_ref());
+        return block::run(&device, &mut io::stdin().lock(), 0, sink, &mut io::stdout());
     }
     thread::scope(|scope| {
         let start = |(nr, path): (u64, &PathBuf)| -> Result<_> {
             let mut script = BufReader::new(File::open(path)?);
             let (device, progress) = (&device, progress.as_ref());
-            let run = move || block::run(device, &mut script, nr << 32, &mut *sink(progress));
-            Ok(scope.spawn(run))
+            Ok(scope.spawn(move || {
+                let sink = &mut *sink(progress);
+                block::run(device, &mut script, nr << 32, sink, &mut io::stdout())
+            }))
         };
         let writers: Vec<_> = (0..).zip(&args.script).map(start).collect::<Result<_>>()?;
         writers.into_iter().try_for_each(|writer| writer.join().ok().context("a writer died")?)
