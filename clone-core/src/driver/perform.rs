@@ -117,10 +117,11 @@ impl Hands {
                 destination.write_at(range.start, request.given(range))
             }
             Work::Zero { range, deallocate } => {
-                if is_background {
+                let done = destination.zero(range.clone(), *deallocate);
+                if is_background && done.is_ok() {
                     add(&self.tally.zeroed, length(range));
                 }
-                destination.zero(range.clone(), *deallocate)
+                done
             }
             Work::Discard { range } => destination.discard(range.clone()),
             Work::Fetch { copy } => return Some(self.fetch(copy)),
@@ -167,8 +168,10 @@ impl Hands {
             return Ok(());
         }
         let place = (part.start - whole.start) as usize..(part.end - whole.start) as usize;
-        add(&self.tally.fetched, place.len());
-        self.source.read_at(part.start, &mut bytes[place])
+        let len = place.len();
+        self.source.read_at(part.start, &mut bytes[place])?;
+        add(&self.tally.fetched, len);
+        Ok(())
     }
 
     fn store(&self, copy: &CopyBuffer, overlays: &[Laid]) -> io::Result<()> {
@@ -186,16 +189,18 @@ impl Hands {
         let range = copy.range();
         let bytes = copy.get();
         let Some(bytes) = &*bytes else {
+            self.destination.zero(range.clone(), true)?;
             add(&self.tally.zeroed, length(range));
-            return self.destination.zero(range.clone(), true);
+            return Ok(());
         };
         for (run, zeroes) in runs(range.start, bytes.bytes()) {
+            let len = length(&run);
             if zeroes {
-                add(&self.tally.zeroed, length(&run));
                 self.destination.zero(run, true)?;
+                add(&self.tally.zeroed, len);
             } else {
-                add(&self.tally.copied, length(&run));
                 self.destination.write_at(run.start, &bytes.bytes()[copy.place(&run)])?;
+                add(&self.tally.copied, len);
             }
         }
         Ok(())
