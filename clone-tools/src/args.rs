@@ -417,7 +417,7 @@ pub(crate) fn metadata_to_write() -> impl TypedValueParser<Value = PathBuf> {
     path_but_dash("metadata cannot go to stdout; ./- names a file")
 }
 
-fn path_but_dash(refusal: &'static str) -> impl TypedValueParser<Value = PathBuf> {
+pub(crate) fn path_but_dash(refusal: &'static str) -> impl TypedValueParser<Value = PathBuf> {
     PathBufValueParser::new().try_map(
         move |path| {
             if is_dash(&path) { Err(refusal) } else { Ok(path) }

@@ -5,8 +5,8 @@
 //! comes back becomes a report and an [exit code](exit).
 //!
 //! - [`args`]: what can be said on the command line. Nothing is opened there.
-//! - [`check`], [`dump`], [`restore`], [`repair`], [`metadata_size`], [`map`], [`pack`],
-//!   [`unpack`]: the tools.
+//! - [`check`], [`dump`], [`restore`], [`repair`], [`hydrate`], [`metadata_size`], [`map`],
+//!   [`pack`], [`unpack`]: the tools.
 //! - [`recovery`]: what can be got back of damaged metadata, for two of them.
 //! - [`xml`], [`json`], [`text`], [`bitmap`]: the forms of a dump. Each writer is a
 //!   [`Visitor`](clone_core::ir::Visitor); XML and JSON are read back as a
@@ -18,8 +18,8 @@
 //!
 //! # Invariants
 //!
-//! 1. An input is opened for reading only, [`check`] with `--auto-repair` excepted, and the tool
-//!    that damages metadata.
+//! 1. An input is opened for reading only, [`check`] with `--auto-repair` excepted, [`hydrate`],
+//!    and the tool that damages metadata.
 //! 2. An output is not touched before all input has been read and found right.
 //! 3. What is kept of a document in memory does not grow with its length.
 //! 4. Every result of a write or a flush decides the exit code.
@@ -33,6 +33,7 @@ pub mod document;
 pub mod dump;
 pub mod exit;
 pub mod figures;
+pub mod hydrate;
 pub mod image_output;
 pub mod input;
 pub mod json;
@@ -48,6 +49,7 @@ pub mod repair;
 pub mod report;
 pub mod restore;
 pub mod run_spool;
+pub mod signals;
 pub mod source;
 pub mod text;
 pub mod unpack;

@@ -10,7 +10,7 @@ use clone_core::progress::Progress;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Work that takes less is over before anybody wonders.
-const PATIENCE: Duration = Duration::from_millis(500);
+pub(crate) const PATIENCE: Duration = Duration::from_millis(500);
 
 /// A progress bar on stderr. It has no thread of its own: whoever advances it draws it.
 #[derive(Debug)]

@@ -27,6 +27,8 @@ enum Reads {
     Image,
     Pack,
     Document,
+    /// With --metadata, beside two devices with data.
+    Clone,
     Nothing,
     /// Nothing, and makes metadata of the sizes that it is given.
     Sizes,
@@ -34,11 +36,11 @@ enum Reads {
 
 impl Reads {
     fn is_metadata(self) -> bool {
-        matches!(self, Self::Metadata | Self::Repairable | Self::MetadataToChange | Self::Image)
+        !matches!(self, Self::Pack | Self::Document | Self::Nothing | Self::Sizes)
     }
 }
 
-const PROGRAMS: [Program; 10] = [
+const PROGRAMS: [Program; 11] = [
     Program {
         name: "clone_check",
         options: &[
@@ -91,6 +93,23 @@ const PROGRAMS: [Program; 10] = [
             "--json",
         ],
         reads: Reads::Repairable,
+    },
+    Program {
+        name: "clone_hydrate",
+        options: &[
+            "--metadata",
+            "--destination",
+            "--source",
+            "--rate",
+            "--limit",
+            "--prefetch",
+            "--batch",
+            "-j, --jobs",
+            "--direct",
+            "--max-failures",
+            "--json",
+        ],
+        reads: Reads::Clone,
     },
     Program {
         name: "clone_metadata_size",
@@ -149,6 +168,15 @@ impl Program {
                 let args = ["--block", "array-block", "--damage", "bit"].map(OsString::from);
                 [vec!["-i".into(), input.into()], args.into()].concat()
             }
+            Reads::Clone => {
+                let mut args = vec!["--metadata".into(), input.into()];
+                for device in ["source", "destination"] {
+                    let data = scratch.file(device, "");
+                    fs::File::options().write(true).open(&data).unwrap().set_len(1 << 30).unwrap();
+                    args.extend([format!("--{device}").into(), data.into()]);
+                }
+                args
+            }
             Reads::Nothing | Reads::Sizes => panic!("{} reads nothing", self.name),
         }
     }
@@ -159,7 +187,11 @@ impl Program {
         match self.reads {
             Reads::Nothing => sizes.into(),
             Reads::Sizes => [&sizes[..], &["-o".into(), scratch.path("output").into()]].concat(),
-            Reads::Metadata | Reads::MetadataToChange | Reads::Image | Reads::Repairable => {
+            Reads::Metadata
+            | Reads::MetadataToChange
+            | Reads::Image
+            | Reads::Repairable
+            | Reads::Clone => {
                 let input = scratch.file("good", Image::fixture("tail").0);
                 self.reading(&input, scratch)
             }
@@ -261,7 +293,7 @@ fn a_full_disk_behind_stdout_exits_1() {
         let scratch = Scratch::new();
         let mut lines = vec![vec![OsString::from("--help")]];
         match program.reads {
-            Reads::Metadata | Reads::MetadataToChange | Reads::Nothing => {
+            Reads::Metadata | Reads::MetadataToChange | Reads::Clone | Reads::Nothing => {
                 lines.push(program.good(&scratch));
             }
             Reads::Image | Reads::Pack | Reads::Sizes => {
@@ -298,7 +330,7 @@ fn bad_inputs(reads: Reads, scratch: &Scratch) -> Vec<(PathBuf, &'static str)> {
     let image = Image::fixture("tail").0;
     let any = [(folder, "directory"), (scratch.path("missing"), "")];
     let some = match reads {
-        Reads::Metadata | Reads::MetadataToChange | Reads::Repairable => vec![
+        Reads::Metadata | Reads::MetadataToChange | Reads::Repairable | Reads::Clone => vec![
             (scratch.file("empty", ""), "empty"),
             (scratch.file("short", [7; 100]), "100 bytes"),
             (scratch.file("noise", noise), "superblock"),

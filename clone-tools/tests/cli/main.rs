@@ -6,6 +6,7 @@ mod check;
 mod contract;
 mod dump;
 mod generate;
+mod hydrate;
 mod image;
 mod map;
 mod metadata_size;

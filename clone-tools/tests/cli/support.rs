@@ -16,6 +16,7 @@ pub(crate) fn binary(tool: &str) -> &'static Path {
         "clone_dump" => env!("CARGO_BIN_EXE_clone_dump"),
         "clone_restore" => env!("CARGO_BIN_EXE_clone_restore"),
         "clone_repair" => env!("CARGO_BIN_EXE_clone_repair"),
+        "clone_hydrate" => env!("CARGO_BIN_EXE_clone_hydrate"),
         "clone_metadata_size" => env!("CARGO_BIN_EXE_clone_metadata_size"),
         "clone_map" => env!("CARGO_BIN_EXE_clone_map"),
         "clone_metadata_pack" => env!("CARGO_BIN_EXE_clone_metadata_pack"),

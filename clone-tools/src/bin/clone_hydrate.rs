@@ -1,0 +1,9 @@
+//! `clone_hydrate`: see its `--help`.
+
+use std::process::ExitCode;
+
+use clone_tools::{exit, hydrate};
+
+fn main() -> ExitCode {
+    exit::run(std::env::args_os(), hydrate::run)
+}

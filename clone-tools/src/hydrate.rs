@@ -1,0 +1,150 @@
+//! `clone_hydrate`: finishes a clone offline, or advances it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clone_core::driver::Devices;
+use clone_core::engine::Settings;
+use clone_core::geometry::{Geometry, SECTOR_SIZE};
+use persistent_data::device::FileDevice;
+
+use self::args::{HydrateArgs, bytes};
+use self::devices::{check_distinct, check_limit, open, open_metadata, read_trace};
+use self::meter::{Meter, size};
+use self::pace::{bytes_to_read, runs_to_copy};
+use self::report::Summary;
+use self::session::{Plan, hydrate};
+use crate::exit::{Exit, Tool};
+use crate::figures::{Counted, in_units};
+use crate::output;
+use crate::signals::StopSignals;
+
+pub mod args;
+mod devices;
+mod meter;
+mod pace;
+mod report;
+mod session;
+
+/// The least that is copied in one go, as in the engine.
+const BATCH_MIN: u64 = 64 << 10;
+
+/// Runs `clone_hydrate`.
+///
+/// # Errors
+/// Why the clone was not advanced as far as it should have been.
+pub fn run(tool: &Tool, args: &HydrateArgs) -> Result<Exit> {
+    check_distinct(args)?;
+    let trace = args.prefetch.as_deref().map(read_trace).transpose()?;
+    let metadata = open_metadata(&args.metadata)?;
+    let geometry = metadata.header().geometry;
+    let before = metadata.nr_hydrated();
+    let mut summary = Summary { args, geometry, before, outcome: None };
+    if before == geometry.nr_regions() {
+        tell(tool, &summary)?;
+        return Ok(Exit::Success);
+    }
+    check_limit(args, &metadata)?;
+    let devices = open(args, metadata)?;
+
+    let settings = settings(args, geometry);
+    let to_read = if args.quiet { 0 } else { to_read(&devices) };
+    if args.verbose {
+        say_plan(tool, args, &settings, &devices, to_read);
+    }
+    let plan = Plan {
+        settings,
+        jobs: args.jobs,
+        limit: args.limit.map(bytes),
+        first: trace.map(|trace| trace.ranges().to_vec()).unwrap_or_default(),
+    };
+    let signals = StopSignals::catch().context("cannot wait for signals")?;
+    let shown = to_read.min(plan.limit.unwrap_or(u64::MAX));
+    let mut meter = Meter::new(tool, args.quiet, shown);
+    let outcome = hydrate(
+        devices,
+        plan,
+        || signals.received(),
+        |now: Duration, progress| meter.show(now, progress),
+    );
+    meter.finish();
+    let outcome = outcome?;
+    summary.outcome = Some(&outcome);
+    tell(tool, &summary)?;
+    Ok(Exit::Success)
+}
+
+/// Tells what has come of it.
+///
+/// # Errors
+/// Why the exit code is not 0.
+fn tell(tool: &Tool, summary: &Summary<'_>) -> Result<()> {
+    let args = summary.args;
+    let error = summary.error();
+    if error.is_some() {
+        summary.list_bad(tool);
+    }
+    let told = match (args.json, args.quiet) {
+        (true, _) => output::say(|to| summary.write_json(to, error.as_ref())),
+        (false, false) => output::say(|to| summary.write(to)),
+        (false, true) => Ok(()),
+    };
+    error.map_or(told, Err)
+}
+
+fn settings(args: &HydrateArgs, geometry: Geometry) -> Settings {
+    let rate = args.rate.map(bytes);
+    // So that a low rate means little at a time, and not much with long rests.
+    let most = rate.map_or(u64::MAX, |rate| (rate / 4).max(BATCH_MIN));
+    let copy_bytes = 1 << bytes(args.batch).min(most).ilog2();
+    let region_bytes = geometry.region_size().sectors().0 * SECTOR_SIZE;
+    let mut settings = Settings {
+        hydration_rate: rate,
+        max_failures: args.max_failures,
+        copy_bytes,
+        copies: args.jobs,
+        ..Settings::default()
+    };
+    let batch = (copy_bytes / region_bytes).max(1);
+    settings.options.hydration_batch_size = u32::try_from(batch).unwrap_or(u32::MAX);
+    // What buffers hold is limit enough.
+    settings.options.hydration_threshold = u32::MAX;
+    settings
+}
+
+/// Bytes that have to be read from the source, as far as it can tell.
+fn to_read(devices: &Devices<FileDevice>) -> u64 {
+    let Devices { metadata, source, .. } = devices;
+    let geometry = metadata.header().geometry;
+    let region_bytes = geometry.region_size().sectors().0 * SECTOR_SIZE;
+    let size_bytes = geometry.target_size().0 * SECTOR_SIZE;
+    let left = geometry.nr_regions() - metadata.nr_hydrated();
+    let total = left.saturating_mul(region_bytes).min(size_bytes);
+    let wanted = runs_to_copy(metadata.hydrated_words(), region_bytes, size_bytes);
+    bytes_to_read(&**source, wanted, total)
+}
+
+fn say_plan(
+    tool: &Tool,
+    args: &HydrateArgs,
+    settings: &Settings,
+    devices: &Devices<FileDevice>,
+    to_read: u64,
+) {
+    let metadata = &devices.metadata;
+    let geometry = metadata.header().geometry;
+    tool.say(format_args!(
+        "{}: {} of {} each, {} of them hydrated",
+        args.metadata.display(),
+        Counted(geometry.nr_regions(), "region"),
+        in_units(geometry.region_size().sectors()),
+        metadata.nr_hydrated()
+    ));
+    tool.say(format_args!(
+        "{} to be read from {}, in batches of {}, {} at a time",
+        size(to_read),
+        args.source.display(),
+        size(settings.copy_bytes),
+        args.jobs
+    ));
+}

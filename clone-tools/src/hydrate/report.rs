@@ -1,0 +1,225 @@
+//! What has come of hydrating a clone, for people and for scripts.
+
+use std::io::{self, Write};
+
+use anyhow::{Error, anyhow};
+use clone_core::engine::{ByteRange, Failure, SetAside};
+use clone_core::geometry::{Geometry, SECTOR_SIZE};
+use serde::Serialize;
+
+use super::args::HydrateArgs;
+use super::meter::size;
+use super::pace::per_second;
+use super::session::{End, Outcome};
+use crate::exit::Tool;
+use crate::figures::{Counted, Share};
+
+/// Ranges that could not be copied that are told before the rest is only counted.
+const LISTED: usize = 20;
+
+/// What is told at the end.
+pub(super) struct Summary<'a> {
+    pub(super) args: &'a HydrateArgs,
+    pub(super) geometry: Geometry,
+    /// Regions that were hydrated at the beginning.
+    pub(super) before: u64,
+    /// `None` if there was nothing to do.
+    pub(super) outcome: Option<&'a Outcome>,
+}
+
+/// Bytes that could not be copied, and why.
+#[derive(Debug, PartialEq, Eq)]
+struct Bad<'a> {
+    range: ByteRange,
+    /// Whether each of its regions failed by itself. Else there may be sound ones among them.
+    alone: bool,
+    failure: &'a Failure,
+}
+
+impl Bad<'_> {
+    fn goes_on_with(&self, next: &Self) -> bool {
+        let is_alike = self.alone == next.alone && self.failure == next.failure;
+        is_alike && self.range.end == next.range.start
+    }
+}
+
+impl Summary<'_> {
+    fn hydrated(&self) -> Option<u64> {
+        match self.outcome {
+            None => Some(self.before),
+            Some(Outcome { end: End::Failed(_), .. }) => None,
+            Some(outcome) => Some(outcome.progress.hydrated),
+        }
+    }
+
+    /// Regions that were hydrated now.
+    fn copied(&self) -> u64 {
+        self.hydrated().map_or(0, |hydrated| hydrated.saturating_sub(self.before))
+    }
+
+    fn bad(&self) -> Vec<Bad<'_>> {
+        let mut bad: Vec<Bad<'_>> = Vec::new();
+        for SetAside { regions, tries, failure } in self.outcome.iter().flat_map(|o| &o.aside) {
+            let sectors = self.geometry.sectors_of(regions.clone());
+            let range = sectors.start.0 * SECTOR_SIZE..sectors.end.0 * SECTOR_SIZE;
+            let more = Bad { range, alone: *tries > 0, failure };
+            match bad.last_mut() {
+                Some(last) if last.goes_on_with(&more) => last.range.end = more.range.end,
+                _ => bad.push(more),
+            }
+        }
+        bad
+    }
+
+    /// For people.
+    pub(super) fn write(&self, to: &mut dyn Write) -> io::Result<()> {
+        let whole = self.geometry.nr_regions();
+        let Some(Outcome { end, progress, took, .. }) = self.outcome else {
+            return writeln!(to, "already complete: all of {} hydrated", Counted(whole, "region"));
+        };
+        writeln!(
+            to,
+            "copied:       {}: {} of data written, {} of holes and zeroes skipped",
+            Counted(self.copied(), "region"),
+            size(progress.copied_bytes),
+            size(progress.zeroed_bytes)
+        )?;
+        writeln!(
+            to,
+            "took:         {:.1} s, {} read ({}/s), {}",
+            took.as_secs_f64(),
+            size(progress.fetched_bytes),
+            size(per_second(progress.fetched_bytes, *took)),
+            Counted(progress.commits, "commit")
+        )?;
+        let state = match end {
+            End::Complete => ": complete",
+            End::Limit => "; the same command goes on",
+            _ => "",
+        };
+        match self.hydrated() {
+            Some(part) => {
+                let share = Share { part, whole };
+                writeln!(to, "hydrated:     {part} of {whole} regions ({share}){state}")
+            }
+            None => writeln!(to, "hydrated:     not known any more"),
+        }
+    }
+
+    /// For scripts.
+    pub(super) fn write_json(&self, to: &mut dyn Write, error: Option<&Error>) -> io::Result<()> {
+        let progress = self.outcome.map(|outcome| &outcome.progress);
+        let took = self.outcome.map(|outcome| outcome.took).unwrap_or_default();
+        let bad = self.bad();
+        let failed = bad.iter().map(|Bad { range, alone, failure }| Failed {
+            bytes: (range.start, range.end),
+            alone: *alone,
+            reason: failure.to_string(),
+        });
+        let regions = self.geometry.nr_regions();
+        let document = Json {
+            ok: error.is_none(),
+            complete: self.hydrated() == Some(regions),
+            ended: self.outcome.map_or("already_complete", |outcome| name(&outcome.end)),
+            region_size: self.geometry.region_size().sectors().0,
+            regions,
+            hydrated: self.hydrated(),
+            copied_regions: self.copied(),
+            copied_bytes: progress.map_or(0, |progress| progress.copied_bytes),
+            skipped_bytes: progress.map_or(0, |progress| progress.zeroed_bytes),
+            read_bytes: progress.map_or(0, |progress| progress.fetched_bytes),
+            commits: progress.map_or(0, |progress| progress.commits),
+            seconds: took.as_secs_f64(),
+            read_bytes_per_second: progress.map_or(0, |p| per_second(p.fetched_bytes, took)),
+            failed: failed.collect(),
+            error: error.map(|error| format!("{error:#}")),
+        };
+        serde_json::to_writer(&mut *to, &document)?;
+        writeln!(to)
+    }
+
+    /// Lists on stderr what could not be copied.
+    pub(super) fn list_bad(&self, tool: &Tool) {
+        let bad = self.bad();
+        let listed = if self.args.verbose { usize::MAX } else { LISTED };
+        for Bad { range: ByteRange { start, end }, alone, failure } in bad.iter().take(listed) {
+            let whole = if *alone { "" } else { " as a whole" };
+            tool.say(format_args!("bytes {start}..{end} could not be copied{whole}: {failure}"));
+        }
+        if bad.len() > listed {
+            let more = Counted((bad.len() - listed) as u64, "range");
+            tool.say(format_args!("and {more} more (--verbose lists all)"));
+        }
+    }
+
+    /// Why the exit code is not 0, if it is not.
+    pub(super) fn error(&self) -> Option<Error> {
+        let outcome = self.outcome?;
+        let whole = self.geometry.nr_regions();
+        let part = outcome.progress.hydrated;
+        let far = format!("{part} of {whole} regions are hydrated ({})", Share { part, whole });
+        let bad: u64 = self.bad().iter().map(|bad| bad.range.end - bad.range.start).sum();
+        let metadata = self.args.metadata.display();
+        let again = "the same command goes on from there";
+        match &outcome.end {
+            End::Complete | End::Limit => None,
+            End::Signal(name) => Some(anyhow!("stopped by {name}: {far} and committed; {again}")),
+            End::InARow(failures) => Some(anyhow!(
+                "stopped after {} in a row; {far}, and what was copied is committed. If the device \
+                 is sound again {again}; --max-failures 0 goes on past what is bad",
+                Counted((*failures).into(), "failure")
+            )),
+            End::OnlyFailedLeft => Some(anyhow!(
+                "{bad} bytes could not be copied, all others were; {far}. They stay on the source \
+                 alone: when it can be read, {again}. Writes to the clone that cover whole regions \
+                 need no copy of them",
+            )),
+            End::ReadOnly(failure) => Some(anyhow!(
+                "cannot go on, for nobody knows what was stored: {failure}; {far}, as of the last \
+                 commit, and that is sound. When the device is, {again}"
+            )),
+            End::Failed(failure) => Some(anyhow!(
+                "cannot go on: {failure}; see by clone_check {metadata} whether the metadata can \
+                 be read. What was committed is sound, and {again}"
+            )),
+        }
+    }
+}
+
+fn name(end: &End) -> &'static str {
+    match end {
+        End::Complete => "complete",
+        End::Limit => "limit",
+        End::Signal(_) => "signal",
+        End::InARow(_) => "failures",
+        End::OnlyFailedLeft => "only_failed_left",
+        End::ReadOnly(_) => "read_only",
+        End::Failed(_) => "failed",
+    }
+}
+
+#[derive(Serialize)]
+struct Json {
+    ok: bool,
+    complete: bool,
+    ended: &'static str,
+    region_size: u64,
+    regions: u64,
+    hydrated: Option<u64>,
+    copied_regions: u64,
+    copied_bytes: u64,
+    skipped_bytes: u64,
+    read_bytes: u64,
+    commits: u64,
+    seconds: f64,
+    read_bytes_per_second: u64,
+    failed: Vec<Failed>,
+    error: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Failed {
+    bytes: (u64, u64),
+    alone: bool,
+    reason: String,
+}

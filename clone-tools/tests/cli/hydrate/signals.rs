@@ -1,0 +1,107 @@
+//! `clone_hydrate` that is asked to stop, and one that is not asked.
+
+use std::fs;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::json;
+
+use super::Trio;
+use crate::support::{Ran, binary};
+
+/// A `clone_hydrate` at work.
+pub(crate) struct Running {
+    child: Child,
+    line: String,
+}
+
+impl Running {
+    /// Starts it, and waits until it has opened everything and hears signals.
+    pub(crate) fn start(clone: &Trio, more: &[&str]) -> Self {
+        Self::start_after(":", clone, more)
+    }
+
+    /// The same by a shell that did `prepare` first.
+    fn start_after(prepare: &str, clone: &Trio, more: &[&str]) -> Self {
+        let args = clone.args(more);
+        let line = format!("{prepare}; clone_hydrate {args:?}");
+        let child = Command::new("sh")
+            .args(["-c", &format!("{prepare}; exec \"$@\""), "sh"])
+            .arg(binary("clone_hydrate"))
+            .args(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut running = Self { child, line };
+        // SIGTERM is signal 15.
+        while running.mask("SigCgt:") >> 14 & 1 == 0 {
+            assert!(running.child.try_wait().unwrap().is_none(), "{}", running.wait());
+            std::thread::yield_now();
+        }
+        running
+    }
+
+    /// A set of signals as the kernel tells it.
+    fn mask(&self, name: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.unwrap_or_default();
+        let mask = status.lines().find_map(|line| line.strip_prefix(name));
+        mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &id]).status().unwrap();
+        assert!(sent.success(), "{}: it is gone", self.line);
+    }
+
+    pub(crate) fn wait(self) -> Ran {
+        Ran::new(self.line, self.child.wait_with_output().unwrap())
+    }
+}
+
+#[test]
+fn a_signal_stops_it_cleanly_and_the_same_command_goes_on() {
+    for signal in ["INT", "TERM", "HUP"] {
+        let clone = Trio::full(32768);
+        let running = Running::start(&clone, &["--rate=8", "--json"]);
+        running.signal(signal);
+        let ran = running.wait().exits(1).says(&format!("stopped by SIG{signal}"));
+        let ran = ran.says("committed; the same command goes on");
+        let told = ran.json();
+        assert_eq!((&told["ok"], &told["ended"]), (&json!(false), &json!("signal")));
+        // At 4 KiB a second there is no time for more.
+        assert!(told["copied_bytes"].as_u64().unwrap() < 8 << 20, "{told}");
+        assert_eq!(told["hydrated"], json!(clone.check(&[])));
+        clone.run(&["-q"]).exits(0).stays_silent();
+        assert_eq!(clone.check(&[]), 4096);
+    }
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let clone = Trio::full(32768);
+    // Which of two signals that come together is the second is not known to either at times.
+    let was_killed = (0..50).any(|_| {
+        let running = Running::start(&clone, &["--rate=8"]);
+        running.signal("STOP");
+        running.signal("INT");
+        running.signal("TERM");
+        running.signal("CONT");
+        let ran = running.wait();
+        clone.check(&[]);
+        assert!(ran.code.is_none_or(|code| code == 1), "{ran}");
+        ran.code.is_none()
+    });
+    assert!(was_killed);
+}
+
+#[test]
+fn a_signal_that_was_ignored_before_stays_ignored() {
+    let clone = Trio::full(32768);
+    let running = Running::start_after("trap '' HUP", &clone, &["--rate=8"]);
+    assert_eq!(running.mask("SigIgn:") & 1, 1);
+    running.signal("HUP");
+    running.signal("TERM");
+    running.wait().exits(1).says("stopped by SIGTERM");
+}
