@@ -101,5 +101,34 @@ fn through_the_engine(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, short_way, complete, through_the_engine);
+/// A clone of which nothing is hydrated: what is decided for one copy does not grow with it.
+fn hydration(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("hydration of a fresh clone");
+    group.throughput(Throughput::Elements(1));
+    for nr_regions in [1 << 26, 1 << 30] {
+        let region_size = RegionSize::new(Sectors(8)).expect("8 sectors are a region size");
+        let geometry = Geometry::new(region_size, Sectors(8 * nr_regions)).expect("such a clone");
+        let opened = Opened { geometry, metadata_used: 10, metadata_total: 10_000 };
+        let mut engine = Engine::new(opened, [], Settings::default());
+        let mut actions = Vec::new();
+        engine.handle(Duration::ZERO, Event::Tick, &mut actions);
+        group.bench_function(format!("a copy of one of {nr_regions} regions"), |bencher| {
+            bencher.iter(|| {
+                // Fetch and store of one copy; the second begins the next one.
+                for _ in 0..2 {
+                    let started = actions.drain(..).find_map(|action| match action {
+                        Action::Start { op, .. } => Some(op),
+                        _ => None,
+                    });
+                    let op = started.expect("a copy is always under way");
+                    let done = Event::Done { op, result: Ok(Done::Plain) };
+                    engine.handle(Duration::ZERO, done, &mut actions);
+                }
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, short_way, complete, through_the_engine, hydration);
 criterion_main!(benches);

@@ -43,6 +43,7 @@ use self::round::Rounds;
 pub use self::settings::{Discards, Settings};
 use self::trace::Recorder;
 pub use self::trace::{Trace, TraceError};
+use self::wanted::Wanted;
 use crate::geometry::{Geometry, SECTOR_SIZE};
 use crate::target::{Figures, Message, Mode as ToldMode, Status};
 
@@ -66,6 +67,7 @@ mod rest;
 mod round;
 mod settings;
 pub mod trace;
+mod wanted;
 
 /// The least that is copied in one go, whatever the settings say.
 const CHUNK_MIN: u64 = 64 << 10;
@@ -98,11 +100,12 @@ enum Rest {
 }
 
 /// What an operation is for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Op {
-    /// A part of a request that changes no bit.
+    /// A part of a request that changes no bit; with the bytes that it changes, if it does.
     Part {
         request: RequestId,
+        changes: Option<ByteRange>,
     },
     /// A part of a request that makes regions hydrated.
     Overwrite {
@@ -156,6 +159,7 @@ pub struct Engine {
     buffers: Buffers,
     rounds: Rounds,
     hydration: Hydration,
+    wanted: Wanted,
     streams: Streams,
     is_recording: bool,
     recorder: Option<Recorder>,
@@ -208,6 +212,7 @@ impl Engine {
             buffers: Buffers::default(),
             rounds: Rounds::default(),
             hydration,
+            wanted: Wanted::default(),
             streams: Streams::default(),
             is_recording: false,
             recorder: None,
@@ -298,9 +303,16 @@ impl Engine {
         let found = self.ops.remove(&op);
         let found = found.unwrap_or_else(|| panic!("operation {} is not under way", op.0));
         match found {
-            Op::Part { request } => {
-                let result = result.map_err(|failure| RequestError::Device(failure.device));
-                self.end_part(request, result.map(|_| ()));
+            Op::Part { request, changes } => {
+                // The regions may have been taken back meanwhile: then nobody will see the change.
+                let is_gone = self.mode != Mode::ReadWrite
+                    && changes.is_some_and(|range| !self.is_hydrated(&range));
+                let result = match result {
+                    Err(failure) => Err(RequestError::Device(failure.device)),
+                    Ok(_) if is_gone => Err(self.mode_error()),
+                    Ok(_) => Ok(()),
+                };
+                self.end_part(request, result);
             }
             Op::Overwrite { request, claim } => self.overwritten(request, claim, result),
             Op::Fetch { claim, copy } => self.fetched(claim, copy, result),
@@ -328,7 +340,7 @@ impl Engine {
             }
             Command::HydrationLimit(bytes) => self.set_limit(bytes),
             Command::HydrateOnRead(on) => self.settings.hydrate_on_read = on,
-            Command::Hydrate(range) => self.want_next(&range),
+            Command::Hydrate(range) => self.want(&range),
             Command::MaxFailures(failures) => self.settings.max_failures = failures,
             Command::Record(on) => {
                 if on {

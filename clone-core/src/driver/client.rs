@@ -72,7 +72,8 @@ impl Client {
     /// [`submit`](Self::submit) has to do it.
     pub fn try_write(&self, offset: u64, data: &[u8]) -> Option<Result<(), RequestError>> {
         let range = self.range(offset, data.len()).ok()?;
-        self.pass(&range, || self.crew.hands.destination.write_at(offset, data))
+        let write = || self.crew.hands.destination.write_at(offset, data);
+        self.pass(&range, write).map(|done| self.still(&range, done))
     }
 
     /// Makes `range` read as zeroes; `deallocate` lets the destination give up the room.
@@ -87,6 +88,7 @@ impl Client {
     ) -> Result<(), RequestError> {
         let zero = || self.crew.hands.destination.zero(range.clone(), deallocate);
         let passed = if durable { None } else { self.pass(&range, zero) };
+        let passed = passed.map(|done| self.still(&range, done));
         passed.unwrap_or_else(|| {
             let operation = Operation::WriteZeroes { deallocate };
             self.ask(operation, range, durable, Vec::new()).0
@@ -154,6 +156,12 @@ impl Client {
             let _ = done.send((result, buffer));
         });
         wait.recv().expect("every request is answered")
+    }
+
+    /// What came of a change that was made on the destination alone: it will not be seen if the
+    /// regions have been taken back meanwhile.
+    fn still(&self, range: &ByteRange, done: Result<(), RequestError>) -> Result<(), RequestError> {
+        if self.lane.is_hydrated(range) { done } else { Err(RequestError::ReadOnly) }
     }
 
     /// Does something with the destination alone, if it may be.

@@ -8,7 +8,7 @@ use crate::driver::buffers::{Callback, Pending};
 use crate::driver::notices::Notices;
 use crate::driver::perform::Hands;
 use crate::driver::queue::{Chores, Job, Place, Work};
-use crate::driver::state::{Origin, Outcome, State, panicked};
+use crate::driver::state::{Outcome, State, panicked};
 use crate::engine::{
     ByteRange, Device, Engine, Event, Failure, Front, Operation, Request, RequestError,
 };
@@ -75,20 +75,15 @@ impl Crew {
             return;
         }
         let id = state.add(pending);
-        let origin = match operation {
-            // Whoever asks for that does not mind how long it takes.
-            Operation::Hydrate => Origin::Other,
-            _ => Origin::Request(range.clone()),
-        };
         let request = Request { id, operation, range, durable };
-        self.tell(&mut state, Event::Submit(request), &origin);
+        self.tell(&mut state, Event::Submit(request));
     }
 
     /// Tells the engine something that is not the end of an operation. What follows is left to the
     /// workers: whoever calls this may hold locks that callbacks want.
-    pub(super) fn tell(&self, state: &mut State, event: Event, origin: &Origin) {
+    pub(super) fn tell(&self, state: &mut State, event: Event) {
         let now = self.began.elapsed();
-        let Outcome { jobs, chores } = state.handle(now, event, origin, &self.notices);
+        let Outcome { jobs, chores } = state.handle(now, event, &self.notices);
         state.queue.push_chores(chores);
         for job in jobs {
             state.queue.push(job);
@@ -186,8 +181,7 @@ impl Crew {
         let mut state = self.lock();
         state.queue.end(place);
         let now = self.began.elapsed();
-        let origin = Origin::Ended { is_background };
-        let outcome = state.handle(now, Event::Done { op, result }, &origin, &self.notices);
+        let outcome = state.handle(now, Event::Done { op, result }, &self.notices);
         let Outcome { mut jobs, chores } = outcome;
         let is_store = |job: &Job| match (&job.work, &fetched) {
             (Work::Store { copy, .. }, Some(fetched)) => Arc::ptr_eq(copy, fetched),
@@ -232,7 +226,7 @@ impl Crew {
             state.alarm = state.next_tick();
             match state.alarm.map(|due| due.saturating_sub(now)) {
                 Some(Duration::ZERO) => {
-                    self.tell(&mut state, Event::Tick, &Origin::Other);
+                    self.tell(&mut state, Event::Tick);
                     // Others are let in, whatever the engine wants next.
                     drop(state);
                     state = self.lock();

@@ -17,7 +17,6 @@ use crate::driver::device::{Destination, Source};
 use crate::driver::notices::{Listener, Notices};
 use crate::driver::perform::{Hands, Tally};
 use crate::driver::queue::WORKERS_MIN;
-use crate::driver::state::Origin;
 use crate::engine::{
     Command, Device, Engine, Event, Failure, Notice, Opened, Operation, RequestError, SetAside,
     Settings, Trace,
@@ -189,7 +188,7 @@ impl<D: device::Device + 'static> RunningClone<D> {
     }
 
     fn tell(&self, event: Event) {
-        self.crew.tell(&mut self.crew.lock(), event, &Origin::Other);
+        self.crew.tell(&mut self.crew.lock(), event);
     }
 
     /// What the clone tells of itself, after a commit, so that it is current; unless it is

@@ -11,8 +11,8 @@ use crate::driver::buffers::{CopyBuffer, Pending};
 use crate::driver::notices::Notices;
 use crate::driver::queue::{Chores, Job, Laid, Queue, Work};
 use crate::engine::{
-    Action, ByteRange, CopyId, Device, Engine, Event, Failure, Io, Overlay, OverlayBytes,
-    RequestError, RequestId,
+    Action, CopyId, Device, Engine, Event, Failure, Io, Overlay, OverlayBytes, RequestError,
+    RequestId,
 };
 
 /// What the one lock guards.
@@ -38,28 +38,6 @@ struct Held {
     copy: Arc<CopyBuffer>,
     /// Whether nobody waits for it, as far as can be told.
     is_background: bool,
-}
-
-/// Where an event comes from, which tells who waits for the copies that follow from it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Origin {
-    /// A user waits for what is done with these bytes.
-    Request(ByteRange),
-    /// An operation has ended.
-    Ended {
-        /// Whether nobody waited for it.
-        is_background: bool,
-    },
-    /// Anything else.
-    Other,
-}
-
-impl Origin {
-    /// Whether nobody waits for a copy of `range`, as far as can be told.
-    fn is_background(&self, range: &ByteRange) -> bool {
-        let waits = |wanted: &ByteRange| wanted.start < range.end && range.start < wanted.end;
-        !matches!(self, Self::Request(wanted) if waits(wanted))
-    }
 }
 
 /// What follows from an event.
@@ -112,13 +90,7 @@ impl State {
     ///
     /// A panic of the engine goes no further, for the threads of users come here too: the clone has
     /// failed then.
-    pub(super) fn handle(
-        &mut self,
-        now: Duration,
-        event: Event,
-        origin: &Origin,
-        notices: &Notices,
-    ) -> Outcome {
+    pub(super) fn handle(&mut self, now: Duration, event: Event, notices: &Notices) -> Outcome {
         let mut outcome = Outcome::default();
         if self.over.is_some() {
             return outcome;
@@ -127,7 +99,7 @@ impl State {
             self.engine.handle(now, event, &mut self.actions);
             let mut actions = mem::take(&mut self.actions);
             for action in actions.drain(..) {
-                self.take(action, origin, notices, &mut outcome);
+                self.take(action, notices, &mut outcome);
             }
             self.actions = actions;
         }));
@@ -139,11 +111,11 @@ impl State {
         outcome
     }
 
-    fn take(&mut self, action: Action, origin: &Origin, notices: &Notices, outcome: &mut Outcome) {
+    fn take(&mut self, action: Action, notices: &Notices, outcome: &mut Outcome) {
         let Outcome { jobs, chores } = outcome;
         match action {
             Action::Start { op, io } => {
-                let (work, is_background) = self.resolve(io, origin);
+                let (work, is_background) = self.resolve(io);
                 jobs.push(Job { op, work, is_background });
             }
             Action::Give { copy, request, range } => {
@@ -168,7 +140,7 @@ impl State {
     }
 
     /// Puts buffers in the place of names.
-    fn resolve(&mut self, io: Io, origin: &Origin) -> (Work, bool) {
+    fn resolve(&mut self, io: Io) -> (Work, bool) {
         let request = |id: RequestId| self.requests[&id].clone();
         let work = match io {
             Io::ReadSource { request: id, range } => {
@@ -178,13 +150,12 @@ impl State {
                 Work::ReadDestination { request: request(id), range }
             }
             Io::Write { request: id, range } => Work::Write { request: request(id), range },
-            Io::Zero { range, deallocate } => {
-                let is_background = *origin == Origin::Ended { is_background: true };
-                return (Work::Zero { range, deallocate }, is_background);
+            Io::Zero { range, deallocate, urgent } => {
+                return (Work::Zero { range, deallocate }, !urgent);
             }
             Io::Discard { range } => Work::Discard { range },
-            Io::Fetch { copy: id, range } => {
-                let is_background = origin.is_background(&range);
+            Io::Fetch { copy: id, range, urgent } => {
+                let is_background = !urgent;
                 let copy = Arc::new(CopyBuffer::new(range));
                 self.copies.insert(id, Held { copy: copy.clone(), is_background });
                 return (Work::Fetch { copy }, is_background);

@@ -86,6 +86,8 @@ pub enum Io {
         range: ByteRange,
         /// Whether a hole is welcome.
         deallocate: bool,
+        /// Whether a user waits for it.
+        urgent: bool,
     },
     /// Tell the destination that it may forget the range; it may also not be able to, which is no
     /// failure.
@@ -101,6 +103,8 @@ pub enum Io {
         copy: CopyId,
         /// Where from.
         range: ByteRange,
+        /// Whether a user waits for it.
+        urgent: bool,
     },
     /// From the buffer of a copy to the destination, with `overlays` laid over it, later ones over
     /// earlier ones.

@@ -1,6 +1,8 @@
 //! Regions that could not be copied, until it is time to try them again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
+use std::ops::Bound;
 use std::time::Duration;
 
 use crate::engine::event::Failure;
@@ -11,7 +13,7 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(64);
 
 /// The most places that are kept.
-pub(super) const PLACES_MAX: usize = 4096;
+const PLACES_MAX: usize = 4096;
 
 /// Regions that could not be copied, and are tried again later.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +31,8 @@ pub struct SetAside {
 #[derive(Debug, Default)]
 pub(super) struct Aside {
     by_start: BTreeMap<u64, Place>,
+    /// When each place is due, and where it starts.
+    by_due: BTreeSet<(Duration, u64)>,
 }
 
 #[derive(Clone, Debug)]
@@ -49,22 +53,25 @@ impl Aside {
         let known = self.take_within(regions);
         if end - start > 1 {
             let middle = start + (end - start) / 2;
-            for half in [start..middle, middle..end] {
-                let failure = failure.clone();
-                let place =
-                    Place { end: half.end, due: now, wait: Duration::ZERO, tries: 0, failure };
-                self.by_start.insert(half.start, place);
-            }
+            self.add_due(now, start..middle, failure.clone());
+            self.add_due(now, middle..end, failure);
         } else {
             let (wait, tries) =
                 known.map_or((Duration::ZERO, 0), |place| (place.wait, place.tries));
             let wait = (wait * 2).clamp(FIRST_WAIT, LONGEST_WAIT);
             let tries = tries.saturating_add(1);
-            self.by_start.insert(start, Place { end, due: now + wait, wait, tries, failure });
+            self.insert(start, Place { end, due: now + wait, wait, tries, failure });
         }
     }
 
-    /// Forgets what was set aside within `regions`, which were copied.
+    /// Sets `regions` aside to be tried at once, since somebody else failed with them.
+    pub(super) fn add_due(&mut self, now: Duration, regions: RegionRange, failure: Failure) {
+        self.take_within(regions.clone());
+        let place = Place { end: regions.end, due: now, wait: Duration::ZERO, tries: 0, failure };
+        self.insert(regions.start, place);
+    }
+
+    /// Forgets what was set aside within `regions`, which are hydrated.
     pub(super) fn remove(&mut self, regions: RegionRange) {
         if !self.by_start.is_empty() {
             self.take_within(regions);
@@ -73,20 +80,22 @@ impl Aside {
 
     /// Makes all of it due.
     pub(super) fn make_due(&mut self, now: Duration) {
-        for place in self.by_start.values_mut() {
+        for (start, mut place) in mem::take(self).by_start {
             (place.due, place.wait) = (now, Duration::ZERO);
+            self.insert(start, place);
         }
     }
 
-    /// The places that are due, ascending.
+    /// The places that are due, those that are longest first.
     pub(super) fn due(&self, now: Duration) -> impl Iterator<Item = RegionRange> + '_ {
-        let places = self.by_start.iter().filter(move |(_, place)| place.due <= now);
-        places.map(|(&start, place)| start..place.end)
+        let due = self.by_due.range(..=(now, u64::MAX));
+        due.map(|&(_, start)| start..self.by_start[&start].end)
     }
 
-    /// When the next one is due.
-    pub(super) fn next_due(&self) -> Option<Duration> {
-        self.by_start.values().map(|place| place.due).min()
+    /// When the next one is due that is not by `now`.
+    pub(super) fn next_due(&self, now: Duration) -> Option<Duration> {
+        let later = self.by_due.range((Bound::Excluded((now, u64::MAX)), Bound::Unbounded));
+        later.map(|&(due, _)| due).next()
     }
 
     /// Of the regions from `region` on: the end of the place that it is in, or else where the next
@@ -107,9 +116,14 @@ impl Aside {
         })
     }
 
-    /// How many places there are.
-    pub(super) fn len(&self) -> usize {
-        self.by_start.len()
+    /// Whether there are as many places as may be.
+    pub(super) fn is_full(&self) -> bool {
+        self.by_start.len() >= PLACES_MAX
+    }
+
+    fn insert(&mut self, start: u64, place: Place) {
+        self.by_due.insert((place.due, start));
+        self.by_start.insert(start, place);
     }
 
     /// Takes out the part of all places that lies within `regions`; one of these places.
@@ -121,11 +135,12 @@ impl Aside {
         let starts: Vec<u64> = first.into_iter().chain(inside).collect();
         for start in starts {
             let Some(place) = self.by_start.remove(&start) else { continue };
+            self.by_due.remove(&(place.due, start));
             if start < regions.start {
-                self.by_start.insert(start, Place { end: regions.start, ..place.clone() });
+                self.insert(start, Place { end: regions.start, ..place.clone() });
             }
             if place.end > regions.end {
-                self.by_start.insert(regions.end, place.clone());
+                self.insert(regions.end, place.clone());
             }
             one = Some(place);
         }
@@ -163,7 +178,7 @@ mod tests {
         aside.failed(SECOND, 12..13);
         let (mut now, mut tries) = (SECOND, 0);
         for wait in [1, 2, 4, 8, 16, 32, 64, 64] {
-            assert_eq!(aside.next_due(), Some(now + wait * SECOND));
+            assert_eq!(aside.next_due(now), Some(now + wait * SECOND));
             tries += 1;
             let places: Vec<_> = aside.places().map(|place| (place.regions, place.tries)).collect();
             assert_eq!(places, [(12..13, tries)]);
@@ -174,7 +189,7 @@ mod tests {
         aside.make_due(now);
         assert!(aside.due(now).eq([12..13]));
         aside.failed(now, 12..13);
-        assert_eq!(aside.next_due(), Some(now + SECOND));
+        assert_eq!(aside.next_due(now), Some(now + SECOND));
     }
 
     quickcheck! {

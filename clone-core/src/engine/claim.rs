@@ -74,6 +74,11 @@ pub(super) enum Why {
 }
 
 impl Why {
+    /// Whether it is hydration that wants it, which has a rate and makes way for users.
+    pub(super) fn is_background(self) -> bool {
+        matches!(self, Self::Background | Self::Wanted(None))
+    }
+
     /// Whether a user waits until it is hydrated: such copies have their own share of memory.
     pub(super) fn is_demand(self) -> bool {
         self == Self::Demand

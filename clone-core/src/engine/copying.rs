@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::mem;
+use std::time::Duration;
 
 use crate::engine::action::{Action, CopyId, Io, Overlay};
 use crate::engine::claim::{
@@ -13,15 +14,21 @@ use crate::engine::request::{ByteRange, Device, RequestError, RequestId};
 use crate::engine::{Engine, Mode, Op};
 use crate::geometry::RegionRange;
 
-/// The farthest that a hole is followed in one go: a user who writes there has to wait for it.
-const HOLE_BYTES: u64 = 1 << 30;
+/// How far a hole is followed in one go, at first and at the most: a user who writes there has to
+/// wait for it, and not every destination can make a hole without writing all of it.
+const HOLE_BYTES: (u64, u64) = (64 << 20, 1 << 30);
+
+/// A hole that took no longer than this lets the next one be twice as long.
+const HOLE_TIME: Duration = Duration::from_millis(50);
 
 /// Bytes that are in buffers, for what users wait for and for everything else: neither can starve
 /// the other.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Buffers {
     demand: Share,
     other: Share,
+    /// How far a hole is followed.
+    hole_bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -29,6 +36,13 @@ struct Share {
     bytes: u64,
     /// Claims with chunks that found no room, in the order in which they came.
     stalled: VecDeque<ClaimId>,
+}
+
+impl Default for Buffers {
+    fn default() -> Self {
+        let (demand, other) = (Share::default(), Share::default());
+        Self { demand, other, hole_bytes: HOLE_BYTES.0 }
+    }
 }
 
 impl Buffers {
@@ -54,11 +68,24 @@ impl Engine {
         let mut copy = Copy::new(why, self.now, nr_begun, self.sizes.bytes_of(&regions));
         copy.overlays.extend(overlay);
         let id = self.claims.add(regions, Work::Copy(copy));
-        // Who came first is served first.
-        if !self.buffers.share(why).stalled.is_empty() || !self.fetch_more(id) {
+        // Writes that wait for room are served as they came.
+        let must_wait = why.is_demand() && !self.buffers.demand.stalled.is_empty();
+        if must_wait || !self.fetch_more(id) {
             self.buffers.share(why).stalled.push_back(id);
         }
         id
+    }
+
+    /// Lets those go on that found no room, or had to be patient.
+    pub(super) fn fetch_stalled(&mut self) {
+        for why in [Why::Demand, Why::Background] {
+            while let Some(first) = self.buffers.share(why).stalled.pop_front() {
+                if !self.fetch_more(first) {
+                    self.buffers.share(why).stalled.push_front(first);
+                    break;
+                }
+            }
+        }
     }
 
     /// Begins as many chunks of a copy as there is room for; whether there was enough.
@@ -68,13 +95,23 @@ impl Engine {
             if copy.failure.is_some() || copy.begun == copy.range.end {
                 return true;
             }
+            let why = copy.why;
             let start = copy.begun;
             let end = copy.range.end.min(start + self.chunk_bytes);
-            let share = self.buffers.share(copy.why);
+            let is_first = start == copy.range.start;
+            let share = self.buffers.share(why);
             if share.bytes > 0 && share.bytes + (end - start) > self.share_bytes {
                 return false;
             }
-            share.bytes += end - start;
+            // Whoever began the copy has asked for its first chunk.
+            if why.is_background() && !is_first && !self.has_patience() {
+                return false;
+            }
+            if why.is_background() {
+                self.hydration.rate.spend(self.now, end - start);
+            }
+            self.buffers.share(why).bytes += end - start;
+            let copy = self.claims.copy(id);
             copy.begun = end;
             let buffer = CopyId(self.next_copy);
             self.next_copy += 1;
@@ -83,7 +120,8 @@ impl Engine {
             let room = end - start;
             copy.chunks.push(Chunk { copy: buffer, range: range.clone(), room, state });
             let op = Op::Fetch { claim: id, copy: buffer };
-            self.start(op, Io::Fetch { copy: buffer, range });
+            let urgent = !why.is_background();
+            self.start(op, Io::Fetch { copy: buffer, range, urgent });
         }
     }
 
@@ -128,7 +166,8 @@ impl Engine {
         match done {
             Done::Zeroes { until } if is_whole => {
                 let range = self.follow_hole(id, buffer, until);
-                self.start(op, Io::Zero { range, deallocate: true });
+                let urgent = !self.claims.copy(id).why.is_background();
+                self.start(op, Io::Zero { range, deallocate: true, urgent });
             }
             _ => {
                 let overlays = overlays_within(copy, &range);
@@ -141,7 +180,8 @@ impl Engine {
     fn follow_hole(&mut self, id: ClaimId, buffer: CopyId, until: u64) -> ByteRange {
         let regions = self.claims.get(id).regions.clone();
         let range = self.claims.copy(id).range.clone();
-        let until = until.min(self.sizes.size_bytes).min(range.start.saturating_add(HOLE_BYTES));
+        let farthest = range.start.saturating_add(self.buffers.hole_bytes);
+        let until = until.min(self.sizes.size_bytes).min(farthest);
         let end = self.sizes.covered(&(range.start..until)).end;
         let mut range = range;
         if end > regions.end {
@@ -156,6 +196,16 @@ impl Engine {
             }
         }
         range
+    }
+
+    /// A hole took so long to be made.
+    pub(super) fn learn_of_hole(&mut self, took: Duration) {
+        let hole_bytes = &mut self.buffers.hole_bytes;
+        if took <= HOLE_TIME {
+            *hole_bytes = (*hole_bytes * 2).min(HOLE_BYTES.1);
+        } else if took > 4 * HOLE_TIME {
+            *hole_bytes = (*hole_bytes / 2).max(self.chunk_bytes);
+        }
     }
 
     /// A chunk has been written, or could not be.
@@ -175,12 +225,6 @@ impl Engine {
         chunk.state = ChunkState::Ended;
         let room = chunk.room;
         self.buffers.share(why).bytes -= room;
-        while let Some(first) = self.buffers.share(why).stalled.pop_front() {
-            if !self.fetch_more(first) {
-                self.buffers.share(why).stalled.push_front(first);
-                break;
-            }
-        }
         self.end_copy_if_idle(id);
     }
 
@@ -247,11 +291,12 @@ impl Engine {
                 Ok(())
             }
             Ok(_) => Err(self.mode_error()),
-            Err(failure) => Err(RequestError::Device(failure.device)),
+            Err(failure) => {
+                let device = failure.device;
+                self.look_again(regions, failure);
+                Err(RequestError::Device(device))
+            }
         };
-        if result.is_err() {
-            self.look_again();
-        }
         self.end_part(request, result);
         self.plan_waiters(waiters);
     }
@@ -266,6 +311,7 @@ impl Engine {
     /// Marks regions whose data has landed on the destination.
     pub(super) fn mark(&mut self, regions: RegionRange) {
         let Some(map) = self.map.clone() else { return };
+        self.hydration.aside.remove(regions.clone());
         let mut at = regions.start;
         while at < regions.end {
             let (end, hydrated) = map.run(at..regions.end);

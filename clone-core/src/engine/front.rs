@@ -114,6 +114,15 @@ pub struct Lane {
 }
 
 impl Lane {
+    /// Whether these bytes are still hydrated. A change that had a [`Pass`] asks again when it has
+    /// been made: a commit that failed meanwhile may have taken the regions back, and then nobody
+    /// will see the change.
+    pub fn is_hydrated(&self, range: &ByteRange) -> bool {
+        let shift = self.front.region_shift;
+        let regions = range.start >> shift..(range.end.saturating_sub(1) >> shift) + 1;
+        self.front.map.load().as_ref().is_none_or(|map| map.all(regions))
+    }
+
     /// Lets a read, or a write or discard that need not be durable, of these bytes go to the
     /// destination; `None` if the engine has to see it.
     ///
@@ -125,10 +134,7 @@ impl Lane {
         if before & CLOSED != 0 || !is_inside {
             return None;
         }
-        let shift = self.front.region_shift;
-        let regions = range.start >> shift..((range.end - 1) >> shift) + 1;
-        let hydrated = self.front.map.load().as_ref().is_none_or(|map| map.all(regions));
-        hydrated.then_some(pass)
+        self.is_hydrated(range).then_some(pass)
     }
 }
 

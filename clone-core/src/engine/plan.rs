@@ -8,6 +8,9 @@ use crate::engine::settings::Discards;
 use crate::engine::{Engine, Mode, Op, Rest};
 use crate::geometry::RegionRange;
 
+/// The most pieces of a discard that are under way at a time.
+const DISCARDS_AT_ONCE: u32 = 1024;
+
 /// What can be said of regions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -203,21 +206,26 @@ impl Engine {
         }
         let io = match zeroes {
             None => Io::Write { request, range },
-            Some(deallocate) => Io::Zero { range, deallocate },
+            Some(deallocate) => Io::Zero { range, deallocate, urgent: true },
         };
         self.start_claimed(request, io, claim);
     }
 
     /// Starts the operation of a part, which makes the regions of `claim` hydrated.
-    fn start_claimed(&mut self, request: RequestId, io: Io, claim: Option<RegionRange>) {
-        match claim {
-            None => self.start_part(request, io),
-            Some(regions) => {
-                self.add_part(request);
-                let claim = self.claims.add(regions, Work::Overwrite);
-                self.start(Op::Overwrite { request, claim }, io);
-            }
-        }
+    fn start_claimed(
+        &mut self,
+        request: RequestId,
+        io: Io,
+        claim: Option<RegionRange>,
+    ) -> Option<ClaimId> {
+        let Some(regions) = claim else {
+            self.start_part(request, io);
+            return None;
+        };
+        self.add_part(request);
+        let claim = self.claims.add(regions, Work::Overwrite);
+        self.start(Op::Overwrite { request, claim }, io);
+        Some(claim)
     }
 
     /// Changes parts of regions that are free: each is copied, with the change laid over it.
@@ -262,14 +270,23 @@ impl Engine {
         }
         let mut group = Group::at(bytes.start);
         let mut at = covered.start;
+        let mut groups = 0;
         while at < covered.end {
             let (end, state) = self.look(at..covered.end);
             let piece = self.sizes.bytes_of(&(at..end));
             match state {
                 State::Hydrated if passdown => group.add(piece.end, None),
                 State::Hydrated => {
-                    self.discard_group(request, group);
+                    let last = self.discard_group(request, group);
                     group = Group::at(piece.end);
+                    groups += 1;
+                    // The rest goes on when this has been done.
+                    if let Some(last) = last.filter(|_| groups >= DISCARDS_AT_ONCE) {
+                        self.add_part(request);
+                        let range = piece.end..bytes.end;
+                        self.claims.get(last).waiters.push(Part { request, range });
+                        return;
+                    }
                 }
                 State::Free if zeroes => group.add(piece.end, Some(at..end)),
                 State::Free => {
@@ -288,17 +305,21 @@ impl Engine {
         self.discard_group(request, group);
     }
 
-    fn discard_group(&mut self, request: RequestId, group: Group) {
+    /// Starts what becomes of a group; the claim on it, if there is one.
+    fn discard_group(&mut self, request: RequestId, group: Group) -> Option<ClaimId> {
         let Group { range, claim } = group;
         let passdown = self.settings.options.discard_passdown;
         if range.start == range.end {
-            return;
+            return None;
         }
         if claim.is_some() {
-            self.start_claimed(request, Io::Zero { range, deallocate: passdown }, claim);
-        } else if passdown {
+            let io = Io::Zero { range, deallocate: passdown, urgent: true };
+            return self.start_claimed(request, io, claim);
+        }
+        if passdown {
             self.start_part(request, Io::Discard { range });
         }
+        None
     }
 
     /// Whether all of these bytes, of which there is one at least, are hydrated.
@@ -309,7 +330,11 @@ impl Engine {
 
     fn start_part(&mut self, request: RequestId, io: Io) {
         self.add_part(request);
-        self.start(Op::Part { request }, io);
+        let changes = match &io {
+            Io::Write { range, .. } | Io::Zero { range, .. } => Some(range.clone()),
+            _ => None,
+        };
+        self.start(Op::Part { request, changes }, io);
     }
 
     pub(super) fn fail_part(&mut self, request: RequestId, error: RequestError) {

@@ -22,7 +22,8 @@ pub(super) struct Pending {
 impl Engine {
     /// Takes a request, or keeps it until the clone goes on. Its status can be asked for at rest.
     pub(super) fn submit(&mut self, request: Request) {
-        if self.rest == Rest::Running || request.operation == Operation::Commit {
+        let is_held = self.rest != Rest::Running && self.mode != Mode::Failed;
+        if !is_held || request.operation == Operation::Commit {
             self.begin(request);
         } else {
             self.held.push_back(request);
@@ -60,7 +61,7 @@ impl Engine {
                 return;
             }
             Operation::Hydrate => {
-                self.want(range, id);
+                self.ask(&range, id);
                 return;
             }
             _ => self.users += 1,

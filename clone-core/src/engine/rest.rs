@@ -56,7 +56,7 @@ impl Engine {
 
     /// Whether nothing is under way, and all is committed that can be.
     fn is_idle(&self) -> bool {
-        self.requests.len() == self.nr_wanting()
+        self.requests.len() == self.nr_asked()
             && self.claims.is_empty()
             && self.ops.is_empty()
             && self.rounds.is_settled()

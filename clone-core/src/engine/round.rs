@@ -183,6 +183,8 @@ impl Engine {
                 self.mode = Mode::Failed;
                 self.tell(Happening::Failed(failure));
                 self.set_gate();
+                // Nobody need wait any more to hear that.
+                self.take_held();
             }
         }
     }

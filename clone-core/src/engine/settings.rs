@@ -11,14 +11,16 @@ pub struct Settings {
     pub hydration_rate: Option<u64>,
     /// Whether reads of regions that are not hydrated hydrate them.
     pub hydrate_on_read: bool,
-    /// After so many failed copies in a row hydration stops; 0 for never.
+    /// After so many failed copies in a row hydration stops; 0 for never. What failed as a whole is
+    /// tried again in halves, which do not count until they are single regions.
     pub max_failures: u32,
     /// What a discard of regions that are not hydrated does.
     pub discards: Discards,
     /// The most bytes that are copied in one go, whatever the batch size is: buffers are no larger.
     /// Rounded down to a power of two, 64 KiB or more.
     pub copy_bytes: u64,
-    /// The most copies under way at a time beside those that writes wait for.
+    /// How many such buffers there may be for what hydration and reads copy, and as many again for
+    /// what writes wait for. Smaller copies are more in number.
     pub copies: u32,
 }
 

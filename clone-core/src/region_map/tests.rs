@@ -45,7 +45,7 @@ fn runs_are_maximal_across_words_and_array_blocks() {
                 runs.into_iter().filter(|run: &RegionRange| !run.is_empty()).collect();
             let map = map_of(nr_regions, &runs);
             assert_eq!(map.runs().collect::<Vec<_>>(), runs, "{nr_regions} regions");
-            assert_eq!(map.hydrated(), runs.iter().map(|run| run.end - run.start).sum());
+            assert_eq!(map.hydrated(), runs.iter().map(|run| run.end - run.start).sum::<u64>());
             assert!(map.is_whole());
             assert_eq!(map.words().count() as u64, nr_regions.div_ceil(64));
             let bits: u64 = map.words().map(|word| u64::from(word.count_ones())).sum();

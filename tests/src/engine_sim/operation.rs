@@ -175,7 +175,7 @@ impl Round<'_> {
                 about.cells = self.inside(range, io)?;
                 about.slots.extend(lane);
             }
-            Io::Fetch { copy, range } => {
+            Io::Fetch { copy, range, .. } => {
                 about.cells = self.inside(range, io)?;
                 let cells = about.cells.clone();
                 let buffer = CopyBuffer { cells, is_filled: false, users: 1 };

@@ -6,7 +6,6 @@ use std::sync::mpsc;
 
 use super::disk::{Asked, Disk, eio};
 use super::{Bench, REGION, nr_hydrated, source_bytes, wait_for, wait_until_complete};
-use crate::driver::state::Origin;
 use crate::engine::{
     Command, Device, Done, Event, Failure, Happening, OpId, Operation, RequestError,
 };
@@ -254,7 +253,7 @@ fn a_panic_of_the_engine_ends_the_clone_and_not_whoever_called_it() {
     });
     bench.source.wait_until_held(1);
     let unheard_of = Event::Done { op: OpId(u64::MAX), result: Ok(Done::Plain) };
-    clone.crew.tell(&mut clone.crew.lock(), unheard_of, &Origin::Other);
+    clone.crew.tell(&mut clone.crew.lock(), unheard_of);
     assert_eq!(client.flush(), Err(RequestError::Failed));
     assert_eq!(client.try_read(0, &mut [0; 10]), None);
     assert_eq!(clone.status(), Status::Fail);

@@ -291,3 +291,79 @@ fn a_region_larger_than_a_buffer_is_copied_in_pieces_that_find_room() {
     world.destination[50..60].copy_from_slice(&world.source[50..60]);
     assert!(world.destination == world.source);
 }
+
+#[test]
+fn a_large_region_keeps_the_rate_too_and_comes_to_rest_without_it() {
+    let settings =
+        Settings { copy_bytes: 64 << 10, hydration_rate: Some(64 << 10), ..hydrating(1, 1) };
+    let mut world = World::large_regions(2048, 2, settings);
+    world.run_until(5 * SECOND);
+    let fetched = world.take_log().iter().filter(|line| line.starts_with("fetch")).count();
+    assert!((5..=7).contains(&fetched), "{fetched} pieces in 5 s");
+    // The region that was begun is finished at once.
+    world.event(Event::Suspend);
+    world.run();
+    assert_eq!(world.told, [Happening::Suspended]);
+    assert_eq!(world.figures().hydrated, 1);
+}
+
+#[test]
+fn a_request_to_hydrate_has_as_many_copies_as_there_is_room_for() {
+    let settings = Settings { copy_bytes: 64 << 10, copies: 3, ..World::quiet() };
+    let mut world = World::new(8 * 128, 8..10, settings);
+    let waiting = world.submit(Operation::Hydrate, 0..128 * REGION, 0);
+    let later = world.submit(Operation::Hydrate, 100 * REGION..101 * REGION, 0);
+    assert_eq!(world.take_log(), ["fetch 0..8", "fetch 10..26", "fetch 26..42", "fetch 42..50"]);
+    world.end_first("fetch 10..26");
+    world.end_first("store 10..26");
+    assert_eq!(world.take_log(), ["store 10..26", "fetch 50..66"]);
+    world.run();
+    assert_eq!((world.answers[&waiting], world.answers[&later]), (Ok(()), Ok(())));
+    assert_eq!(world.figures().hydrated, 128);
+}
+
+#[test]
+fn what_is_left_of_a_place_that_users_wrote_to_is_tried_again() {
+    let settings = Settings { max_failures: 1, ..hydrating(4, 4) };
+    let mut world = World::new(8 * 16, 0..8, settings);
+    world.bad.push(8 * REGION..16 * REGION);
+    world.event(Event::Tick);
+    world.run();
+    assert!(matches!(world.told[..], [Happening::HydrationStopped { .. }]));
+    world.write(8 * REGION..9 * REGION, 1);
+    world.write(10 * REGION..11 * REGION, 1);
+    world.write(12 * REGION..16 * REGION, 1);
+    world.run_until(SECOND);
+    let places: Vec<_> = world.engine.set_aside().map(|place| place.regions).collect();
+    assert_eq!(places, [9..10, 11..12]);
+    world.bad.clear();
+    world.command(Command::Kernel(Message::EnableHydration));
+    assert_eq!(world.started.len(), 2);
+    world.run();
+    assert_eq!(world.told.last(), Some(&Happening::Finished));
+}
+
+#[test]
+fn one_bad_region_of_a_large_copy_counts_twice_and_not_once_for_each_half() {
+    let settings = Settings { max_failures: 3, ..hydrating(1024, 1024) };
+    let mut world = World::new(8 * 1024, 0..0, settings);
+    world.bad.push(0..1);
+    world.run_until(SECOND / 2);
+    assert_eq!(world.figures().hydrated, 1023);
+    assert!(world.told.is_empty());
+}
+
+#[test]
+fn a_demand_that_failed_is_tried_by_hydration_too() {
+    let mut world = World::new(8 * 8, 1..8, hydrating(1, 1));
+    world.bad.push(0..1);
+    world.run_until(SECOND / 2);
+    world.take_log();
+    let write = world.write(5..6, 1);
+    world.run();
+    assert!(world.answers[&write].is_err());
+    assert_eq!(world.take_log()[..1], ["fetch 0..1"]);
+    world.bad.clear();
+    world.run_until(100 * SECOND);
+    assert_eq!(world.told, [Happening::Finished]);
+}

@@ -249,3 +249,35 @@ fn a_clone_that_was_complete_says_so_at_once() {
     assert_eq!(world.told, [Happening::Finished]);
     assert!(world.is_retired && world.started.is_empty());
 }
+
+#[test]
+fn a_write_that_ends_after_its_region_was_taken_back_is_not_called_done() {
+    let mut world = World::new(8 * 8, 0..1, World::quiet());
+    world.write(4096..8192, 1);
+    world.run();
+    let (lost, kept) = (world.write(4096..4100, 2), world.write(0..4, 2));
+    world.fails = Some("flush");
+    world.flush();
+    world.end_first("flush");
+    world.run();
+    assert_eq!(world.answers[&lost], Err(RequestError::ReadOnly));
+    assert_eq!(world.answers[&kept], Ok(()));
+}
+
+#[test]
+fn a_clone_that_fails_on_its_way_to_rest_lets_nobody_wait() {
+    let mut world = World::new(8 * 8, 0..1, World::quiet());
+    world.write(4096..8192, 1);
+    world.event(Event::Suspend);
+    let held = world.write(0..5, 1);
+    world.fails = Some("commit");
+    world.end_first("write");
+    world.end_first("flush");
+    world.end_first("commit");
+    world.fails = Some("abort");
+    world.run();
+    let later = world.write(0..5, 1);
+    assert_eq!(world.engine.status(), Status::Fail);
+    assert_eq!(world.answers[&held], Err(RequestError::Failed));
+    assert_eq!(world.answers[&later], Err(RequestError::Failed));
+}

@@ -237,3 +237,22 @@ fn a_read_whose_copy_fails_reads_what_it_can() {
     assert!(matches!(world.read(4090..4097), Err(RequestError::Device(_))));
     assert_eq!(world.take_log()[..2], ["fetch 0..1", "source 0..0.999755859375"]);
 }
+
+#[test]
+fn a_discard_in_very_many_pieces_goes_on_when_the_first_of_them_are_done() {
+    let mut settings = World::quiet();
+    settings.options.discard_passdown = false;
+    let mut world = World::new(8 * 8192, 0..0, settings);
+    for region in (0..8192).step_by(2) {
+        world.write(regions(region, region + 1), 1);
+    }
+    world.run();
+    world.take_log();
+    let discard = world.submit(Operation::Discard, regions(0, 8192), 0);
+    assert!(world.started.len() <= 1024);
+    world.run();
+    assert_eq!(world.answers[&discard], Ok(()));
+    assert_eq!(world.take_log().iter().filter(|line| line.starts_with("zero")).count(), 4096);
+    assert!(world.destination[2 * 4096..3 * 4096] == [1; 4096]);
+    assert!(world.destination[4096..2 * 4096] == [0; 4096]);
+}

@@ -227,7 +227,7 @@ impl World {
             }
             Io::Zero { range, .. } => self.destination[usizes(&range)].fill(0),
             Io::Discard { range } => self.destination[usizes(&range)].fill(0xbb),
-            Io::Fetch { copy, range } => {
+            Io::Fetch { copy, range, .. } => {
                 self.read_source(&range)?;
                 let hole = self
                     .holes
