@@ -443,6 +443,10 @@ impl Round<'_> {
     /// Whether there is a reason for an error.
     fn judge_error(&mut self, of: &Slot, error: RequestError) -> Result<(), Violation> {
         let trouble = &self.trouble;
+        let is_change = !matches!(of.operation, Some(Operation::Read));
+        let wants_marks = matches!(of.operation, Some(Operation::Flush | Operation::Commit))
+            || of.durable
+            || self.world.regions(&of.cells).any(|region| !self.world.committed[region]);
         let is_fair = match error {
             RequestError::PastEnd => of.is_past_end,
             RequestError::Failed => trouble.abort_failed,
@@ -451,8 +455,10 @@ impl Round<'_> {
                 self.world.regions(&of.cells).any(|it| trouble.bad_regions.contains(&it))
             }
             RequestError::Device(Device::Destination) => trouble.destination,
-            RequestError::Device(Device::Metadata) => trouble.commit_failed,
-            RequestError::ReadOnly => trouble.is_failing,
+            RequestError::Device(Device::Metadata) => {
+                trouble.commit_failed && is_change && wants_marks
+            }
+            RequestError::ReadOnly => trouble.is_failing && is_change && wants_marks,
             RequestError::NotCopied => {
                 let has_failed = trouble.failed_copies > 0 || trouble.destination;
                 of.operation == Some(Operation::Hydrate) && has_failed
