@@ -5,6 +5,8 @@
 //! Time is simulated: operations end in any order, some of them after very long, and a run takes
 //! no longer for it. A run is a few rounds, each of which opens the clone anew.
 
+use std::time::Duration;
+
 use clone_core::engine::{Command, Engine, Lane, Opened};
 use clone_core::target::{Message, Status};
 use rand::RngExt;
@@ -55,6 +57,32 @@ pub fn run_with(seed: u64, mutant: Option<Mutant>, sight: Sight) -> Result<Figur
         world.run_round(plan)?;
     }
     Ok(world.figures)
+}
+
+/// What hydration has done while users never rested.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// Copies stored.
+    pub stores: u64,
+    /// Whether the clone was complete before users were done.
+    pub is_complete: bool,
+    /// Simulated time.
+    pub passed: Duration,
+}
+
+/// Runs a clone of which users read all the time, so that nothing but hydration makes progress.
+///
+/// # Errors
+/// The promise that was not kept.
+pub fn run_under_load(seed: u64) -> Result<Load, Violation> {
+    let mut world = World::new(seed, None, Sight::All);
+    world.plan.make_busy();
+    for plan in world.plan.rounds.clone() {
+        world.run_round(plan)?;
+    }
+    let passed = Duration::from_nanos(world.now);
+    let Figures { stores, finished, .. } = world.figures;
+    Ok(Load { stores, is_complete: finished > 0, passed })
 }
 
 impl World {

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use clone_tests::assert_seen;
-use clone_tests::engine_sim::{Figures, Mutant, Oracle, Sight, run, run_with};
+use clone_tests::engine_sim::{Figures, Mutant, Oracle, Sight, run, run_under_load, run_with};
 use persistent_data::sim::seeds;
 
 /// Seeds that a mutant may survive, before it is taken for one that nobody sees.
@@ -23,6 +23,16 @@ fn clients_see_a_plain_copy_of_the_source_whatever_fails_and_whenever_the_power_
     println!("{} requests in {runs} runs: {all:?}", all.answered);
     for (what, times) in all.named() {
         assert_seen(what, times, runs);
+    }
+}
+
+#[test]
+fn hydration_goes_on_while_users_never_rest() {
+    for seed in seeds("hydration_goes_on_while_users_never_rest", 60) {
+        let load = run_under_load(seed.value()).unwrap_or_else(|violation| panic!("{violation}"));
+        // A rest between two copies is a tenth of a second at most, and a copy far shorter.
+        let least = load.passed.as_millis() / 150;
+        assert!(load.is_complete || u128::from(load.stores) >= least, "{load:?}");
     }
 }
 

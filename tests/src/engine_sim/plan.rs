@@ -168,6 +168,22 @@ impl Plan {
             rounds: rounds(rng, clone > 6000),
         }
     }
+
+    /// Makes it one round of nothing but reads, always some at a time, with nothing in the way of
+    /// hydration.
+    pub(super) fn make_busy(&mut self) {
+        let options = Options { hydration_threshold: 4, ..Options::default() };
+        self.settings =
+            Settings { options, hydrate_on_read: false, hydration_rate: None, ..self.settings };
+        self.latency = Latency { usual: MS, stall: MS, source: 1, ..self.latency };
+        self.slots = self.slots.max(4);
+        self.wishes = vec![(Wish::Read, 1)];
+        (self.think, self.late, self.commands, self.past_end) = (0, 0, 0, 0.0);
+        (self.lane_chance, self.holes, self.slow_source) = (1.0, 0.0, false);
+        let faults = Faults::default();
+        let requests = 1000 * self.slots as u32;
+        self.rounds = vec![RoundPlan { requests, finishes: false, ending: Ending::Rest, faults }];
+    }
 }
 
 fn settings(rng: &mut StdRng, region_bytes: u64) -> Settings {
