@@ -102,7 +102,9 @@ pub(super) struct Plan {
     pub(super) durable: f64,
     /// The most that a client waits between two requests.
     pub(super) think: u64,
+    /// How many requests are for more than there is, and how many for nothing.
     pub(super) past_end: f64,
+    pub(super) empty: f64,
     pub(super) latency: Latency,
     pub(super) holes: f64,
     pub(super) slow_source: bool,
@@ -159,6 +161,7 @@ impl Plan {
             durable: pick(rng, &[0.0, 0.05, 0.3]),
             think: pick(rng, &[0, 0, MS / 10, 20 * MS, 2000 * MS]),
             past_end: pick(rng, &[0.0, 0.0, 0.01]),
+            empty: pick(rng, &[0.0, 0.0, 0.01]),
             latency,
             holes: pick(rng, &[0.0, 0.0, 0.2, 0.6]),
             slow_source: rng.random_bool(0.2),
@@ -176,12 +179,13 @@ impl Plan {
         self.settings =
             Settings { options, hydrate_on_read: false, hydration_rate: None, ..self.settings };
         self.latency = Latency { usual: MS, stall: MS, source: 1, ..self.latency };
-        self.slots = self.slots.max(4);
         self.wishes = vec![(Wish::Read, 1)];
-        (self.think, self.late, self.commands, self.past_end) = (0, 0, 0, 0.0);
+        self.slots = self.slots.clamp(4, 8);
+        (self.think, self.late, self.commands) = (0, 0, 0);
+        (self.past_end, self.empty) = (0.0, 0.0);
         (self.lane_chance, self.holes, self.slow_source) = (1.0, 0.0, false);
         let faults = Faults::default();
-        let requests = 1000 * self.slots as u32;
+        let requests = if self.clone > 6000 { 300 } else { 1000 } * self.slots as u32;
         self.rounds = vec![RoundPlan { requests, finishes: false, ending: Ending::Rest, faults }];
     }
 }

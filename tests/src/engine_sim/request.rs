@@ -143,7 +143,10 @@ impl Round<'_> {
         self.requests_left -= 1;
         let operation = if self.changes < CHANGES_MAX { self.wish() } else { Operation::Flush };
         self.changes = if operation == Operation::Flush { 0 } else { self.changes + 1 };
-        let cells = self.some_cells();
+        let mut cells = self.some_cells();
+        if self.world.rng.random_bool(self.world.plan.empty) {
+            cells.end = cells.start;
+        }
         let is_past_end = self.world.rng.random_bool(self.world.plan.past_end)
             && !matches!(operation, Operation::Flush | Operation::Commit);
         let durable = self.world.rng.random_bool(self.world.plan.durable);
@@ -404,7 +407,7 @@ impl Round<'_> {
         if of.operation == Some(Operation::Commit) {
             self.world.check_committed(of.hydrated)?;
         }
-        if of.operation == Some(Operation::Hydrate) && self.is_open() {
+        if of.operation == Some(Operation::Hydrate) && !of.cells.is_empty() && self.is_open() {
             let is_done = self.lanes[0].pass(&bytes(&of.cells)).is_some();
             require!(is_done, Hydrated, "hydrated, and it is not: {of:?}");
             for region in self.world.regions(&of.cells) {
@@ -457,6 +460,11 @@ impl Round<'_> {
             RequestError::Device(Device::Destination) => trouble.destination,
             RequestError::Device(Device::Metadata) => {
                 trouble.commit_failed && is_change && wants_marks
+            }
+            // Those that wait for copies are not looked at one by one when there will be no more.
+            RequestError::ReadOnly if of.operation == Some(Operation::Hydrate) => {
+                trouble.is_failing
+                    && (wants_marks || trouble.since.is_some_and(|at| of.submitted <= at))
             }
             RequestError::ReadOnly => trouble.is_failing && is_change && wants_marks,
             RequestError::NotCopied => {
