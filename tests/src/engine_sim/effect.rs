@@ -175,7 +175,6 @@ impl Round<'_> {
                     buffer.users -= 1;
                     buffer.is_filled |= result.is_ok();
                 }
-                self.trouble.failed_copies += u32::from(result.is_err());
                 let zeroes = self.world.source.zeroes_from(&op.about.cells);
                 if let (Io::Fetch { .. }, Ok(done), Some(until)) = (&op.io, &mut result, zeroes) {
                     *done = Done::Zeroes { until: until as u64 * CELL };
@@ -236,6 +235,9 @@ impl Round<'_> {
 
     /// Notes what the engine is about to hear.
     fn note_end(&mut self, op: &Op, result: &Result<Done, Failure>) {
+        // What is copied as a hole is stored as zeroes.
+        let copies = matches!(op.io, Io::Fetch { .. } | Io::Store { .. } | Io::Zero { .. });
+        self.trouble.failed_copies += u32::from(copies && result.is_err());
         let vouches = matches!(op.io, Io::Flush | Io::Commit { .. });
         if result.is_err() && (op.is_change() || vouches) {
             self.note_failure(vouches);
