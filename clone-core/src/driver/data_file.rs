@@ -85,16 +85,15 @@ impl DataFile {
         })
     }
 
-    /// Checks that `len` bytes from `offset` on lie on the device. Returns where they end.
-    pub(super) fn check_range(&self, offset: u64, len: u64) -> io::Result<u64> {
-        let end = offset.checked_add(len).filter(|&end| end <= self.size_bytes);
-        end.ok_or_else(|| {
-            let (path, size_bytes) = (self.path.display(), self.size_bytes);
-            let told = format!(
-                "{len} bytes from {offset} on reach past the end of {path} at {size_bytes}"
-            );
-            io::Error::new(io::ErrorKind::UnexpectedEof, told)
-        })
+    /// Checks that `len` bytes from `offset` on lie on the device.
+    pub(super) fn check_range(&self, offset: u64, len: u64) -> io::Result<()> {
+        let (path, size_bytes) = (self.path.display(), self.size_bytes);
+        if offset.checked_add(len).is_some_and(|end| end <= size_bytes) {
+            return Ok(());
+        }
+        let told =
+            format!("{len} bytes from {offset} on reach past the end of {path} at {size_bytes}");
+        Err(io::Error::new(io::ErrorKind::UnexpectedEof, told))
     }
 
     /// The extent at `offset`. Without help from the file system all is data.

@@ -31,6 +31,10 @@ pub struct FileDestination {
 /// with larger blocks write the zeroes at the ends of a hole themselves.
 const GRANULE: u64 = 4096;
 
+/// The most that is written to the page cache at once, in bytes. What is written at once lies in
+/// the cache as one, and the larger that is the longer a small write to it takes later on.
+const CACHED_WRITE_MAX: usize = 64 << 10;
+
 static ZEROES: LazyLock<AlignedBuf> = LazyLock::new(|| AlignedBuf::new(1 << 20));
 
 impl FileDestination {
@@ -111,10 +115,15 @@ impl ReadData for FileDestination {
 impl Destination for FileDestination {
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.data.check_range(offset, data.len() as u64)?;
-        match &self.data.direct {
-            None => self.data.file.write_all_at(data, offset),
-            Some(direct) => direct.write(&self.data.file, offset, data),
+        if let Some(direct) = &self.data.direct {
+            return direct.write(&self.data.file, offset, data);
         }
+        let mut at = offset;
+        for piece in data.chunks(CACHED_WRITE_MAX) {
+            self.data.file.write_all_at(piece, at)?;
+            at += piece.len() as u64;
+        }
+        Ok(())
     }
 
     fn zero(&self, range: Range<u64>, deallocate: bool) -> io::Result<()> {
