@@ -107,8 +107,8 @@ pub(super) fn bytes(size: Sectors) -> u64 {
 fn after_help() -> String {
     format!(
         "{SIZES}\n\n{}\n\nA signal (SIGINT, SIGTERM, SIGHUP) has it commit what it has copied, and \
-         exit with 1.\n\nExample:\n  clone_hydrate --rate 100M --metadata /dev/vg/clone-meta \\\n      \
-         --destination /dev/vg/disk --source /dev/vg/slow",
+         exit with 1.\n\nExample:\n  clone_hydrate --rate 100M --metadata /dev/vg/clone-meta \\\
+         \n      --destination /dev/vg/disk --source /dev/vg/slow",
         exit::HELP
     )
 }

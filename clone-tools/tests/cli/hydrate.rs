@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::support::{Ran, Scratch, run, run_with_stdin};
 
 mod errors;
+mod killed;
 mod signals;
 
 /// Three devices of a clone.
