@@ -147,10 +147,9 @@ impl Engine {
 
     /// Answers those who wait: nothing can be copied any more, or need be.
     pub(super) fn end_asked(&mut self) {
-        let is_writable = self.mode == Mode::ReadWrite;
-        let result = if is_writable { Ok(()) } else { Err(self.mode_error()) };
-        for (request, _) in mem::take(&mut self.wanted.asked) {
-            self.end_part(request, result);
+        for (request, regions) in mem::take(&mut self.wanted.asked) {
+            let is_done = self.map.as_ref().is_none_or(|map| map.all(regions));
+            self.end_part(request, if is_done { Ok(()) } else { Err(self.mode_error()) });
         }
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::world::{REGION, World};
-use crate::engine::{Command, Device, Event, Happening, Operation, RequestError};
+use crate::engine::{Command, Device, Event, Happening, Operation, RequestError, Settings};
 use crate::target::{Message, Mode, Status};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -262,6 +262,31 @@ fn a_write_that_ends_after_its_region_was_taken_back_is_not_called_done() {
     world.run();
     assert_eq!(world.answers[&lost], Err(RequestError::ReadOnly));
     assert_eq!(world.answers[&kept], Ok(()));
+}
+
+#[test]
+fn who_asked_for_regions_that_are_committed_is_not_refused_by_a_later_failure() {
+    let settings = Settings { copies: 1, copy_bytes: 64 << 10, ..World::quiet() };
+    let mut world = World::new(8 * 64, 0..0, settings);
+    let asked: Vec<u64> = [0..16, 16..32]
+        .map(|regions: std::ops::Range<u64>| {
+            world.submit(Operation::Hydrate, regions.start * REGION..regions.end * REGION, 0)
+        })
+        .into();
+    // A user is faster, and has it committed, while the first one is being copied.
+    world.write(16 * REGION..32 * REGION, 1);
+    world.end_first("write");
+    world.flush();
+    world.end_first("flush");
+    world.end_first("commit");
+    world.write(40 * REGION..41 * REGION, 1);
+    world.end_first("write");
+    world.fails = Some("flush");
+    world.flush();
+    world.end_first("flush");
+    world.run();
+    assert_eq!(world.answers[&asked[0]], Err(RequestError::ReadOnly));
+    assert_eq!(world.answers[&asked[1]], Ok(()));
 }
 
 #[test]
