@@ -272,7 +272,9 @@ impl Model {
     pub(super) fn interrupt(&mut self, values: impl Iterator<Item = Tag>) {
         let interrupted = self.advance();
         for record in self.records.iter_mut().filter(|record| record.ended == NEVER) {
-            *record = Record { ended: interrupted, force: Force::Partial, ..*record };
+            let is_anything = record.force == Force::Anything;
+            let force = if is_anything { Force::Anything } else { Force::Partial };
+            *record = Record { ended: interrupted, force, ..*record };
         }
         self.reads.clear();
         let record = self.begin(Force::Full);
