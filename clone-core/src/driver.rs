@@ -13,7 +13,7 @@
 //! clock; the thread that keeps time sleeps until exactly when the engine wants to be told.
 //!
 //! Users come before hydration, what is on the destination before what is on the source, and each
-//! of the three has a worker at least: see `queue`.
+//! of the three has a worker that the others do not take from it: see `queue`.
 //!
 //! # Locks
 //!

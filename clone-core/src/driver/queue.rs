@@ -1,10 +1,12 @@
 //! What is to be done, and in which order.
 //!
 //! Whoever works takes what users wait for before what nobody waits for. There are three classes,
-//! by what an operation waits for; each may occupy only so many workers that some are left for the
-//! classes before it, and each has one worker at least when there is work for it. So a slow source
-//! keeps nobody from what is on the destination, hydration keeps nobody from the source, and users
-//! slow hydration down but do not stop it.
+//! by what an operation waits for.
+//!
+//! *Invariant:* the two classes that may wait for the source leave one worker even together, and
+//! each of them leaves one to the other. So a source that hangs keeps nobody from what is on the
+//! destination, hydration keeps nobody from the source, and users slow hydration down but do not
+//! stop it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -107,7 +109,7 @@ pub(super) struct Queue {
     chores: VecDeque<Chores>,
     waiting: [VecDeque<Job>; 3],
     running: [usize; 3],
-    limits: [usize; 3],
+    workers: usize,
 }
 
 /// The fewest workers: one for each class.
@@ -121,7 +123,7 @@ impl Queue {
             chores: VecDeque::new(),
             waiting: Default::default(),
             running: [0; 3],
-            limits: [workers, workers - 1, workers - 2],
+            workers,
         }
     }
 
@@ -155,12 +157,21 @@ impl Queue {
     }
 
     fn next_class(&self) -> Option<Class> {
-        let running = |class: Class| self.running[class as usize];
-        let waits = |class: &Class| !self.waiting[*class as usize].is_empty();
-        let idle = CLASSES.into_iter().filter(|&class| running(class) == 0);
-        let free =
-            CLASSES.into_iter().filter(|&class| running(class) < self.limits[class as usize]);
-        idle.chain(free).find(waits)
+        let can = |class: &Class| !self.waiting[*class as usize].is_empty() && self.may(*class);
+        let is_idle = |class: &Class| self.running[*class as usize] == 0;
+        let idle = CLASSES.into_iter().filter(is_idle);
+        idle.chain(CLASSES).find(can)
+    }
+
+    /// Whether one more of a class leaves enough workers to the others.
+    fn may(&self, class: Class) -> bool {
+        let [_, far, background] = self.running;
+        let leaves_one_to_near = far + background < self.workers - 1;
+        match class {
+            Class::Near => true,
+            Class::Far => leaves_one_to_near && far < self.workers - 2,
+            Class::Background => leaves_one_to_near && background < self.workers - 2,
+        }
     }
 
     /// Notes that a job is begun.
@@ -184,7 +195,7 @@ impl Queue {
 mod tests {
     use std::sync::Arc;
 
-    use super::{Job, Place, Queue, Work};
+    use super::{Job, Place, Queue, WORKERS_MIN, Work};
     use crate::driver::buffers::CopyBuffer;
     use crate::engine::OpId;
 
@@ -216,11 +227,46 @@ mod tests {
         for op in 0..9 {
             queue.push(fetch(200 + op, false));
         }
-        assert_eq!(begin_all(&mut queue), [200, 201, 202, 203]);
+        assert_eq!(begin_all(&mut queue), [200]);
         queue.push(near(300));
         assert!(queue.has_work());
         assert_eq!(begin_all(&mut queue), [300]);
         assert!(!queue.has_work());
+    }
+
+    #[test]
+    fn a_source_that_hangs_for_users_and_hydration_has_all_workers_but_one() {
+        for workers in WORKERS_MIN..10 {
+            for background_first in [false, true] {
+                let mut queue = Queue::new(workers);
+                let of_source = |queue: &mut Queue, is_background| {
+                    (0..20).for_each(|op| queue.push(fetch(op, is_background)));
+                    begin_all(queue).len()
+                };
+                assert_eq!(of_source(&mut queue, background_first), workers - 2);
+                assert_eq!(of_source(&mut queue, !background_first), 1);
+                assert!(!queue.has_work());
+                // The one that is left does one thing after the other.
+                for op in 100..110 {
+                    queue.push(near(op));
+                    let (begun, place) = begin(&mut queue).unwrap();
+                    assert_eq!(begun, op);
+                    queue.end(place);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn who_ends_makes_room_for_the_class_that_had_least() {
+        let mut queue = Queue::new(4);
+        (0..9).for_each(|op| queue.push(fetch(op, true)));
+        let (_, place) = begin(&mut queue).unwrap();
+        assert_eq!(begin_all(&mut queue), [1]);
+        (10..19).for_each(|op| queue.push(fetch(op, false)));
+        assert_eq!(begin_all(&mut queue), [10]);
+        queue.end(place);
+        assert_eq!(begin_all(&mut queue), [11]);
     }
 
     #[test]

@@ -84,6 +84,8 @@ fn after_a_flush_that_failed_nothing_more_becomes_hydrated_and_that_is_told() {
 fn a_panic_of_a_device_ends_the_clone_and_leaves_nobody_waiting() {
     for at_fault in [Device::Source, Device::Destination] {
         let mut bench = Bench::new(64 * REGION);
+        // Three of them may be in the source.
+        bench.workers = 5;
         let clone = bench.start();
         let client = Arc::new(clone.client());
         client.write(63 * REGION, &[1; REGION as usize], false).unwrap();

@@ -16,14 +16,14 @@ fn what_is_on_the_destination_is_done_by_the_thread_that_wants_it() {
     let client = clone.client();
     assert_eq!(client.try_write(0, &[1; 100]), None);
     client.write(0, &[1; REGION as usize], false).unwrap();
-    // Every worker has something to do that does not end.
+    // Every worker that may be has something to do that does not end.
     bench.source.hold(0..8 * REGION);
     for region in 1..8 {
         let range = region * REGION..(region + 1) * REGION;
         let buffer = vec![0; REGION as usize];
         client.submit(Operation::Read, range, false, buffer, |result, _| result.unwrap());
     }
-    bench.source.wait_until_held(bench.workers - 1);
+    bench.source.wait_until_held(bench.workers - 2);
     assert_eq!(client.try_write(10, &[2; 10]), Some(Ok(())));
     let mut bytes = [0; 30];
     assert_eq!(client.try_read(0, &mut bytes), Some(Ok(())));
@@ -46,13 +46,47 @@ fn a_slow_source_keeps_nobody_from_the_destination_and_from_a_flush() {
         let buffer = vec![0; REGION as usize];
         client.submit(Operation::Read, range, false, buffer, |result, _| result.unwrap());
     }
-    bench.source.wait_until_held(bench.workers - 1);
+    bench.source.wait_until_held(bench.workers - 2);
     client.write(40 * REGION, &[7; REGION as usize], true).unwrap();
     client.flush().unwrap();
     assert_eq!(bench.destination.take_log().last(), Some(&Asked::Flush));
     bench.source.let_go();
     bench.stop(clone);
     assert!(bench.is_hydrated(40) && !bench.is_hydrated(0));
+}
+
+#[test]
+fn a_source_that_hangs_for_hydration_and_for_users_keeps_nobody_else_waiting() {
+    for workers in [3, 4, 8] {
+        let mut bench = Bench::hydrating(256 * REGION);
+        bench.settings.options.hydration_threshold = 128;
+        bench.settings.copies = 100;
+        bench.workers = workers;
+        bench.source.hold(0..256 * REGION);
+        let clone = bench.start();
+        let client = clone.client();
+        bench.source.wait_until_held(workers - 2);
+        let (done, answers) = mpsc::channel();
+        for region in 128..140 {
+            let (done, range) = (done.clone(), region * REGION..(region + 1) * REGION);
+            let buffer = vec![0; REGION as usize];
+            client.submit(Operation::Read, range, false, buffer, move |result, _| {
+                done.send(result).unwrap();
+            });
+        }
+        bench.source.wait_until_held(workers - 1);
+        client.flush().unwrap();
+        client.write(200 * REGION, &[7; REGION as usize], true).unwrap();
+        assert_eq!(client.read(256 * REGION, &mut [0]), Err(RequestError::PastEnd));
+        assert!(answers.try_recv().is_err());
+        bench.source.let_go();
+        (128..140).for_each(|_| assert_eq!(answers.recv(), Ok(Ok(()))));
+        wait_until_complete(&clone);
+        bench.stop(clone);
+        let mut expected = source_bytes(256 * REGION);
+        expected[200 * REGION as usize..201 * REGION as usize].fill(7);
+        assert!(bench.destination.bytes() == expected);
+    }
 }
 
 #[test]
