@@ -31,8 +31,9 @@
 //! a copy's buffer, for reading, while it is stored; and that of metadata during a commit, which is
 //! one at a time anyway.
 //!
-//! *Invariant:* a callback runs on a worker, whoever told the engine what led to the answer; so a
-//! server may hold a lock that its callback wants while it submits.
+//! *Invariant:* a callback runs on a worker, whoever told the engine what led to the answer, and
+//! also if the clone has failed or was stopped; so a server may hold a lock that its callback wants
+//! while it submits.
 //!
 //! *Invariant:* every request is answered once. Those who work for it hold it, and the last to let
 //! it go answers; until then its buffer is its own.

@@ -122,7 +122,9 @@ impl Client {
 
     /// Asks for something without waiting for it. `buffer` is what a write writes, and what a read
     /// fills; both have the length of `range`. `done` gets it back, with the outcome. It is called
-    /// by a thread of the driver that has no lock, or by this one if the clone was stopped.
+    /// by a thread of the driver that has no lock, never by this one: so whoever calls this may
+    /// hold locks that `done` wants. That holds for a clone too that has failed or was stopped,
+    /// as long as the system gives a thread to one that was stopped.
     ///
     /// This waits for nothing but a lock that is never held for long.
     ///

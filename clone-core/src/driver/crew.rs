@@ -1,7 +1,9 @@
 //! The threads that drive a clone.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::driver::buffers::{Callback, Pending};
@@ -57,9 +59,15 @@ impl Crew {
         })
     }
 
+    /// Starts a worker.
+    pub(super) fn start_worker(self: &Arc<Self>) -> io::Result<JoinHandle<()>> {
+        let crew = self.clone();
+        Builder::new().name("clone-worker".into()).spawn(move || crew.serve())
+    }
+
     /// Asks for something; `callback` is called with the outcome.
     pub(super) fn submit(
-        &self,
+        self: &Arc<Self>,
         operation: Operation,
         range: ByteRange,
         durable: bool,
@@ -70,13 +78,28 @@ impl Crew {
         let pending = Arc::new(pending);
         let mut state = self.lock();
         if let Some(error) = state.over() {
-            drop(state);
             pending.decide(Err(error));
+            self.refuse(state, pending);
             return;
         }
         let id = state.add(pending);
         let request = Request { id, operation, range, durable };
         self.tell(&mut state, Event::Submit(request));
+    }
+
+    /// Leaves the answer to a worker, as every other: whoever submits may hold locks that its
+    /// callback wants. If all of them have gone, one comes back for it.
+    fn refuse(self: &Arc<Self>, mut state: MutexGuard<'_, State>, request: Arc<Pending>) {
+        state.queue.push_chores(Chores { answered: vec![request], ..Chores::default() });
+        if state.workers > 0 {
+            self.wake(&state);
+            return;
+        }
+        state.workers = 1;
+        drop(state);
+        if self.start_worker().is_err() {
+            self.serve();
+        }
     }
 
     /// Tells the engine something that is not the end of an operation. What follows is left to the
@@ -152,6 +175,7 @@ impl Crew {
                 return Some(task);
             }
             if state.is_ending {
+                state.workers -= 1;
                 return None;
             }
             state.idle += 1;

@@ -119,12 +119,7 @@ impl Queue {
     /// For so many workers.
     pub(super) fn new(workers: usize) -> Self {
         assert!(workers >= WORKERS_MIN, "each class has a worker");
-        Self {
-            chores: VecDeque::new(),
-            waiting: Default::default(),
-            running: [0; 3],
-            workers,
-        }
+        Self { chores: VecDeque::new(), waiting: Default::default(), running: [0; 3], workers }
     }
 
     pub(super) fn push(&mut self, job: Job) {

@@ -167,9 +167,7 @@ impl<D: device::Device + 'static> RunningClone<D> {
     /// Those that were started end with the clone if there are too few.
     fn start_threads(&mut self, workers: usize) -> io::Result<()> {
         for _ in 0..workers {
-            let crew = self.crew.clone();
-            let worker = Builder::new().name("clone-worker".into());
-            self.threads.push(worker.spawn(move || crew.serve())?);
+            self.threads.push(self.crew.start_worker()?);
         }
         let crew = self.crew.clone();
         let timer = Builder::new().name("clone-timer".into());
@@ -196,7 +194,8 @@ impl<D: device::Device + 'static> RunningClone<D> {
     pub fn status(&self) -> Status {
         // Without that it might be suspended meanwhile, and the commit would wait for its end.
         let control = lock(&self.control);
-        if !self.crew.notices.standing().is_at_rest {
+        let standing = self.crew.notices.standing();
+        if !(standing.is_at_rest || standing.has_failed) {
             let (done, wait) = mpsc::channel();
             let callback = Box::new(move |_, _| drop(done));
             self.crew.submit(Operation::Commit, 0..0, false, Vec::new(), callback);

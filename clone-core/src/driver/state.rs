@@ -26,6 +26,8 @@ pub(super) struct State {
     /// Why requests are refused; then the engine is told nothing more.
     over: Option<RequestError>,
     pub(super) queue: Queue,
+    /// Workers that have not gone. Those look for something to do before they go.
+    pub(super) workers: usize,
     /// Workers that wait for work.
     pub(super) idle: usize,
     /// When the thread that keeps time will look next; `None` for never.
@@ -58,6 +60,7 @@ impl State {
             next_request: 0,
             over: None,
             queue: Queue::new(workers),
+            workers,
             idle: 0,
             alarm: None,
             is_ending: false,

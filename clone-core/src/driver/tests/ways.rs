@@ -2,12 +2,14 @@
 
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
+use std::thread;
 
 use super::disk::{Asked, Disk};
-use super::{Bench, REGION, source_bytes, wait_until_complete};
+use super::{Bench, REGION, source_bytes, wait_for, wait_until_complete};
+use crate::driver::Client;
 use crate::driver::buffers::lock;
 use crate::driver::running::pool_bytes;
-use crate::engine::{Operation, RequestError, Settings};
+use crate::engine::{Happening, Operation, RequestError, Settings};
 
 #[test]
 fn what_is_on_the_destination_is_done_by_the_thread_that_wants_it() {
@@ -202,6 +204,50 @@ fn callbacks_run_without_a_lock_and_never_before_submit_returns_if_they_want_one
     }
     assert_eq!(*lock(&book), 3);
     bench.stop(clone);
+}
+
+/// Asks for what will be refused; what the answer is, and whether a worker gave it.
+fn refused(client: &Client) -> (Result<(), RequestError>, bool) {
+    let (done, answer) = mpsc::channel();
+    client.submit(Operation::Flush, 0..0, false, Vec::new(), move |result, _| {
+        let is_worker = thread::current().name() == Some("clone-worker");
+        done.send((result, is_worker)).unwrap();
+    });
+    answer.recv().unwrap()
+}
+
+#[test]
+fn refusals_too_come_from_workers_of_a_clone_that_failed_and_of_one_that_was_stopped() {
+    let mut bench = Bench::new(8 * REGION);
+    let clone = bench.start();
+    let (client, crew) = (clone.client(), clone.crew.clone());
+    let wait_until_gone = || {
+        while crew.lock().workers > 0 {
+            thread::yield_now();
+        }
+    };
+    bench.source.hold(0..REGION);
+    client.submit(Operation::Read, 0..1, false, vec![0], |_, _| {});
+    bench.source.wait_until_held(1);
+    client.submit(Operation::Flush, 0..0, false, Vec::new(), |_, _| panic!("on purpose"));
+    wait_for(&clone, |what| matches!(what, Happening::Failed(_)));
+    let mut told = vec![refused(&client)];
+    thread::scope(|scope| {
+        let stopped = scope.spawn(|| clone.stop());
+        while !crew.lock().is_ending {
+            thread::yield_now();
+        }
+        // One worker is in the source, and the others may have gone.
+        let late = scope.spawn(|| refused(&client));
+        bench.source.let_go();
+        told.push(late.join().unwrap());
+        assert!(stopped.join().unwrap().failure.is_some());
+    });
+    wait_until_gone();
+    told.extend((0..3).map(|_| refused(&client)));
+    assert_eq!(told, [(Err(RequestError::Failed), true); 5]);
+    // They do not stay.
+    wait_until_gone();
 }
 
 #[test]
