@@ -4,7 +4,7 @@ use std::io;
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
-use std::thread::{Builder, JoinHandle};
+use std::thread::{self, Builder, JoinHandle};
 use std::time::Duration;
 
 use persistent_data::device;
@@ -286,7 +286,8 @@ impl<D: device::Device + 'static> RunningClone<D> {
     }
 
     /// Waits until all that is under way has ended and is committed, and ends it. Requests that
-    /// come later fail.
+    /// come later fail. If the clone has failed nothing is committed, but what is under way on its
+    /// devices has ended all the same.
     pub fn stop(mut self) -> Stopped<D> {
         self.halt();
         let metadata = lock(&self.metadata).take();
@@ -306,13 +307,20 @@ impl<D: device::Device + 'static> RunningClone<D> {
         // If it fails there is nothing to wait for. The failure is in the notices.
         let _ = self.suspend_alone();
         self.crew.end(RequestError::Stopped);
-        for thread in mem::take(&mut self.threads) {
+        for ended in mem::take(&mut self.threads) {
             // What a thread panicked of is in the notices.
-            let _ = thread.join();
+            let _ = ended.join();
+        }
+        // A clone that has failed does not come to rest, but its users end what they have begun.
+        while self.crew.front.passes() > 0 {
+            thread::sleep(GLANCE);
         }
         self.crew.notices.end();
     }
 }
+
+/// How often passes are counted while they are waited for.
+const GLANCE: Duration = Duration::from_millis(1);
 
 /// The most bytes that buffers of copies take: the engine has as much for copies that users wait
 /// for as for others.
@@ -323,5 +331,8 @@ pub(super) fn pool_bytes(settings: &Settings) -> u64 {
 impl<D: device::Device + 'static> Drop for RunningClone<D> {
     fn drop(&mut self) {
         self.halt();
+        // Clients that are still there do not keep the device.
+        let metadata = lock(&self.metadata).take();
+        drop(metadata);
     }
 }

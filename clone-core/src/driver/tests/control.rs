@@ -126,6 +126,18 @@ fn a_clone_that_is_dropped_at_work_ends_what_it_is_doing_and_commits_it() {
 }
 
 #[test]
+fn a_clone_that_was_dropped_leaves_its_metadata_device_whoever_still_uses_it() {
+    let mut bench = Bench::new(16 * REGION);
+    let clone = bench.start();
+    let client = clone.client();
+    client.write(0, &[1; REGION as usize], false).unwrap();
+    drop(clone);
+    assert_eq!(Arc::strong_count(&bench.metadata_device), 1);
+    assert!(Metadata::open(bench.metadata_device.clone()).unwrap().is_hydrated(0));
+    assert_eq!(client.flush(), Err(RequestError::Stopped));
+}
+
+#[test]
 fn a_complete_clone_needs_neither_metadata_nor_source() {
     let mut bench = Bench::hydrating(100 * REGION + 512);
     let clone = bench.start();

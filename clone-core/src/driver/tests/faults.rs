@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
 use super::disk::{Asked, Disk, eio};
 use super::{Bench, REGION, nr_hydrated, source_bytes, wait_for, wait_until_complete};
@@ -156,6 +158,31 @@ fn a_callback_that_panics_ends_the_clone_and_others_are_answered() {
     bench.source.let_go();
     assert_eq!(answer.recv(), Ok(Err(RequestError::Failed)));
     drop(clone);
+}
+
+#[test]
+fn a_clone_that_failed_is_not_stopped_before_its_users_have_ended_what_they_write() {
+    let mut bench = Bench::new(16 * REGION);
+    let clone = bench.start();
+    let client = clone.client();
+    client.write(0, &[1; REGION as usize], false).unwrap();
+    bench.destination.hold(100..200);
+    thread::scope(|scope| {
+        let written = scope.spawn(|| client.try_write(100, &[2; 100]));
+        bench.destination.wait_until_held(1);
+        let past_end = 16 * REGION..16 * REGION + 1;
+        let other = clone.client();
+        other.submit(Operation::Read, past_end, false, vec![0], |_, _| panic!("on purpose"));
+        wait_for(&clone, |what| matches!(what, Happening::Failed(_)));
+        let (done, stopped) = mpsc::channel();
+        scope.spawn(move || done.send(clone.stop().failure).unwrap());
+        // However long this waits: something may be written yet.
+        let early = stopped.recv_timeout(Duration::from_millis(100));
+        bench.destination.let_go();
+        assert_eq!(early, Err(RecvTimeoutError::Timeout));
+        assert_eq!(written.join().unwrap(), Some(Ok(())));
+        assert!(stopped.recv().unwrap().is_some());
+    });
 }
 
 #[test]
