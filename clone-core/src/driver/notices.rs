@@ -1,6 +1,7 @@
 //! What happened, kept for those who ask later, and told to one who listens.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use crate::engine::{Failure, Happening, Notice};
 /// How many of the last notices are kept.
 pub const NOTICES_MAX: usize = 1024;
 
-/// Hears of each notice, in their order.
+/// Hears of each notice, in their order. One that panics ends the clone, and hears of that too.
 pub type Listener = Box<dyn FnMut(&Notice) + Send>;
 
 /// The last notices.
@@ -93,7 +94,11 @@ impl Notices {
         loop {
             let next = lock(&self.book).untold.pop_front();
             if let Some(notice) = next {
-                listener(&notice);
+                let heard = catch_unwind(AssertUnwindSafe(|| listener(&notice)));
+                if let Err(panic) = heard {
+                    *lock(&self.listener) = Some(listener);
+                    resume_unwind(panic);
+                }
                 continue;
             }
             let mut place = lock(&self.listener);

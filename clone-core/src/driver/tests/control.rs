@@ -4,7 +4,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::{Bench, Clone, REGION, nr_hydrated, source_bytes, wait_until_complete};
+use super::{Bench, Clone, REGION, nr_hydrated, source_bytes, wait_for, wait_until_complete};
 use crate::driver::buffers::lock;
 use crate::driver::{Client, Devices, DriverError, DriverOptions, RunningClone};
 use crate::engine::{Command, Device, Happening, Operation, RequestError};
@@ -188,11 +188,16 @@ fn devices_that_end_before_the_clone_are_refused() {
     bench.stop(clone);
 }
 
-fn started_with_listener(bench: &mut Bench) -> (Clone, Arc<Mutex<Vec<Happening>>>) {
+/// A clone, and what its listener has heard; `then` is what the listener does besides.
+fn started_with_listener(
+    bench: &mut Bench,
+    then: impl Fn(&Happening) + Send + 'static,
+) -> (Clone, Arc<Mutex<Vec<Happening>>>) {
     let heard = Arc::new(Mutex::new(Vec::new()));
     let here = heard.clone();
     let listener = Box::new(move |notice: &crate::engine::Notice| {
         lock(&here).push(notice.what.clone());
+        then(&notice.what);
     });
     let options = DriverOptions { workers: 3, listener: Some(listener) };
     let devices = Devices {
@@ -206,7 +211,7 @@ fn started_with_listener(bench: &mut Bench) -> (Clone, Arc<Mutex<Vec<Happening>>
 #[test]
 fn notices_are_numbered_and_kept_and_told_to_the_listener_in_their_order() {
     let mut bench = Bench::new(64 * REGION);
-    let (clone, heard) = started_with_listener(&mut bench);
+    let (clone, heard) = started_with_listener(&mut bench, |_| {});
     assert!(clone.wait_for(0, Duration::ZERO).is_empty());
     clone.suspend().unwrap();
     clone.resume();
@@ -223,4 +228,18 @@ fn notices_are_numbered_and_kept_and_told_to_the_listener_in_their_order() {
     assert_eq!(clone.wait_for(3, Duration::MAX).len(), 1);
     bench.stop(clone);
     assert_eq!(*lock(&heard), expected);
+}
+
+#[test]
+fn a_listener_that_panics_ends_the_clone_and_hears_of_that_too() {
+    let mut bench = Bench::new(16 * REGION);
+    let (clone, heard) = started_with_listener(&mut bench, |what| {
+        assert!(*what != Happening::Suspended, "on purpose");
+    });
+    // Whether this comes to its end before the panic does not matter.
+    let _ = clone.suspend();
+    wait_for(&clone, |what| matches!(what, Happening::Failed(_)));
+    let failure = clone.stop().failure.unwrap();
+    assert_eq!(failure.reason, "who was told an answer or a notice panicked: on purpose");
+    assert_eq!(*lock(&heard), [Happening::Suspended, Happening::Failed(failure)]);
 }
