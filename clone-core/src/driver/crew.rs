@@ -195,6 +195,11 @@ impl Crew {
             Work::Fetch { copy } => Some(copy.clone()),
             _ => None,
         };
+        // The engine lets go of many regions under the lock. They are freed after it.
+        let committed = match &work {
+            Work::Commit { regions } => Some(regions.clone()),
+            _ => None,
+        };
         drop(work);
         let result = performed.unwrap_or_else(|panic| {
             let failure = panicked(device, "what drives it", &*panic);
@@ -222,7 +227,7 @@ impl Crew {
         };
         self.wake(&state);
         drop(state);
-        drop(fetched);
+        drop((fetched, committed));
         self.do_chores(chores);
         next.or_else(|| self.next_task())
     }
