@@ -21,15 +21,20 @@
 //! |---|---|---|
 //! | `control` | that a clone is suspended by one at a time | first; held while a suspend waits |
 //! | `Crew::state` | the engine, the queue, the tables of requests and copies | after `control` |
+//! | `Front::lanes` | who has a lane, whether lanes are closed | after `Crew::state`, or alone |
 //! | `Notices::listener` | who listens | with none of those above |
 //! | `Notices::book` | the last notices | after any of those above |
 //! | metadata | metadata | by a worker that holds no other |
-//! | those of a buffer, and of the pool | bytes | last |
+//! | those of a buffer, and of the pool | bytes | after all of those above |
+//! | `Direct::locks` | a block that is read and written back | by a `FileDestination`, last |
+//! | `Flushes` | that one flush at a time is done, and whether one failed | likewise |
 //!
-//! *Invariant:* no device is touched, no callback called and no memory of size moved with
-//! `Crew::state` held. The only lock that is held during I/O on the devices with data is the one of
-//! a copy's buffer, for reading, while it is stored; and that of metadata during a commit, which is
-//! one at a time anyway.
+//! *Invariant:* no device is touched and no callback called with `Crew::state` held, and no memory
+//! of size is moved; but what is told of a [trace](RunningClone::trace), 16 MiB at most, and of
+//! what is [set aside](RunningClone::set_aside) is copied with it, for those who ask for that. What
+//! is held during I/O is the lock of a copy's buffer, for reading, while it is stored; that of
+//! metadata during a commit, which is one at a time anyway; and the two of a `FileDestination`:
+//! that of a block while a part of it is written past the page cache, and that of flushes.
 //!
 //! *Invariant:* a callback runs on a worker, whoever told the engine what led to the answer, and
 //! also if the clone has failed or was stopped; so a server may hold a lock that its callback wants

@@ -29,6 +29,10 @@ pub trait Source: ReadData {
 
 /// What a clone is copied to. Ranges are of any alignment; writes to bytes that do not overlap do
 /// not disturb each other, even within one block of the device.
+///
+/// Of writes that overlap and are under way at the same time, any may count last; and where one of
+/// them begins or ends within a block of the device, what the others put into that block may be
+/// lost, even beside the overlap. That goes for zeroes too.
 pub trait Destination: ReadData {
     /// Writes all of `data` to `offset`. It may stay in a volatile cache.
     ///

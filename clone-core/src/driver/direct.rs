@@ -2,7 +2,9 @@
 //!
 //! *Invariant:* two writes to different bytes of one block do not undo each other. What does not
 //! cover a block is laid over what the block holds with a lock held, and what covers it overlaps
-//! with every other write to it.
+//! with every other write to it. It takes no lock: where both are under way at once, what covers
+//! the block may be undone by what does not. All writes would pay for a lock there, and only users
+//! whose writes overlap would gain.
 
 use std::fs::File;
 use std::io;

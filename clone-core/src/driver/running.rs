@@ -220,7 +220,8 @@ impl<D: device::Device + 'static> RunningClone<D> {
         *self.crew.lock().engine().settings()
     }
 
-    /// What was read since [`Command::Record`] was last switched on.
+    /// What was read since [`Command::Record`] was last switched on. The clone waits while it is
+    /// copied, which takes milliseconds if it is long.
     pub fn trace(&self) -> Option<Trace> {
         self.crew.lock().engine().trace().cloned()
     }
@@ -322,8 +323,8 @@ impl<D: device::Device + 'static> RunningClone<D> {
 /// How often passes are counted while they are waited for.
 const GLANCE: Duration = Duration::from_millis(1);
 
-/// The most bytes that buffers of copies take: the engine has as much for copies that users wait
-/// for as for others.
+/// The most bytes that are being copied: the engine has as much for copies that users wait for as
+/// for others. Their buffers take up to twice that, for they are as long as powers of two.
 pub(super) fn pool_bytes(settings: &Settings) -> u64 {
     settings.copy_bytes.saturating_mul(settings.copies.into()).saturating_mul(2)
 }
