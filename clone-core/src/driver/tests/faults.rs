@@ -40,7 +40,8 @@ fn regions_that_cannot_be_read_cost_nobody_but_those_who_read_them() {
     assert_eq!(client.write(region(103).start, &[1; REGION as usize], false), Ok(()));
     wait_for(&clone, |what| match what {
         Happening::HydrationStopped { range, failure, .. } => {
-            assert!(100 * REGION <= range.end && range.start < 103 * REGION, "{range:?}");
+            // The last of them may have failed too before it was written.
+            assert!(100 * REGION <= range.end && range.start < 104 * REGION, "{range:?}");
             assert_eq!(failure.device, Device::Source);
             assert!(failure.reason.contains("a bad sector"), "{failure}");
             true
