@@ -308,9 +308,19 @@ impl Round<'_> {
         }
     }
 
+    fn is_hydrating(&self) -> bool {
+        match self.engine.status() {
+            clone_core::target::Status::Running(figures) => figures.hydrating > 0,
+            _ => false,
+        }
+    }
+
     /// Whether nobody is at work on these cells, and the engine is free to do what it is asked.
     fn is_untouched(&self, cells: &Cells) -> bool {
-        let is_free = self.is_open();
+        // Between two chunks of a region nothing of its copy need be under way.
+        let in_chunks = self.world.plan.region as u64 * CELL > self.settings.copy_bytes / 2;
+        let is_copied = in_chunks && self.is_hydrating();
+        let is_free = self.is_open() && !is_copied;
         let near = |of: &Cells| {
             let regions = self.world.regions(of);
             overlap(&self.world.cells_of(regions), cells)
