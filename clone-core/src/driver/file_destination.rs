@@ -13,6 +13,7 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::ioctl::{Opcode, Setter, ioctl, opcode};
 
 use super::aligned::AlignedBuf;
+use super::buffers::lock;
 use super::data_file::{Access, DataFile};
 use super::device::Destination;
 use super::direct::Direct;
@@ -25,6 +26,8 @@ use crate::target::DeviceLimits;
 pub struct FileDestination {
     data: DataFile,
     flushes: Flushes,
+    /// Held for a piece of a large write to a file.
+    turn: Mutex<()>,
 }
 
 /// What holes are made of, in bytes. It suits every block device and most file systems, and those
@@ -34,6 +37,10 @@ const GRANULE: u64 = 4096;
 /// The most that is written to the page cache at once, in bytes. What is written at once lies in
 /// the cache as one, and the larger that is the longer a small write to it takes later on.
 const CACHED_WRITE_MAX: usize = 64 << 10;
+
+/// What is a large write, in bytes, and how much of one is written before others have their turn.
+const LARGE: usize = 128 << 10;
+const PIECE: usize = 1 << 20;
 
 static ZEROES: LazyLock<AlignedBuf> = LazyLock::new(|| AlignedBuf::new(1 << 20));
 
@@ -59,12 +66,34 @@ impl FileDestination {
             );
             return Err(OpenError::new(path, source));
         }
-        Ok(Self { data, flushes: Flushes::default() })
+        Ok(Self { data, flushes: Flushes::default(), turn: Mutex::default() })
     }
 
     /// What a clone has to know of it.
     pub fn limits(&self) -> DeviceLimits {
         self.data.limits()
+    }
+
+    /// Writes through the page cache. A file system lets no two threads write to one file at a time,
+    /// and has those that wait use up a core: so those with much to write wait for each other here,
+    /// and after each piece for whoever has less.
+    fn write_buffered(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        if self.data.is_block_device || data.len() < LARGE {
+            return self.write_cached(offset, data);
+        }
+        for (piece, at) in data.chunks(PIECE).zip((offset..).step_by(PIECE)) {
+            let _turn = lock(&self.turn);
+            self.write_cached(at, piece)?;
+        }
+        Ok(())
+    }
+
+    fn write_cached(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let pieces = data.chunks(CACHED_WRITE_MAX).zip((offset..).step_by(CACHED_WRITE_MAX));
+        for (piece, at) in pieces {
+            self.data.file.write_all_at(piece, at)?;
+        }
+        Ok(())
     }
 
     fn write_zeroes(&self, range: Range<u64>) -> io::Result<()> {
@@ -115,15 +144,10 @@ impl ReadData for FileDestination {
 impl Destination for FileDestination {
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.data.check_range(offset, data.len() as u64)?;
-        if let Some(direct) = &self.data.direct {
-            return direct.write(&self.data.file, offset, data);
+        match &self.data.direct {
+            None => self.write_buffered(offset, data),
+            Some(direct) => direct.write(&self.data.file, offset, data),
         }
-        let mut at = offset;
-        for piece in data.chunks(CACHED_WRITE_MAX) {
-            self.data.file.write_all_at(piece, at)?;
-            at += piece.len() as u64;
-        }
-        Ok(())
     }
 
     fn zero(&self, range: Range<u64>, deallocate: bool) -> io::Result<()> {

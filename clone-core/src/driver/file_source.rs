@@ -1,10 +1,13 @@
 //! A source that is a block device or a file.
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
+use std::sync::Mutex;
 
 use persistent_data::device::{OpenError, Purpose};
 
+use super::buffers::lock;
 use super::data_file::{Access, DataFile};
 use super::device::{Extent, Source};
 use crate::content::ReadData;
@@ -14,7 +17,12 @@ use crate::target::DeviceLimits;
 ///
 /// It keeps nobody out: a source may well be mounted, or be the source of other clones.
 #[derive(Debug)]
-pub struct FileSource(DataFile);
+pub struct FileSource {
+    data: DataFile,
+    /// The data that were found last. To find where data end takes some file systems as long as
+    /// there are data, tmpfs for instance, and is asked at each copy.
+    known: Mutex<Range<u64>>,
+}
 
 impl FileSource {
     /// Opens what lies at `path`.
@@ -22,29 +30,39 @@ impl FileSource {
     /// # Errors
     /// Any [`OpenError`] but [`InUse`](OpenError::InUse).
     pub fn open(path: impl AsRef<Path>, access: Access) -> Result<Self, OpenError> {
-        DataFile::open(path.as_ref(), Purpose::Live, access).map(Self)
+        let data = DataFile::open(path.as_ref(), Purpose::Live, access)?;
+        Ok(Self { data, known: Mutex::new(0..0) })
     }
 
     /// What a clone has to know of it.
     pub fn limits(&self) -> DeviceLimits {
-        self.0.limits()
+        self.data.limits()
     }
 }
 
 impl ReadData for FileSource {
     fn size_bytes(&self) -> u64 {
-        self.0.size_bytes
+        self.data.size_bytes
     }
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        self.0.read_at(offset, into)
+        self.data.read_at(offset, into)
     }
 }
 
 impl Source for FileSource {
     /// By the holes of a regular file. Of a block device nothing is known.
     fn extent(&self, offset: u64) -> io::Result<Extent> {
-        self.0.extent(offset)
+        let known = lock(&self.known).clone();
+        if known.contains(&offset) {
+            return Ok(Extent { zeroes: false, end: known.end });
+        }
+        let extent = self.data.extent(offset)?;
+        // Holes are looked at anew: what is taken for data is read, and so is right in any case.
+        if !extent.zeroes {
+            *lock(&self.known) = offset..extent.end;
+        }
+        Ok(extent)
     }
 }
 

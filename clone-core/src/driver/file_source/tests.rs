@@ -53,6 +53,29 @@ fn more_than_goes_through_a_buffer_at_once_is_read_in_place() {
 }
 
 #[test]
+fn data_that_were_found_are_not_looked_for_again_and_holes_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("source");
+    let file = File::create(&path).unwrap();
+    file.set_len(12 << 20).unwrap();
+    file.write_all_at(&vec![1; 4 << 20], 4 << 20).unwrap();
+    let source = FileSource::open(&path, Access::Buffered).unwrap();
+    let extent = |mib: u64| source.extent(mib << 20).unwrap();
+    let until = |zeroes, mib: u64| Extent { zeroes, end: mib << 20 };
+    assert_eq!(
+        [extent(0), extent(4), extent(9)],
+        [until(true, 4), until(false, 8), until(true, 12)]
+    );
+    // What nobody looks at any more.
+    file.write_all_at(&[1; 4096], 9 << 20).unwrap();
+    file.set_len(5 << 20).unwrap();
+    file.set_len(12 << 20).unwrap();
+    assert_eq!([extent(5), extent(8)], [until(false, 8), until(true, 12)]);
+    file.write_all_at(&[1; 4096], 9 << 20).unwrap();
+    assert_eq!([extent(7), extent(8)], [until(false, 8), until(true, 9)]);
+}
+
+#[test]
 fn a_sparse_file_has_the_size_of_a_device() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("source");
