@@ -74,9 +74,9 @@ impl FileDestination {
         self.data.limits()
     }
 
-    /// Writes through the page cache. A file system lets no two threads write to one file at a time,
-    /// and has those that wait use up a core: so those with much to write wait for each other here,
-    /// and after each piece for whoever has less.
+    /// Writes through the page cache. A file system lets no two threads write to one file at a
+    /// time, and has those that wait use up a core: so those with much to write wait for each other
+    /// here, and after each piece for whoever has less.
     fn write_buffered(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         if self.data.is_block_device || data.len() < LARGE {
             return self.write_cached(offset, data);

@@ -148,9 +148,11 @@ fn a_source_that_is_gone_is_given_up_after_some_failures_in_a_row() {
     let source = Disk::source().with_bad(100..NR_REGIONS);
     let outcome = run(source, Disk::destination(), plan(5), None);
     assert_eq!(outcome.end, End::InARow(5));
-    // What failed begins with the batch that holds the first bad region.
-    assert_eq!((outcome.progress.hydrated, outcome.aside[0].regions.start), (96, 96));
-    assert_eq!(outcome.aside[0].tries, 0);
+    // What failed begins in the batch that holds the first bad region. When it is halved, its sound
+    // part may or may not be copied before it is given up.
+    let begin = outcome.aside[0].regions.start;
+    assert!((96..=100).contains(&begin), "{outcome:?}");
+    assert!((96..=begin).contains(&outcome.progress.hydrated), "{outcome:?}");
 }
 
 #[test]

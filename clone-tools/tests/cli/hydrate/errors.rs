@@ -126,7 +126,7 @@ fn a_full_destination_ends_it_and_what_was_copied_is_kept() {
     let clone = Trio::full(4096);
     let args = clone.args(&["--batch=64k", "--json"]);
     let ran = run_after("ulimit -f 1024", "clone_hydrate", args).exits(1);
-    let ran = ran.says("could not be copied as a whole: destination: File too large");
+    let ran = ran.says("could not be copied: destination: File too large");
     let ran = ran.says("stopped after 16 failures in a row").says("the same command goes on");
     let told = ran.json();
     assert_eq!((&told["ok"], &told["ended"]), (&json!(false), &json!("failures")));
