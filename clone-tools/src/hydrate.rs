@@ -96,7 +96,9 @@ fn settings(args: &HydrateArgs, geometry: Geometry) -> Settings {
     let rate = args.rate.map(bytes);
     // So that a low rate means little at a time, and not much with long rests.
     let most = rate.map_or(u64::MAX, |rate| (rate / 4).max(BATCH_MIN));
-    let copy_bytes = 1 << bytes(args.batch).min(most).ilog2();
+    // What goes through the page cache should still be in the processor's when it is written.
+    let usual = if args.direct { 4 << 20 } else { 1 << 20 };
+    let copy_bytes = 1 << args.batch.map_or(usual, bytes).min(most).ilog2();
     let region_bytes = geometry.region_size().sectors().0 * SECTOR_SIZE;
     let mut settings = Settings {
         hydration_rate: rate,

@@ -44,10 +44,10 @@ pub struct HydrateArgs {
     #[arg(long, value_name = "FILE")]
     pub prefetch: Option<PathBuf>,
 
-    /// The most that is copied in one go: 64 KiB to 64 MiB, rounded down to a power of two. Larger
-    /// regions are copied in pieces.
-    #[arg(long, value_name = "SIZE", default_value = "4M", value_parser = parse_batch)]
-    pub batch: Sectors,
+    /// The most that is copied in one go: 64 KiB to 64 MiB, rounded down to a power of two; 1M by
+    /// default, 4M with --direct. Larger regions are copied in pieces.
+    #[arg(long, value_name = "SIZE", value_parser = parse_batch)]
+    pub batch: Option<Sectors>,
 
     /// How many copies are under way at a time. Each takes the memory of a batch.
     #[arg(short, long, value_name = "N", default_value_t = 4)]
