@@ -2,13 +2,14 @@
 
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{LazyLock, Mutex};
 
 use persistent_data::device::{OpenError, Purpose};
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::ioctl::{Opcode, Setter, ioctl, opcode};
 
@@ -82,10 +83,19 @@ impl FileDestination {
             return self.write_cached(offset, data);
         }
         for (piece, at) in data.chunks(PIECE).zip((offset..).step_by(PIECE)) {
-            let _turn = lock(&self.turn);
+            let turn = lock(&self.turn);
             self.write_cached(at, piece)?;
+            drop(turn);
+            self.begin_writeback(at, piece.len());
         }
         Ok(())
+    }
+
+    /// Has the system begin to store what was written, while more is being copied: a flush finds
+    /// less to do. What is under way is not dropped from the cache by this.
+    fn begin_writeback(&self, offset: u64, len: usize) {
+        // It is advice: that it cannot be followed is no failure.
+        let _ = fadvise(&self.data.file, offset, NonZeroU64::new(len as u64), Advice::DontNeed);
     }
 
     fn write_cached(&self, offset: u64, data: &[u8]) -> io::Result<()> {
