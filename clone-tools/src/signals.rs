@@ -31,10 +31,11 @@ impl StopSignals {
             if ignored >> (signal - 1) & 1 == 1 {
                 continue;
             }
-            // They act in the order in which they are registered.
+            // They act in the order in which they are registered. A signal that comes in between is
+            // not lost: noting it is first.
+            flag::register_usize(signal, received.clone(), signal as usize)?;
             flag::register_conditional_default(signal, is_second.clone())?;
             flag::register(signal, is_second.clone())?;
-            flag::register_usize(signal, received.clone(), signal as usize)?;
         }
         Ok(Self { received })
     }

@@ -33,12 +33,20 @@ impl Running {
             .spawn()
             .unwrap();
         let mut running = Self { child, line };
-        // SIGTERM is signal 15.
-        while running.mask("SigCgt:") >> 14 & 1 == 0 {
+        while !running.has_workers() {
             assert!(running.child.try_wait().unwrap().is_none(), "{}", running.wait());
             std::thread::yield_now();
         }
         running
+    }
+
+    /// Whether it has begun to copy. That SIGTERM is caught comes earlier than that it is noted.
+    fn has_workers(&self) -> bool {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        threads.into_iter().flatten().flatten().any(|thread| {
+            let name = fs::read_to_string(thread.path().join("comm"));
+            name.is_ok_and(|name| name.trim_end() == "clone-worker")
+        })
     }
 
     /// A set of signals as the kernel tells it.
