@@ -16,16 +16,18 @@ pub(crate) struct Running {
 
 impl Running {
     /// Starts it, and waits until it has opened everything and hears signals.
+    ///
+    /// Signals are as they are by default, also where the tests run under `nohup`.
     pub(crate) fn start(clone: &Trio, more: &[&str]) -> Self {
-        Self::start_after(":", clone, more)
+        Self::start_by("exec env --default-signal=HUP,INT,TERM", clone, more)
     }
 
-    /// The same by a shell that did `prepare` first.
-    fn start_after(prepare: &str, clone: &Trio, more: &[&str]) -> Self {
+    /// The same by a shell, as `prepare` says.
+    fn start_by(prepare: &str, clone: &Trio, more: &[&str]) -> Self {
         let args = clone.args(more);
-        let line = format!("{prepare}; clone_hydrate {args:?}");
+        let line = format!("{prepare} clone_hydrate {args:?}");
         let child = Command::new("sh")
-            .args(["-c", &format!("{prepare}; exec \"$@\""), "sh"])
+            .args(["-c", &format!("{prepare} \"$@\""), "sh"])
             .arg(binary("clone_hydrate"))
             .args(args)
             .stdout(Stdio::piped())
@@ -107,7 +109,7 @@ fn a_second_signal_ends_it_at_once() {
 #[test]
 fn a_signal_that_was_ignored_before_stays_ignored() {
     let clone = Trio::full(32768);
-    let running = Running::start_after("trap '' HUP", &clone, &["--rate=8"]);
+    let running = Running::start_by("trap '' HUP; exec", &clone, &["--rate=8"]);
     assert_eq!(running.mask("SigIgn:") & 1, 1);
     running.signal("HUP");
     running.signal("TERM");
