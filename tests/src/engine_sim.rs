@@ -1,6 +1,6 @@
 //! A world for the engine to run a clone in: devices that take their time, fail and lose power,
 //! and many clients, all drawn from one seed. What clients see, and what a crash leaves, is held
-//! against a [model](model) of what a plain copy of the source could give.
+//! against a model of what a plain copy of the source could give.
 //!
 //! Time is simulated: operations end in any order, some of them after very long, and a run takes
 //! no longer for it. A run is a few rounds, each of which opens the clone anew.
