@@ -47,9 +47,9 @@
 //! engine ends the clone: all requests fail, a notice says why, and nothing more is begun.
 
 pub use self::aligned::AlignedBuf;
-pub use self::client::Client;
+pub use self::client::{Client, Stretch};
 pub use self::data_file::Access;
-pub use self::device::{Destination, Extent, Source};
+pub use self::device::{Destination, Extent, Source, SourceChanged};
 pub use self::file_destination::FileDestination;
 pub use self::file_source::FileSource;
 pub use self::notices::{Listener, NOTICES_MAX};

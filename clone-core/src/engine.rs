@@ -241,6 +241,7 @@ impl Engine {
             Event::Done { op, result } => self.done(op, result),
             Event::Tick => {}
             Event::Command(command) => self.command(command),
+            Event::SourceChanged { reason } => self.source_changed(reason),
             Event::Suspend => self.suspend(),
             Event::Resume => self.resume(),
         }

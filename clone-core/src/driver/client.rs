@@ -21,6 +21,17 @@ pub struct Client {
     size_bytes: u64,
 }
 
+/// A stretch of a clone, as it was when it was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// Whether it is hydrated.
+    pub hydrated: bool,
+    /// Whether it is known, without being read, to be all zeroes.
+    pub zeroes: bool,
+    /// Where it ends, in bytes; not past the end of the clone.
+    pub end: u64,
+}
+
 impl Client {
     pub(super) fn new(crew: Arc<Crew>, size_bytes: u64) -> Self {
         let lane = crew.front.lane();
@@ -30,6 +41,33 @@ impl Client {
     /// Bytes of the clone.
     pub fn size_bytes(&self) -> u64 {
         self.size_bytes
+    }
+
+    /// Somebody else who uses the same clone.
+    pub fn another(&self) -> Self {
+        Self::new(self.crew.clone(), self.size_bytes)
+    }
+
+    /// The stretch that `range` begins with, by what source and destination know of their holes;
+    /// it may end after the range. What changes meanwhile may or may not be seen. `None` if the
+    /// range is empty, or begins at the end of the clone or after it.
+    ///
+    /// # Errors
+    /// Whatever a device says.
+    pub fn stretch(&self, range: &ByteRange) -> io::Result<Option<Stretch>> {
+        let Some((hydrated, end)) = self.hydrated(range) else { return Ok(None) };
+        let hands = &self.crew.hands;
+        let extent = match hydrated {
+            true => hands.destination.extent(range.start)?,
+            false => hands.source.extent(range.start)?,
+        };
+        Ok(Some(Stretch { hydrated, zeroes: extent.zeroes, end: extent.end.min(end) }))
+    }
+
+    /// Whether the region is hydrated that `range` begins in, and where that ends, in bytes, or
+    /// the regions that the range is in; `None` as for [`stretch`](Self::stretch).
+    pub fn hydrated(&self, range: &ByteRange) -> Option<(bool, u64)> {
+        self.lane.run(range)
     }
 
     /// Reads from `offset` on.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::driver::buffers::{Callback, Pending};
+use crate::driver::buffers::{Callback, Pending, lock};
 use crate::driver::notices::Notices;
 use crate::driver::perform::Hands;
 use crate::driver::queue::{Chores, Job, Place, Work};
@@ -207,8 +207,13 @@ impl Crew {
             Err(failure)
         });
 
+        let changed = result.as_ref().err().and_then(|_| lock(&self.hands.changed).take());
         let mut state = self.lock();
         state.queue.end(place);
+        // Before the failure itself, which would have more of the same begun.
+        if let Some(reason) = changed {
+            self.tell(&mut state, Event::SourceChanged { reason });
+        }
         let now = self.began.elapsed();
         let outcome = state.handle(now, Event::Done { op, result }, &self.notices);
         let Outcome { mut jobs, chores } = outcome;

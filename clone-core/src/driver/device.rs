@@ -3,6 +3,8 @@
 use std::io;
 use std::ops::Range;
 
+use thiserror::Error;
+
 use crate::content::ReadData;
 
 /// A stretch of a device.
@@ -12,6 +14,25 @@ pub struct Extent {
     pub zeroes: bool,
     /// Where it ends, in bytes; not past the end of the device.
     pub end: u64,
+}
+
+/// The error of a source, inside an [`io::Error`], that is not what it was when it was opened: none
+/// of its bytes can be used any more, and hydration stops.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("the source has changed: {0}")]
+pub struct SourceChanged(pub String);
+
+impl From<SourceChanged> for io::Error {
+    fn from(changed: SourceChanged) -> Self {
+        Self::other(changed)
+    }
+}
+
+impl SourceChanged {
+    /// The one that `error` is, if it is one.
+    pub fn of(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
 }
 
 /// What is cloned. There is no way to write to it.
@@ -34,6 +55,16 @@ pub trait Source: ReadData {
 /// them begins or ends within a block of the device, what the others put into that block may be
 /// lost, even beside the overlap. That goes for zeroes too.
 pub trait Destination: ReadData {
+    /// The stretch that begins at `offset`, which lies on the device, as it is now. A device that
+    /// knows nothing says that all of it is data.
+    ///
+    /// # Errors
+    /// Whatever the device says.
+    fn extent(&self, offset: u64) -> io::Result<Extent> {
+        let _ = offset;
+        Ok(Extent { zeroes: false, end: self.size_bytes() })
+    }
+
     /// Writes all of `data` to `offset`. It may stay in a volatile cache.
     ///
     /// # Errors

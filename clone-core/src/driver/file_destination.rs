@@ -16,7 +16,7 @@ use rustix::ioctl::{Opcode, Setter, ioctl, opcode};
 use super::aligned::AlignedBuf;
 use super::buffers::lock;
 use super::data_file::{Access, DataFile};
-use super::device::Destination;
+use super::device::{Destination, Extent};
 use super::direct::Direct;
 use crate::content::ReadData;
 use crate::target::DeviceLimits;
@@ -152,6 +152,11 @@ impl ReadData for FileDestination {
 }
 
 impl Destination for FileDestination {
+    /// By the holes of a regular file. Of a block device nothing is known.
+    fn extent(&self, offset: u64) -> io::Result<Extent> {
+        self.data.extent(offset)
+    }
+
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.data.check_range(offset, data.len() as u64)?;
         match &self.data.direct {

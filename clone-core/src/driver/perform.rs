@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use persistent_data::device;
 
 use crate::driver::buffers::{CopyBuffer, Pool, length, lock};
-use crate::driver::device::{Destination, Extent, Source};
+use crate::driver::device::{Destination, Extent, Source, SourceChanged};
 use crate::driver::queue::{Laid, Work};
 use crate::driver::zero_runs::zero_runs;
 use crate::engine::{ByteRange, Done, Failure, RegionSet};
@@ -23,6 +23,8 @@ pub(super) struct Hands {
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) pool: Arc<Pool>,
     pub(super) tally: Tally,
+    /// Why the source is not what it was, until the engine is told.
+    pub(super) changed: Mutex<Option<String>>,
 }
 
 /// Metadata, of whatever device. Only one operation at a time is under way on it.
@@ -88,7 +90,12 @@ impl Hands {
     pub(super) fn perform(&self, work: &Work, is_background: bool) -> Result<Done, Failure> {
         let done = self.on_data(work, is_background);
         let done = match (done, work) {
-            (Some(result), _) => result.map_err(|error| reason(&error)),
+            (Some(result), _) => result.map_err(|error| {
+                if let Some(SourceChanged(what)) = SourceChanged::of(&error) {
+                    *lock(&self.changed) = Some(what.clone());
+                }
+                reason(&error)
+            }),
             (None, Work::Commit { regions }) => {
                 add(&self.tally.commits, 1);
                 let used = self.ledger.commit(regions);

@@ -148,6 +148,7 @@ impl<D: device::Device + 'static> RunningClone<D> {
             ledger: metadata.clone(),
             pool: Arc::new(Pool::new(pool_bytes(&settings))),
             tally: Tally::default(),
+            changed: Mutex::default(),
         };
         let workers = options.workers.max(WORKERS_MIN);
         let crew = Crew::new(engine, hands, Notices::new(options.listener), workers);

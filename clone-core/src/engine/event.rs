@@ -20,6 +20,12 @@ pub enum Event {
     Tick,
     /// A message for the clone.
     Command(Command),
+    /// The source is not what it was: what has not been copied is lost, and hydration stops. Told
+    /// as often as it is seen.
+    SourceChanged {
+        /// What about it, for people.
+        reason: String,
+    },
     /// Begin nothing new; when all that is under way has ended, commit and tell it.
     Suspend,
     /// Go on.

@@ -123,6 +123,21 @@ impl Lane {
         self.front.map.load().as_ref().is_none_or(|map| map.all(regions))
     }
 
+    /// Whether the region is hydrated that `range` begins in, and up to where those are like it
+    /// that follow, in bytes; no further than the end of the regions that `range` is in. `None` if
+    /// no byte of the clone is in it.
+    pub fn run(&self, range: &ByteRange) -> Option<(bool, u64)> {
+        let Front { size_bytes, region_shift, .. } = *self.front;
+        let (start, end) = (range.start, range.end.min(size_bytes));
+        if start >= end {
+            return None;
+        }
+        let Some(map) = &*self.front.map.load() else { return Some((true, size_bytes)) };
+        let (last, hydrated) = map.run(start >> region_shift..((end - 1) >> region_shift) + 1);
+        // A clone has fewer than 2^63 bytes, and so the end of a region can be counted.
+        Some((hydrated, (last << region_shift).min(size_bytes)))
+    }
+
     /// Lets a read, or a write or discard that need not be durable, of these bytes go to the
     /// destination; `None` if the engine has to see it.
     ///

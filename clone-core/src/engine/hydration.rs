@@ -36,6 +36,8 @@ pub(super) struct Hydration {
     budget: Option<u64>,
     /// Copies that failed since one succeeded.
     failures: u32,
+    /// It was told, and hydration not switched on since.
+    source_changed: bool,
     /// No copy begins before this while users are at work.
     patient_until: Duration,
     /// When to look again.
@@ -307,7 +309,17 @@ impl Engine {
         self.settings.options.hydration = on;
         if on {
             self.hydration.failures = 0;
+            self.hydration.source_changed = false;
             self.hydration.aside.make_due(self.now);
+        }
+    }
+
+    /// Stops hydration, and tells why, once until hydration is switched on again.
+    pub(super) fn source_changed(&mut self, reason: String) {
+        self.settings.options.hydration = false;
+        if !self.hydration.source_changed {
+            self.hydration.source_changed = true;
+            self.tell(Happening::SourceChanged { reason });
         }
     }
 

@@ -34,6 +34,13 @@ pub enum Happening {
         /// Why it failed.
         failure: Failure,
     },
+    /// The source is not what it was when the clone was started, and hydration stopped. What has
+    /// been hydrated can be read and written; the rest can no more be told from a mixture of two
+    /// sources. Told again if `enable_hydration` is tried and it is still so.
+    SourceChanged {
+        /// What about it.
+        reason: String,
+    },
     /// Hydration has copied as much as [`Command::HydrationLimit`](super::Command::HydrationLimit)
     /// allowed, and stopped; `enable_hydration` starts it again, without a limit.
     LimitReached,
@@ -55,6 +62,9 @@ impl fmt::Display for Happening {
                  bytes {}..{}: {failure}",
                 range.start, range.end
             ),
+            Self::SourceChanged { reason } => {
+                write!(f, "hydration stopped, for the source has changed: {reason}")
+            }
             Self::LimitReached => f.write_str("hydration stopped at its limit"),
             Self::Suspended => f.write_str("suspended"),
             Self::Resumed => f.write_str("resumed"),

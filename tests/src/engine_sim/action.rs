@@ -81,6 +81,9 @@ impl Round<'_> {
                 trouble.is_stopped = true;
                 self.world.figures.stopped += 1;
             }
+            Happening::SourceChanged { .. } => {
+                require!(false, Notices, "the source changed, and nobody said so");
+            }
             Happening::Suspended => {
                 let is_asked = matches!(self.suspension, Suspension::Asked { .. });
                 require!(is_asked, Notices, "suspended unasked");

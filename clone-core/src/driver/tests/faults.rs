@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::disk::{Asked, Disk, eio};
 use super::{Bench, REGION, nr_hydrated, source_bytes, wait_for, wait_until_complete};
+use crate::driver::SourceChanged;
 use crate::engine::{
     Command, Device, Done, Event, Failure, Happening, OpId, Operation, RequestError,
 };
@@ -59,6 +60,27 @@ fn regions_that_cannot_be_read_cost_nobody_but_those_who_read_them() {
     let mut expected = source_bytes(256 * REGION);
     expected[103 * REGION as usize..104 * REGION as usize].fill(1);
     assert!(bench.destination.bytes() == expected);
+}
+
+#[test]
+fn a_source_that_has_changed_is_told_and_nothing_more_is_copied() {
+    let mut bench = Bench::hydrating(64 * REGION);
+    bench.source.rule(|asked| match asked {
+        Asked::Read(at) if at.start >= 32 * REGION => {
+            Err(SourceChanged("another size".into()).into())
+        }
+        _ => Ok(()),
+    });
+    let clone = bench.start();
+    wait_for(&clone, |what| match what {
+        Happening::SourceChanged { reason } => reason == "another size",
+        _ => false,
+    });
+    assert!(!clone.settings().options.hydration);
+    let failed = Err(RequestError::Device(Device::Source));
+    assert_eq!(clone.client().read(40 * REGION, &mut [0; 10]), failed);
+    bench.stop(clone);
+    assert!(!bench.is_hydrated(32));
 }
 
 #[test]

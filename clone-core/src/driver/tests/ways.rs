@@ -6,9 +6,10 @@ use std::thread;
 
 use super::disk::{Asked, Disk};
 use super::{Bench, REGION, source_bytes, wait_for, wait_until_complete};
-use crate::driver::Client;
+use crate::content::ReadData;
 use crate::driver::buffers::lock;
 use crate::driver::running::pool_bytes;
+use crate::driver::{Client, Stretch};
 use crate::engine::{Happening, Operation, RequestError, Settings};
 
 #[test]
@@ -34,6 +35,33 @@ fn what_is_on_the_destination_is_done_by_the_thread_that_wants_it() {
     client.read(11, &mut bytes[..4]).unwrap();
     assert_eq!(bytes[..4], [2, 0, 0, 2]);
     bench.source.let_go();
+    bench.stop(clone);
+}
+
+#[test]
+fn a_stretch_is_cut_where_hydrated_and_unhydrated_meet_and_at_the_ends_of_holes() {
+    let mut bench = Bench::new(8 * REGION + 512);
+    bench.source = Arc::new(
+        Disk::new(source_bytes(bench.source.size_bytes())).with_holes(vec![0..6 * REGION]),
+    );
+    let clone = bench.start();
+    let client = clone.client();
+    client.write(2 * REGION, &[1; 3 * REGION as usize], false).unwrap();
+    let stretch = |start, end| {
+        let found = client.stretch(&(start..end)).unwrap();
+        found.map(|Stretch { hydrated, zeroes, end }| (hydrated, zeroes, end))
+    };
+    let end = client.size_bytes();
+    assert_eq!(stretch(10, end), Some((false, true, 2 * REGION)));
+    assert_eq!(stretch(2 * REGION, end), Some((true, false, 5 * REGION)));
+    assert_eq!(stretch(2 * REGION, 3 * REGION + 1), Some((true, false, 4 * REGION)));
+    assert_eq!(stretch(5 * REGION, u64::MAX), Some((false, true, 6 * REGION)));
+    assert_eq!(stretch(6 * REGION, u64::MAX), Some((false, false, end)));
+    assert_eq!((stretch(end, u64::MAX), stretch(7, 7)), (None, None));
+    assert_eq!(client.another().hydrated(&(REGION..end)), Some((false, 2 * REGION)));
+    client.hydrate(0..end).unwrap();
+    client.flush().unwrap();
+    assert_eq!(client.hydrated(&(0..end)), Some((true, end)));
     bench.stop(clone);
 }
 

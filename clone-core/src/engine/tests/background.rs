@@ -194,6 +194,26 @@ fn after_too_many_failures_in_a_row_it_stops_and_says_why() {
 }
 
 #[test]
+fn a_source_that_has_changed_stops_hydration_and_is_told_once() {
+    let mut world = World::new(8 * 64, 0..8, hydrating(1, 1));
+    let changed = || Event::SourceChanged { reason: "another ETag".into() };
+    world.event(changed());
+    world.event(changed());
+    world.run_until(10 * SECOND);
+    let told = Happening::SourceChanged { reason: "another ETag".into() };
+    assert_eq!(world.told, [told.clone()]);
+    assert!(!world.figures().options.hydration);
+    assert!(world.figures().hydrated < 64);
+    // What is on the destination is as good as before.
+    let healthy = world.write(0..REGION, 1);
+    world.run_until(11 * SECOND);
+    assert_eq!(world.answers[&healthy], Ok(()));
+    world.command(Command::Kernel(Message::EnableHydration));
+    world.event(changed());
+    assert_eq!(world.told, [told.clone(), told]);
+}
+
+#[test]
 fn holes_are_followed_and_not_read() {
     let mut world = World::new(8 * 64, 40..41, hydrating(2, 2));
     world.source[4 * 4096..50 * 4096].fill(0);
