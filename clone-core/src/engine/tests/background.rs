@@ -201,7 +201,7 @@ fn a_source_that_has_changed_stops_hydration_and_is_told_once() {
     world.event(changed());
     world.run_until(10 * SECOND);
     let told = Happening::SourceChanged { reason: "another ETag".into() };
-    assert_eq!(world.told, [told.clone()]);
+    assert_eq!(world.told, std::slice::from_ref(&told));
     assert!(!world.figures().options.hydration);
     assert!(world.figures().hydrated < 64);
     // What is on the destination is as good as before.

@@ -1,0 +1,3 @@
+//! Where data come from that are cloned.
+
+pub mod remote;

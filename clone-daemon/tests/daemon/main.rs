@@ -1,0 +1,5 @@
+//! The daemon, from outside.
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed, and says where")]
+
+mod support;
+mod volume;

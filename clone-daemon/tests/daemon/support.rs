@@ -1,0 +1,103 @@
+//! A clone of a file, and a volume of it, for the tests of what serves it.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clone_core::driver::{Access, Devices, DriverOptions, FileDestination, FileSource};
+use clone_core::driver::{RunningClone, Source};
+use clone_core::engine::Settings;
+use clone_core::geometry::{Geometry, RegionSize, Sectors};
+use clone_core::ir::Header;
+use clone_core::metadata::Metadata;
+use clone_core::restore::MetadataSize;
+use clone_daemon::volume::{Volume, Volumes};
+use persistent_data::device::FileDevice;
+use tempfile::TempDir;
+
+/// A folder with the devices of a clone.
+pub(crate) struct Rig {
+    pub(crate) folder: TempDir,
+    pub(crate) region: Sectors,
+    pub(crate) size: Sectors,
+}
+
+impl Rig {
+    /// Devices for a clone whose source holds `source`, a whole number of sectors. Nothing is
+    /// hydrated, and what the destination holds is not what the source does.
+    pub(crate) fn new(region: Sectors, source: &[u8]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let size = Sectors(source.len() as u64 / 512);
+        let rig = Self { folder, region, size };
+        fs::write(rig.path("source"), source).unwrap();
+        fs::write(rig.path("destination"), vec![0xee; source.len()]).unwrap();
+        let geometry = rig.geometry();
+        let blocks = MetadataSize::of(geometry).total_blocks();
+        File::create(rig.path("metadata")).unwrap().set_len(blocks * 4096).unwrap();
+        let device = FileDevice::open_write(rig.path("metadata")).unwrap();
+        drop(Metadata::format(device, Header { uuid: [0; 16], geometry }).unwrap());
+        rig
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn geometry(&self) -> Geometry {
+        Geometry::new(RegionSize::new(self.region).unwrap(), self.size).unwrap()
+    }
+
+    /// Runs the clone. It copies in the background if `hydration` is true.
+    pub(crate) fn start(&self, hydration: bool) -> RunningClone<FileDevice> {
+        let source = FileSource::open(self.path("source"), Access::Buffered).unwrap();
+        self.start_from(Arc::new(source), hydration)
+    }
+
+    /// Runs the clone with another source of the same content.
+    pub(crate) fn start_from(
+        &self,
+        source: Arc<dyn Source>,
+        hydration: bool,
+    ) -> RunningClone<FileDevice> {
+        let device = FileDevice::open_write(self.path("metadata")).unwrap();
+        let metadata = Metadata::open(device).unwrap();
+        let path = self.path("destination");
+        let destination = Arc::new(FileDestination::open(path, Access::Buffered).unwrap());
+        let mut settings = Settings::default();
+        settings.options.hydration = hydration;
+        let devices = Devices { metadata, source, destination };
+        RunningClone::start(devices, settings, DriverOptions::default()).unwrap()
+    }
+
+    /// The bytes that are on the destination.
+    pub(crate) fn destination(&self) -> Vec<u8> {
+        let file = File::open(self.path("destination")).unwrap();
+        let mut bytes = vec![0; self.size.to_bytes().unwrap() as usize];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    }
+}
+
+/// A clone that runs as the volume `name`.
+pub(crate) fn volume(rig: &Rig, name: &str, clone: &RunningClone<FileDevice>) -> Arc<Volume> {
+    Arc::new(Volume::new(name, rig.region.to_bytes().unwrap(), clone.client()))
+}
+
+/// Some volumes.
+pub(crate) struct List(pub(crate) Vec<Arc<Volume>>);
+
+impl Volumes for List {
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.0.iter().map(|volume| volume.name().into()).collect();
+        names.sort();
+        names
+    }
+
+    fn find(&self, name: &str) -> Option<Arc<Volume>> {
+        match (name, &self.0[..]) {
+            ("", [only]) => Some(only.clone()),
+            _ => self.0.iter().find(|volume| volume.name() == name).cloned(),
+        }
+    }
+}
