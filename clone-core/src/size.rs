@@ -75,6 +75,22 @@ pub fn parse_sectors(text: &str) -> Result<Sectors, SizeError> {
     u64::try_from(sectors).map(Sectors).map_err(|_| too_large())
 }
 
+/// The bytes that `text` writes: a plain number counts bytes, and one with a unit is a size as for
+/// [`parse_sectors`].
+///
+/// # Errors
+/// [`SizeError`].
+pub fn parse_bytes(text: &str) -> Result<u64, SizeError> {
+    if let Ok(bytes) = text.parse() {
+        return Ok(bytes);
+    }
+    let too_large = || SizeError::TooLarge(text.to_owned());
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(too_large());
+    }
+    parse_sectors(text)?.to_bytes().ok_or_else(too_large)
+}
+
 fn digits(text: &str) -> IResult<&str, &str> {
     digit1(text)
 }
@@ -136,7 +152,7 @@ fn tenths(bytes: u128, power: usize) -> u128 {
 mod tests {
     use quickcheck::quickcheck;
 
-    use super::{SizeError, human, parse_sectors};
+    use super::{SizeError, human, parse_bytes, parse_sectors};
     use crate::geometry::Sectors;
 
     fn sectors(text: &str) -> u64 {
@@ -193,6 +209,17 @@ mod tests {
         assert!(matches!(parse_sectors("18446744073709551616"), Err(SizeError::TooLarge(_))));
         assert!(matches!(parse_sectors("99999999999999P"), Err(SizeError::TooLarge(_))));
         assert_eq!(sectors("18446744073709551104B"), u64::MAX / 512);
+    }
+
+    #[test]
+    fn a_number_of_bytes_has_no_unit() {
+        assert_eq!(parse_bytes("513"), Ok(513));
+        assert_eq!(parse_bytes("4k"), Ok(4096));
+        assert_eq!(parse_bytes("8s"), Ok(4096));
+        for text in ["18446744073709551616", "18446744073709551615s"] {
+            assert_eq!(parse_bytes(text), Err(SizeError::TooLarge(text.into())));
+        }
+        assert_eq!(parse_bytes(""), Err(SizeError::Empty));
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! A clone that runs, for whoever is in charge of it.
 
 use std::io;
-use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, Builder, JoinHandle};
@@ -109,7 +108,7 @@ pub struct HydrationProgress {
 pub struct RunningClone<D: device::Device + 'static> {
     pub(super) crew: Arc<Crew>,
     metadata: Arc<Mutex<Option<Metadata<D>>>>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
     /// Held by whoever suspends or resumes, or must not be suspended meanwhile.
     control: Mutex<()>,
     regions: u64,
@@ -152,10 +151,10 @@ impl<D: device::Device + 'static> RunningClone<D> {
         };
         let workers = options.workers.max(WORKERS_MIN);
         let crew = Crew::new(engine, hands, Notices::new(options.listener), workers);
-        let mut clone = Self {
+        let clone = Self {
             crew: Arc::new(crew),
             metadata,
-            threads: Vec::with_capacity(workers + 1),
+            threads: Mutex::default(),
             control: Mutex::new(()),
             regions: geometry.nr_regions(),
             size_bytes,
@@ -166,13 +165,13 @@ impl<D: device::Device + 'static> RunningClone<D> {
     }
 
     /// Those that were started end with the clone if there are too few.
-    fn start_threads(&mut self, workers: usize) -> io::Result<()> {
+    fn start_threads(&self, workers: usize) -> io::Result<()> {
         for _ in 0..workers {
-            self.threads.push(self.crew.start_worker()?);
+            lock(&self.threads).push(self.crew.start_worker()?);
         }
         let crew = self.crew.clone();
         let timer = Builder::new().name("clone-timer".into());
-        self.threads.push(timer.spawn(move || crew.keep_time())?);
+        lock(&self.threads).push(timer.spawn(move || crew.keep_time())?);
         Ok(())
     }
 
@@ -290,7 +289,7 @@ impl<D: device::Device + 'static> RunningClone<D> {
     /// Waits until all that is under way has ended and is committed, and ends it. Requests that
     /// come later fail. If the clone has failed nothing is committed, but what is under way on its
     /// devices has ended all the same.
-    pub fn stop(mut self) -> Stopped<D> {
+    pub fn stop(self) -> Stopped<D> {
         self.halt();
         let metadata = lock(&self.metadata).take();
         let hands = &self.crew.hands;
@@ -302,14 +301,25 @@ impl<D: device::Device + 'static> RunningClone<D> {
         }
     }
 
-    fn halt(&mut self) {
-        if self.threads.is_empty() {
+    /// Stops it like [`stop`](Self::stop), where several share it, and closes its metadata. Whoever
+    /// does it while another is at it waits for the end of it too. Returns why what was hydrated
+    /// last is not committed, if it is not.
+    pub fn end(&self) -> Option<Failure> {
+        self.halt();
+        let metadata = lock(&self.metadata).take();
+        drop(metadata);
+        self.crew.notices.standing().failure
+    }
+
+    fn halt(&self) {
+        let mut threads = lock(&self.threads);
+        if threads.is_empty() {
             return;
         }
         // If it fails there is nothing to wait for. The failure is in the notices.
         let _ = self.suspend_alone();
         self.crew.end(RequestError::Stopped);
-        for ended in mem::take(&mut self.threads) {
+        for ended in threads.drain(..) {
             // What a thread panicked of is in the notices.
             let _ = ended.join();
         }
@@ -332,9 +342,7 @@ pub(super) fn pool_bytes(settings: &Settings) -> u64 {
 
 impl<D: device::Device + 'static> Drop for RunningClone<D> {
     fn drop(&mut self) {
-        self.halt();
-        // Clients that are still there do not keep the device.
-        let metadata = lock(&self.metadata).take();
-        drop(metadata);
+        // Clients that are still there do not keep the device. What failed is in the notices.
+        self.end();
     }
 }

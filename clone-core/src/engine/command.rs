@@ -5,8 +5,7 @@ use std::fmt;
 use thiserror::Error;
 
 use crate::engine::request::ByteRange;
-use crate::geometry::SECTOR_SIZE;
-use crate::size::{SizeError, parse_sectors};
+use crate::size::{SizeError, parse_bytes};
 use crate::target::{Message, MessageError};
 
 /// A message, of the kernel's or of ours.
@@ -125,18 +124,8 @@ fn exactly<'a, const N: usize>(
     values.try_into().map_err(wrong)
 }
 
-/// A number of bytes: plain, or with a unit.
 fn bytes(name: &'static str, word: &str) -> Result<u64, CommandError> {
-    if let Ok(bytes) = word.parse() {
-        return Ok(bytes);
-    }
-    let is_number = word.bytes().all(|byte| byte.is_ascii_digit());
-    let too_large = || CommandError::Size { name, error: SizeError::TooLarge(word.into()) };
-    if is_number && !word.is_empty() {
-        return Err(too_large());
-    }
-    let sectors = parse_sectors(word).map_err(|error| CommandError::Size { name, error })?;
-    sectors.0.checked_mul(SECTOR_SIZE).ok_or_else(too_large)
+    parse_bytes(word).map_err(|error| CommandError::Size { name, error })
 }
 
 impl fmt::Display for Command {
