@@ -10,7 +10,8 @@ use clone_core::size::parse_sectors;
 use crate::exit;
 use crate::input::is_dash;
 
-pub(crate) const SIZES: &str = "\
+/// What sizes look like, for the help.
+pub const SIZES: &str = "\
 Sizes: a plain number counts sectors of 512 bytes, as in the kernel's table lines. With a unit it
 is exact: 16s, 4k, 64KiB, 100M, 8T (powers of 1024), 512kB, 2GB (powers of 1000).";
 
@@ -425,7 +426,11 @@ pub(crate) fn path_but_dash(refusal: &'static str) -> impl TypedValueParser<Valu
     )
 }
 
-pub(crate) fn parse_region_size(text: &str) -> Result<RegionSize, String> {
+/// A region size.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_region_size(text: &str) -> Result<RegionSize, String> {
     let sectors = parse_sectors(text).map_err(|error| error.to_string())?;
     RegionSize::new(sectors).map_err(|error| error.to_string())
 }

@@ -9,13 +9,15 @@ use clone_core::geometry::{Geometry, SECTOR_SIZE};
 use persistent_data::device::FileDevice;
 
 use self::args::{HydrateArgs, bytes};
-use self::devices::{check_distinct, check_limit, open, open_metadata, read_trace};
+pub use self::devices::read_trace;
+use self::devices::{check_distinct, check_limit, open};
 use self::meter::{Meter, size};
 use self::pace::{bytes_to_read, runs_to_copy};
 use self::report::Summary;
 use self::session::{Plan, hydrate};
 use crate::exit::{Exit, Tool};
 use crate::figures::{Counted, in_units};
+use crate::input::{open_clone, open_metadata_to_change};
 use crate::output;
 use crate::signals::StopSignals;
 
@@ -36,7 +38,8 @@ const BATCH_MIN: u64 = 64 << 10;
 pub fn run(tool: &Tool, args: &HydrateArgs) -> Result<Exit> {
     check_distinct(args)?;
     let trace = args.prefetch.as_deref().map(read_trace).transpose()?;
-    let metadata = open_metadata(&args.metadata)?;
+    let device = open_metadata_to_change(&args.metadata)?;
+    let metadata = open_clone(device, &args.metadata)?;
     let geometry = metadata.header().geometry;
     let before = metadata.nr_hydrated();
     let mut summary = Summary { args, geometry, before, outcome: None };

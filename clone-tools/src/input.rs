@@ -7,7 +7,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clone_core::check::{Report, read};
+use clone_core::damage::Damage;
 use clone_core::live::read_live;
+use clone_core::metadata::{Metadata, MetadataError};
+use clone_core::superblock::SuperblockError;
 use persistent_data::BLOCK_SIZE;
 use persistent_data::device::{FileDevice, OpenError, ReadOnly};
 
@@ -59,6 +62,31 @@ pub fn read_metadata(path: &Path, live: bool, quiet: bool) -> Result<Report> {
 pub fn open_metadata_to_change(path: &Path) -> Result<FileDevice> {
     check_looks_like_metadata(path)?;
     Ok(FileDevice::open_write(path)?)
+}
+
+/// Opens the metadata of a clone that goes on, after a check of all of it.
+///
+/// # Errors
+/// What is wrong with it and what can be done. Nothing was written then.
+pub fn open_clone(device: FileDevice, path: &Path) -> Result<Metadata<FileDevice>> {
+    let name = path.display();
+    Metadata::open(device).map_err(|error| match &error {
+        MetadataError::Damaged(report) => {
+            let way_out = match report.damage.first() {
+                Some(Damage::Superblock(SuperblockError::Version { .. })) => String::new(),
+                Some(Damage::Superblock(_)) => format!(
+                    ". If a clone has used it, clone_repair -i {name} -o NEW finds what is left of \
+                     it; clone_restore --hydrated none makes metadata for a new clone"
+                ),
+                _ => format!(
+                    ". clone_check {name} tells all that is wrong, and clone_repair -i {name} -o \
+                     NEW makes whole metadata of what can be recovered"
+                ),
+            };
+            anyhow!("{name}: {error}; nothing was written{way_out}")
+        }
+        _ => anyhow::Error::from(error).context(format!("cannot open {name}")),
+    })
 }
 
 /// Tells what a regular file is that cannot be metadata: better words than those for damage.
@@ -138,7 +166,7 @@ pub fn check_distinct(input: &Path, output: &Path) -> Result<()> {
 }
 
 /// Whether two paths lead to one file or block device.
-pub(crate) fn are_same(a: &Path, b: &Path) -> bool {
+pub fn are_same(a: &Path, b: &Path) -> bool {
     let (Ok(a), Ok(b)) = (fs::metadata(a), fs::metadata(b)) else { return false };
     if a.file_type().is_block_device() && b.file_type().is_block_device() {
         return a.rdev() == b.rdev();

@@ -140,7 +140,10 @@ fn write_in_place(
 
 /// Puts what `write` makes of an empty file in the place of the file at `path`, if there is one.
 /// What a symbolic link points to is replaced, or made, and not the link.
-pub(crate) fn replace<E: From<io::Error>>(
+///
+/// # Errors
+/// That of `write`, or of the file system; then what was there is there still.
+pub fn replace<E: From<io::Error>>(
     path: &Path,
     write: impl FnOnce(&File) -> Result<(), E>,
 ) -> Result<(), E> {
@@ -197,7 +200,10 @@ fn cannot_make_in(folder: &Path, error: &io::Error) -> io::Error {
 
 /// Makes the names in a folder last, where that can be asked for. The files themselves must have
 /// been synced.
-pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// That they may not last.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
     match File::open(folder).and_then(|folder| folder.sync_all()) {
         Err(error) if !cannot_be_asked(&error) => Err(io::Error::new(
             error.kind(),
@@ -214,7 +220,7 @@ fn cannot_be_asked(error: &io::Error) -> bool {
 }
 
 /// The folder that `path` names a file in.
-pub(crate) fn folder_of(path: &Path) -> PathBuf {
+pub fn folder_of(path: &Path) -> PathBuf {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
         _ => PathBuf::from("."),

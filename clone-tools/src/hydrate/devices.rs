@@ -7,19 +7,17 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clone_core::content::ReadData;
-use clone_core::damage::Damage;
 use clone_core::driver::{Access, Devices, FileDestination, FileSource};
 use clone_core::engine::Trace;
 use clone_core::engine::trace::RANGES_MAX;
-use clone_core::metadata::{Metadata, MetadataError};
+use clone_core::metadata::Metadata;
 use clone_core::size::human;
-use clone_core::superblock::SuperblockError;
 use persistent_data::device::{FileDevice, OpenError};
 
 use super::args::HydrateArgs;
 use super::meter::size;
 use crate::figures::Counted;
-use crate::input::{are_same, open_metadata_to_change};
+use crate::input::are_same;
 
 /// Refuses one device in the place of two.
 pub(super) fn check_distinct(args: &HydrateArgs) -> Result<()> {
@@ -31,29 +29,6 @@ pub(super) fn check_distinct(args: &HydrateArgs) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Opens the metadata for writing, after a check of all of it.
-pub(super) fn open_metadata(path: &Path) -> Result<Metadata<FileDevice>> {
-    let device = open_metadata_to_change(path)?;
-    let name = path.display();
-    Metadata::open(device).map_err(|error| match &error {
-        MetadataError::Damaged(report) => {
-            let way_out = match report.damage.first() {
-                Some(Damage::Superblock(SuperblockError::Version { .. })) => String::new(),
-                Some(Damage::Superblock(_)) => format!(
-                    ". If a clone has used it, clone_repair -i {name} -o NEW finds what is left of \
-                     it; clone_restore --hydrated none makes metadata for a new clone"
-                ),
-                _ => format!(
-                    ". clone_check {name} tells all that is wrong, and clone_repair -i {name} -o \
-                     NEW makes whole metadata of what can be recovered"
-                ),
-            };
-            anyhow!("{name}: {error}; nothing was written{way_out}")
-        }
-        _ => anyhow::Error::from(error).context(format!("cannot open {name}")),
-    })
 }
 
 /// Opens source and destination for the clone that the metadata tells of.
@@ -125,7 +100,10 @@ pub(super) fn check_limit(args: &HydrateArgs, metadata: &Metadata<FileDevice>) -
 const TRACE_MAX: u64 = RANGES_MAX as u64 * 48;
 
 /// Reads the ranges that are to be copied first.
-pub(super) fn read_trace(path: &Path) -> Result<Trace> {
+///
+/// # Errors
+/// That it cannot be read, or is no trace.
+pub fn read_trace(path: &Path) -> Result<Trace> {
     let name = path.display();
     let mut text = Vec::new();
     fs::File::open(path)
