@@ -4,12 +4,21 @@
 //! The clone itself is [`clone_core::driver`]'s; here is what is around it. A transport knows
 //! nothing of regions, and the engine knows nothing of transports: between them is a [`volume`].
 //!
+//! - [`spec`], [`clonetab`]: what a clone is to be made of, as people say it.
+//! - [`opening`]: its devices, looked at first and changed only then.
+//! - [`host`]: the clones of a daemon.
+//! - [`daemon`]: `cloned`, which serves them until somebody wants it to end.
 //! - [`volume`]: a clone as those see it who serve it.
 //! - [`figures`]: what is counted of it.
 //! - [`nbd`]: the NBD protocol, served and spoken to others.
 //! - [`source`]: where data come from that are cloned.
 
+pub mod clonetab;
+pub mod daemon;
 pub mod figures;
+pub mod host;
 pub mod nbd;
+pub mod opening;
 pub mod source;
+pub mod spec;
 pub mod volume;

@@ -1,0 +1,10 @@
+//! `cloned`: see its `--help`.
+
+use std::process::ExitCode;
+
+use clone_daemon::daemon;
+use clone_tools::exit;
+
+fn main() -> ExitCode {
+    exit::run(std::env::args_os(), daemon::run)
+}

@@ -1,0 +1,335 @@
+//! What can be said on the command line of `cloned`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clone_core::geometry::{RegionSize, SECTOR_SIZE, Sectors};
+use clone_core::size::{parse_bytes, parse_sectors};
+use clone_tools::args::{SIZES, parse_region_size};
+use clone_tools::exit;
+
+use crate::source::SourceSpec;
+use crate::spec::{CloneSpec, SpecificationError, Tuning, check_name, name_after};
+
+/// Serve clones while they hydrate: what the dm-clone target does, without it and without root.
+///
+/// A clone looks at once like a full copy of its source. What is read comes from the source until
+/// it has been copied; what is written goes to the destination; the rest is copied in the
+/// background. How far that is lies in the metadata, which is the kernel's: a clone can be handed
+/// to the kernel and taken back at any time.
+#[derive(Debug, Parser)]
+#[command(name = "cloned", version, after_help = after_help())]
+pub struct DaemonArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: DaemonCommand,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum DaemonCommand {
+    /// Serve one clone.
+    #[command(after_help = RUN_HELP)]
+    Run(Box<RunArgs>),
+    /// Serve the clones of a table, one a line: name source destination metadata [options].
+    Serve(Box<ServeArgs>),
+}
+
+/// `cloned run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The kernel's table line: [0 LENGTH] clone META DEST SOURCE REGION_SIZE [#features …
+    /// [#arguments …]]. Without LENGTH the clone is as long as its source.
+    #[arg(long, value_name = "LINE", conflicts_with_all = ["metadata", "destination", "source",
+        "region_size", "length"])]
+    #[arg(conflicts_with_all = ["no_hydration", "no_discard_passdown", "hydration_threshold",
+        "hydration_batch_size"])]
+    #[arg(required_unless_present_all = ["metadata", "destination", "source"])]
+    pub table: Option<String>,
+
+    /// The metadata: a block device or a file. A file that does not exist is made, and one that is
+    /// all zero is formatted.
+    #[arg(short, long, value_name = "META")]
+    pub metadata: Option<PathBuf>,
+
+    /// What is copied to: a block device or a file. A file that does not exist is made, as one
+    /// hole.
+    #[arg(short, long, value_name = "DEST")]
+    pub destination: Option<PathBuf>,
+
+    /// What is copied: a block device, a file, nbd://, nbd+unix://, http://, https://, s3://,
+    /// gs:// or az://. It is only read.
+    #[arg(short, long, value_name = "SOURCE")]
+    pub source: Option<SourceSpec>,
+
+    /// The region size of a new clone: a power of two from 4 KiB to 1 GiB; 4 KiB by default.
+    #[arg(long, value_name = "SIZE", value_parser = parse_region_size)]
+    pub region_size: Option<RegionSize>,
+
+    /// The length of the clone; that of its source by default.
+    #[arg(long, value_name = "SIZE", value_parser = parse_length)]
+    pub length: Option<Sectors>,
+
+    /// What the clone is called, which is the name of its export; by default as DEST is.
+    #[arg(long, value_name = "NAME", value_parser = parse_name)]
+    pub name: Option<String>,
+
+    /// How to go about it.
+    #[command(flatten)]
+    pub tuning: TuningArgs,
+
+    /// Note what is read, and in which order, and write it to FILE at the end.
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+
+    /// Copy the ranges first that --record wrote to FILE.
+    #[arg(long, value_name = "FILE")]
+    pub prefetch: Option<PathBuf>,
+
+    /// Open and check everything as a start would, say what it would do, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Where to serve it, and how to say what happens.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// `cloned serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// The table of clones, in the syntax of systemd's clonetab(5).
+    #[arg(long, value_name = "FILE", default_value = "/etc/cloned/clonetab")]
+    pub clonetab: PathBuf,
+
+    /// Where to serve them, and how to say what happens.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// What can be set on a clone.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Cloning")]
+pub struct TuningArgs {
+    /// Do not copy in the background, until a message says enable_hydration.
+    #[arg(long)]
+    pub no_hydration: bool,
+
+    /// Do not pass discards on to the destination.
+    #[arg(long)]
+    pub no_discard_passdown: bool,
+
+    /// The most regions that are copied at a time.
+    #[arg(long, value_name = "REGIONS")]
+    pub hydration_threshold: Option<u32>,
+
+    /// The most regions that are copied in one go.
+    #[arg(long, value_name = "REGIONS")]
+    pub hydration_batch_size: Option<u32>,
+
+    /// The most that is copied in the background in a second; 0 for no limit.
+    #[arg(long, value_name = "BYTES", value_parser = parse_rate)]
+    pub hydration_rate: Option<u64>,
+
+    /// Whether reads hydrate what they read, so that it is fetched once; by default if the source
+    /// is across a network.
+    #[arg(long, value_name = "ON|OFF")]
+    pub hydrate_on_read: Option<Switch>,
+
+    /// Stop copying after so many copies in a row that failed; 0 for never.
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub max_failures: u32,
+
+    /// Whether a discard of what was never copied reads as zeroes, rather than as whatever DEST
+    /// holds, as it does in the kernel.
+    #[arg(long, value_name = "ON|OFF", default_value = "on")]
+    pub discard_zeroes: Switch,
+
+    /// Read and write past the page cache, with O_DIRECT.
+    #[arg(long)]
+    pub direct: bool,
+}
+
+/// Where clones are served, and how it is said what happens.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Serving")]
+pub struct CommonArgs {
+    /// How much is said: error, warn, info, debug, trace, or a filter as in tracing's
+    /// EnvFilter.
+    #[arg(long, value_name = "LEVEL", default_value = "info", env = "CLONED_LOG")]
+    pub log_level: String,
+
+    /// How it is said, on stderr, which systemd takes to its journal.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// It is.
+    On,
+    /// It is not.
+    Off,
+}
+
+impl Switch {
+    fn is_on(self) -> bool {
+        self == Self::On
+    }
+}
+
+/// A form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+impl RunArgs {
+    /// The clone that is asked for.
+    ///
+    /// # Errors
+    /// What is wrong with the table line, or that it has no name.
+    pub fn spec(&self) -> Result<CloneSpec, SpecificationError> {
+        let mut spec = match (&self.table, &self.metadata, &self.destination, &self.source) {
+            (None, Some(metadata), Some(destination), Some(source)) => CloneSpec {
+                name: match &self.name {
+                    Some(name) => name.clone(),
+                    None => name_after(destination)?,
+                },
+                metadata: metadata.clone(),
+                destination: destination.clone(),
+                source: source.clone(),
+                length: self.length,
+                region_size: self.region_size,
+                tuning: Tuning {
+                    hydration: !self.tuning.no_hydration,
+                    discard_passdown: !self.tuning.no_discard_passdown,
+                    hydration_threshold: self.tuning.hydration_threshold,
+                    hydration_batch_size: self.tuning.hydration_batch_size,
+                    ..Tuning::default()
+                },
+                record: None,
+                prefetch: None,
+            },
+            (table, ..) => {
+                let line = table.as_deref().unwrap_or_default();
+                CloneSpec::from_table(line, self.name.as_deref())?
+            }
+        };
+        let TuningArgs {
+            hydration_rate,
+            hydrate_on_read,
+            max_failures,
+            discard_zeroes,
+            direct,
+            ..
+        } = self.tuning;
+        spec.tuning = Tuning {
+            hydration_rate: hydration_rate.filter(|&rate| rate > 0),
+            hydrate_on_read: hydrate_on_read.map(Switch::is_on),
+            max_failures: Some(max_failures),
+            discard_zeroes: discard_zeroes.is_on(),
+            direct,
+            ..spec.tuning
+        };
+        (spec.record, spec.prefetch) = (self.record.clone(), self.prefetch.clone());
+        Ok(spec)
+    }
+}
+
+fn parse_length(text: &str) -> Result<Sectors, String> {
+    match parse_sectors(text) {
+        Ok(Sectors(0)) => Err("a clone has one sector at least".into()),
+        parsed => parsed.map_err(|error| error.to_string()),
+    }
+}
+
+fn parse_rate(text: &str) -> Result<u64, String> {
+    parse_bytes(text).map_err(|error| error.to_string())
+}
+
+fn parse_name(text: &str) -> Result<String, String> {
+    check_name(text).map(|()| text.to_owned()).map_err(|error| error.to_string())
+}
+
+fn after_help() -> String {
+    format!(
+        "{SIZES} ({SECTOR_SIZE} bytes each)\n\n{}\n\nSIGTERM and SIGINT end it: what is under way \
+         is ended, flushed and committed.\nSIGHUP has `cloned serve` read its table again.",
+        exit::HELP
+    )
+}
+
+const RUN_HELP: &str = "\
+Examples:
+  cloned run --metadata vm.meta --destination vm.img --source https://backup/vm.img \\
+      --nbd unix:vm.sock
+  cloned run --table \"clone /dev/vg/meta /dev/vg/disk /dev/vg/slow 8 1 no_hydration\" --dry-run";
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+    use clone_core::geometry::Sectors;
+
+    use super::{DaemonArgs, DaemonCommand, RunArgs};
+
+    fn run(args: &[&str]) -> RunArgs {
+        let args = ["cloned", "run"].iter().chain(args);
+        match DaemonArgs::try_parse_from(args).unwrap().command {
+            DaemonCommand::Run(run) => *run,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn clap_finds_no_fault_with_the_definitions() {
+        DaemonArgs::command().debug_assert();
+    }
+
+    #[test]
+    fn a_table_line_and_options_say_the_same_thing() {
+        let line = "0 1000 clone m d s 16 2 no_hydration no_discard_passdown \
+                    4 hydration_threshold 3 hydration_batch_size 2";
+        let by_line = run(&["--table", line, "--hydration-rate", "1M"]);
+        let by_options = run(&[
+            "-m",
+            "m",
+            "-d",
+            "d",
+            "-s",
+            "s",
+            "--region-size",
+            "8k",
+            "--length",
+            "1000",
+            "--no-hydration",
+            "--no-discard-passdown",
+            "--hydration-threshold",
+            "3",
+            "--hydration-batch-size",
+            "2",
+            "--hydration-rate",
+            "1048576",
+        ]);
+        let spec = by_line.spec().unwrap();
+        assert_eq!(spec, by_options.spec().unwrap());
+        assert_eq!((spec.name.as_str(), spec.length), ("d", Some(Sectors(1000))));
+        assert_eq!(spec.tuning.hydration_rate, Some(1 << 20));
+    }
+
+    #[test]
+    fn a_table_line_goes_with_nothing_that_it_says_itself() {
+        let parse = |args: &[&str]| {
+            DaemonArgs::try_parse_from(["cloned", "run"].iter().chain(args)).map(drop)
+        };
+        assert!(parse(&["--table", "clone m d s 8", "--no-hydration"]).is_err());
+        assert!(parse(&["--table", "clone m d s 8", "-m", "m"]).is_err());
+        assert!(parse(&["-m", "m", "-d", "d"]).is_err());
+        assert!(parse(&["-m", "m", "-d", "d", "-s", "gopher://x"]).is_err());
+        assert!(parse(&["--table", "clone m d s 8", "--direct", "--name", "a/b"]).is_err());
+    }
+}

@@ -1,0 +1,390 @@
+//! From what a clone is to be made of to devices that it can run on: first all is looked at, and
+//! only then is anything changed.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io;
+use std::iter;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow, bail};
+use clone_core::driver::{Access, Devices, FileDestination};
+use clone_core::engine::Settings;
+use clone_core::geometry::{Geometry, MAX_REGIONS, RegionRange, RegionSize, Sectors};
+use clone_core::ir::Header;
+use clone_core::metadata::Metadata;
+use clone_core::restore::MetadataSize;
+use clone_core::size::human;
+use clone_core::target::{Arguments, DeviceLimits, DevicePaths, TableLine};
+use clone_tools::figures::{Counted, Share, in_units};
+use clone_tools::input::{are_same, open_clone, open_metadata_to_change};
+use clone_tools::metadata_output::Place;
+use clone_tools::metadata_size::sectors_of_blocks;
+use clone_tools::output::{folder_of, sync_folder};
+use persistent_data::BlockNr;
+use persistent_data::block::RawBlock;
+use persistent_data::device::{FileDevice, OpenError, ReadDevice};
+
+use crate::source::{self, Opened, SourceOptions, SourceSpec};
+use crate::spec::CloneSpec;
+
+/// Everything that a clone needs, opened and claimed, and found to fit. Nothing was changed yet.
+pub struct Plan {
+    spec: CloneSpec,
+    line: TableLine,
+    settings: Settings,
+    source: Opened,
+    metadata: MetadataPlan,
+    destination: DestinationPlan,
+}
+
+enum MetadataPlan {
+    /// There is none.
+    Make,
+    /// There is a device or file that is all zero where a superblock would be.
+    Format(FileDevice),
+    /// There is metadata of this clone.
+    Go(Box<Metadata<FileDevice>>),
+}
+
+enum DestinationPlan {
+    /// There is none.
+    Make,
+    /// There is one.
+    Use(Arc<FileDestination>),
+}
+
+impl Plan {
+    /// Opens and checks all that a clone needs. All of it stays claimed while the plan is there.
+    ///
+    /// # Errors
+    /// What is missing, in use, damaged, or of another size, and what can be done.
+    pub fn make(spec: CloneSpec, options: &SourceOptions) -> Result<Self> {
+        check_distinct(&spec)?;
+        let metadata = look_at_metadata(&spec.metadata)?;
+        let pinned = source::pin::load(&spec.metadata)?;
+        let source = source::open(&spec.source, pinned.as_ref(), options)
+            .with_context(|| format!("cannot open the source {}", spec.source))?;
+        let geometry = match &metadata {
+            Found::Metadata(metadata) => geometry_of(&spec, metadata, source.limits)?,
+            Found::Nothing | Found::Zeroes(_) => new_geometry(&spec, source.limits)?,
+        };
+        let settings = spec.tuning.settings(geometry, source.is_remote);
+        let line = table_line(&spec, geometry, &settings)?;
+        let metadata = match metadata {
+            Found::Metadata(metadata) => MetadataPlan::Go(metadata),
+            Found::Zeroes(device) => {
+                check_room(&spec.metadata, &device, geometry)?;
+                MetadataPlan::Format(device)
+            }
+            Found::Nothing => {
+                drop(Place::find(&spec.metadata, geometry, None)?);
+                MetadataPlan::Make
+            }
+        };
+        let destination = look_at_destination(&spec, geometry, &metadata)?;
+        let limits = match &destination {
+            DestinationPlan::Use(destination) => destination.limits(),
+            DestinationPlan::Make => {
+                DeviceLimits { size: geometry.target_size(), logical_block_size: 512 }
+            }
+        };
+        line.check_devices(limits, source.limits)?;
+        Ok(Self { spec, line, settings, source, metadata, destination })
+    }
+
+    /// What the clone is made of.
+    pub fn spec(&self) -> &CloneSpec {
+        &self.spec
+    }
+
+    /// The sizes of the clone.
+    pub fn geometry(&self) -> Geometry {
+        self.line.geometry()
+    }
+
+    /// Whether metadata is made anew beside a destination that holds something already: that will
+    /// be overwritten.
+    pub fn overwrites(&self) -> bool {
+        let is_new = !matches!(self.metadata, MetadataPlan::Go(_));
+        let is_there = matches!(self.destination, DestinationPlan::Use(_));
+        is_new && is_there && holds_something(&self.spec.destination)
+    }
+
+    /// Makes what is to be made, and opens all of it.
+    ///
+    /// # Errors
+    /// What failed. What was made by then is removed again, or is as good as new.
+    pub fn carry_out(self) -> Result<Ready> {
+        let Self { spec, line, settings, source, metadata, destination } = self;
+        let geometry = line.geometry();
+        // The destination is there for good before any metadata says what is on it.
+        let destination = match destination {
+            DestinationPlan::Use(destination) => destination,
+            DestinationPlan::Make => {
+                make_destination(&spec.destination, geometry.target_size())?;
+                open_destination(&spec)?
+            }
+        };
+        let path = &spec.metadata;
+        let header = Header { uuid: [0; 16], geometry };
+        let metadata = match metadata {
+            MetadataPlan::Go(metadata) => *metadata,
+            MetadataPlan::Format(device) => Metadata::format(device, header)
+                .with_context(|| format!("cannot format {}", path.display()))?,
+            MetadataPlan::Make => {
+                let output = Place::find(path, geometry, None)?.open()?;
+                output.write(header, iter::empty::<io::Result<RegionRange>>(), true)?;
+                output.keep()?;
+                open_clone(open_metadata_to_change(path)?, path)?
+            }
+        };
+        source::pin::store(path, &spec.source, &source.identity)?;
+        let devices = Devices { metadata, source: source.source, destination };
+        Ok(Ready { spec, line, settings, devices })
+    }
+}
+
+/// A clone that only has to be started.
+pub struct Ready {
+    /// What it is made of.
+    pub spec: CloneSpec,
+    /// The kernel's table line for it.
+    pub line: TableLine,
+    /// Its devices.
+    pub devices: Devices<FileDevice>,
+    /// How it is to go about it.
+    pub settings: Settings,
+}
+
+/// What a start would do, for people.
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let CloneSpec { name, metadata, destination, source, .. } = &self.spec;
+        let geometry = self.line.geometry();
+        let (regions, region) = (geometry.nr_regions(), geometry.region_size().sectors());
+        writeln!(
+            f,
+            "{name}: {}, {} of {}",
+            in_units(geometry.target_size()),
+            Counted(regions, "region"),
+            in_units(region)
+        )?;
+        writeln!(f, "table: {}", self.line)?;
+        write!(f, "metadata: {}, ", metadata.display())?;
+        match &self.metadata {
+            MetadataPlan::Make => writeln!(f, "to be made")?,
+            MetadataPlan::Format(_) => writeln!(f, "all zero, to be formatted")?,
+            MetadataPlan::Go(metadata) => {
+                let part = metadata.nr_hydrated();
+                let share = Share { part, whole: regions };
+                writeln!(f, "sound; {part} of {regions} regions hydrated ({share})")?;
+            }
+        }
+        write!(f, "destination: {}, ", destination.display())?;
+        match &self.destination {
+            DestinationPlan::Make => writeln!(f, "to be made")?,
+            DestinationPlan::Use(_) if self.overwrites() => {
+                writeln!(f, "holds something, which will be overwritten")?;
+            }
+            DestinationPlan::Use(there) => writeln!(f, "has {}", in_units(there.limits().size))?,
+        }
+        writeln!(f, "source: {source}, has {}", in_units(self.source.limits.size))
+    }
+}
+
+/// Refuses one device in the place of two.
+fn check_distinct(spec: &CloneSpec) -> Result<()> {
+    let CloneSpec { metadata, destination, source, .. } = spec;
+    let mut pairs = vec![(metadata, destination)];
+    if let SourceSpec::Path(source) = source {
+        pairs.extend([(metadata, source), (destination, source)]);
+    }
+    for (a, b) in pairs {
+        if a == b || are_same(a, b) {
+            bail!(
+                "{} and {} are the same: the metadata, the destination and the source of a clone \
+                 are three devices",
+                a.display(),
+                b.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// What lies where metadata should.
+enum Found {
+    Nothing,
+    Zeroes(FileDevice),
+    Metadata(Box<Metadata<FileDevice>>),
+}
+
+fn look_at_metadata(path: &Path) -> Result<Found> {
+    if is_missing(path) {
+        return Ok(Found::Nothing);
+    }
+    let device = open_metadata_to_change(path)?;
+    let mut superblock = [RawBlock::ZERO];
+    device
+        .read(BlockNr(0), &mut superblock)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    if superblock[0].bytes().iter().all(|&byte| byte == 0) {
+        // As the kernel has it: what is all zero is a new device.
+        return Ok(Found::Zeroes(device));
+    }
+    Ok(Found::Metadata(Box::new(open_clone(device, path)?)))
+}
+
+/// Fails if metadata of these sizes does not fit.
+fn check_room(path: &Path, device: &FileDevice, geometry: Geometry) -> Result<()> {
+    let (has, needs) = (device.nr_blocks(), MetadataSize::of(geometry));
+    if has < needs.least_blocks() {
+        bail!(
+            "{} has {}, which is too small: the metadata takes at least {}, and \
+             clone_metadata_size advises {}",
+            path.display(),
+            in_units(sectors_of_blocks(has)),
+            in_units(sectors_of_blocks(needs.least_blocks())),
+            in_units(sectors_of_blocks(needs.total_blocks()))
+        );
+    }
+    Ok(())
+}
+
+fn is_missing(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
+/// The sizes that metadata tells, which are those that were asked for.
+fn geometry_of(
+    spec: &CloneSpec,
+    metadata: &Metadata<FileDevice>,
+    source: DeviceLimits,
+) -> Result<Geometry> {
+    let found = metadata.header().geometry;
+    let path = spec.metadata.display();
+    if let Some(region_size) = spec.region_size
+        && region_size != found.region_size()
+    {
+        bail!(
+            "{path} is the metadata of a clone with regions of {}, and not of {}: regions are not \
+             converted",
+            in_units(found.region_size().sectors()),
+            in_units(region_size.sectors())
+        );
+    }
+    let wanted = spec.length.unwrap_or(found.target_size());
+    if wanted != found.target_size() {
+        bail!(
+            "{path} is the metadata of a clone of {}, and not of {}: it belongs to another clone",
+            in_units(found.target_size()),
+            in_units(wanted)
+        );
+    }
+    if source.size < wanted {
+        bail!(
+            "the source {} has {}, and the clone {}: it is another one, or has been cut off",
+            spec.source,
+            in_units(source.size),
+            in_units(wanted)
+        );
+    }
+    Ok(found)
+}
+
+/// The region size of a clone for which nobody has said one.
+const USUAL_REGION: Sectors = Sectors(8);
+
+/// The sizes of a clone that is begun.
+fn new_geometry(spec: &CloneSpec, source: DeviceLimits) -> Result<Geometry> {
+    let length = spec.length.unwrap_or(source.size);
+    let region_size = match spec.region_size {
+        Some(region_size) => region_size,
+        None => {
+            let block = Sectors(source.logical_block_size / 512);
+            let least = length.0.div_ceil(MAX_REGIONS).next_power_of_two();
+            RegionSize::new(Sectors(USUAL_REGION.0.max(block.0).max(least)))?
+        }
+    };
+    Ok(Geometry::new(region_size, length)?)
+}
+
+/// The kernel's table line for the clone.
+fn table_line(spec: &CloneSpec, geometry: Geometry, settings: &Settings) -> Result<TableLine> {
+    let devices = DevicePaths {
+        metadata: spec.metadata.display().to_string(),
+        destination: spec.destination.display().to_string(),
+        source: spec.source.to_string(),
+    };
+    let arguments = Arguments::new(devices, geometry.region_size(), settings.options)?;
+    Ok(TableLine::new(geometry.target_size(), arguments)?)
+}
+
+fn look_at_destination(
+    spec: &CloneSpec,
+    geometry: Geometry,
+    metadata: &MetadataPlan,
+) -> Result<DestinationPlan> {
+    let path = &spec.destination;
+    let hydrated = match metadata {
+        MetadataPlan::Go(metadata) => metadata.nr_hydrated(),
+        MetadataPlan::Make | MetadataPlan::Format(_) => 0,
+    };
+    if is_missing(path) {
+        if hydrated > 0 {
+            bail!(
+                "{} does not exist, and no new one will do: {} of the clone are on the destination \
+                 and will not be copied again. Give the one that it was begun with",
+                path.display(),
+                Counted(hydrated, "region")
+            );
+        }
+        let folder = folder_of(path);
+        if !folder.is_dir() {
+            bail!("cannot make {}: there is no directory {}", path.display(), folder.display());
+        }
+        return Ok(DestinationPlan::Make);
+    }
+    let destination = open_destination(spec)?;
+    let (has, needed) = (destination.limits().size, geometry.target_size());
+    if has < needed {
+        bail!(
+            "the destination {} has {}, and the clone {}: it is another one, or was never made \
+             large enough",
+            path.display(),
+            human(has),
+            human(needed)
+        );
+    }
+    Ok(DestinationPlan::Use(destination))
+}
+
+fn open_destination(spec: &CloneSpec) -> Result<Arc<FileDestination>, OpenError> {
+    let access = if spec.tuning.direct { Access::Direct } else { Access::Buffered };
+    FileDestination::open(&spec.destination, access).map(Arc::new)
+}
+
+/// Makes a file that is all hole.
+fn make_destination(path: &Path, size: Sectors) -> Result<()> {
+    let name = path.display();
+    let bytes = size.to_bytes().filter(|&bytes| i64::try_from(bytes).is_ok());
+    let bytes = bytes.ok_or_else(|| anyhow!("{name} would be larger than a file can be"))?;
+    let file = File::create_new(path).with_context(|| format!("cannot make {name}"))?;
+    let made = file
+        .set_len(bytes)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| sync_folder(&folder_of(path)));
+    made.inspect_err(|_| {
+        // The error that is told is the first one.
+        let _ = fs::remove_file(path);
+    })
+    .with_context(|| format!("cannot make {name} of {}", human(size)))
+}
+
+/// Whether a regular file has data in it. Of a block device nobody can tell.
+fn holds_something(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.blocks() > 0)
+}
