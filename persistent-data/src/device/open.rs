@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{FcntlArg, fcntl};
 use rustix::fs::{OFlags, major, minor};
 use rustix::io::Errno;
 use thiserror::Error;
@@ -105,24 +106,48 @@ pub fn open(path: &Path, purpose: Purpose, caching: Caching) -> Result<File, Ope
     Ok(file)
 }
 
-/// Gives a file the protection that O_EXCL gives a block device.
+/// Gives a file the protection that O_EXCL gives a block device: a lock of the open file, on all of
+/// it, which other processes see, QEMU among them, and so does whoever opens it again in this one;
+/// and the whole-file lock that `flock(1)` takes.
 fn lock(file: &File, path: &Path, purpose: Purpose) -> Result<(), OpenError> {
     let locked = match purpose {
         Purpose::Read => file.try_lock_shared(),
         Purpose::Write => file.try_lock(),
-        Purpose::Live => Ok(()),
+        Purpose::Live => return Ok(()),
+    };
+    let locked = match locked {
+        Ok(()) => lock_open_file(file, purpose),
+        Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+        Err(TryLockError::Error(error)) => Err(error),
     };
     match locked {
         Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => {
-            Err(OpenError::InUse { path: path.to_owned(), holders: Vec::new() })
-        }
-        Err(TryLockError::Error(source)) => match Errno::from_io_error(&source) {
+        Err(error) => match Errno::from_io_error(&error) {
             // Where there are no locks nobody else can have one. That is no reason to refuse.
-            Some(Errno::NOSYS | Errno::OPNOTSUPP | Errno::NOLCK) => Ok(()),
-            _ => Err(OpenError::new(path, source)),
+            Some(Errno::NOSYS | Errno::OPNOTSUPP | Errno::NOLCK | Errno::INVAL) => Ok(()),
+            Some(Errno::AGAIN | Errno::ACCESS) => {
+                Err(OpenError::InUse { path: path.to_owned(), holders: Vec::new() })
+            }
+            _ if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(OpenError::InUse { path: path.to_owned(), holders: Vec::new() })
+            }
+            _ => Err(OpenError::new(path, error)),
         },
     }
+}
+
+/// `F_OFD_SETLK` on all of a file: fcntl(2), "Open file description locks (non-POSIX)".
+fn lock_open_file(file: &File, purpose: Purpose) -> io::Result<()> {
+    let kind = if purpose == Purpose::Write { libc::F_WRLCK } else { libc::F_RDLCK };
+    let all = libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    fcntl(file, FcntlArg::F_OFD_SETLK(&all))?;
+    Ok(())
 }
 
 /// Why a device could not be opened.

@@ -7,6 +7,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, fcntl};
 use rustix::io::Errno;
 use tempfile::TempDir;
 
@@ -264,4 +265,31 @@ fn holes_are_skipped_and_nothing_else() {
     let (_directory, path) = file_of(64 << 20);
     let empty = FileDevice::open_read(&path).unwrap();
     assert!([0, end].contains(&empty.skip_hole(BlockNr(0)).0));
+}
+
+#[test]
+fn a_file_that_is_written_is_locked_against_those_who_lock_open_files_too() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(BLOCK_SIZE as u64).unwrap();
+    let lock = |kind: libc::c_int| {
+        let all = libc::flock {
+            l_type: kind as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: 100,
+            l_len: 1,
+            l_pid: 0,
+        };
+        fcntl(file.as_file(), FcntlArg::F_OFD_SETLK(&all)).map_err(|error| error as i32).map(drop)
+    };
+    let device = FileDevice::open_write(file.path()).unwrap();
+    assert_eq!(lock(libc::F_RDLCK), Err(libc::EAGAIN));
+    drop(device);
+    let device = FileDevice::open_read(file.path()).unwrap();
+    assert_eq!(lock(libc::F_WRLCK), Err(libc::EAGAIN));
+    assert_eq!(lock(libc::F_RDLCK), Ok(()));
+    drop(device);
+    // One byte that somebody else holds is enough.
+    lock(libc::F_WRLCK).unwrap();
+    let refused = FileDevice::open_write(file.path()).map(drop);
+    assert!(matches!(refused, Err(OpenError::InUse { .. })), "{refused:?}");
 }
