@@ -10,12 +10,14 @@
 //! - [`daemon`]: `cloned`, which serves them until somebody wants it to end.
 //! - [`volume`]: a clone as those see it who serve it.
 //! - [`figures`]: what is counted of it.
+//! - [`fuse`]: a clone as a file.
 //! - [`nbd`]: the NBD protocol, served and spoken to others.
 //! - [`source`]: where data come from that are cloned.
 
 pub mod clonetab;
 pub mod daemon;
 pub mod figures;
+pub mod fuse;
 pub mod host;
 pub mod nbd;
 pub mod opening;

@@ -1,5 +1,6 @@
 //! The daemon, from outside.
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, and says where")]
 
+mod fuse;
 mod support;
 mod volume;

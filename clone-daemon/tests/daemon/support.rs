@@ -1,5 +1,6 @@
 //! A clone of a file, and a volume of it, for the tests of what serves it.
 
+use std::env;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -100,4 +101,16 @@ impl Volumes for List {
             _ => self.0.iter().find(|volume| volume.name() == name).cloned(),
         }
     }
+}
+
+/// Where a program is that a test needs; it says so if it is nowhere.
+pub(crate) fn program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let sbin = [PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")];
+    let found = env::split_paths(&path).chain(sbin).map(|folder| folder.join(name));
+    let found = found.into_iter().find(|path| path.is_file());
+    if found.is_none() {
+        eprintln!("SKIPPED: there is no {name} here");
+    }
+    found
 }

@@ -1,0 +1,183 @@
+//! Mounts of FUSE file systems, and their ends.
+
+use std::ffi::CString;
+use std::fs::OpenOptions;
+use std::io::{self, IoSliceMut, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+use rustix::process::{getegid, geteuid};
+
+/// What is set up as root, or is whoever may use it.
+const FUSERMOUNT: &str = "fusermount3";
+
+/// Something that is mounted.
+pub(super) struct Mount {
+    point: PathBuf,
+    /// What unmounts it if we do not; with `None` nobody does.
+    _watcher: Option<Watcher>,
+}
+
+/// Why something is still mounted.
+pub(super) enum UnmountError {
+    /// Somebody has a file of it open.
+    Busy,
+    /// Something else.
+    Other(String),
+}
+
+/// A `fusermount3` that unmounts when the other end of its socket is closed, by us or because we
+/// are no more.
+struct Watcher {
+    child: Child,
+    /// `None` when it is closed.
+    socket: Option<UnixStream>,
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.socket = None;
+        // It ends now, if it has not ended already.
+        let _ = self.child.wait();
+    }
+}
+
+impl Mount {
+    /// Mounts on `point`, an absolute path, and gives what the kernel's requests are read from.
+    /// The error is for people.
+    pub(super) fn new(
+        point: &Path,
+        is_file: bool,
+        allow_other: bool,
+    ) -> Result<(Self, OwnedFd), String> {
+        match by_fusermount(point, allow_other) {
+            Ok((watcher, device)) => {
+                Ok((Self { point: point.into(), _watcher: Some(watcher) }, device))
+            }
+            Err(MountError::NoProgram) if geteuid().is_root() => {
+                let device = by_root(point, is_file, allow_other);
+                let device = device.map_err(|error| error.to_string())?;
+                Ok((Self { point: point.into(), _watcher: None }, device))
+            }
+            Err(MountError::NoProgram) => {
+                Err(format!("there is no {FUSERMOUNT}, which all but root need"))
+            }
+            Err(MountError::Io(error)) => Err(format!("{FUSERMOUNT}: {error}")),
+            Err(MountError::Refused(reason)) => Err(reason),
+        }
+    }
+
+    /// Unmounts it if nobody has a file of it open.
+    pub(super) fn unmount(&self) -> Result<(), UnmountError> {
+        self.unmount_by(UnmountFlags::empty(), "-u")
+    }
+
+    /// Takes it away from its place, and unmounts it when nobody has a file of it open.
+    pub(super) fn detach(&self) {
+        // There is nothing left to try then.
+        let _ = self.unmount_by(UnmountFlags::DETACH, "-uz");
+    }
+
+    fn unmount_by(&self, flags: UnmountFlags, option: &str) -> Result<(), UnmountError> {
+        match rustix::mount::unmount(&self.point, flags | UnmountFlags::NOFOLLOW) {
+            Ok(()) => return Ok(()),
+            Err(Errno::BUSY) => return Err(UnmountError::Busy),
+            // Only root may.
+            Err(Errno::PERM) => {}
+            Err(error) => return Err(UnmountError::Other(error.to_string())),
+        }
+        let mut command = Command::new(FUSERMOUNT);
+        command.args([option, "--"]).arg(&self.point).env("LC_ALL", "C");
+        let output = command.output().map_err(|error| UnmountError::Other(error.to_string()))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        match output.status.success() {
+            true => Ok(()),
+            false if said.contains("busy") => Err(UnmountError::Busy),
+            false => Err(UnmountError::Other(said.trim().into())),
+        }
+    }
+}
+
+enum MountError {
+    NoProgram,
+    Io(io::Error),
+    /// What it says.
+    Refused(String),
+}
+
+impl From<io::Error> for MountError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// `fusermount3` mounts, and sends the device over a socket whose number is in `_FUSE_COMMFD`. By
+/// `auto_unmount` it stays, and unmounts when the socket is closed.
+fn by_fusermount(point: &Path, allow_other: bool) -> Result<(Watcher, OwnedFd), MountError> {
+    let mut options =
+        "auto_unmount,default_permissions,nosuid,nodev,fsname=cloned,subtype=cloned".to_owned();
+    if allow_other {
+        options.push_str(",allow_other");
+    }
+    let (socket, theirs) = UnixStream::pair()?;
+    let mut command = Command::new(FUSERMOUNT);
+    command.args(["-o", &options, "--"]).arg(point).env("_FUSE_COMMFD", "0");
+    command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => MountError::NoProgram,
+        _ => MountError::Io(error),
+    })?;
+    // It has the end that is theirs, and is to have it alone.
+    drop(command);
+    let stderr = child.stderr.take();
+    let received = receive(&socket);
+    let watcher = Watcher { child, socket: Some(socket) };
+    if let Some(device) = received? {
+        return Ok((watcher, device));
+    }
+    let mut said = String::new();
+    if let Some(mut stderr) = stderr {
+        stderr.read_to_string(&mut said)?;
+    }
+    Err(MountError::Refused(said.trim().into()))
+}
+
+/// The descriptor that is sent, if one is.
+fn receive(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0; 1];
+    let mut data = [IoSliceMut::new(&mut byte)];
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    rustix::io::retry_on_intr(|| rustix::net::recvmsg(socket, &mut data, &mut control, flags))?;
+    Ok(control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    }))
+}
+
+/// Where there is no `fusermount3`: `mount(2)`, with the options of the kernel's
+/// `Documentation/filesystems/fuse.rst`.
+fn by_root(point: &Path, is_file: bool, allow_other: bool) -> io::Result<OwnedFd> {
+    let device = OpenOptions::new().read(true).write(true).open("/dev/fuse")?;
+    let rootmode = if is_file { libc::S_IFREG } else { libc::S_IFDIR };
+    let mut options = format!(
+        "fd={},rootmode={rootmode:o},user_id={},group_id={},default_permissions",
+        device.as_raw_fd(),
+        geteuid().as_raw(),
+        getegid().as_raw()
+    );
+    if allow_other {
+        options.push_str(",allow_other");
+    }
+    let options = CString::new(options)?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    rustix::mount::mount("cloned", point, "fuse.cloned", flags, options.as_c_str())?;
+    Ok(device.into())
+}

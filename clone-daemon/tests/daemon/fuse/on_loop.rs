@@ -1,0 +1,230 @@
+//! Clones as files, under loop devices, with file systems on them.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::thread;
+use std::time::Duration;
+
+use clone_core::geometry::Sectors;
+use clone_daemon::fuse::Export;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use rustix::mount::UnmountFlags;
+
+use super::{can_mount, export, hydrate};
+use crate::support::{Rig, program, volume};
+
+const PROGRAMS: [&str; 6] = ["losetup", "mount", "mkfs.ext4", "e2fsck", "fstrim", "timeout"];
+
+/// Whether there can be loop devices here, and file systems on them; it says so if not.
+fn can_loop() -> bool {
+    let can = rustix::process::geteuid().is_root() && Path::new("/dev/loop-control").exists();
+    if !can {
+        eprintln!("SKIPPED: there are no loop devices here, or this is not root");
+    }
+    can && can_mount() && PROGRAMS.iter().all(|name| program(name).is_some())
+}
+
+/// Runs a program, for two minutes at most.
+fn output(words: &[&str]) -> Output {
+    let mut command = Command::new("timeout");
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.env("PATH", path + ":/usr/sbin:/sbin").args(["-k", "5", "120"]).args(words);
+    command.output().unwrap()
+}
+
+/// Runs a program that must succeed, and gives what it says.
+fn run(words: &[&str]) -> String {
+    let output = output(words);
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert!(output.status.success(), "{words:?}: {}: {said}", output.status);
+    said
+}
+
+/// A loop device, which is gone in the end.
+struct Loop(String);
+
+impl Loop {
+    fn on(file: &Path, direct: bool) -> Self {
+        let direct = format!("--direct-io={}", if direct { "on" } else { "off" });
+        let file = file.to_str().unwrap();
+        // Others may take the device that was free.
+        for _ in 0..20 {
+            let output = output(&["losetup", "--find", "--show", &direct, file]);
+            if output.status.success() {
+                let device = Self(String::from_utf8(output.stdout).unwrap().trim().into());
+                let dio = run(&["losetup", "--noheadings", "--output", "DIO", &device.0]);
+                assert_eq!(dio.trim() == "1", direct == "--direct-io=on");
+                return device;
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        panic!("no loop device for {file}");
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        output(&["losetup", "--detach", &self.0]);
+    }
+}
+
+/// A file system that is mounted, and is not in the end.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn on(device: &Loop, rig: &Rig) -> Self {
+        let point = rig.path("mnt");
+        fs::create_dir_all(&point).unwrap();
+        run(&["mount", "-t", "ext4", &device.0, point.to_str().unwrap()]);
+        Self(point)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+
+    /// Unmounts it, so that all of it has been written.
+    fn end(self) {
+        run(&["umount", self.path()]);
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // Only a test that failed has it mounted still.
+        let _ = rustix::mount::unmount(&self.0, UnmountFlags::DETACH);
+    }
+}
+
+fn check(device: &Loop) {
+    run(&["e2fsck", "-fn", &device.0]);
+}
+
+/// Bytes that tell which file they belong to.
+fn content(file: usize, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    StdRng::seed_from_u64(file as u64).fill_bytes(&mut bytes);
+    bytes
+}
+
+/// Unmounts what a loop device has just let go, which it does by and by.
+fn unmount(mut export: Export) {
+    for _ in 0..600 {
+        if export.unmount().is_ok() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    export.unmount().unwrap();
+}
+
+#[test]
+fn a_file_system_is_made_on_a_clone_under_a_loop_device_and_is_sound() {
+    if !can_loop() {
+        return;
+    }
+    for direct in [true, false] {
+        // It holds something else that must not show through.
+        let rig = Rig::new(Sectors(8), &content(0, 64 << 20));
+        let clone = rig.start(false);
+        let export = export(&rig.path("there"), &volume(&rig, "disk", &clone));
+        let device = Loop::on(export.path(), direct);
+        run(&["mkfs.ext4", "-q", "-F", "-b", "4096", &device.0]);
+        assert_eq!(clone.progress().fetched_bytes, 0, "it discards first");
+        let mounted = Mounted::on(&device, &rig);
+        for file in 1..20 {
+            let path = mounted.0.join(file.to_string());
+            fs::write(path, content(file, file * 50_000)).unwrap();
+        }
+        for file in (1..20).step_by(3) {
+            fs::remove_file(mounted.0.join(file.to_string())).unwrap();
+        }
+        run(&["fstrim", mounted.path()]);
+        mounted.end();
+        check(&device);
+        hydrate(&clone);
+        check(&device);
+        let mounted = Mounted::on(&device, &rig);
+        for file in (1..20).filter(|file| file % 3 != 1) {
+            let path = mounted.0.join(file.to_string());
+            assert!(fs::read(path).unwrap() == content(file, file * 50_000), "{file}");
+        }
+        mounted.end();
+        drop(device);
+        unmount(export);
+        clone.stop();
+    }
+}
+
+/// An image with a file system of 200 MB and 60 MB in files, the first of 2 MB.
+fn image(folder: &Path) -> (Vec<u8>, usize) {
+    const FILES: usize = 30;
+    let tree = folder.join("tree");
+    fs::create_dir(&tree).unwrap();
+    for file in 0..FILES {
+        fs::write(tree.join(file.to_string()), content(file, 2 << 20)).unwrap();
+    }
+    let image = folder.join("image");
+    File::create(&image).unwrap().set_len(200 << 20).unwrap();
+    let (image, tree) = (image.to_str().unwrap(), tree.to_str().unwrap());
+    run(&["mkfs.ext4", "-q", "-F", "-b", "4096", "-d", tree, image]);
+    (fs::read(image).unwrap(), FILES)
+}
+
+/// What the kernel's dm-clone.rst shows, "Examples".
+#[test]
+fn a_file_system_is_cloned_while_it_is_used_and_what_it_does_not_use_is_not_copied() {
+    if !can_loop() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (source, files) = image(folder.path());
+    let rig = Rig::new(Sectors(8), &source);
+    let clone = rig.start(false);
+    let export = export(&rig.path("there"), &volume(&rig, "disk", &clone));
+    let device = Loop::on(export.path(), true);
+    let mounted = Mounted::on(&device, &rig);
+
+    let before = clone.progress();
+    run(&["fstrim", mounted.path()]);
+    let after = clone.progress();
+    let trimmed = after.hydrated - before.hydrated;
+    assert!(trimmed * 4096 > 100 << 20, "{trimmed} regions");
+    assert_eq!(after.fetched_bytes, before.fetched_bytes);
+    assert_eq!(after.copied_bytes, before.copied_bytes);
+
+    clone
+        .command(clone_core::engine::Command::Kernel(clone_core::target::Message::EnableHydration));
+    for file in (0..files).step_by(5) {
+        let mut opened = File::options().append(true).open(mounted.0.join(file.to_string()));
+        opened.as_mut().unwrap().write_all(b"more").unwrap();
+        fs::write(mounted.0.join(format!("new-{file}")), content(files + file, 1 << 20)).unwrap();
+    }
+    hydrate(&clone);
+    mounted.end();
+    drop(device);
+    unmount(export);
+    let progress = clone.progress();
+    assert_eq!(progress.hydrated, 200 << 8);
+    assert!(progress.fetched_bytes < 100 << 20, "{progress:?}");
+    clone.stop();
+
+    let device = Loop::on(&rig.path("destination"), false);
+    check(&device);
+    let mounted = Mounted::on(&device, &rig);
+    for file in 0..files {
+        let mut expected = content(file, 2 << 20);
+        if file % 5 == 0 {
+            expected.extend(b"more");
+            let new = fs::read(mounted.0.join(format!("new-{file}"))).unwrap();
+            assert!(new == content(files + file, 1 << 20), "new-{file}");
+        }
+        let found = fs::read(mounted.0.join(file.to_string())).unwrap();
+        assert!(found == expected, "{file}");
+    }
+    mounted.end();
+}
