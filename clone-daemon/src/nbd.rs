@@ -1,5 +1,6 @@
-//! The NBD protocol: [`wire`] is what both sides of it share.
+//! The NBD protocol: [`wire`] is what both sides of it share, [`client`] reads from others.
 //!
 //! Section names are those of `doc/proto.md` in the NetworkBlockDevice/nbd repository.
 
+pub mod client;
 pub mod wire;

@@ -1,0 +1,182 @@
+//! A client of NBD servers, which reads.
+//!
+//! - [`NbdRemote`] is an export as a source.
+//! - `pool` makes connections, `handshake` agrees with the server on what they are, `connection`
+//!   and `call` have many requests under way on each.
+//! - `reply` and `request` are the protocol without any I/O. A server is never trusted: what does
+//!   not fit what was asked ends the connection, and no byte of it is used.
+
+mod call;
+mod connection;
+mod error;
+mod extents;
+mod handshake;
+mod pool;
+mod reply;
+mod request;
+mod stream;
+mod tls;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use clone_core::driver::Extent;
+
+use crate::nbd::client::connection::Lease;
+pub use crate::nbd::client::error::NbdError;
+use crate::nbd::client::extents::Extents;
+use crate::nbd::client::pool::Pool;
+use crate::nbd::client::reply::Run;
+use crate::nbd::client::stream::lock;
+use crate::source::remote::{Remote, Trouble};
+use crate::source::spec::NbdAddress;
+
+/// How a server is used.
+#[derive(Clone, Debug)]
+pub struct NbdOptions {
+    /// The most connections, where the server allows for more than one.
+    pub connections: usize,
+    /// The most bytes of a request; rounded to what the server can do.
+    pub request_bytes: u32,
+    /// The most requests that one read has under way.
+    pub requests: usize,
+    /// A file with the authorities, in PEM, one of which is to vouch for the server; without it
+    /// those of the system.
+    pub ca: Option<PathBuf>,
+    /// How long a server that owes an answer may send nothing before the connection is given up,
+    /// when a deadline passes.
+    pub silence: Duration,
+}
+
+impl Default for NbdOptions {
+    fn default() -> Self {
+        Self {
+            connections: 4,
+            request_bytes: 256 << 10,
+            requests: 16,
+            ca: None,
+            silence: Duration::from_secs(10),
+        }
+    }
+}
+
+/// An export of an NBD server, to read from.
+///
+/// The protocol has no versions of an export. It is taken for the same as long as its size, its
+/// nature (whether it can be written to, whether it is a rotating disk) and its description are.
+pub struct NbdRemote {
+    pool: Arc<Pool>,
+    options: NbdOptions,
+    extents: Mutex<Extents>,
+    /// How often all connections had been lost when the extents were forgotten last.
+    losses: AtomicU64,
+}
+
+/// For how many bytes extents are asked: a server that has to look takes its time, and one that is
+/// far away is not asked often.
+const EXTENTS_ASKED: u64 = 1 << 30;
+
+impl NbdRemote {
+    /// Connects to the export.
+    ///
+    /// # Errors
+    /// [`NbdError`].
+    pub fn open(
+        address: NbdAddress,
+        options: NbdOptions,
+        deadline: Instant,
+    ) -> Result<Self, NbdError> {
+        let tls = match address.tls {
+            true => Some(tls::set_up(&address.endpoint, options.ca.as_deref())?),
+            false => None,
+        };
+        let pool = Pool::open(address, options.clone(), tls, deadline)?;
+        Ok(Self { pool, options, extents: Mutex::default(), losses: AtomicU64::new(0) })
+    }
+
+    /// What the server tells people of the export.
+    pub fn description(&self) -> Option<&str> {
+        self.pool.pinned().description.as_deref()
+    }
+
+    fn connection(&self, deadline: Instant) -> Result<Lease, NbdError> {
+        let (connection, losses) = self.pool.get(deadline)?;
+        if self.losses.swap(losses, Ordering::Relaxed) != losses {
+            lock(&self.extents).clear();
+        }
+        Ok(connection)
+    }
+
+    fn size(&self) -> u64 {
+        self.pool.pinned().size
+    }
+
+    fn read(&self, offset: u64, into: &mut [u8], deadline: Instant) -> Result<(), NbdError> {
+        let (len, size) = (into.len() as u64, self.size());
+        let end = offset.checked_add(len).filter(|&end| end <= size);
+        let Some(end) = end else { return Err(NbdError::PastEnd { start: offset, len, size }) };
+        if into.is_empty() {
+            return Ok(());
+        }
+        let connection = self.connection(deadline)?;
+        let export = connection.export();
+        let block = u64::from(export.block_min);
+        let piece = self.options.request_bytes.clamp(export.block_min, export.block_max);
+        let how = (u64::from(piece) / block * block, self.options.requests);
+        let start = offset / block * block;
+        let until = end.div_ceil(block).saturating_mul(block).min(size);
+        if (start, until) == (offset, end) {
+            return connection.read(offset, into, how, deadline);
+        }
+        // Blocks that are needed in part are read as a whole.
+        let mut whole = vec![0; into.len() + (offset - start) as usize + (until - end) as usize];
+        connection.read(start, &mut whole, how, deadline)?;
+        into.copy_from_slice(&whole[(offset - start) as usize..][..into.len()]);
+        Ok(())
+    }
+
+    fn find(&self, offset: u64, deadline: Instant) -> Result<Extent, NbdError> {
+        let size = self.size();
+        let data = Extent { zeroes: false, end: size };
+        if offset >= size {
+            return Err(NbdError::PastEnd { start: offset, len: 1, size });
+        }
+        let connection = self.connection(deadline)?;
+        if let Some(extent) = lock(&self.extents).find(offset) {
+            return Ok(extent);
+        }
+        let age = lock(&self.extents).age();
+        let export = connection.export();
+        let Some(context) = export.allocation else { return Ok(data) };
+        let block = u64::from(export.block_min);
+        let start = offset / block * block;
+        let range = start..start.saturating_add(EXTENTS_ASKED).min(size);
+        let asked = range.end - range.start;
+        let runs = match connection.status(range, context, deadline) {
+            // What it cannot tell is read.
+            Err(error @ NbdError::Server { .. }) if !error.is_shutdown() => {
+                vec![Run { len: asked, zeroes: false }]
+            }
+            runs => runs?,
+        };
+        let mut extents = lock(&self.extents);
+        extents.add(age, start, &runs, size);
+        Ok(extents.find(offset).unwrap_or(data))
+    }
+}
+
+impl Remote for NbdRemote {
+    fn size_bytes(&self) -> u64 {
+        self.size()
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8], deadline: Instant) -> Result<(), Trouble> {
+        Ok(self.read(offset, into, deadline)?)
+    }
+
+    fn extent(&self, offset: u64, deadline: Instant) -> Result<Extent, Trouble> {
+        Ok(self.find(offset, deadline)?)
+    }
+}
