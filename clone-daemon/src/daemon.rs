@@ -15,6 +15,7 @@ use crate::source::SourceOptions;
 
 pub mod args;
 mod doors;
+mod exporters;
 mod log;
 mod watch;
 

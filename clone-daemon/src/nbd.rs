@@ -2,5 +2,7 @@
 //!
 //! Section names are those of `doc/proto.md` in the NetworkBlockDevice/nbd repository.
 
+#![allow(clippy::big_endian_bytes, reason = "numbers of the protocol are big-endian")]
+
 pub mod client;
 pub mod wire;

@@ -15,6 +15,7 @@ pub mod hydration;
 pub mod laws;
 pub mod log_writes;
 pub mod mutants;
+pub mod nbd;
 pub mod recovery;
 pub mod runs;
 pub mod surgery;

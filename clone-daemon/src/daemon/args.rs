@@ -154,6 +154,11 @@ pub struct TuningArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Serving")]
 pub struct CommonArgs {
+    /// Make the clone a file at PATH, by FUSE: an empty file, or one that does not exist; or in
+    /// the directory PATH, where it is called as the clone is. For `serve` it is a directory.
+    #[arg(long, value_name = "PATH")]
+    pub fuse: Option<PathBuf>,
+
     /// How much is said: error, warn, info, debug, trace, or a filter as in tracing's
     /// EnvFilter.
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "CLONED_LOG")]

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::args::CommonArgs;
+use super::exporters::{FilePlace, Files};
 use crate::host::Host;
 
 /// What is listened at; nobody is served yet.
@@ -18,7 +19,17 @@ impl Doors {
     ///
     /// # Errors
     /// What cannot be listened at.
-    pub(super) fn bind(_: &CommonArgs, _: &Arc<Host>) -> Result<Self> {
+    pub(super) fn bind(args: &CommonArgs, host: &Arc<Host>) -> Result<Self> {
+        if let Some(path) = &args.fuse {
+            let place = match host.has_table() {
+                true if !path.is_dir() => {
+                    bail!("--fuse {}: it must be a directory, for several clones", path.display())
+                }
+                true => FilePlace::Each(path.clone()),
+                false => FilePlace::One(path.clone()),
+            };
+            host.add_exporter(Arc::new(Files::new(place)));
+        }
         Ok(Self {})
     }
 
