@@ -1,5 +1,6 @@
 //! A source that is a block device or a file.
 
+use std::fs::Metadata;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
@@ -32,6 +33,14 @@ impl FileSource {
     pub fn open(path: impl AsRef<Path>, access: Access) -> Result<Self, OpenError> {
         let data = DataFile::open(path.as_ref(), Purpose::Live, access)?;
         Ok(Self { data, known: Mutex::new(0..0) })
+    }
+
+    /// What the system says of it now: of what was opened, whatever the path leads to meanwhile.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    pub fn metadata(&self) -> io::Result<Metadata> {
+        self.data.file.metadata()
     }
 
     /// What a clone has to know of it.
