@@ -138,6 +138,7 @@ pub fn parse_line(line: usize, text: &str) -> Result<Option<Entry>, EntryError> 
         tuning: Tuning::default(),
         record: None,
         prefetch: None,
+        repin: false,
     };
     for option in options.split(',').filter(|option| !matches!(*option, "-" | "none" | "")) {
         apply(&mut spec, option)?;

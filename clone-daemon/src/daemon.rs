@@ -11,7 +11,6 @@ use self::doors::Doors;
 use self::watch::{Asked, Watch, say_ready, say_stopping};
 use crate::host::{Host, Reloaded};
 use crate::opening::Plan;
-use crate::source::SourceOptions;
 
 pub mod args;
 mod doors;
@@ -34,14 +33,14 @@ pub fn run(_: &Tool, args: &DaemonArgs) -> Result<Exit> {
 /// Says what a start would do.
 fn dry_run(args: &RunArgs) -> Result<Exit> {
     let spec = args.spec().map_err(usage_error::<DaemonArgs>)?;
-    let plan = Plan::make(spec, &SourceOptions::default())?;
+    let plan = Plan::make(spec, &args.common.source.options())?;
     output::say(|to| write!(to, "{plan}"))?;
     Ok(Exit::Success)
 }
 
 fn run_one(args: &RunArgs) -> Result<Exit> {
     let spec = args.spec().map_err(usage_error::<DaemonArgs>)?;
-    let host = Host::new(SourceOptions::default(), None);
+    let host = Host::new(args.common.source.options(), None);
     serve_until_asked(&args.common, host, |host| {
         host.start(spec, None)?;
         Ok(())
@@ -49,7 +48,7 @@ fn run_one(args: &RunArgs) -> Result<Exit> {
 }
 
 fn serve(args: &ServeArgs) -> Result<Exit> {
-    let host = Host::new(SourceOptions::default(), Some(args.clonetab.clone()));
+    let host = Host::new(args.common.source.options(), Some(args.clonetab.clone()));
     serve_until_asked(&args.common, host, |host| {
         tell(&host.reload()?);
         Ok(())

@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io;
 use std::iter;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -27,7 +27,7 @@ use persistent_data::BlockNr;
 use persistent_data::block::RawBlock;
 use persistent_data::device::{FileDevice, OpenError, ReadDevice};
 
-use crate::source::{self, Opened, SourceOptions, SourceSpec};
+use crate::source::{self, Opened, Pin, RemoteHandle, SourceOptions, SourceSpec, pin};
 use crate::spec::CloneSpec;
 
 /// Everything that a clone needs, opened and claimed, and found to fit. Nothing was changed yet.
@@ -36,6 +36,8 @@ pub struct Plan {
     line: TableLine,
     settings: Settings,
     source: Opened,
+    /// What the source is to be pinned as, and where.
+    pin: Option<(PathBuf, Pin)>,
     metadata: MetadataPlan,
     destination: DestinationPlan,
 }
@@ -64,14 +66,12 @@ impl Plan {
     pub fn make(spec: CloneSpec, options: &SourceOptions) -> Result<Self> {
         check_distinct(&spec)?;
         let metadata = look_at_metadata(&spec.metadata)?;
-        let pinned = source::pin::load(&spec.metadata)?;
-        let source = source::open(&spec.source, pinned.as_ref(), options)
-            .with_context(|| format!("cannot open the source {}", spec.source))?;
+        let (source, pin) = look_at_source(&spec, &metadata, options)?;
         let geometry = match &metadata {
             Found::Metadata(metadata) => geometry_of(&spec, metadata, source.limits)?,
             Found::Nothing | Found::Zeroes(_) => new_geometry(&spec, source.limits)?,
         };
-        let settings = spec.tuning.settings(geometry, source.is_remote);
+        let settings = spec.tuning.settings(geometry, source.is_remote());
         let line = table_line(&spec, geometry, &settings)?;
         let metadata = match metadata {
             Found::Metadata(metadata) => MetadataPlan::Go(metadata),
@@ -92,7 +92,7 @@ impl Plan {
             }
         };
         line.check_devices(limits, source.limits)?;
-        Ok(Self { spec, line, settings, source, metadata, destination })
+        Ok(Self { spec, line, settings, source, pin, metadata, destination })
     }
 
     /// What the clone is made of.
@@ -118,7 +118,7 @@ impl Plan {
     /// # Errors
     /// What failed. What was made by then is removed again, or is as good as new.
     pub fn carry_out(self) -> Result<Ready> {
-        let Self { spec, line, settings, source, metadata, destination } = self;
+        let Self { spec, line, settings, source, pin, metadata, destination } = self;
         let geometry = line.geometry();
         // The destination is there for good before any metadata says what is on it.
         let destination = match destination {
@@ -141,9 +141,11 @@ impl Plan {
                 open_clone(open_metadata_to_change(path)?, path)?
             }
         };
-        source::pin::store(path, &spec.source, &source.identity)?;
+        if let Some((path, pin)) = pin {
+            pin.store(&path)?;
+        }
         let devices = Devices { metadata, source: source.source, destination };
-        Ok(Ready { spec, line, settings, devices })
+        Ok(Ready { spec, line, settings, devices, remote: source.remote })
     }
 }
 
@@ -157,6 +159,8 @@ pub struct Ready {
     pub devices: Devices<FileDevice>,
     /// How it is to go about it.
     pub settings: Settings,
+    /// The source, if it is across a network.
+    pub remote: Option<RemoteHandle>,
 }
 
 /// What a start would do, for people.
@@ -252,6 +256,52 @@ fn check_room(path: &Path, device: &FileDevice, geometry: Geometry) -> Result<()
         );
     }
     Ok(())
+}
+
+/// Opens the source, which is the one that the clone was begun with. Also gives what it is to be
+/// pinned as, if it is not yet.
+fn look_at_source(
+    spec: &CloneSpec,
+    metadata: &Found,
+    options: &SourceOptions,
+) -> Result<(Opened, Option<(PathBuf, Pin)>)> {
+    let place = pin::place(&spec.metadata);
+    let pinned = match (metadata, &place) {
+        // What another clone left there is of no account.
+        (Found::Metadata(_), Some(place)) if !spec.repin => Pin::load(place)?,
+        _ => None,
+    };
+    if let Some(pinned) = &pinned {
+        pinned.check_place(&spec.source)?;
+    }
+    let access = if spec.tuning.direct { Access::Direct } else { Access::Buffered };
+    let options = SourceOptions { access, ..options.clone() };
+    let opened = source::open(&spec.source, pinned.as_ref().map(|pin| &pin.identity), &options);
+    let opened = match (opened, metadata) {
+        (Ok(opened), _) => opened,
+        (Err(error), Found::Metadata(metadata)) if is_complete(metadata) => {
+            tracing::warn!(
+                clone = spec.name,
+                "the clone is complete, and served without its source: {error}"
+            );
+            return Ok((Opened::absent(metadata.header().geometry.target_size()), None));
+        }
+        (Err(error), _) => {
+            return Err(error).with_context(|| format!("cannot use the source {}", spec.source));
+        }
+    };
+    if let Some(warning) = opened.identity.warning() {
+        tracing::warn!(clone = spec.name, "the source {}: {warning}", spec.source);
+    }
+    let pin = match pinned {
+        Some(_) => None,
+        None => place.map(|place| (place, Pin::new(&spec.source, opened.identity.clone()))),
+    };
+    Ok((opened, pin))
+}
+
+fn is_complete(metadata: &Metadata<FileDevice>) -> bool {
+    metadata.nr_hydrated() == metadata.nr_regions()
 }
 
 fn is_missing(path: &Path) -> bool {

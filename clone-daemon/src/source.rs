@@ -1,62 +1,30 @@
 //! Where data come from that are cloned.
+//!
+//! - [`spec`]: what names a source.
+//! - [`open()`]: opening it, and what comes of that.
+//! - [`identity`]: which version of which object it is; [`pin`] keeps that beside the metadata.
+//! - [`remote`]: what is across a network; [`retrying`] makes a source of it that can be relied on.
+//!
+//! *Invariant:* no byte is handed out that is not known to be of the version that was opened, as
+//! far as its [identity](identity::Identity::warning) can tell. Once another version was seen,
+//! every read fails.
 
-use std::io;
-use std::sync::Arc;
-
-use clone_core::driver::{Access, FileSource, Source};
-use clone_core::target::DeviceLimits;
-use persistent_data::device::OpenError;
-use thiserror::Error;
-
+pub mod figures;
+mod http;
+pub mod identity;
+mod local;
+pub mod open;
+pub mod options;
+mod patience;
 pub mod pin;
 pub mod remote;
+pub mod retrying;
 pub mod spec;
 
-pub use self::pin::Identity;
+pub use self::figures::SourceFigures;
+pub use self::identity::{Identity, Version};
+pub use self::open::{Opened, RemoteHandle, SourceError, open};
+pub use self::options::SourceOptions;
+pub use self::pin::{Pin, PinError};
+pub use self::retrying::Retrying;
 pub use self::spec::{NbdAddress, NbdEndpoint, SourceSpec, SpecError, Url};
-
-/// What can be set on a source.
-#[derive(Clone, Debug, Default)]
-pub struct SourceOptions {}
-
-/// A source that is open.
-pub struct Opened {
-    /// To read from.
-    pub source: Arc<dyn Source>,
-    /// What it is known by.
-    pub identity: Identity,
-    /// What a clone has to know of it.
-    pub limits: DeviceLimits,
-    /// Whether it is across a network.
-    pub is_remote: bool,
-}
-
-/// Why a source cannot be opened.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum SourceError {
-    /// It is a file or a block device.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// There is no way to read it.
-    #[error("sources of this kind cannot be read")]
-    Kind,
-    /// Its identity cannot be read or kept.
-    #[error(transparent)]
-    Pin(#[from] io::Error),
-}
-
-/// Opens a source.
-///
-/// # Errors
-/// [`SourceError`].
-pub fn open(
-    spec: &SourceSpec,
-    _: Option<&Identity>,
-    _: &SourceOptions,
-) -> Result<Opened, SourceError> {
-    let SourceSpec::Path(path) = spec else { return Err(SourceError::Kind) };
-    let source = FileSource::open(path, Access::Buffered)?;
-    let limits = source.limits();
-    Ok(Opened { source: Arc::new(source), identity: Identity {}, limits, is_remote: false })
-}

@@ -30,6 +30,9 @@ pub struct CloneSpec {
     pub record: Option<PathBuf>,
     /// What was noted so, and is to be copied first.
     pub prefetch: Option<PathBuf>,
+    /// Whether the source is taken for the one that the clone was begun with, whatever was noted
+    /// then.
+    pub repin: bool,
 }
 
 /// What can be set on a clone. What is `None` is left to [`Tuning::settings`].
@@ -198,6 +201,7 @@ impl CloneSpec {
             tuning,
             record: None,
             prefetch: None,
+            repin: false,
         })
     }
 }

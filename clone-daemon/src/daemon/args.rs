@@ -1,6 +1,7 @@
 //! What can be said on the command line of `cloned`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clone_core::geometry::{RegionSize, SECTOR_SIZE, Sectors};
@@ -8,7 +9,7 @@ use clone_core::size::{parse_bytes, parse_sectors};
 use clone_tools::args::{SIZES, parse_region_size};
 use clone_tools::exit;
 
-use crate::source::SourceSpec;
+use crate::source::{SourceOptions, SourceSpec};
 use crate::spec::{CloneSpec, SpecificationError, Tuning, check_name, name_after};
 
 /// Serve clones while they hydrate: what the dm-clone target does, without it and without root.
@@ -86,6 +87,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub prefetch: Option<PathBuf>,
 
+    /// Take the source for the one that the clone was begun with, though META.source.json says
+    /// otherwise. If it holds other data the clone becomes a mixture of both.
+    #[arg(long)]
+    pub repin: bool,
+
     /// Open and check everything as a start would, say what it would do, and change nothing.
     #[arg(long)]
     pub dry_run: bool,
@@ -159,6 +165,10 @@ pub struct CommonArgs {
     #[arg(long, value_name = "PATH")]
     pub fuse: Option<PathBuf>,
 
+    /// How sources across a network are asked.
+    #[command(flatten)]
+    pub source: SourceArgs,
+
     /// How much is said: error, warn, info, debug, trace, or a filter as in tracing's
     /// EnvFilter.
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "CLONED_LOG")]
@@ -167,6 +177,48 @@ pub struct CommonArgs {
     /// How it is said, on stderr, which systemd takes to its journal.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
+}
+
+/// How sources across a network are asked.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Sources across a network")]
+pub struct SourceArgs {
+    /// How long a request may take the first time.
+    #[arg(long, value_name = "SECONDS", default_value_t = 15)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub source_timeout: u32,
+
+    /// How long a read is tried again before it fails.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=86400))]
+    pub source_give_up: u32,
+
+    /// How many requests may be under way at a time, for each clone.
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub source_requests: u16,
+
+    /// Certificates in PEM that are trusted in place of the system's.
+    #[arg(long, value_name = "FILE")]
+    pub source_ca: Option<PathBuf>,
+
+    /// Lines "Name: value" that are sent to web servers with each request: tokens, which do not
+    /// belong on a command line.
+    #[arg(long, value_name = "FILE")]
+    pub source_headers: Option<PathBuf>,
+}
+
+impl SourceArgs {
+    pub(super) fn options(&self) -> SourceOptions {
+        SourceOptions {
+            timeout: Duration::from_secs(self.source_timeout.into()),
+            give_up_after: Duration::from_secs(self.source_give_up.into()),
+            requests_max: self.source_requests.into(),
+            ca_file: self.source_ca.clone(),
+            header_file: self.source_headers.clone(),
+            ..SourceOptions::default()
+        }
+    }
 }
 
 /// On or off.
@@ -219,6 +271,7 @@ impl RunArgs {
                 },
                 record: None,
                 prefetch: None,
+                repin: false,
             },
             (table, ..) => {
                 let line = table.as_deref().unwrap_or_default();
@@ -242,6 +295,7 @@ impl RunArgs {
             ..spec.tuning
         };
         (spec.record, spec.prefetch) = (self.record.clone(), self.prefetch.clone());
+        spec.repin = self.repin;
         Ok(spec)
     }
 }

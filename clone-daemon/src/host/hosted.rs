@@ -1,6 +1,8 @@
 //! One clone of a daemon.
 
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -13,6 +15,7 @@ use clone_tools::hydrate::read_trace;
 use persistent_data::device::FileDevice;
 
 use crate::opening::Ready;
+use crate::source::{RemoteHandle, SourceFigures};
 use crate::spec::CloneSpec;
 use crate::volume::Volume;
 
@@ -24,8 +27,12 @@ pub struct Hosted {
     line: Option<String>,
     clone: RunningClone<FileDevice>,
     volume: Arc<Volume>,
+    remote: Option<RemoteHandle>,
     exports: Mutex<Vec<String>>,
 }
+
+/// How long what is being fetched is waited for at the end.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Workers beside those that copy, for what users wait for.
 const FOR_USERS: usize = 8;
@@ -36,7 +43,7 @@ impl Hosted {
     /// # Errors
     /// Why it does not run.
     pub(super) fn start(ready: Ready, line: Option<String>) -> Result<Self> {
-        let Ready { spec, line: table, mut settings, devices } = ready;
+        let Ready { spec, line: table, mut settings, devices, remote } = ready;
         let first = spec.prefetch.as_deref().map(read_trace).transpose()?;
         let name = spec.name.clone();
         let options = DriverOptions {
@@ -58,7 +65,7 @@ impl Hosted {
         let region = table.geometry().region_size().sectors();
         let region_bytes = region.to_bytes().context("a region of so many bytes")?;
         let volume = Arc::new(Volume::new(&spec.name, region_bytes, clone.client()));
-        Ok(Self { spec, table, line, clone, volume, exports: Mutex::default() })
+        Ok(Self { spec, table, line, clone, volume, remote, exports: Mutex::default() })
     }
 
     /// What it is called.
@@ -158,9 +165,29 @@ impl Hosted {
         super::write_file(path, &trace.to_text())
     }
 
+    /// What is counted of its source, if that is across a network.
+    pub fn source_figures(&self) -> Option<&Arc<SourceFigures>> {
+        self.remote.as_ref().map(|remote| &remote.figures)
+    }
+
     /// Ends it. Returns why what was hydrated last is not committed, if it is not.
+    ///
+    /// A source that does not answer is given up after [`PATIENCE`].
     pub(super) fn end(&self) -> Option<Failure> {
-        self.clone.end()
+        self.clone.command(Command::Kernel(Message::DisableHydration));
+        thread::scope(|scope| {
+            let (ended, has_ended) = mpsc::channel::<()>();
+            if let Some(remote) = &self.remote {
+                scope.spawn(move || {
+                    if has_ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                        remote.abandon();
+                    }
+                });
+            }
+            let failure = self.clone.end();
+            drop(ended);
+            failure
+        })
     }
 
     /// One line on how it stands.

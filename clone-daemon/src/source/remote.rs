@@ -1,7 +1,7 @@
 //! Sources across a network, which fail now and then.
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clone_core::driver::{Extent, SourceChanged};
 use thiserror::Error;
@@ -18,6 +18,24 @@ pub enum Trouble {
     /// It is another version of the object, or another object: nothing of it may be used.
     #[error(transparent)]
     Changed(#[from] SourceChanged),
+}
+
+/// The error of a server that is busy, inside the [`io::Error`] of [`Trouble::Passing`]: it said
+/// when to come back.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{told}")]
+pub struct Busy {
+    /// What it said.
+    pub told: String,
+    /// How long it wants to be left alone.
+    pub wait: Duration,
+}
+
+impl Busy {
+    /// How long the server wants to be left alone, if `error` says so.
+    pub fn wait_of(error: &io::Error) -> Option<Duration> {
+        error.get_ref()?.downcast_ref::<Self>().map(|busy| busy.wait)
+    }
 }
 
 /// A source across a network, which does what it does once: when to try again, how often and for
@@ -41,4 +59,8 @@ pub trait Remote: Send + Sync + 'static {
         let (_, _) = (offset, deadline);
         Ok(Extent { zeroes: false, end: self.size_bytes() })
     }
+
+    /// Ends what is under way, so that no thread waits for it any more. Nothing is asked for
+    /// afterwards. One that does nothing here ends when its deadlines pass.
+    fn abandon(&self) {}
 }

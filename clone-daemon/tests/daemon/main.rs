@@ -4,3 +4,4 @@
 mod fuse;
 mod support;
 mod volume;
+mod web_source;

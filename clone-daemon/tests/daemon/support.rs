@@ -17,6 +17,8 @@ use clone_daemon::volume::{Volume, Volumes};
 use persistent_data::device::FileDevice;
 use tempfile::TempDir;
 
+pub(crate) mod web;
+
 /// A folder with the devices of a clone.
 pub(crate) struct Rig {
     pub(crate) folder: TempDir,

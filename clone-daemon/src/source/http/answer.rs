@@ -1,0 +1,240 @@
+//! What an answer to a range request says, and whether its body may be used.
+
+use std::io;
+use std::ops::Range;
+use std::time::Duration;
+
+use clone_core::driver::SourceChanged;
+use ureq::http::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderName, LAST_MODIFIED, RETRY_AFTER,
+    TRANSFER_ENCODING,
+};
+use ureq::http::{HeaderMap, StatusCode};
+
+use crate::source::identity::{Identity, Version};
+use crate::source::remote::{Busy, Trouble};
+
+/// How long a server is left alone that says when to come back by a date: nobody compares clocks.
+const DATE_WAIT: Duration = Duration::from_secs(2);
+
+/// What was found when an object was asked for its first byte.
+#[derive(Debug)]
+pub(super) enum Found {
+    Object(Identity),
+    Empty,
+}
+
+fn passing(told: impl Into<String>) -> Trouble {
+    Trouble::Passing(io::Error::other(told.into()))
+}
+
+fn lasting(told: impl Into<String>) -> Trouble {
+    Trouble::Final(io::Error::other(told.into()))
+}
+
+fn changed(told: impl Into<String>) -> Trouble {
+    Trouble::Changed(SourceChanged(told.into()))
+}
+
+/// What the answer to a request for the first byte says of the object.
+pub(super) fn found(status: StatusCode, headers: &HeaderMap) -> Result<Found, Trouble> {
+    match status {
+        StatusCode::PARTIAL_CONTENT => {}
+        StatusCode::OK => {
+            return Err(lasting("the server sends the whole object where a part was asked for"));
+        }
+        StatusCode::RANGE_NOT_SATISFIABLE if total_of(headers) == Some(0) => {
+            return Ok(Found::Empty);
+        }
+        _ => return Err(refusal(status, headers)),
+    }
+    let (range, total) = content_range(headers)?;
+    if range != (0..1) {
+        return Err(passing(format!("bytes {range:?} came where 0..1 were asked for")));
+    }
+    plain(headers, 1)?;
+    let Some(size_bytes) = total else {
+        return Err(lasting("the server does not tell how long the object is"));
+    };
+    Ok(Found::Object(Identity { size_bytes, version: version(headers) }))
+}
+
+/// Whether the body that goes with an answer is what was asked for: `range` of the object that is
+/// `pinned`. What tells of another version is heeded first, whatever else is wrong.
+pub(super) fn check(
+    status: StatusCode,
+    headers: &HeaderMap,
+    range: &Range<u64>,
+    pinned: &Identity,
+) -> Result<(), Trouble> {
+    match status {
+        StatusCode::PARTIAL_CONTENT => {}
+        StatusCode::OK => {
+            same_version(headers, pinned)?;
+            let length = size_of(headers);
+            if let Some(length) = length.filter(|&length| length != pinned.size_bytes) {
+                return Err(changed(lengths(pinned.size_bytes, length)));
+            }
+            return Err(passing("the whole object came where a part was asked for"));
+        }
+        StatusCode::PRECONDITION_FAILED => {
+            let told = format!("the server has not {} any more", pinned.version);
+            return Err(changed(told));
+        }
+        StatusCode::RANGE_NOT_SATISFIABLE => {
+            return Err(match total_of(headers) {
+                Some(total) if total == pinned.size_bytes => lasting("it refuses this range"),
+                Some(total) => changed(lengths(pinned.size_bytes, total)),
+                None => changed(format!("it ends before byte {}", range.end)),
+            });
+        }
+        _ => return Err(refusal(status, headers)),
+    }
+    same_version(headers, pinned)?;
+    let (came, total) = content_range(headers)?;
+    match total {
+        Some(total) if total == pinned.size_bytes => {}
+        Some(total) => return Err(changed(lengths(pinned.size_bytes, total))),
+        None if matches!(pinned.version, Version::Etag { .. }) => {}
+        None => return Err(passing("it is not said how long the object is")),
+    }
+    if came != *range {
+        return Err(passing(format!("bytes {came:?} came where {range:?} were asked for")));
+    }
+    plain(headers, range.end.saturating_sub(range.start))
+}
+
+fn lengths(had: u64, has: u64) -> String {
+    format!("it had {had} bytes, and has {has}")
+}
+
+/// What a status means that brings no data.
+fn refusal(status: StatusCode, headers: &HeaderMap) -> Trouble {
+    let told = format!("the server says {status}");
+    let is_passing = match status.as_u16() {
+        // The timeouts and the crowds of the 4xx.
+        408 | 425 | 429 => true,
+        // Not implemented, or not in this version of the protocol: it never will be.
+        501 | 505 => false,
+        // An object that is gone may come back, and if it is another its ETag will tell: so 404
+        // and 410 end reads, but not the clone.
+        code => (500..600).contains(&code),
+    };
+    match (is_passing, retry_after(headers)) {
+        (true, Some(wait)) => Trouble::Passing(io::Error::other(Busy { told, wait })),
+        (true, None) => passing(told),
+        (false, _) => lasting(told),
+    }
+}
+
+/// When the server wants to be asked again (RFC 9110, section 10.2.3).
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = text(headers, &RETRY_AFTER)?;
+    // A number too large for us is one that will be cut down anyway.
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let seconds = if is_number { Some(text.parse().unwrap_or(u64::MAX)) } else { None };
+    Some(seconds.map_or(DATE_WAIT, Duration::from_secs))
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim)
+}
+
+/// What tells this version of the object from others.
+fn version(headers: &HeaderMap) -> Version {
+    let last_modified = text(headers, &LAST_MODIFIED).map(str::to_owned);
+    match (text(headers, &ETAG), last_modified) {
+        (Some(etag), _) if is_strong(etag) => Version::Etag { etag: etag.to_owned() },
+        (Some(etag), last_modified) if !etag.is_empty() => {
+            Version::WeakEtag { etag: etag.to_owned(), last_modified }
+        }
+        (_, Some(last_modified)) => Version::LastModified { last_modified },
+        (_, None) => Version::Unknown,
+    }
+}
+
+/// Only such an ETag can be required with If-Match (RFC 9110, section 13.1.1).
+fn is_strong(etag: &str) -> bool {
+    etag.len() >= 2 && etag.starts_with('"') && etag.ends_with('"')
+}
+
+/// Whether the answer is of the version that is pinned. Where an answer does not tell, it cannot be
+/// used; another may.
+fn same_version(headers: &HeaderMap, pinned: &Identity) -> Result<(), Trouble> {
+    let has = version(headers);
+    let had = &pinned.version;
+    let opaque = |etag: &str| etag.strip_prefix("W/").unwrap_or(etag).to_owned();
+    let (is_same, is_other) = match (had, &has) {
+        (Version::Unknown, _) => (true, false),
+        (Version::LastModified { last_modified }, _) => {
+            let has = text(headers, &LAST_MODIFIED);
+            (has == Some(last_modified), has.is_some())
+        }
+        (Version::Etag { etag }, Version::WeakEtag { etag: has, .. })
+        | (Version::WeakEtag { etag, .. }, Version::Etag { etag: has }) => {
+            (false, opaque(etag) != opaque(has))
+        }
+        (
+            Version::WeakEtag { etag, last_modified: then },
+            Version::WeakEtag { etag: has, last_modified: now },
+        ) => {
+            let is_later = then.is_some() && now.is_some() && then != now;
+            (etag == has && then == now, etag != has || is_later)
+        }
+        (_, Version::Unknown | Version::LastModified { .. }) => (false, false),
+        (had, has) => (had == has, true),
+    };
+    match (is_same, is_other) {
+        (true, _) => Ok(()),
+        (false, true) => Err(changed(format!("it was known by {had}, and now by {has}"))),
+        (false, false) => Err(passing(format!("the answer does not tell {had}"))),
+    }
+}
+
+/// Which bytes of how many the body holds (RFC 9110, section 14.4); the total may be unknown.
+fn content_range(headers: &HeaderMap) -> Result<(Range<u64>, Option<u64>), Trouble> {
+    let parsed = text(headers, &CONTENT_RANGE).and_then(|text| {
+        let (range, total) = text.strip_prefix("bytes ")?.trim_start().split_once('/')?;
+        let (first, last) = range.split_once('-')?;
+        let (first, last) = (number(first)?, number(last)?);
+        let total = if total == "*" { None } else { Some(number(total)?) };
+        let end = last.checked_add(1)?;
+        (first < end && total.is_none_or(|total| end <= total)).then_some((first..end, total))
+    });
+    parsed.ok_or_else(|| passing("it is not said which part of the object came"))
+}
+
+/// The total of an answer that no such range is there: `bytes */1234`.
+fn total_of(headers: &HeaderMap) -> Option<u64> {
+    number(text(headers, &CONTENT_RANGE)?.strip_prefix("bytes */")?)
+}
+
+/// Digits, and nothing else: signs are no numbers here.
+fn number(text: &str) -> Option<u64> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+/// The length of the body, if it is told.
+pub(super) fn size_of(headers: &HeaderMap) -> Option<u64> {
+    number(text(headers, &CONTENT_LENGTH)?)
+}
+
+/// Whether the body is `length` bytes as they are in the object.
+fn plain(headers: &HeaderMap, length: u64) -> Result<(), Trouble> {
+    let coded = |name, plain: &str| {
+        let values = headers.get_all(name).into_iter();
+        values.into_iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(plain.as_bytes()))
+    };
+    if coded(CONTENT_ENCODING, "identity") || coded(TRANSFER_ENCODING, "chunked") {
+        return Err(lasting("the server encodes what it sends, though it was asked not to"));
+    }
+    match size_of(headers) {
+        Some(told) if told != length => {
+            Err(passing(format!("a body of {told} bytes came where {length} were asked for")))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

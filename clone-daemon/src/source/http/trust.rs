@@ -1,0 +1,58 @@
+//! Whom to trust.
+
+use std::env;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+
+use crate::source::open::SourceError;
+use crate::source::options::SourceOptions;
+
+/// Where systems keep what they trust: Debian, Fedora, SUSE, Alpine.
+const BUNDLES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+/// The longest file of certificates, in bytes; those above have a quarter of a MiB.
+const BUNDLE_MAX: u64 = 16 << 20;
+
+pub(super) fn tls(options: &SourceOptions) -> Result<TlsConfig, SourceError> {
+    let bundle = options.ca_file.clone().or_else(of_the_system);
+    let roots = match bundle {
+        None => RootCerts::WebPki,
+        Some(path) => {
+            let setting = |source| SourceError::Setting { path: path.clone(), source };
+            RootCerts::from(certificates(&path).map_err(setting)?)
+        }
+    };
+    Ok(TlsConfig::builder().root_certs(roots).build())
+}
+
+fn of_the_system() -> Option<PathBuf> {
+    let named = env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty()).map(PathBuf::from);
+    named.or_else(|| BUNDLES.iter().map(PathBuf::from).find(|path| path.is_file()))
+}
+
+fn certificates(path: &Path) -> io::Result<Vec<Certificate<'static>>> {
+    let mut pem = Vec::new();
+    File::open(path)?.take(BUNDLE_MAX + 1).read_to_end(&mut pem)?;
+    if pem.len() as u64 > BUNDLE_MAX {
+        return Err(io::Error::other(format!("longer than {BUNDLE_MAX} bytes")));
+    }
+    let items: Result<Vec<PemItem<'static>>, _> = parse_pem(&pem).collect();
+    let items = items.map_err(|error| io::Error::other(error.to_string()))?;
+    let certificates: Vec<_> = (items.into_iter())
+        .filter_map(|item| match item {
+            PemItem::Certificate(certificate) => Some(certificate),
+            _ => None,
+        })
+        .collect();
+    if certificates.is_empty() {
+        return Err(io::Error::other("no certificate in it"));
+    }
+    Ok(certificates)
+}

@@ -1,0 +1,138 @@
+//! Which version of which object a source is.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// What one version of a source is told from others by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    /// Bytes of the source.
+    pub size_bytes: u64,
+    /// What else is known of it.
+    pub version: Version,
+}
+
+/// What beside its size one version of a source is told from others by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Version {
+    /// A strong ETag (RFC 9110, section 8.8.3): no two versions have the same.
+    Etag {
+        /// With its quotes.
+        etag: String,
+    },
+    /// An ETag that is weak, or not of the form of one: other bytes may have the same.
+    WeakEtag {
+        /// As it was sent.
+        etag: String,
+        /// When the object was changed last, as it was sent.
+        last_modified: Option<String>,
+    },
+    /// No ETag, but when the object was changed last, to the second.
+    LastModified {
+        /// As it was sent.
+        last_modified: String,
+    },
+    /// A regular file.
+    File {
+        /// When it was changed last, in seconds since 1970.
+        seconds: i64,
+        /// And in nanoseconds of that second.
+        nanoseconds: i64,
+        /// Its inode.
+        inode: u64,
+    },
+    /// A block device.
+    Device {
+        /// By which the system knows it after it has been away too.
+        serial: Option<String>,
+    },
+    /// Nothing.
+    Unknown,
+}
+
+impl Identity {
+    /// What `found` has that this does not; `None` if they may be the same.
+    pub fn difference(&self, found: &Self) -> Option<String> {
+        if self.size_bytes != found.size_bytes {
+            let (had, has) = (self.size_bytes, found.size_bytes);
+            return Some(format!("it had {had} bytes, and has {has}"));
+        }
+        if self.version == found.version || self.version == (Version::Device { serial: None }) {
+            return None;
+        }
+        Some(format!("it was known by {}, and now by {}", self.version, found.version))
+    }
+
+    /// What changes of the source cannot be seen by this, for whoever relies on it.
+    pub fn warning(&self) -> Option<&'static str> {
+        match self.version {
+            Version::Etag { .. } | Version::File { .. } => None,
+            Version::WeakEtag { .. } => {
+                Some("its ETag is a weak one: other bytes may come under the same")
+            }
+            Version::LastModified { .. } => {
+                Some("it has no ETag: two changes within a second cannot be told apart")
+            }
+            Version::Device { .. } => {
+                Some("a block device: whoever writes to it changes the source unseen")
+            }
+            Version::Unknown => {
+                Some("nothing but its size is known: whoever changes it does so unseen")
+            }
+        }
+    }
+
+    /// Whether it tells apart what has the same size.
+    pub(crate) fn is_size_alone(&self) -> bool {
+        matches!(self.version, Version::Device { serial: None } | Version::Unknown)
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Etag { etag } => write!(f, "the ETag {etag}"),
+            Self::WeakEtag { etag, last_modified: None } => write!(f, "the weak ETag {etag}"),
+            Self::WeakEtag { etag, last_modified: Some(time) } => {
+                write!(f, "the weak ETag {etag} of {time}")
+            }
+            Self::LastModified { last_modified } => write!(f, "its last change, {last_modified}"),
+            Self::File { seconds, nanoseconds, inode } => {
+                write!(f, "inode {inode}, changed at {seconds}.{nanoseconds:09}")
+            }
+            Self::Device { serial: Some(serial) } => write!(f, "the serial {serial}"),
+            Self::Device { serial: None } => f.write_str("a block device without a serial"),
+            Self::Unknown => f.write_str("nothing but its size"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Identity, Version};
+
+    #[test]
+    fn versions_that_differ_are_told_apart_and_what_differs_is_said() {
+        let etag = |etag: &str| Version::Etag { etag: etag.into() };
+        let device = |serial: Option<&str>| Version::Device { serial: serial.map(str::to_owned) };
+        let file = |nanoseconds| Version::File { seconds: 5, nanoseconds, inode: 7 };
+        let known = |version| Identity { size_bytes: 512, version };
+        for (had, has, told) in [
+            (etag("\"a\""), etag("\"b\""), "by the ETag \"a\", and now by the ETag \"b\""),
+            (etag("\"a\""), Version::Unknown, "and now by nothing but its size"),
+            (file(1), file(2), "inode 7, changed at 5.000000001, and now"),
+            (device(Some("a")), device(None), "by the serial a, and now by a block device"),
+        ] {
+            let told_us = known(had.clone()).difference(&known(has)).unwrap();
+            assert!(told_us.contains(told), "{told_us}");
+            assert_eq!(known(had.clone()).difference(&known(had)), None);
+        }
+        assert_eq!(known(device(None)).difference(&known(device(Some("b")))), None);
+        let longer = Identity { size_bytes: 513, version: etag("\"a\"") };
+        let told = known(etag("\"a\"")).difference(&longer);
+        assert_eq!(told.as_deref(), Some("it had 512 bytes, and has 513"));
+    }
+}

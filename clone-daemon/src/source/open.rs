@@ -1,0 +1,194 @@
+//! Opening a source.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clone_core::content::ReadData;
+use clone_core::driver::Source;
+use clone_core::geometry::{SECTOR_SIZE, Sectors};
+use clone_core::target::DeviceLimits;
+use persistent_data::device::OpenError;
+use thiserror::Error;
+
+use super::figures::SourceFigures;
+use super::http::Server;
+use super::identity::{Identity, Version};
+use super::local::Local;
+use super::options::SourceOptions;
+use super::patience::{Doing, Patience};
+use super::remote::Remote;
+use super::retrying::Retrying;
+use super::spec::{SourceSpec, Url};
+
+/// A source that can be read.
+pub struct Opened {
+    /// For the clone.
+    pub source: Arc<dyn Source>,
+    /// What it is, to be [pinned](super::pin).
+    pub identity: Identity,
+    /// What a clone has to know of it.
+    pub limits: DeviceLimits,
+    /// What is across a network; `None` for what is of this machine.
+    pub remote: Option<RemoteHandle>,
+}
+
+impl Opened {
+    /// In the place of a source that nobody needs any more, of a clone that is complete. Every read
+    /// fails.
+    pub fn absent(size: Sectors) -> Self {
+        let size_bytes = size.0.saturating_mul(SECTOR_SIZE);
+        let limits = DeviceLimits { size, logical_block_size: SECTOR_SIZE };
+        let identity = Identity { size_bytes, version: Version::Unknown };
+        Self { source: Arc::new(Absent(size_bytes)), identity, limits, remote: None }
+    }
+
+    /// Whether it is across a network.
+    pub fn is_remote(&self) -> bool {
+        self.remote.is_some()
+    }
+}
+
+/// A source that is not there, and its size in bytes.
+struct Absent(u64);
+
+impl ReadData for Absent {
+    fn size_bytes(&self) -> u64 {
+        self.0
+    }
+
+    fn read_at(&self, _: u64, _: &mut [u8]) -> io::Result<()> {
+        Err(io::Error::new(io::ErrorKind::NotFound, "the source is not there any more"))
+    }
+}
+
+impl Source for Absent {}
+
+/// A source across a network, for whoever is in charge of it.
+#[derive(Clone)]
+pub struct RemoteHandle {
+    /// What is counted of it.
+    pub figures: Arc<SourceFigures>,
+    abandon: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl RemoteHandle {
+    /// Ends what is under way: from now on every read fails, and soon. For a clone that is to be
+    /// stopped, which else waits for a source that does not answer.
+    pub fn abandon(&self) {
+        (self.abandon)();
+    }
+}
+
+/// Why a source cannot be used.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// A file or a block device.
+    #[error(transparent)]
+    Local(#[from] OpenError),
+    /// It was tried, and this came of it.
+    #[error("cannot open the source: {0}")]
+    Remote(io::Error),
+    /// It is not what was pinned.
+    #[error(
+        "{place} is not what the clone was begun with: {difference}; what is hydrated is of the \
+         old one, and so a clone of the two would be neither: bring the old one back, begin \
+         again, or pin this one if you know that both hold the same"
+    )]
+    Differs {
+        /// The source.
+        place: String,
+        /// What differs.
+        difference: String,
+    },
+    /// A URL that a web server cannot be asked for.
+    #[error("{place} is not a URL: {reason}")]
+    Url {
+        /// The URL, without secrets.
+        place: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A file that an option names.
+    #[error("cannot use {path}: {source}")]
+    Setting {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A name of this program that is none.
+    #[error("the user agent has characters that cannot be sent")]
+    UserAgent,
+    /// A kind of source that this program was built without.
+    #[error("{place}: this program was built without {what}; {way_out}")]
+    NotBuilt {
+        /// The source.
+        place: String,
+        /// What is missing.
+        what: &'static str,
+        /// What to do.
+        way_out: &'static str,
+    },
+}
+
+/// Opens a source. What is across a network is tried for [`SourceOptions::give_up_after`].
+///
+/// # Errors
+/// [`SourceError`]; [`Differs`](SourceError::Differs) if `pinned` is another version.
+pub fn open(
+    spec: &SourceSpec,
+    pinned: Option<&Identity>,
+    options: &SourceOptions,
+) -> Result<Opened, SourceError> {
+    let opened = match spec {
+        SourceSpec::Path(path) => {
+            let local = Local::open(path, options.access)?;
+            let (identity, limits) = (local.identity().clone(), local.limits());
+            Opened { source: Arc::new(local), identity, limits, remote: None }
+        }
+        SourceSpec::Http(url) => open_http(url, options)?,
+        SourceSpec::Nbd(_) => {
+            return Err(SourceError::NotBuilt {
+                place: spec.to_string(),
+                what: "the client of NBD",
+                way_out: "attach it with nbd-client or nbdfuse, and give the path",
+            });
+        }
+        SourceSpec::Object(_) => {
+            return Err(SourceError::NotBuilt {
+                place: spec.to_string(),
+                what: "object stores",
+                way_out: "build it with --features object-store, or use a URL with a signature",
+            });
+        }
+    };
+    let difference = pinned.and_then(|pinned| pinned.difference(&opened.identity));
+    match difference {
+        Some(difference) => Err(SourceError::Differs { place: spec.to_string(), difference }),
+        None => Ok(opened),
+    }
+}
+
+fn open_http(url: &Url, options: &SourceOptions) -> Result<Opened, SourceError> {
+    let server = Server::new(url, options)?;
+    let patience = Patience::new(url.to_string(), options);
+    let deadline = patience.deadline(&Doing::Open);
+    let identity = patience
+        .persist(&Doing::Open, deadline, |deadline| server.identify(deadline))
+        .map_err(SourceError::Remote)?;
+    let remote = server.object(identity.clone());
+    Ok(opened(Retrying::with_patience(remote, patience, options), identity))
+}
+
+/// What is opened across a network. Such a source can be read from any byte on.
+fn opened<R: Remote>(source: Retrying<R>, identity: Identity) -> Opened {
+    let source = Arc::new(source);
+    let size = Sectors(source.size_bytes() / SECTOR_SIZE);
+    let limits = DeviceLimits { size, logical_block_size: SECTOR_SIZE };
+    let figures = source.figures().clone();
+    let abandoned = source.clone();
+    let abandon = Arc::new(move || abandoned.abandon());
+    Opened { source, identity, limits, remote: Some(RemoteHandle { figures, abandon }) }
+}

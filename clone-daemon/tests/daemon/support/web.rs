@@ -1,0 +1,391 @@
+//! A web server that does as it is told, also what no server should.
+
+use std::fmt::Write as _;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread;
+use std::time::Duration;
+
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+/// What a server does with a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Act {
+    /// What it should.
+    Serve,
+    /// What it should, after so long.
+    Late(Duration),
+    /// Nothing at all, and it keeps the connection.
+    Stall,
+    /// It sends so many bytes of the body, and nothing more.
+    StallAfter(usize),
+    /// It sends so many bytes of the body, and hangs up.
+    HangUpAfter(usize),
+    /// An answer without data, with these lines in its header.
+    Status(u16, &'static str),
+    /// The body lacks its last bytes, and its length says so.
+    Short,
+    /// The body has bytes that nobody asked for, and its length says so.
+    Long,
+    /// Other bytes than those asked for, and the header says which.
+    Other(Range<usize>),
+    /// The bytes that were asked for, and the header says that they are of so long an object.
+    Total(u64),
+    /// The whole object.
+    Whole,
+    /// A few bytes now and then.
+    Drip(usize, Duration),
+    /// It sends one there, by this status.
+    Redirect(u16, String),
+    /// In chunks, as is right.
+    Chunks,
+    /// In chunks, the second of which has no length.
+    BrokenChunks,
+    /// It says that the body is compressed.
+    Encoded,
+    /// No word on which version it is, or which part.
+    Silent,
+}
+
+/// A request, as it came.
+#[derive(Clone, Debug)]
+pub(crate) struct Ask {
+    /// How many came before.
+    pub(crate) number: usize,
+    pub(crate) path: String,
+    /// Names in small letters.
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) range: Option<Range<usize>>,
+    /// Which connection it came on.
+    pub(crate) connection: usize,
+}
+
+impl Ask {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+}
+
+type Script = Box<dyn Fn(&Ask) -> Act + Send + Sync>;
+
+/// What the server has.
+#[derive(Clone, Default)]
+pub(crate) struct Object {
+    pub(crate) content: Arc<Vec<u8>>,
+    pub(crate) etag: Option<String>,
+    pub(crate) last_modified: Option<String>,
+}
+
+#[derive(Default)]
+struct State {
+    object: Object,
+    asked: Vec<Ask>,
+    under_way: usize,
+    under_way_max: usize,
+    is_over: bool,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    script: Mutex<Arc<Script>>,
+    over: Condvar,
+    tls: Option<Arc<ServerConfig>>,
+}
+
+/// A server, until it is dropped.
+pub(crate) struct Web {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+impl Web {
+    /// A server of one object with a strong ETag, that does what it should.
+    pub(crate) fn start(content: &[u8]) -> Self {
+        Self::listen(content, None)
+    }
+
+    /// The same under TLS.
+    pub(crate) fn start_tls(content: &[u8], config: ServerConfig) -> Self {
+        Self::listen(content, Some(Arc::new(config)))
+    }
+
+    fn listen(content: &[u8], tls: Option<Arc<ServerConfig>>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let object = Object {
+            content: Arc::new(content.to_vec()),
+            etag: Some("\"one\"".into()),
+            last_modified: Some("Mon, 23 Nov 2026 02:00:00 GMT".into()),
+        };
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State { object, ..State::default() }),
+            script: Mutex::new(Arc::new(Box::new(|_| Act::Serve))),
+            over: Condvar::new(),
+            tls,
+        });
+        let server = shared.clone();
+        thread::spawn(move || {
+            for (connection, stream) in listener.incoming().enumerate() {
+                let Ok(stream) = stream else { return };
+                if server.lock().is_over {
+                    return;
+                }
+                let server = server.clone();
+                // A client that hangs up ends it, and so does the server's end.
+                thread::spawn(move || drop(server.talk(stream, connection)));
+            }
+        });
+        Self { address, shared }
+    }
+
+    /// Does from now on what `script` says.
+    pub(crate) fn script(&self, script: impl Fn(&Ask) -> Act + Send + Sync + 'static) {
+        *self.shared.script.lock().unwrap() = Arc::new(Box::new(script));
+    }
+
+    /// Has another object from now on, or says other things of it.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Object)) {
+        change(&mut self.shared.lock().object);
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    pub(crate) fn url(&self) -> String {
+        let scheme = if self.shared.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://localhost:{}/disk", self.port())
+    }
+
+    /// All requests so far.
+    pub(crate) fn asked(&self) -> Vec<Ask> {
+        self.shared.lock().asked.clone()
+    }
+
+    /// The most requests that were under way at a time.
+    pub(crate) fn under_way_max(&self) -> usize {
+        self.shared.lock().under_way_max
+    }
+}
+
+impl Drop for Web {
+    fn drop(&mut self) {
+        self.shared.lock().is_over = true;
+        self.shared.over.notify_all();
+        // Whoever accepts sees that it is over.
+        let _ = TcpStream::connect(self.address);
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    fn talk(&self, stream: TcpStream, connection: usize) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        let end = stream.try_clone()?;
+        let result = match &self.tls {
+            None => self.converse(BufReader::new(stream), connection),
+            Some(config) => {
+                let tls = ServerConnection::new(config.clone()).map_err(io::Error::other)?;
+                self.converse(BufReader::new(StreamOwned::new(tls, stream)), connection)
+            }
+        };
+        end.shutdown(Shutdown::Both)?;
+        result
+    }
+
+    fn converse<S: Read + Write>(
+        &self,
+        mut stream: BufReader<S>,
+        connection: usize,
+    ) -> io::Result<()> {
+        while let Some(mut ask) = read_ask(&mut stream, connection)? {
+            let object = {
+                let mut state = self.lock();
+                ask.number = state.asked.len();
+                state.asked.push(ask.clone());
+                state.under_way += 1;
+                state.under_way_max = state.under_way_max.max(state.under_way);
+                state.object.clone()
+            };
+            let script = self.script.lock().unwrap().clone();
+            let act = script(&ask);
+            let result = self.answer(stream.get_mut(), &ask, &object, act);
+            self.lock().under_way -= 1;
+            if !result? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the server ends.
+    fn stall(&self) {
+        let state = self.over.wait_while(self.lock(), |state| !state.is_over);
+        drop(state.unwrap());
+    }
+
+    /// Answers; false if the connection ends with it.
+    fn answer(
+        &self,
+        to: &mut impl Write,
+        ask: &Ask,
+        object: &Object,
+        act: Act,
+    ) -> io::Result<bool> {
+        let size = object.content.len();
+        if let Some(status) = refused(ask, object).filter(|_| act == Act::Serve) {
+            write!(to, "HTTP/1.1 {status} No\r\ncontent-length: 0\r\n\r\n")?;
+            return Ok(true);
+        }
+        let asked = ask.range.clone().unwrap_or(0..size);
+        let asked = asked.start.min(size)..asked.end.min(size);
+        let mut sent = Answer::new(object, asked.clone());
+        match act {
+            Act::Serve => {}
+            Act::Late(wait) => thread::sleep(wait),
+            Act::Stall => {
+                self.stall();
+                return Ok(false);
+            }
+            Act::StallAfter(bytes) => {
+                to.write_all(&sent.bytes()[..sent.head().len() + bytes])?;
+                to.flush()?;
+                self.stall();
+                return Ok(false);
+            }
+            Act::HangUpAfter(bytes) => {
+                to.write_all(&sent.bytes()[..sent.head().len() + bytes])?;
+                to.flush()?;
+                return Ok(false);
+            }
+            Act::Status(status, lines) => {
+                write!(to, "HTTP/1.1 {status} No\r\n{lines}content-length: 2\r\n\r\nno")?;
+                return Ok(true);
+            }
+            Act::Redirect(status, place) => {
+                let head = format!("HTTP/1.1 {status} There\r\nlocation: {place}\r\n");
+                write!(to, "{head}content-length: 5\r\n\r\nthere")?;
+                return Ok(true);
+            }
+            Act::Short => drop(sent.body.pop()),
+            Act::Long => sent.body.push(0),
+            Act::Other(range) => sent = Answer::new(object, range),
+            Act::Total(total) => sent.total = total,
+            Act::Whole => {
+                sent = Answer::new(object, 0..size);
+                sent.is_part = false;
+            }
+            Act::Drip(bytes, wait) => {
+                for part in sent.bytes().chunks(bytes) {
+                    to.write_all(part)?;
+                    to.flush()?;
+                    thread::sleep(wait);
+                }
+                return Ok(true);
+            }
+            Act::Chunks | Act::BrokenChunks => {
+                sent.lines.push_str("transfer-encoding: chunked\r\n");
+                let half = sent.body.len() / 2;
+                let (first, second) = sent.body.split_at(half);
+                let length = |part: &[u8]| format!("{:x}\r\n", part.len()).into_bytes();
+                let second_length =
+                    if act == Act::Chunks { length(second) } else { b"zz\r\n".to_vec() };
+                let parts = [&length(first), first, b"\r\n", &second_length, second];
+                sent.body = [parts.concat(), b"\r\n0\r\n\r\n".to_vec()].concat();
+                sent.has_length = false;
+            }
+            Act::Encoded => sent.lines.push_str("content-encoding: gzip\r\n"),
+            Act::Silent => sent.tells = false,
+        }
+        to.write_all(&sent.bytes())?;
+        to.flush()?;
+        Ok(true)
+    }
+}
+
+/// The status that says that a condition does not hold, or that no such range is there.
+fn refused(ask: &Ask, object: &Object) -> Option<&'static str> {
+    let etag = object.etag.as_deref();
+    // A strong comparison: a weak ETag is never what is required.
+    let is_other = |wanted: &str| etag != Some(wanted) || wanted.starts_with("W/");
+    if ask.header("if-match").is_some_and(is_other) {
+        return Some("412");
+    }
+    let then = ask.header("if-unmodified-since");
+    if then.is_some() && then != object.last_modified.as_deref() {
+        return Some("412");
+    }
+    let is_outside = |range: &Range<usize>| range.start >= object.content.len();
+    ask.range.as_ref().is_some_and(is_outside).then_some("416")
+}
+
+struct Answer {
+    is_part: bool,
+    range: Range<usize>,
+    total: u64,
+    tells: bool,
+    has_length: bool,
+    lines: String,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn new(object: &Object, range: Range<usize>) -> Self {
+        let mut lines = String::new();
+        for (name, value) in [("etag", &object.etag), ("last-modified", &object.last_modified)] {
+            if let Some(value) = value {
+                write!(lines, "{name}: {value}\r\n").unwrap();
+            }
+        }
+        let body = object.content[range.clone()].to_vec();
+        let total = object.content.len() as u64;
+        Self { is_part: true, range, total, tells: true, has_length: true, lines, body }
+    }
+
+    fn head(&self) -> String {
+        let mut head = String::from("HTTP/1.1 ");
+        head.push_str(if self.is_part { "206 Partial Content\r\n" } else { "200 OK\r\n" });
+        if self.tells {
+            head.push_str(&self.lines);
+            if self.is_part {
+                let (first, last) = (self.range.start, self.range.end.saturating_sub(1));
+                write!(head, "content-range: bytes {first}-{last}/{}\r\n", self.total).unwrap();
+            }
+        }
+        if self.has_length {
+            write!(head, "content-length: {}\r\n", self.body.len()).unwrap();
+        }
+        head.push_str("\r\n");
+        head
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        [self.head().into_bytes(), self.body.clone()].concat()
+    }
+}
+
+fn read_ask(stream: &mut impl BufRead, connection: usize) -> io::Result<Option<Ask>> {
+    let mut line = String::new();
+    if stream.read_line(&mut line)? == 0 {
+        return Ok(None);
+    }
+    let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
+    let mut headers = Vec::new();
+    loop {
+        line.clear();
+        stream.read_line(&mut line)?;
+        let Some((name, value)) = line.trim_end().split_once(':') else { break };
+        headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+    }
+    let mut ask = Ask { number: 0, path, headers, range: None, connection };
+    ask.range = ask.header("range").map(|text| {
+        let (first, last) = text.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
+        first.parse().unwrap()..last.parse::<usize>().unwrap() + 1
+    });
+    Ok(Some(ask))
+}
