@@ -66,13 +66,14 @@ pub enum FuseError {
     /// A file is there that holds something, which would be hidden.
     #[error("{}: the file is not empty; a clone is mounted on an empty file", .0.display())]
     NotEmpty(PathBuf),
-    /// A FUSE file system is mounted there that nobody serves any more.
-    #[error(
-        "{path}: a FUSE file system is mounted there that nobody serves; `fusermount3 -uz {path}` \
-         removes it",
-        path = .0.display()
-    )]
-    Dead(PathBuf),
+    /// A FUSE file system is mounted there that nobody serves any more, and it cannot be removed.
+    #[error("{}: a FUSE file system is mounted there that nobody serves: {reason}", .path.display())]
+    Dead {
+        /// The path.
+        path: PathBuf,
+        /// What the system, or fusermount3, says.
+        reason: String,
+    },
     /// The clone is called what no file in a directory can be called.
     #[error("{0:?} cannot be the name of a file")]
     Name(String),
@@ -105,8 +106,9 @@ pub enum FuseError {
 /// When it is dropped it is unmounted. If it is in use then, its path is free all the same, and
 /// those who have it open keep it until they close it.
 ///
-/// If the process dies `fusermount3` unmounts it. Without that program root alone can mount, and
-/// what was mounted stays.
+/// If the process dies `fusermount3` unmounts it, unless another than root has exported it for
+/// himself; without that program root alone can mount, and nobody unmounts. What stays is removed
+/// by the next export to the same path.
 pub struct Export {
     mount: Option<Mount>,
     /// `None` when it has been unmounted.
@@ -217,12 +219,18 @@ struct Place {
 
 impl Place {
     fn prepare(path: &Path, name: &str) -> Result<Self, FuseError> {
-        let wrong = |source: io::Error| match source.raw_os_error() {
-            Some(libc::ENOTCONN) => FuseError::Dead(path.into()),
-            _ => FuseError::Path { path: path.into(), source },
+        let wrong = |source| FuseError::Path { path: path.into(), source };
+        let found = fs::metadata(path);
+        let is_dead = |error: &io::Error| error.raw_os_error() == Some(libc::ENOTCONN);
+        let found = match found {
+            Err(error) if is_dead(&error) => {
+                detach_dead(path)?;
+                fs::metadata(path)
+            }
+            found => found,
         };
         let mut made = None;
-        let shape = match fs::metadata(path) {
+        let shape = match found {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let mut options = OpenOptions::new();
                 let file = options.write(true).create_new(true).mode(0o600).open(path);
@@ -244,4 +252,20 @@ impl Place {
         };
         Ok(Self { point: fs::canonicalize(path).map_err(wrong)?, shape, made })
     }
+}
+
+/// Removes a FUSE file system whose process has died.
+fn detach_dead(path: &Path) -> Result<(), FuseError> {
+    let dead = |reason| FuseError::Dead { path: path.into(), reason };
+    // The path itself cannot be looked at, so it is made absolute by what it is in.
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let parent = fs::canonicalize(parent).map_err(|error| dead(error.to_string()))?;
+    let name = path.file_name().unwrap_or_default();
+    mount::detach(&parent.join(name)).map_err(|error| match error {
+        UnmountError::Busy => dead("it is in use".into()),
+        UnmountError::Other(reason) => dead(reason),
+    })
 }

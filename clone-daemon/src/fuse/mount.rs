@@ -33,7 +33,8 @@ pub(super) enum UnmountError {
 }
 
 /// A `fusermount3` that unmounts when the other end of its socket is closed, by us or because we
-/// are no more.
+/// are no more. Up to libfuse 3.14 at least it does not where root is kept out, for it looks first
+/// whether anybody still serves, as root.
 struct Watcher {
     child: Child,
     /// `None` when it is closed.
@@ -75,32 +76,37 @@ impl Mount {
 
     /// Unmounts it if nobody has a file of it open.
     pub(super) fn unmount(&self) -> Result<(), UnmountError> {
-        self.unmount_by(UnmountFlags::empty(), "-u")
+        unmount(&self.point, UnmountFlags::empty(), "-u")
     }
 
-    /// Takes it away from its place, and unmounts it when nobody has a file of it open.
+    /// See [`detach`].
     pub(super) fn detach(&self) {
         // There is nothing left to try then.
-        let _ = self.unmount_by(UnmountFlags::DETACH, "-uz");
+        let _ = detach(&self.point);
     }
+}
 
-    fn unmount_by(&self, flags: UnmountFlags, option: &str) -> Result<(), UnmountError> {
-        match rustix::mount::unmount(&self.point, flags | UnmountFlags::NOFOLLOW) {
-            Ok(()) => return Ok(()),
-            Err(Errno::BUSY) => return Err(UnmountError::Busy),
-            // Only root may.
-            Err(Errno::PERM) => {}
-            Err(error) => return Err(UnmountError::Other(error.to_string())),
-        }
-        let mut command = Command::new(FUSERMOUNT);
-        command.args([option, "--"]).arg(&self.point).env("LC_ALL", "C");
-        let output = command.output().map_err(|error| UnmountError::Other(error.to_string()))?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        match output.status.success() {
-            true => Ok(()),
-            false if said.contains("busy") => Err(UnmountError::Busy),
-            false => Err(UnmountError::Other(said.trim().into())),
-        }
+/// Takes what is mounted away from its place, and unmounts it when nobody has a file of it open.
+pub(super) fn detach(point: &Path) -> Result<(), UnmountError> {
+    unmount(point, UnmountFlags::DETACH, "-uz")
+}
+
+fn unmount(point: &Path, flags: UnmountFlags, option: &str) -> Result<(), UnmountError> {
+    match rustix::mount::unmount(point, flags | UnmountFlags::NOFOLLOW) {
+        Ok(()) => return Ok(()),
+        Err(Errno::BUSY) => return Err(UnmountError::Busy),
+        // Only root may.
+        Err(Errno::PERM) => {}
+        Err(error) => return Err(UnmountError::Other(error.to_string())),
+    }
+    let mut command = Command::new(FUSERMOUNT);
+    command.args([option, "--"]).arg(point).env("LC_ALL", "C");
+    let output = command.output().map_err(|error| UnmountError::Other(error.to_string()))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    match output.status.success() {
+        true => Ok(()),
+        false if said.contains("busy") => Err(UnmountError::Busy),
+        false => Err(UnmountError::Other(said.trim().into())),
     }
 }
 

@@ -2,8 +2,11 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, SeekFrom};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 
@@ -29,7 +32,8 @@ const ZERO: FallocateFlags = FallocateFlags::ZERO_RANGE;
 
 /// Whether file systems can be mounted here; it says so if not.
 fn can_mount() -> bool {
-    let can = Path::new("/dev/fuse").exists() && program("fusermount3").is_some();
+    let device = OpenOptions::new().read(true).write(true).open("/dev/fuse");
+    let can = device.is_ok() && program("fusermount3").is_some();
     if !can {
         eprintln!("SKIPPED: FUSE file systems cannot be mounted here");
     }
@@ -374,7 +378,7 @@ fn what_is_in_the_way_is_neither_hidden_nor_touched() {
     }
     let mut export = export(&rig.path("there"), &disk);
     // Somebody else takes it away, and puts something there.
-    let status = std::process::Command::new("fusermount3").arg("-u").arg(export.path()).status();
+    let status = Command::new("fusermount3").arg("-u").arg(export.path()).status();
     assert!(status.unwrap().success());
     fs::write(rig.path("there"), "mine").unwrap();
     while export.is_mounted() {
@@ -384,4 +388,37 @@ fn what_is_in_the_way_is_neither_hidden_nor_touched() {
     assert_eq!(fs::read(rig.path("there")).unwrap(), b"mine");
     let before: Vec<_> = fs::read_dir(rig.folder.path()).unwrap().collect();
     assert_eq!(before.len(), 4);
+}
+
+/// Mounts a file system that nobody serves.
+fn mount_dead(path: &Path) {
+    let (socket, theirs) = UnixStream::pair().unwrap();
+    let mut command = Command::new("fusermount3");
+    command.arg("--").arg(path).env("_FUSE_COMMFD", "0").stdin(OwnedFd::from(theirs));
+    assert!(command.status().unwrap().success());
+    drop((socket, command));
+    assert_eq!(fs::metadata(path).unwrap_err().raw_os_error(), Some(libc::ENOTCONN));
+}
+
+#[test]
+fn what_is_left_of_an_export_whose_process_died_makes_room_for_the_next() {
+    if !can_mount() {
+        return;
+    }
+    let rig = Rig::new(Sectors(8), &[7; 64 << 10]);
+    let clone = rig.start(false);
+    let disk = volume(&rig, "disk", &clone);
+    for is_file in [true, false] {
+        let path = rig.path(if is_file { "file" } else { "folder" });
+        if is_file {
+            File::create(&path).unwrap();
+        } else {
+            fs::create_dir(&path).unwrap();
+        }
+        mount_dead(&path);
+        let mut export = export(&path, &disk);
+        assert_eq!(fs::read(export.path()).unwrap(), [7; 64 << 10]);
+        export.unmount().unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().is_file(), is_file);
+    }
 }
