@@ -70,7 +70,7 @@ pub struct NbdRemote {
     pool: Arc<Pool>,
     options: NbdOptions,
     extents: Mutex<Extents>,
-    /// How often all connections had been lost when the extents were forgotten last.
+    /// How many connections had been lost when the extents were forgotten last.
     losses: AtomicU64,
 }
 

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, and says where")]
 
 mod fuse;
+mod nbd_client;
 mod support;
 mod volume;
 mod web_source;

@@ -113,6 +113,16 @@ impl Connection {
         self.users.load(Ordering::Relaxed)
     }
 
+    /// Whether the server has ended it. Only for one that nobody uses; it is closed then.
+    pub(super) fn is_over(&self) -> bool {
+        let is_over = self.stream.is_over();
+        if is_over {
+            let why = NbdError::Closed("the server has ended it".into());
+            self.close(&mut lock(&self.state), &why);
+        }
+        is_over
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         lock(&self.state).closed.is_some()
     }

@@ -35,7 +35,7 @@ struct State {
     adding: bool,
     /// Until when none is, for the server did not take one.
     refused: Option<Instant>,
-    /// How often there was no connection left.
+    /// How many connections were lost.
     losses: u64,
 }
 
@@ -63,20 +63,19 @@ impl Pool {
         &self.pinned
     }
 
-    /// A connection, and how often all were lost before it was made: the one with the least to
-    /// do. If all are busy another is made, for those who come later.
+    /// A connection, and how many were lost so far: the one with the least to do. If all are busy another is made, for those who come later.
     pub(super) fn get(self: &Arc<Self>, deadline: Instant) -> Result<(Lease, u64), NbdError> {
         let mut state = lock(&self.state);
         loop {
             let before = state.open.len();
             state.open.retain(|connection| !connection.is_closed());
-            if state.open.is_empty() && before > 0 {
-                state.losses += 1;
-                state.refused = None;
-            }
+            state.losses += (before - state.open.len()) as u64;
             if let Some(idlest) = state.open.iter().min_by_key(|it| it.users()).cloned() {
                 if idlest.users() > 0 {
                     self.add(&mut state);
+                } else if idlest.is_over() {
+                    // It was lost while nobody used it, which is nobody's trouble.
+                    continue;
                 }
                 return Ok((Lease::new(idlest), state.losses));
             }
@@ -91,6 +90,7 @@ impl Pool {
             state = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
         state.connecting = true;
+        state.refused = None;
         drop(state);
         let made = self.connect(deadline).map(Arc::new);
         let mut state = lock(&self.state);

@@ -127,6 +127,15 @@ impl Stream {
         Ok(())
     }
 
+    /// Whether the other side has ended it, and all that it sent was read.
+    pub(super) fn is_over(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        match recv(&self.socket, &mut [0_u8; 1][..], flags) {
+            Ok((got, _)) => got == 0,
+            Err(error) => !matches!(error, Errno::AGAIN | Errno::INTR),
+        }
+    }
+
     /// Ends it for all who use it.
     pub(super) fn close(&self) {
         // It fails if the other side was first.
