@@ -94,7 +94,7 @@ pub enum SourceError {
     #[error(
         "{place} is not what the clone was begun with: {difference}; what is hydrated is of the \
          old one, and so a clone of the two would be neither: bring the old one back, begin \
-         again, or pin this one if you know that both hold the same"
+         again, or use --repin if you know that both hold the same"
     )]
     Differs {
         /// The source.

@@ -1,6 +1,7 @@
 //! The daemon, from outside.
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, and says where")]
 
+mod cloned;
 mod fuse;
 mod nbd_client;
 mod support;

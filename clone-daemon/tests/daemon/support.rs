@@ -17,6 +17,7 @@ use clone_daemon::volume::{Volume, Volumes};
 use persistent_data::device::FileDevice;
 use tempfile::TempDir;
 
+pub(crate) mod cloned;
 pub(crate) mod web;
 
 /// A folder with the devices of a clone.

@@ -1,0 +1,113 @@
+//! The daemon as a process.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Far longer than anything takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A daemon that runs in a folder. It is killed when it is dropped.
+pub(crate) struct Cloned {
+    child: Child,
+    lines: Receiver<String>,
+    /// What it has said by now.
+    pub(crate) said: Vec<String>,
+}
+
+/// `cloned`, to be run in `folder`.
+pub(crate) fn cloned<A: AsRef<OsStr>>(folder: &Path, arguments: &[A]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cloned"));
+    command.current_dir(folder).args(arguments).env_remove("CLONED_LOG");
+    command
+}
+
+impl Cloned {
+    /// Starts it, and waits until it serves.
+    ///
+    /// # Panics
+    /// If it ends instead.
+    pub(crate) fn start<A: AsRef<OsStr>>(folder: &Path, arguments: &[A]) -> Self {
+        let mut daemon = Self::spawn(cloned(folder, arguments));
+        daemon.wait_for("serving ");
+        daemon
+    }
+
+    /// Starts a command, and does not wait.
+    pub(crate) fn spawn(mut command: Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (said, lines) = mpsc::channel();
+        thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                if said.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { child, lines, said: Vec::new() }
+    }
+
+    /// Waits until it has said `text`, and returns that line.
+    ///
+    /// # Panics
+    /// If it ends without that, or says nothing for very long.
+    pub(crate) fn wait_for(&mut self, text: &str) -> String {
+        loop {
+            let line = self.lines.recv_timeout(PATIENCE);
+            let line = line.unwrap_or_else(|_| {
+                panic!("it never said {text:?}, but:\n{}", self.said.join("\n"))
+            });
+            self.said.push(line.clone());
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Has it end as systemd does, and waits for that.
+    pub(crate) fn stop(mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.wait()
+    }
+
+    /// Waits until it ends.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let until = Instant::now() + PATIENCE;
+        while Instant::now() < until {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        self.said.extend(self.lines.try_iter());
+        panic!("it does not end; it said:\n{}", self.said.join("\n"));
+    }
+
+    /// A power cut for the process.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Cloned {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
