@@ -185,7 +185,7 @@ pub mod chunk {
     pub const NONE: u16 = 0;
     /// An offset of 8 bytes, and data.
     pub const OFFSET_DATA: u16 = 1;
-    /// An offset of 8 bytes, and the length of a hole in 4 (in 8 if headers are extended).
+    /// An offset of 8 bytes, and the length of a hole in 4, also if headers are extended.
     pub const OFFSET_HOLE: u16 = 2;
     /// A context in 4 bytes, and extents: a length in 4, flags in 4.
     pub const BLOCK_STATUS: u16 = 5;

@@ -4,6 +4,7 @@
 mod cloned;
 mod fuse;
 mod nbd_client;
+mod nbd_server;
 mod support;
 mod volume;
 mod web_source;

@@ -3,7 +3,7 @@
 use std::env;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clone_core::driver::{Access, Devices, DriverOptions, FileDestination, FileSource};
@@ -81,6 +81,17 @@ impl Rig {
         file.read_exact_at(&mut bytes, 0).unwrap();
         bytes
     }
+}
+
+/// Where a program is, if it is installed. If not, that is told.
+pub(crate) fn program(name: &str) -> Option<PathBuf> {
+    let folders = ["/usr/bin", "/usr/sbin", "/bin", "/sbin", "/usr/local/bin"];
+    let found =
+        folders.iter().map(|folder| Path::new(folder).join(name)).find(|path| path.exists());
+    if found.is_none() {
+        eprintln!("SKIPPED: {name} is not installed");
+    }
+    found
 }
 
 /// A clone that runs as the volume `name`.

@@ -1,0 +1,262 @@
+//! The way to a client: a socket, with TLS or without.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::io::retry_on_intr;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg, sockopt};
+use rustls::ServerConnection;
+
+use crate::nbd::server::tls::TlsOptions;
+
+/// A connected socket.
+#[derive(Debug)]
+pub(super) enum Stream {
+    /// Of TCP.
+    Tcp(TcpStream),
+    /// Of a path, or of none.
+    Unix(UnixStream),
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
+impl Stream {
+    /// Small replies are not held back, and a peer that has gone is found out.
+    fn prepare(&self) {
+        if let Self::Tcp(stream) = self {
+            // Without them it works too.
+            let _ = stream.set_nodelay(true);
+            let _ = sockopt::set_socket_keepalive(stream, true);
+        }
+    }
+
+    /// Nothing may take longer from now on, if there is a limit.
+    fn set_patience(&self, patience: Option<Duration>) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => {
+                stream.set_read_timeout(patience)?;
+                stream.set_write_timeout(patience)
+            }
+            Self::Unix(stream) => {
+                stream.set_read_timeout(patience)?;
+                stream.set_write_timeout(patience)
+            }
+        }
+    }
+
+    /// Ends one direction, or both, for everybody who uses it.
+    pub(super) fn shut_down(&self, how: Shutdown) {
+        // If it is not connected any more there is nothing left to do.
+        let _ = match self {
+            Self::Tcp(stream) => stream.shutdown(how),
+            Self::Unix(stream) => stream.shutdown(how),
+        };
+    }
+
+    fn send_all(&self, mut pieces: &mut [IoSlice<'_>]) -> io::Result<()> {
+        IoSlice::advance_slices(&mut pieces, 0);
+        while !pieces.is_empty() {
+            let some = &pieces[..pieces.len().min(PIECES_MAX)];
+            let sent = retry_on_intr(|| {
+                let mut none = SendAncillaryBuffer::default();
+                sendmsg(self, some, &mut none, SendFlags::NOSIGNAL)
+            })?;
+            IoSlice::advance_slices(&mut pieces, sent);
+        }
+        Ok(())
+    }
+}
+
+/// As many pieces as the kernel takes at a time (`UIO_MAXIOV`).
+const PIECES_MAX: usize = 1024;
+
+/// Bytes that are read from the socket at a time under TLS.
+const CIPHER_BYTES: usize = 64 << 10;
+
+/// How long a client may take to hear that it is over.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// The way to a client. One thread receives; any may send.
+#[derive(Debug)]
+pub(super) struct Channel {
+    stream: Stream,
+    tls: OnceLock<Mutex<ServerConnection>>,
+    /// Held while something is sent, so that records go out in the order in which they were made;
+    /// and what is used for that. It is taken before the lock of `tls`.
+    sending: Mutex<Vec<u8>>,
+    is_cut: AtomicBool,
+}
+
+/// What belongs to the thread that receives.
+#[derive(Debug, Default)]
+pub(super) struct Intake {
+    deadline: Option<Instant>,
+    /// What was read under TLS; from `start` to `end` it was not looked at.
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Intake {
+    /// Nothing may be received after `deadline`, if there is one.
+    pub(super) fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Channel {
+    pub(super) fn new(stream: Stream) -> Self {
+        stream.prepare();
+        Self {
+            stream,
+            tls: OnceLock::new(),
+            sending: Mutex::default(),
+            is_cut: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// From now on nothing may block for longer than until `deadline`, if there is one.
+    pub(super) fn limit(&self, deadline: Option<Instant>) -> io::Result<()> {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.stream.set_patience(left)
+    }
+
+    /// Receives some bytes; 0 if there are no more.
+    pub(super) fn receive(&self, intake: &mut Intake, into: &mut [u8]) -> io::Result<usize> {
+        let Some(tls) = self.tls.get() else {
+            return self.receive_raw(intake.deadline, into);
+        };
+        loop {
+            match lock(tls).reader().read(into) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // A client that hangs up without a farewell has hung up.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
+                done => return done,
+            }
+            if !self.feed(tls, intake)? {
+                return Ok(0);
+            }
+        }
+    }
+
+    fn receive_raw(&self, deadline: Option<Instant>, into: &mut [u8]) -> io::Result<usize> {
+        if deadline.is_some() {
+            self.limit(deadline)?;
+        }
+        let (_, len) = retry_on_intr(|| recv(&self.stream, &mut *into, RecvFlags::empty()))?;
+        Ok(len)
+    }
+
+    /// Gives TLS what has been read, or reads more; whether there was anything.
+    fn feed(&self, tls: &Mutex<ServerConnection>, intake: &mut Intake) -> io::Result<bool> {
+        if intake.start == intake.end {
+            intake.bytes.resize(CIPHER_BYTES, 0);
+            (intake.start, intake.end) = (0, self.receive_raw(intake.deadline, &mut intake.bytes)?);
+            if intake.end == 0 {
+                return Ok(false);
+            }
+        }
+        let mut connection = lock(tls);
+        let took = connection.read_tls(&mut &intake.bytes[intake.start..intake.end])?;
+        intake.start += took;
+        let processed = connection.process_new_packets();
+        let owes = connection.wants_write();
+        drop(connection);
+        if owes {
+            // Also why it does not go on, if it does not.
+            self.send(&mut [])?;
+        }
+        processed.map_err(io::Error::other)?;
+        // After a farewell nothing is taken.
+        Ok(took > 0)
+    }
+
+    /// Sends all of `pieces`.
+    pub(super) fn send(&self, pieces: &mut [IoSlice<'_>]) -> io::Result<()> {
+        let mut records = lock(&self.sending);
+        let Some(tls) = self.tls.get() else {
+            return self.stream.send_all(pieces);
+        };
+        self.send_records(tls, &mut records)?;
+        for piece in pieces {
+            let mut left: &[u8] = piece;
+            while !left.is_empty() {
+                // It takes no more than its buffer holds.
+                let took = lock(tls).writer().write(left)?;
+                left = &left[took..];
+                self.send_records(tls, &mut records)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn send_records(&self, tls: &Mutex<ServerConnection>, records: &mut Vec<u8>) -> io::Result<()> {
+        let mut connection = lock(tls);
+        while connection.wants_write() {
+            connection.write_tls(records)?;
+        }
+        drop(connection);
+        let sent = match records.is_empty() {
+            true => Ok(()),
+            false => self.stream.send_all(&mut [IoSlice::new(records)]),
+        };
+        records.clear();
+        sent
+    }
+
+    /// Begins TLS, and returns when both sides agree on keys.
+    pub(super) fn start_tls(&self, options: &TlsOptions, intake: &mut Intake) -> io::Result<()> {
+        let connection = ServerConnection::new(options.config()).map_err(io::Error::other)?;
+        let tls = self.tls.get_or_init(|| Mutex::new(connection));
+        while lock(tls).is_handshaking() {
+            if !self.feed(tls, intake)? {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Nobody receives or sends any more from now on.
+    pub(super) fn cut(&self) {
+        self.is_cut.store(true, Ordering::Release);
+        self.stream.shut_down(Shutdown::Both);
+    }
+
+    /// Whether it was cut.
+    pub(super) fn is_cut(&self) -> bool {
+        self.is_cut.load(Ordering::Acquire)
+    }
+
+    /// Says farewell and hangs up. What others send fails from then on.
+    pub(super) fn close(&self) {
+        if let Some(tls) = self.tls.get() {
+            lock(tls).send_close_notify();
+            // Nobody has to hear it.
+            let _ = self.limit(Some(Instant::now() + FAREWELL)).and_then(|()| self.send(&mut []));
+        }
+        self.stream.shut_down(Shutdown::Both);
+    }
+}

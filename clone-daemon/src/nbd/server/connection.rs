@@ -1,0 +1,125 @@
+//! One connection, from greeting to farewell.
+
+use std::io::IoSlice;
+use std::sync::Arc;
+use std::thread::Builder;
+use std::time::Instant;
+
+use tracing::debug;
+
+use crate::nbd::server::Shared;
+use crate::nbd::server::buffers::Inbox;
+use crate::nbd::server::channel::Channel;
+use crate::nbd::server::haggle::{Chosen, Haggle, Next, Security};
+use crate::nbd::server::outbox::Outbox;
+use crate::nbd::server::parse::{self, OPTION_BYTES, OPTION_DATA_MAX, Violation};
+use crate::nbd::server::reply::Bytes;
+use crate::nbd::server::session::{Ended, Session};
+use crate::nbd::wire::{MAGIC, OPTION_MAGIC, handshake};
+
+/// Options that are longer than what is looked at, but not longer than this, are answered.
+const SKIPPED_MAX: u32 = 1 << 20;
+
+/// Serves the client of `channel`, whose number is `id`, until it is gone.
+pub(super) fn serve(shared: &Shared, id: u64, channel: &Arc<Channel>) {
+    let deadline = Instant::now() + shared.options.handshake;
+    let mut inbox = Inbox::new(channel.clone(), shared.memory.own(), deadline);
+    let ended = match haggle(shared, channel, &mut inbox) {
+        Ok(chosen) => transmit(shared, id, channel, inbox, &chosen),
+        Err(ended) => ended,
+    };
+    debug!(id, "connection ended: {ended}");
+    channel.close();
+}
+
+fn haggle(shared: &Shared, channel: &Channel, inbox: &mut Inbox) -> Result<Chosen, Ended> {
+    let mut out = Bytes::default();
+    out.u64(MAGIC).u64(OPTION_MAGIC).u16(handshake::FIXED_NEWSTYLE | handshake::NO_ZEROES);
+    channel.send(&mut [IoSlice::new(&out.0)])?;
+    inbox.receive_all(4)??;
+    let mut flags = [0; 4];
+    flags.copy_from_slice(&inbox.have()[..4]);
+    inbox.consume(4);
+    let security = match shared.options.tls {
+        Some(_) => Security::Required,
+        None => Security::Plain,
+    };
+    let no_zeroes = parse::greeting(flags)?;
+    let mut haggle = Haggle::new(&*shared.volumes, security, no_zeroes);
+    loop {
+        let mut out = Vec::new();
+        let next = next_option(&mut haggle, inbox, &mut out)?;
+        channel.send(&mut [IoSlice::new(&out)])?;
+        match next {
+            Next::Option => {}
+            Next::HangUp => return Err(Ended::Client),
+            Next::Transmission(chosen) => return Ok(chosen),
+            Next::Tls => {
+                if !inbox.have().is_empty() {
+                    return Err(Violation::BeforeTls.into());
+                }
+                if let Some(tls) = &shared.options.tls {
+                    channel.start_tls(tls, inbox.intake())?;
+                    haggle.secured();
+                }
+            }
+        }
+    }
+}
+
+fn next_option(
+    haggle: &mut Haggle<'_>,
+    inbox: &mut Inbox,
+    out: &mut Vec<u8>,
+) -> Result<Next, Ended> {
+    inbox.receive_all(OPTION_BYTES)??;
+    let mut header = [0; OPTION_BYTES];
+    header.copy_from_slice(&inbox.have()[..OPTION_BYTES]);
+    inbox.consume(OPTION_BYTES);
+    let (option, len) = parse::option(&header)?;
+    if len > SKIPPED_MAX {
+        return Err(Violation::Payload(len.into()).into());
+    }
+    if len > OPTION_DATA_MAX {
+        inbox.skip(len as usize)??;
+        haggle.too_long(option, out);
+        return Ok(Next::Option);
+    }
+    inbox.receive_all(len as usize)??;
+    let next = haggle.option(option, &inbox.have()[..len as usize], out);
+    inbox.consume(len as usize);
+    Ok(next)
+}
+
+fn transmit(
+    shared: &Shared,
+    id: u64,
+    channel: &Arc<Channel>,
+    mut inbox: Inbox,
+    chosen: &Chosen,
+) -> Ended {
+    let name = chosen.volume.name();
+    shared.registry.enter(id, name);
+    // Whoever removes a volume ends the connections that have entered it: this one may be late.
+    let still = shared.volumes.find(name);
+    if still.is_none_or(|volume| !Arc::ptr_eq(&volume, &chosen.volume)) {
+        return Ended::Removed;
+    }
+    if let Err(error) = inbox.no_deadline() {
+        return error.into();
+    }
+    let outbox = Outbox::new(channel.clone());
+    let sender = outbox.clone();
+    let thread = Builder::new().name("nbd-sender".into()).stack_size(super::STACK_BYTES);
+    let thread = match thread.spawn(move || sender.keep_sending()) {
+        Ok(thread) => thread,
+        Err(error) => return error.into(),
+    };
+    let memory = shared.memory.clone();
+    let mut session = Session::new(chosen, channel.clone(), inbox, outbox.clone(), memory);
+    let ended = session.run();
+    outbox.finish(Instant::now() + shared.options.grace);
+    // What it panicked of, if it did, has been told on stderr.
+    let _ = thread.join();
+    ended
+}

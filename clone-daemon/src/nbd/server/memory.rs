@@ -1,0 +1,65 @@
+//! Bytes that all connections of a server have in buffers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What is accounted for. Requests that wait for something take what there is; a connection that
+/// gets nothing of it goes on with the buffers that are its own, one piece after the other.
+#[derive(Debug)]
+pub(super) struct Memory {
+    shared: AtomicU64,
+    shared_max: u64,
+    own: AtomicU64,
+}
+
+/// Bytes that are in use until this is dropped.
+#[derive(Debug)]
+pub(super) struct Lease {
+    memory: Arc<Memory>,
+    bytes: u64,
+    is_own: bool,
+}
+
+impl Memory {
+    pub(super) fn new(shared_max: u64) -> Arc<Self> {
+        Arc::new(Self { shared: AtomicU64::new(0), shared_max, own: AtomicU64::new(0) })
+    }
+
+    /// Room for the buffer of a request; `None` if there is none.
+    pub(super) fn lease(self: &Arc<Self>, bytes: u64) -> Option<Lease> {
+        let (set, get) = (Ordering::Relaxed, Ordering::Relaxed);
+        let add = |used: u64| used.checked_add(bytes).filter(|&sum| sum <= self.shared_max);
+        self.shared.fetch_update(set, get, add).ok()?;
+        Some(Lease { memory: self.clone(), bytes, is_own: false })
+    }
+
+    /// Nothing yet, for the buffers of a connection. They have limits of their own.
+    pub(super) fn own(self: &Arc<Self>) -> Lease {
+        Lease { memory: self.clone(), bytes: 0, is_own: true }
+    }
+
+    /// All bytes that are in use.
+    pub(super) fn used(&self) -> u64 {
+        let (shared, own) = (&self.shared, &self.own);
+        shared.load(Ordering::Relaxed).saturating_add(own.load(Ordering::Relaxed))
+    }
+}
+
+impl Lease {
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The buffers of a connection have grown by so many bytes.
+    pub(super) fn grow(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+        self.memory.own.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let used = if self.is_own { &self.memory.own } else { &self.memory.shared };
+        used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,88 @@
+//! Writes: at once to the destination, whole where something has to be copied, or in pieces.
+
+use clone_core::engine::{ByteRange, Operation, RequestError};
+
+use crate::nbd::server::buffers::PIECE;
+use crate::nbd::server::reply::Ticket;
+use crate::nbd::server::session::{Ended, Session, answer_bytes};
+
+impl Session {
+    /// Writes what follows to `range`.
+    pub(super) fn write(
+        &mut self,
+        ticket: Ticket,
+        range: ByteRange,
+        durable: bool,
+    ) -> Result<(), Ended> {
+        // Nobody may send more at once than fits.
+        let len = (range.end - range.start) as usize;
+        if len <= PIECE {
+            self.need(len)?;
+            let data = &self.inbox.have()[..len];
+            let done = if durable { None } else { self.user.write_now(range.start, data) };
+            if let Some(result) = done {
+                self.inbox.consume(len);
+                self.answer(ticket, Operation::Write, result);
+                return Ok(());
+            }
+        }
+        let is_there =
+            || matches!(self.user.hydrated(&range), Some((true, end)) if end >= range.end);
+        let lease = match len > PIECE && !durable && is_there() {
+            true => None,
+            false => self.lease(len as u64)?,
+        };
+        let Some(lease) = lease else {
+            return self.write_pieces(ticket, range, durable);
+        };
+        let slot = self.outbox.slot(lease);
+        let mut buffer = vec![0; len];
+        if len > self.inbox.have().len() {
+            self.flush()?;
+        }
+        self.inbox.fill(&mut buffer)??;
+        self.user.submit(Operation::Write, range, durable, buffer, move |result, _| {
+            slot.answer(answer_bytes(ticket, Operation::Write, result), Vec::new());
+        });
+        Ok(())
+    }
+
+    /// Writes piece after piece, and waits for each. What follows one that failed is not written.
+    fn write_pieces(
+        &mut self,
+        ticket: Ticket,
+        range: ByteRange,
+        durable: bool,
+    ) -> Result<(), Ended> {
+        let mut at = range.start;
+        let mut result = Ok(());
+        while at < range.end {
+            let end = range.end.min(at + PIECE as u64);
+            let len = (end - at) as usize;
+            self.need(len)?;
+            if result.is_ok() {
+                result = self.write_piece(at..end, durable)?;
+            }
+            self.inbox.consume(len);
+            at = end;
+        }
+        self.answer(ticket, Operation::Write, result);
+        Ok(())
+    }
+
+    fn write_piece(
+        &mut self,
+        range: ByteRange,
+        durable: bool,
+    ) -> Result<Result<(), RequestError>, Ended> {
+        let data = &self.inbox.have()[..(range.end - range.start) as usize];
+        let done = if durable { None } else { self.user.write_now(range.start, data) };
+        match done {
+            Some(result) => Ok(result),
+            None => {
+                let data = data.to_vec();
+                Ok(self.ask(Operation::Write, range, durable, data)?.0)
+            }
+        }
+    }
+}

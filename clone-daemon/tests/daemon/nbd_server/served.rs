@@ -1,0 +1,90 @@
+//! A clone that is served on a socket.
+
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+
+use clone_core::driver::RunningClone;
+use clone_core::geometry::Sectors;
+use clone_daemon::nbd::server::{Address, BindOptions, Listener, Server, ServerOptions};
+use persistent_data::device::FileDevice;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::support::{List, Rig, program, volume};
+
+/// A clone called `disk`, and a server of it. What is declared first is dropped first.
+pub(crate) struct Served {
+    pub(crate) server: Server,
+    pub(crate) clone: RunningClone<FileDevice>,
+    pub(crate) rig: Rig,
+}
+
+/// Bytes that differ everywhere.
+pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    StdRng::seed_from_u64(seed).fill_bytes(&mut bytes);
+    bytes
+}
+
+impl Served {
+    /// A clone of `source` with regions of 4 KiB, of which nothing is hydrated.
+    pub(crate) fn new(source: &[u8]) -> Self {
+        Self::with(Rig::new(Sectors(8), source), ServerOptions::default())
+    }
+
+    pub(crate) fn with(rig: Rig, options: ServerOptions) -> Self {
+        let clone = rig.start(false);
+        let listeners = listen(&rig.path("socket"));
+        let volumes = List(vec![volume(&rig, "disk", &clone)]);
+        let server = Server::start(listeners, Arc::new(volumes), options).unwrap();
+        Self { server, clone, rig }
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.rig.path("socket")
+    }
+
+    pub(crate) fn uri(&self) -> String {
+        format!("nbd+unix:///disk?socket={}", self.socket().display())
+    }
+
+    pub(crate) fn connect(&self) -> UnixStream {
+        UnixStream::connect(self.socket()).unwrap()
+    }
+
+    /// Copies all of it.
+    pub(crate) fn hydrate(&self) {
+        self.clone.client().hydrate(0..self.rig.size.to_bytes().unwrap()).unwrap();
+    }
+}
+
+pub(crate) fn listen(path: &Path) -> Vec<Listener> {
+    Listener::bind(&Address::Unix(path.into()), &BindOptions::default()).unwrap()
+}
+
+/// Runs a program for a minute at most; what it says, if it is installed and succeeds.
+pub(crate) fn run(name: &str, arguments: &[&str]) -> Option<String> {
+    let output = output(name, arguments)?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name} {arguments:?}: {told}");
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+pub(crate) fn output(name: &str, arguments: &[&str]) -> Option<Output> {
+    let path = program(name)?;
+    let mut command = Command::new("timeout");
+    command.arg("60").arg(path).args(arguments).stdin(Stdio::null());
+    Some(command.output().unwrap())
+}
+
+/// Runs a script of libnbd's Python, in which `h` is not yet connected to `uri`.
+pub(crate) fn script(uri: &str, text: &str) -> Option<String> {
+    if !Path::new("/usr/lib/python3/dist-packages/nbd.py").exists() {
+        eprintln!("SKIPPED: libnbd for Python is not installed");
+        return None;
+    }
+    let text = format!("import nbd\nuri = {uri:?}\nh = nbd.NBD()\n{text}");
+    run("python3", &["-c", &text])
+}
