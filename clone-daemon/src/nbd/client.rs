@@ -30,6 +30,7 @@ use crate::nbd::client::extents::Extents;
 use crate::nbd::client::pool::Pool;
 use crate::nbd::client::reply::Run;
 use crate::nbd::client::stream::lock;
+use crate::source::identity::Identity;
 use crate::source::remote::{Remote, Trouble};
 use crate::source::spec::NbdAddress;
 
@@ -42,6 +43,8 @@ pub struct NbdOptions {
     pub request_bytes: u32,
     /// The most requests that one read has under way.
     pub requests: usize,
+    /// How long connecting may take, with all that is to be agreed upon.
+    pub connect_timeout: Duration,
     /// A file with the authorities, in PEM, one of which is to vouch for the server; without it
     /// those of the system.
     pub ca: Option<PathBuf>,
@@ -56,6 +59,7 @@ impl Default for NbdOptions {
             connections: 4,
             request_bytes: 256 << 10,
             requests: 16,
+            connect_timeout: Duration::from_secs(10),
             ca: None,
             silence: Duration::from_secs(10),
         }
@@ -96,9 +100,9 @@ impl NbdRemote {
         Ok(Self { pool, options, extents: Mutex::default(), losses: AtomicU64::new(0) })
     }
 
-    /// What the server tells people of the export.
-    pub fn description(&self) -> Option<&str> {
-        self.pool.pinned().description.as_deref()
+    /// What the export is told from others by.
+    pub fn identity(&self) -> Identity {
+        self.pool.pinned().identity()
     }
 
     fn connection(&self, deadline: Instant) -> Result<Lease, NbdError> {
@@ -178,5 +182,9 @@ impl Remote for NbdRemote {
 
     fn extent(&self, offset: u64, deadline: Instant) -> Result<Extent, Trouble> {
         Ok(self.find(offset, deadline)?)
+    }
+
+    fn abandon(&self) {
+        self.pool.abandon();
     }
 }

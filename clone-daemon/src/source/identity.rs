@@ -49,6 +49,15 @@ pub enum Version {
         /// By which the system knows it after it has been away too.
         serial: Option<String>,
     },
+    /// An export of an NBD server, whose protocol knows no versions.
+    Export {
+        /// Whether it cannot be written to.
+        read_only: bool,
+        /// Whether it is a rotating disk.
+        rotational: bool,
+        /// What the server tells people of it.
+        description: Option<String>,
+    },
     /// Nothing.
     Unknown,
 }
@@ -79,15 +88,21 @@ impl Identity {
             Version::Device { .. } => {
                 Some("a block device: whoever writes to it changes the source unseen")
             }
+            Version::Export { .. } => {
+                Some("NBD knows no versions: whoever writes to the export changes it unseen")
+            }
             Version::Unknown => {
                 Some("nothing but its size is known: whoever changes it does so unseen")
             }
         }
     }
 
-    /// Whether it tells apart what has the same size.
+    /// Whether it hardly tells apart what has the same size.
     pub(crate) fn is_size_alone(&self) -> bool {
-        matches!(self.version, Version::Device { serial: None } | Version::Unknown)
+        matches!(
+            self.version,
+            Version::Device { serial: None } | Version::Export { .. } | Version::Unknown
+        )
     }
 }
 
@@ -105,6 +120,15 @@ impl fmt::Display for Version {
             }
             Self::Device { serial: Some(serial) } => write!(f, "the serial {serial}"),
             Self::Device { serial: None } => f.write_str("a block device without a serial"),
+            Self::Export { read_only, rotational, description } => {
+                let access = if *read_only { "a read-only" } else { "a writable" };
+                let disk = if *rotational { " rotating" } else { "" };
+                write!(f, "{access}{disk} export")?;
+                match description {
+                    Some(description) => write!(f, " described as {description:?}"),
+                    None => f.write_str(" without a description"),
+                }
+            }
             Self::Unknown => f.write_str("nothing but its size"),
         }
     }
@@ -118,12 +142,18 @@ mod tests {
     fn versions_that_differ_are_told_apart_and_what_differs_is_said() {
         let etag = |etag: &str| Version::Etag { etag: etag.into() };
         let device = |serial: Option<&str>| Version::Device { serial: serial.map(str::to_owned) };
+        let export = |read_only, description: Option<&str>| {
+            let description = description.map(str::to_owned);
+            Version::Export { read_only, rotational: false, description }
+        };
         let file = |nanoseconds| Version::File { seconds: 5, nanoseconds, inode: 7 };
         let known = |version| Identity { size_bytes: 512, version };
         for (had, has, told) in [
             (etag("\"a\""), etag("\"b\""), "by the ETag \"a\", and now by the ETag \"b\""),
             (etag("\"a\""), Version::Unknown, "and now by nothing but its size"),
             (file(1), file(2), "inode 7, changed at 5.000000001, and now"),
+            (export(true, None), export(false, None), "by a read-only export without a"),
+            (export(true, Some("a\n")), export(true, Some("b")), "described as \"a\\n\", and"),
             (device(Some("a")), device(None), "by the serial a, and now by a block device"),
         ] {
             let told_us = known(had.clone()).difference(&known(has)).unwrap();

@@ -19,7 +19,8 @@ use super::options::SourceOptions;
 use super::patience::{Doing, Patience};
 use super::remote::Remote;
 use super::retrying::Retrying;
-use super::spec::{SourceSpec, Url};
+use super::spec::{NbdAddress, SourceSpec, Url};
+use crate::nbd::client::{NbdOptions, NbdRemote};
 
 /// A source that can be read.
 pub struct Opened {
@@ -149,13 +150,7 @@ pub fn open(
             Opened { source: Arc::new(local), identity, limits, remote: None }
         }
         SourceSpec::Http(url) => open_http(url, options)?,
-        SourceSpec::Nbd(_) => {
-            return Err(SourceError::NotBuilt {
-                place: spec.to_string(),
-                what: "the client of NBD",
-                way_out: "attach it with nbd-client or nbdfuse, and give the path",
-            });
-        }
+        SourceSpec::Nbd(address) => open_nbd(address, options)?,
         SourceSpec::Object(_) => {
             return Err(SourceError::NotBuilt {
                 place: spec.to_string(),
@@ -179,6 +174,25 @@ fn open_http(url: &Url, options: &SourceOptions) -> Result<Opened, SourceError> 
         .persist(&Doing::Open, deadline, |deadline| server.identify(deadline))
         .map_err(SourceError::Remote)?;
     let remote = server.object(identity.clone());
+    Ok(opened(Retrying::with_patience(remote, patience, options), identity))
+}
+
+fn open_nbd(address: &NbdAddress, options: &SourceOptions) -> Result<Opened, SourceError> {
+    let patience = Patience::new(address.to_string(), options);
+    let defaults = NbdOptions::default();
+    let nbd = NbdOptions {
+        connections: defaults.connections.min(options.requests_max).max(1),
+        connect_timeout: options.connect_timeout,
+        ca: options.ca_file.clone(),
+        ..defaults
+    };
+    let deadline = patience.deadline(&Doing::Open);
+    let remote = patience
+        .persist(&Doing::Open, deadline, |deadline| {
+            Ok(NbdRemote::open(address.clone(), nbd.clone(), deadline)?)
+        })
+        .map_err(SourceError::Remote)?;
+    let identity = remote.identity();
     Ok(opened(Retrying::with_patience(remote, patience, options), identity))
 }
 

@@ -185,6 +185,7 @@ mod tests {
             Version::LastModified { last_modified: "now".into() },
             Version::File { seconds: -1, nanoseconds: 5, inode: u64::MAX },
             Version::Device { serial: Some("x".into()) },
+            Version::Export { read_only: true, rotational: false, description: None },
             Version::Unknown,
         ] {
             let pin = pin("http://me:secret@host/a?secret", version);

@@ -123,6 +123,12 @@ impl Connection {
         is_over
     }
 
+    /// Ends it, for nobody wants it any more.
+    pub(super) fn abandon(&self) {
+        let why = NbdError::Closed("nobody wants it any more".into());
+        self.close(&mut lock(&self.state), &why);
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         lock(&self.state).closed.is_some()
     }

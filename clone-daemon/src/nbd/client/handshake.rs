@@ -16,6 +16,7 @@ use crate::nbd::wire::{
     BASE_ALLOCATION, MAGIC, OPTION_MAGIC, OPTION_REPLY_MAGIC, export, handshake, info, option,
     option_reply,
 };
+use crate::source::identity::{Identity, Version};
 
 /// An export, and how a connection to it works.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +34,18 @@ pub(super) struct Export {
     pub(super) block_min: u32,
     /// The most bytes of a read, a multiple of that.
     pub(super) block_max: u32,
+}
+
+impl Export {
+    /// What it is told from others by. What a server can do is not, for it may be updated.
+    pub(super) fn identity(&self) -> Identity {
+        let version = Version::Export {
+            read_only: self.flags & export::READ_ONLY != 0,
+            rotational: self.flags & export::ROTATIONAL != 0,
+            description: self.description.clone(),
+        };
+        Identity { size_bytes: self.size, version }
+    }
 }
 
 /// How to go on under TLS.

@@ -1,5 +1,6 @@
 //! The connections to a server: made when they are needed, and made anew when they are lost.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -24,6 +25,8 @@ pub(super) struct Pool {
     state: Mutex<State>,
     /// Somebody is done with connecting.
     connected: Condvar,
+    /// Whether nobody is to wait any more.
+    end: Arc<AtomicBool>,
 }
 
 #[derive(Default)]
@@ -39,9 +42,7 @@ struct State {
     losses: u64,
 }
 
-/// How long a connection beside others may take that are there already.
-const ADD_LIMIT: Duration = Duration::from_secs(10);
-/// How long none is tried after one failed.
+/// How long no connection beside others is tried after one failed.
 const ADD_PAUSE: Duration = Duration::from_secs(60);
 
 impl Pool {
@@ -52,11 +53,12 @@ impl Pool {
         tls: Option<Tls>,
         deadline: Instant,
     ) -> Result<Arc<Self>, NbdError> {
-        let first = connect(&address, &options, tls.as_ref(), deadline)?;
+        let end = Arc::default();
+        let first = connect(&address, &options, tls.as_ref(), deadline, &end)?;
         let pinned = first.export().clone();
         let state = State { open: vec![Arc::new(first)], ..State::default() };
         let (state, connected) = (Mutex::new(state), Condvar::new());
-        Ok(Arc::new(Self { address, options, tls, pinned, state, connected }))
+        Ok(Arc::new(Self { address, options, tls, pinned, state, connected, end }))
     }
 
     pub(super) fn pinned(&self) -> &Export {
@@ -67,6 +69,9 @@ impl Pool {
     pub(super) fn get(self: &Arc<Self>, deadline: Instant) -> Result<(Lease, u64), NbdError> {
         let mut state = lock(&self.state);
         loop {
+            if self.end.load(Ordering::Relaxed) {
+                return Err(NbdError::Closed("nobody wants it any more".into()));
+            }
             let before = state.open.len();
             state.open.retain(|connection| !connection.is_closed());
             state.losses += (before - state.open.len()) as u64;
@@ -102,6 +107,15 @@ impl Pool {
         Ok((Lease::new(made?), state.losses))
     }
 
+    /// Ends what is under way, for good.
+    pub(super) fn abandon(&self) {
+        self.end.store(true, Ordering::Relaxed);
+        for connection in lock(&self.state).open.drain(..) {
+            connection.abandon();
+        }
+        self.connected.notify_all();
+    }
+
     /// Has another connection made, unless there are enough, or one is being made.
     fn add(self: &Arc<Self>, state: &mut State) {
         let may_share = self.pinned.flags & (export::CAN_MULTI_CONN | export::READ_ONLY) != 0;
@@ -113,7 +127,7 @@ impl Pool {
         let pool = self.clone();
         let add = move || {
             // There are servers that let others wait until the first one leaves.
-            let made = pool.connect(Instant::now() + ADD_LIMIT);
+            let made = pool.connect(Instant::now() + pool.options.connect_timeout);
             let mut state = lock(&pool.state);
             state.adding = false;
             match made {
@@ -127,8 +141,9 @@ impl Pool {
 
     /// Makes a connection to the same export.
     fn connect(&self, deadline: Instant) -> Result<Connection, NbdError> {
-        let made = connect(&self.address, &self.options, self.tls.as_ref(), deadline)?;
-        match difference(&self.pinned, made.export()) {
+        let (address, options, tls) = (&self.address, &self.options, self.tls.as_ref());
+        let made = connect(address, options, tls, deadline, &self.end)?;
+        match self.pinned.identity().difference(&made.export().identity()) {
             Some(what) => Err(SourceChanged(what).into()),
             None => Ok(made),
         }
@@ -140,30 +155,12 @@ fn connect(
     options: &NbdOptions,
     tls: Option<&Tls>,
     deadline: Instant,
+    end: &Arc<AtomicBool>,
 ) -> Result<Connection, NbdError> {
-    let stream = Stream::connect(&address.endpoint, deadline);
+    let deadline = deadline.min(Instant::now() + options.connect_timeout);
+    let stream = Stream::connect(&address.endpoint, deadline, end.clone());
     let mut stream =
         stream.map_err(|error| NbdError::io("cannot connect to the NBD server", error))?;
     let export = greet(&mut stream, &address.export, tls, deadline)?;
     Ok(Connection::new(stream, export, options.silence))
-}
-
-/// What tells that an export is not the one it was. What a server can do may differ, for it may
-/// have been updated.
-fn difference(pinned: &Export, found: &Export) -> Option<String> {
-    const NATURE: u16 = export::READ_ONLY | export::ROTATIONAL;
-    if pinned.size != found.size {
-        return Some(format!("the export had {} bytes, and has {}", pinned.size, found.size));
-    }
-    if (pinned.flags ^ found.flags) & NATURE != 0 {
-        let (was, is) = (pinned.flags, found.flags);
-        return Some(format!("the flags of the export were {was:#06x}, and are {is:#06x}"));
-    }
-    if pinned.description != found.description {
-        return Some(format!(
-            "the description of the export was {:?}, and is {:?}",
-            pinned.description, found.description
-        ));
-    }
-    None
 }

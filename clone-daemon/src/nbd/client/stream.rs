@@ -1,9 +1,10 @@
 //! A connection as a stream of bytes, for several threads, each of which has a deadline.
 
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::os::fd::{AsFd, OwnedFd};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,8 +28,14 @@ pub(super) struct Stream {
     /// Held by whoever writes, so that what is written at once stays together.
     writing: Mutex<()>,
     tls: Option<Mutex<ClientConnection>>,
+    /// Whether nobody is to wait any more.
+    end: Arc<AtomicBool>,
 }
 
+/// How often whoever waits looks whether all is to end; less than a second.
+const GLANCE: Duration = Duration::from_millis(500);
+/// No socket lets anybody wait but where there is a deadline.
+const FLAGS: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
 /// How long to wait before a server is asked again that has too many who wait.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(10);
 
@@ -39,17 +46,18 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Stream {
-    /// Connects. Names are looked up by the system, which may take longer than there is time.
-    pub(super) fn connect(endpoint: &NbdEndpoint, deadline: Instant) -> io::Result<Self> {
+    /// Connects. Whoever waits, here and later, gives up soon after `end` has become true. Names
+    /// are looked up by the system, which may take longer than there is time.
+    pub(super) fn connect(
+        endpoint: &NbdEndpoint,
+        deadline: Instant,
+        end: Arc<AtomicBool>,
+    ) -> io::Result<Self> {
         let socket = match endpoint {
-            NbdEndpoint::Tcp { host, port } => connect_tcp(host, *port, deadline)?,
-            NbdEndpoint::Unix(path) => connect_unix(path, deadline)?,
+            NbdEndpoint::Tcp { host, port } => connect_tcp(host, *port, deadline, &end)?,
+            NbdEndpoint::Unix(path) => connect_unix(path, deadline, &end)?,
         };
-        Ok(Self::new(socket))
-    }
-
-    pub(super) fn new(socket: OwnedFd) -> Self {
-        Self { socket, writing: Mutex::default(), tls: None }
+        Ok(Self { socket, writing: Mutex::default(), tls: None, end })
     }
 
     /// Goes on under TLS, with a server that is called `name`.
@@ -62,14 +70,14 @@ impl Stream {
         let mut tls = ClientConnection::new(config, name).map_err(io::Error::other)?;
         while tls.is_handshaking() {
             if flush(&self.socket, &mut tls)? {
-                wait(&self.socket, PollFlags::OUT, deadline)?;
+                wait(&self.socket, PollFlags::OUT, deadline, &self.end)?;
             } else if !receive(&self.socket, &mut tls)? {
-                wait(&self.socket, PollFlags::IN, deadline)?;
+                wait(&self.socket, PollFlags::IN, deadline, &self.end)?;
             }
         }
         // The last message of the client may be waiting still.
         while flush(&self.socket, &mut tls)? {
-            wait(&self.socket, PollFlags::OUT, deadline)?;
+            wait(&self.socket, PollFlags::OUT, deadline, &self.end)?;
         }
         self.tls = Some(Mutex::new(tls));
         Ok(())
@@ -88,7 +96,7 @@ impl Stream {
             match got {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    wait(&self.socket, PollFlags::IN, deadline)?;
+                    wait(&self.socket, PollFlags::IN, deadline, &self.end)?;
                 }
                 got => return got,
             }
@@ -113,7 +121,7 @@ impl Stream {
                 match Direct(&self.socket).write(left) {
                     Ok(sent) => left = left.get(sent..).unwrap_or_default(),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        wait(&self.socket, PollFlags::OUT, deadline)?;
+                        wait(&self.socket, PollFlags::OUT, deadline, &self.end)?;
                     }
                     Err(error) => return Err(error),
                 }
@@ -122,7 +130,7 @@ impl Stream {
         };
         lock(tls).writer().write_all(data)?;
         while flush(&self.socket, &mut lock(tls))? {
-            wait(&self.socket, PollFlags::OUT, deadline)?;
+            wait(&self.socket, PollFlags::OUT, deadline, &self.end)?;
         }
         Ok(())
     }
@@ -227,12 +235,18 @@ fn left(deadline: Instant) -> io::Result<Duration> {
     if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
 }
 
-fn wait(socket: &OwnedFd, what: PollFlags, deadline: Instant) -> io::Result<()> {
+fn not_ended(end: &AtomicBool) -> io::Result<()> {
+    match end.load(Ordering::Relaxed) {
+        true => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "nobody wants it any more")),
+        false => Ok(()),
+    }
+}
+
+fn wait(socket: &OwnedFd, what: PollFlags, deadline: Instant, end: &AtomicBool) -> io::Result<()> {
     loop {
-        // A wait that is longer than can be said ends early, and begins anew.
-        let left = left(deadline)?.min(Duration::from_secs(3600));
-        let timeout =
-            Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        not_ended(end)?;
+        let left = left(deadline)?.min(GLANCE);
+        let timeout = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
         match poll(&mut [PollFd::new(socket, what)], Some(&timeout)) {
             Ok(0) | Err(Errno::INTR) => {}
             done => return Ok(done.map(drop)?),
@@ -240,17 +254,18 @@ fn wait(socket: &OwnedFd, what: PollFlags, deadline: Instant) -> io::Result<()> 
     }
 }
 
-fn connect_tcp(host: &str, port: u16, deadline: Instant) -> io::Result<OwnedFd> {
+/// Connects to one address after the other.
+fn connect_tcp(host: &str, port: u16, deadline: Instant, end: &AtomicBool) -> io::Result<OwnedFd> {
     let addresses: Vec<_> = (host, port).to_socket_addrs()?.collect();
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
     for (at, address) in addresses.iter().enumerate() {
         // One that does not answer must leave time for the others.
         let share = left(deadline)? / u32::try_from(addresses.len() - at).unwrap_or(u32::MAX);
-        match TcpStream::connect_timeout(address, share.max(Duration::from_millis(1))) {
-            Ok(stream) => {
-                stream.set_nodelay(true)?;
-                sockopt::set_socket_keepalive(&stream, true)?;
-                return Ok(stream.into());
+        match connect_address(address, Instant::now() + share, end) {
+            Ok(socket) => {
+                sockopt::set_tcp_nodelay(&socket, true)?;
+                sockopt::set_socket_keepalive(&socket, true)?;
+                return Ok(socket);
             }
             Err(error) => failure = error,
         }
@@ -258,15 +273,35 @@ fn connect_tcp(host: &str, port: u16, deadline: Instant) -> io::Result<OwnedFd> 
     Err(failure)
 }
 
-fn connect_unix(path: &Path, deadline: Instant) -> io::Result<OwnedFd> {
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+fn connect_address(
+    address: &SocketAddr,
+    deadline: Instant,
+    end: &AtomicBool,
+) -> io::Result<OwnedFd> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let socket = socket_with(family, SocketType::STREAM, FLAGS, None)?;
+    match connect(&socket, address) {
+        Err(Errno::INPROGRESS | Errno::INTR) => {
+            wait(&socket, PollFlags::OUT, deadline, end)?;
+            sockopt::socket_error(&socket)??;
+        }
+        done => done?,
+    }
+    Ok(socket)
+}
+
+fn connect_unix(path: &Path, deadline: Instant, end: &AtomicBool) -> io::Result<OwnedFd> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
     let address = SocketAddrUnix::new(path)?;
     // A server that does not accept would let a socket that blocks wait for ever.
-    while let Err(error) = connect(socket.as_fd(), &address) {
+    while let Err(error) = connect(&socket, &address) {
         if !matches!(error, Errno::AGAIN | Errno::INTR) {
             return Err(error.into());
         }
+        not_ended(end)?;
         thread::sleep(BACKLOG_PAUSE.min(left(deadline)?));
     }
     Ok(socket)
