@@ -52,7 +52,7 @@ pub use self::data_file::Access;
 pub use self::device::{Destination, Extent, Source, SourceChanged};
 pub use self::file_destination::FileDestination;
 pub use self::file_source::FileSource;
-pub use self::notices::{Listener, NOTICES_MAX};
+pub use self::notices::{Dated, Listener, NOTICES_MAX};
 pub use self::running::{
     Devices, DriverError, DriverOptions, HydrationProgress, RunningClone, Stopped,
 };

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::driver::buffers::lock;
 use crate::engine::{Failure, Happening, Notice};
@@ -13,6 +13,15 @@ pub const NOTICES_MAX: usize = 1024;
 
 /// Hears of each notice, in their order. One that panics ends the clone, and hears of that too.
 pub type Listener = Box<dyn FnMut(&Notice) + Send>;
+
+/// A notice, and when it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dated {
+    /// What happened.
+    pub notice: Notice,
+    /// By the system's clock, which may be set back.
+    pub time: SystemTime,
+}
 
 /// The last notices.
 pub(super) struct Notices {
@@ -24,7 +33,7 @@ pub(super) struct Notices {
 
 #[derive(Default)]
 struct Book {
-    last: VecDeque<Notice>,
+    last: VecDeque<Dated>,
     /// Not told to the listener yet, if there is one.
     untold: VecDeque<Notice>,
     has_listener: bool,
@@ -67,7 +76,7 @@ impl Notices {
         if book.last.len() == NOTICES_MAX {
             book.last.pop_front();
         }
-        book.last.push_back(notice.clone());
+        book.last.push_back(Dated { notice: notice.clone(), time: SystemTime::now() });
         if book.has_listener {
             // A listener that hangs misses something, rather than that it takes all memory.
             if book.untold.len() == NOTICES_MAX {
@@ -80,7 +89,7 @@ impl Notices {
 
     /// Takes in that the clone has failed for a reason that the engine does not know.
     pub(super) fn push_failed(&self, failure: Failure) {
-        let number = lock(&self.book).last.back().map_or(1, |last| last.number + 1);
+        let number = lock(&self.book).last.back().map_or(1, |last| last.notice.number + 1);
         self.push(Notice { number, what: Happening::Failed(failure) });
     }
 
@@ -111,8 +120,8 @@ impl Notices {
     }
 
     /// The notices after number `after`. Waits until there is one, but no longer than `timeout`.
-    pub(super) fn wait_for(&self, after: u64, timeout: Duration) -> Vec<Notice> {
-        let is_new = |notice: &&Notice| notice.number > after;
+    pub(super) fn wait_for(&self, after: u64, timeout: Duration) -> Vec<Dated> {
+        let is_new = |dated: &&Dated| dated.notice.number > after;
         let book = lock(&self.book);
         let waits = |book: &mut Book| !book.is_over && !book.last.iter().any(|n| is_new(&n));
         let (book, _) = self
@@ -164,7 +173,8 @@ mod tests {
     fn whoever_asks_gets_what_came_after_and_the_oldest_are_forgotten() {
         let notices = Notices::new(None);
         let numbers = |after| -> Vec<u64> {
-            notices.wait_for(after, Duration::ZERO).iter().map(|notice| notice.number).collect()
+            let dated = notices.wait_for(after, Duration::ZERO);
+            dated.iter().map(|dated| dated.notice.number).collect()
         };
         assert!(numbers(0).is_empty());
         let count = NOTICES_MAX as u64 + 10;

@@ -13,7 +13,7 @@ use crate::driver::buffers::{Pool, lock};
 use crate::driver::client::Client;
 use crate::driver::crew::Crew;
 use crate::driver::device::{Destination, Source};
-use crate::driver::notices::{Listener, Notices};
+use crate::driver::notices::{Dated, Listener, Notices};
 use crate::driver::perform::{Hands, Tally};
 use crate::driver::queue::WORKERS_MIN;
 use crate::engine::{
@@ -259,6 +259,12 @@ impl<D: device::Device + 'static> RunningClone<D> {
     /// The notices after number `after`: those that are kept, the last [`super::NOTICES_MAX`].
     /// Waits until there is one, but no longer than `timeout`.
     pub fn wait_for(&self, after: u64, timeout: Duration) -> Vec<Notice> {
+        let dated = self.wait_for_dated(after, timeout);
+        dated.into_iter().map(|dated| dated.notice).collect()
+    }
+
+    /// The same, and when they came.
+    pub fn wait_for_dated(&self, after: u64, timeout: Duration) -> Vec<Dated> {
         self.crew.notices.wait_for(after, timeout)
     }
 
