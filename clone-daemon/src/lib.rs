@@ -11,14 +11,19 @@
 //! - [`volume`]: a clone as those see it who serve it.
 //! - [`figures`]: what is counted of it.
 //! - [`fuse`]: a clone as a file.
+//! - [`control`]: the socket on which clones are looked at and changed; [`ctl`]: `clonectl`, which
+//!   does that.
 //! - [`nbd`]: the NBD protocol, served and spoken to others.
 //! - [`source`]: where data come from that are cloned.
 
 pub mod clonetab;
+pub mod control;
+pub mod ctl;
 pub mod daemon;
 pub mod figures;
 pub mod fuse;
 pub mod host;
+mod listening;
 pub mod nbd;
 pub mod opening;
 pub mod source;

@@ -165,6 +165,12 @@ pub struct CommonArgs {
     #[arg(long, value_name = "PATH")]
     pub fuse: Option<PathBuf>,
 
+    /// Where clonectl can ask and change things: a socket that only root and this user can open.
+    /// By default /run/cloned.sock for root, and cloned.sock in $XDG_RUNTIME_DIR for others, if no
+    /// other cloned has it. `none` for no such socket.
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
+
     /// How sources across a network are asked.
     #[command(flatten)]
     pub source: SourceArgs,

@@ -1,18 +1,24 @@
 //! Where a daemon can be reached.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
 
 use super::args::CommonArgs;
 use super::exporters::{FilePlace, Files};
+use crate::control::{self, BoundSocket};
 use crate::host::Host;
 
 /// What is listened at; nobody is served yet.
-pub(super) struct Doors {}
+pub(super) struct Doors {
+    control: Option<BoundSocket>,
+}
 
 /// What serves.
-pub(super) struct OpenDoors {}
+pub(super) struct OpenDoors {
+    control: Option<control::Server>,
+}
 
 impl Doors {
     /// Listens at all that the command line names.
@@ -30,19 +36,51 @@ impl Doors {
             };
             host.add_exporter(Arc::new(Files::new(place)));
         }
-        Ok(Self {})
+        Ok(Self { control: control_socket(args.control.as_deref())? })
     }
 
     /// Serves whoever comes.
     ///
     /// # Errors
     /// That there are no threads for it.
-    pub(super) fn open(self, _: &Arc<Host>) -> Result<OpenDoors> {
-        Ok(OpenDoors {})
+    pub(super) fn open(self, host: &Arc<Host>) -> Result<OpenDoors> {
+        let control = self.control.map(|socket| socket.serve(host.clone())).transpose()?;
+        if let Some(control) = &control {
+            tracing::info!(
+                "clonectl --socket {} asks and changes things",
+                control.path().display()
+            );
+        }
+        Ok(OpenDoors { control })
+    }
+}
+
+/// The control socket. One that nobody has named is not worth failing for.
+fn control_socket(named: Option<&Path>) -> Result<Option<BoundSocket>> {
+    let path = match named {
+        Some(path) if path == Path::new("none") => return Ok(None),
+        Some(path) => return Ok(Some(BoundSocket::bind(path)?)),
+        None => control::default_path(),
+    };
+    let Some(path) = path else {
+        tracing::warn!("no control socket: XDG_RUNTIME_DIR is not set. --control makes one");
+        return Ok(None);
+    };
+    match BoundSocket::bind(path) {
+        Ok(bound) => Ok(Some(bound)),
+        Err(error) => {
+            let error = anyhow::Error::from(error);
+            tracing::warn!("no control socket: {error:#}. --control makes one elsewhere");
+            Ok(None)
+        }
     }
 }
 
 impl OpenDoors {
     /// Lets nobody in any more, and ends what is under way.
-    pub(super) fn close(self) {}
+    pub(super) fn close(self) {
+        if let Some(control) = self.control {
+            control.stop();
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clone_core::driver::{DriverOptions, HydrationProgress, RunningClone};
+use clone_core::driver::{Dated, DriverOptions, HydrationProgress, RunningClone};
 use clone_core::engine::{Command, Failure, Happening, Notice, SetAside, Settings, Trace};
 use clone_core::geometry::{Geometry, Sectors};
 use clone_core::target::{Message, Status, StatusLine, TableLine};
@@ -126,6 +126,11 @@ impl Hosted {
     /// The notices after number `after`; waits for one, but no longer than `timeout`.
     pub fn wait_for(&self, after: u64, timeout: Duration) -> Vec<Notice> {
         self.clone.wait_for(after, timeout)
+    }
+
+    /// The same, and when they came.
+    pub fn wait_for_dated(&self, after: u64, timeout: Duration) -> Vec<Dated> {
+        self.clone.wait_for_dated(after, timeout)
     }
 
     /// How far it is.

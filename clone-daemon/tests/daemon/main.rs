@@ -1,7 +1,9 @@
 //! The daemon, from outside.
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, and says where")]
 
+mod clonectl;
 mod cloned;
+mod control;
 mod fuse;
 mod nbd_client;
 mod nbd_server;

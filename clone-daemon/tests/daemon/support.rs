@@ -19,6 +19,7 @@ use tempfile::TempDir;
 
 pub(crate) mod cloned;
 pub(crate) mod web;
+pub(crate) mod hosting;
 
 /// A folder with the devices of a clone.
 pub(crate) struct Rig {

@@ -1,0 +1,129 @@
+//! A connection to the daemon.
+
+use std::fmt;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use crate::control::default_path;
+use crate::control::line::{self, Lines};
+use crate::control::protocol::{Item, Refusal, Reply, Request, VERSION, Verb};
+
+/// The daemon answers when it has done what it was asked to, however long that takes.
+const FOREVER: Duration = Duration::from_secs(1 << 32);
+
+/// How long the rest of a line may take.
+const LINE_TIME: Duration = Duration::from_secs(10);
+
+/// Where the daemon is asked.
+///
+/// # Errors
+/// Nobody says where that is.
+pub(super) fn socket(given: Option<&Path>) -> Result<PathBuf> {
+    let from_environment = || std::env::var_os("CLONED_SOCKET").filter(|path| !path.is_empty());
+    let path = given.map(Path::to_owned).or_else(|| from_environment().map(PathBuf::from));
+    path.or_else(default_path).ok_or_else(|| {
+        anyhow!(
+            "where is the control socket of cloned? XDG_RUNTIME_DIR is not set; say it with \
+             --socket or CLONED_SOCKET"
+        )
+    })
+}
+
+/// A connection to the daemon, on which one thing after the other is asked.
+pub(super) struct Connection {
+    path: PathBuf,
+    stream: UnixStream,
+}
+
+impl Connection {
+    /// Connects to the socket at `path`.
+    ///
+    /// # Errors
+    /// Why that does not work, and what can be done about it.
+    pub(super) fn open(path: PathBuf) -> Result<Self> {
+        let stream = UnixStream::connect(&path).map_err(|error| not_there(&path, &error))?;
+        Ok(Self { path, stream })
+    }
+
+    /// Asks for something, and hands each part of the answer to `each`.
+    ///
+    /// # Errors
+    /// What the daemon says, or `each`; or that it is gone.
+    pub(super) fn ask(&self, verb: Verb, mut each: impl FnMut(Item) -> Result<()>) -> Result<()> {
+        let lost = || format!("the connection to cloned at {} was lost", self.path.display());
+        // A daemon that had no room has said so, and closed: what it said can still be read.
+        let sent = line::write(&mut &self.stream, &Request::new(verb));
+        let mut lines = Lines::new(&self.stream);
+        loop {
+            let reply: Option<Reply> = match lines.next(FOREVER, LINE_TIME) {
+                Ok(reply) => reply,
+                Err(error) => {
+                    sent.with_context(lost)?;
+                    return Err(error).with_context(lost);
+                }
+            };
+            let Some(Reply { v, item, end, error }) = reply else { bail!("{}", lost()) };
+            if let Some(refusal) = error {
+                return Err(Refused(refusal).into());
+            }
+            if v != VERSION {
+                bail!(
+                    "cloned at {} speaks version {v} of the control protocol, and this clonectl \
+                     version {VERSION}: use the clonectl that came with it",
+                    self.path.display()
+                );
+            }
+            item.map_or(Ok(()), &mut each)?;
+            if end {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Asks for something that has one answer.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask), or that there was another one.
+    pub(super) fn ask_one<T>(&self, verb: Verb, take: impl Fn(Item) -> Option<T>) -> Result<T> {
+        let mut found = None;
+        self.ask(verb, |item| {
+            found = take(item).or(found.take());
+            Ok(())
+        })?;
+        found.context("cloned gave another answer than this clonectl knows")
+    }
+}
+
+/// What the daemon says about why it did not do something.
+#[derive(Debug)]
+pub(super) struct Refused(pub(super) Refusal);
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+fn not_there(path: &Path, error: &io::Error) -> anyhow::Error {
+    let path = path.display();
+    match error.kind() {
+        io::ErrorKind::NotFound => anyhow!(
+            "cloned does not run: there is no {path}. Start it, or say with --socket or \
+             CLONED_SOCKET where its control socket is"
+        ),
+        io::ErrorKind::ConnectionRefused => {
+            anyhow!("cloned does not run any more: nobody listens at {path}. Start it again")
+        }
+        io::ErrorKind::PermissionDenied => anyhow!(
+            "{path}: permission denied. Only root and the user that cloned runs as may ask it: \
+             try sudo, or sudo -u with that user"
+        ),
+        _ => anyhow!("cannot connect to cloned at {path}: {error}"),
+    }
+}
