@@ -9,6 +9,7 @@ use clone_core::size::{parse_bytes, parse_sectors};
 use clone_tools::args::{SIZES, parse_region_size};
 use clone_tools::exit;
 
+use crate::nbd::server::Address;
 use crate::source::{SourceOptions, SourceSpec};
 use crate::spec::{CloneSpec, SpecificationError, Tuning, check_name, name_after};
 
@@ -160,6 +161,28 @@ pub struct TuningArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Serving")]
 pub struct CommonArgs {
+    /// Serve NBD clients there: unix:PATH, tcp:ADDRESS:PORT, or systemd for the sockets that it
+    /// passes on. Can be given several times. The name of an export is that of the clone.
+    #[arg(long, value_name = "ADDRESS")]
+    pub nbd: Vec<Address>,
+
+    /// Have NBD clients use TLS, with the chain of certificates in FILE, in PEM.
+    #[arg(long, value_name = "FILE", requires_all = ["tls_key", "nbd"])]
+    pub tls_cert: Option<PathBuf>,
+
+    /// The private key that belongs to it, in PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+
+    /// Take only clients with a certificate that one in FILE has signed, in PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_client_ca: Option<PathBuf>,
+
+    /// Listen where other machines can connect, without TLS: everybody who can may read and write
+    /// the clones.
+    #[arg(long)]
+    pub insecure: bool,
+
     /// Make the clone a file at PATH, by FUSE: an empty file, or one that does not exist; or in
     /// the directory PATH, where it is called as the clone is. For `serve` it is a directory.
     #[arg(long, value_name = "PATH")]

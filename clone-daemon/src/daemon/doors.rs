@@ -6,17 +6,21 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 
 use super::args::CommonArgs;
-use super::exporters::{FilePlace, Files};
+use super::exporters::{FilePlace, Files, Nbd};
 use crate::control::{self, BoundSocket};
 use crate::host::Host;
+use crate::nbd::server::{BindOptions, ServerOptions, TlsOptions};
 
 /// What is listened at; nobody is served yet.
 pub(super) struct Doors {
+    nbd: Option<Arc<Nbd>>,
+    tls: Option<TlsOptions>,
     control: Option<BoundSocket>,
 }
 
 /// What serves.
 pub(super) struct OpenDoors {
+    nbd: Option<Arc<Nbd>>,
     control: Option<control::Server>,
 }
 
@@ -36,7 +40,25 @@ impl Doors {
             };
             host.add_exporter(Arc::new(Files::new(place)));
         }
-        Ok(Self { control: control_socket(args.control.as_deref())? })
+        let tls = match (&args.tls_cert, &args.tls_key) {
+            (Some(cert), Some(key)) => {
+                Some(TlsOptions::load(cert, key, args.tls_client_ca.as_deref())?)
+            }
+            _ => None,
+        };
+        let nbd = match &args.nbd[..] {
+            [] => None,
+            addresses => {
+                let options = BindOptions { insecure: args.insecure, has_tls: tls.is_some() };
+                let nbd = Arc::new(Nbd::bind(addresses, &options)?);
+                host.add_exporter(nbd.clone());
+                Some(nbd)
+            }
+        };
+        if nbd.is_none() && args.fuse.is_none() {
+            tracing::warn!("clones hydrate, and nobody can use them: --nbd and --fuse serve them");
+        }
+        Ok(Self { nbd, tls, control: control_socket(args.control.as_deref())? })
     }
 
     /// Serves whoever comes.
@@ -44,6 +66,9 @@ impl Doors {
     /// # Errors
     /// That there are no threads for it.
     pub(super) fn open(self, host: &Arc<Host>) -> Result<OpenDoors> {
+        if let Some(nbd) = &self.nbd {
+            nbd.open(host, ServerOptions { tls: self.tls, ..ServerOptions::default() })?;
+        }
         let control = self.control.map(|socket| socket.serve(host.clone())).transpose()?;
         if let Some(control) = &control {
             tracing::info!(
@@ -51,7 +76,7 @@ impl Doors {
                 control.path().display()
             );
         }
-        Ok(OpenDoors { control })
+        Ok(OpenDoors { nbd: self.nbd, control })
     }
 }
 
@@ -79,6 +104,9 @@ fn control_socket(named: Option<&Path>) -> Result<Option<BoundSocket>> {
 impl OpenDoors {
     /// Lets nobody in any more, and ends what is under way.
     pub(super) fn close(self) {
+        if let Some(nbd) = self.nbd {
+            nbd.close();
+        }
         if let Some(control) = self.control {
             control.stop();
         }

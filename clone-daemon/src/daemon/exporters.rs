@@ -1,14 +1,90 @@
-//! Clones as files: one way of several in which they are served.
+//! The ways in which clones are served.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::mem;
+use std::path::{self, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::fuse::{Export, Options};
-use crate::host::Exporter;
+use crate::host::{Exporter, Host};
+use crate::nbd::server::{Address, BindOptions, Listener, Server, ServerOptions};
+use crate::source::{NbdAddress, NbdEndpoint, SourceSpec};
 use crate::volume::Volume;
+
+/// Serves clones to NBD clients.
+pub(super) struct Nbd {
+    /// Where it listens, until it serves.
+    listeners: Mutex<Vec<Listener>>,
+    /// Where it can be found, but for the name of the export; nobody knows that of systemd's
+    /// sockets.
+    endpoints: Vec<NbdEndpoint>,
+    has_tls: bool,
+    server: Mutex<Option<Server>>,
+}
+
+impl Nbd {
+    /// Listens, and serves nobody yet.
+    pub(super) fn bind(addresses: &[Address], options: &BindOptions) -> Result<Self> {
+        let (mut listeners, mut endpoints) = (Vec::new(), Vec::new());
+        for address in addresses {
+            let bound = Listener::bind(address, options)?;
+            match address {
+                Address::Unix(path) => {
+                    let path = path::absolute(path)
+                        .with_context(|| format!("cannot listen on {address}"))?;
+                    endpoints.push(NbdEndpoint::Unix(path));
+                }
+                Address::Tcp { .. } => {
+                    let bound = bound.iter().filter_map(Listener::tcp_address);
+                    endpoints.extend(bound.map(|address| NbdEndpoint::Tcp {
+                        host: address.ip().to_string(),
+                        port: address.port(),
+                    }));
+                }
+                Address::Systemd => {}
+            }
+            listeners.extend(bound);
+        }
+        let listeners = Mutex::new(listeners);
+        Ok(Self { listeners, endpoints, has_tls: options.has_tls, server: Mutex::default() })
+    }
+
+    /// Serves the clones of `host` to whoever comes.
+    pub(super) fn open(&self, host: &Arc<Host>, options: ServerOptions) -> Result<()> {
+        let listeners = mem::take(&mut *lock(&self.listeners));
+        let server = Server::start(listeners, host.clone(), options)
+            .context("cannot start to serve NBD clients")?;
+        *lock(&self.server) = Some(server);
+        Ok(())
+    }
+
+    /// Lets what is under way be answered, for some time, and ends all connections.
+    pub(super) fn close(&self) {
+        let server = lock(&self.server).take();
+        if let Some(server) = server {
+            server.stop();
+        }
+    }
+}
+
+impl Exporter for Nbd {
+    fn add(&self, volume: &Arc<Volume>) -> Result<Vec<String>> {
+        let place = |endpoint: &NbdEndpoint| {
+            let (endpoint, export) = (endpoint.clone(), volume.name().to_owned());
+            SourceSpec::Nbd(NbdAddress { endpoint, export, tls: self.has_tls }).to_string()
+        };
+        Ok(self.endpoints.iter().map(place).collect())
+    }
+
+    fn remove(&self, volume: &Arc<Volume>) -> Result<()> {
+        if let Some(server) = &*lock(&self.server) {
+            server.disconnect(volume.name());
+        }
+        Ok(())
+    }
+}
 
 /// Mounts clones by FUSE.
 pub(super) struct Files {
@@ -28,10 +104,6 @@ impl Files {
     pub(super) fn new(place: FilePlace) -> Self {
         Self { place, mounted: Mutex::default() }
     }
-
-    fn mounted(&self) -> MutexGuard<'_, HashMap<String, Export>> {
-        self.mounted.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Exporter for Files {
@@ -42,16 +114,20 @@ impl Exporter for Files {
         };
         let export = Export::mount(&path, volume.clone(), Options::default())?;
         let told = export.path().display().to_string();
-        self.mounted().insert(volume.name().to_owned(), export);
+        lock(&self.mounted).insert(volume.name().to_owned(), export);
         Ok(vec![told])
     }
 
     fn remove(&self, volume: &Arc<Volume>) -> Result<()> {
-        let mut mounted = self.mounted();
+        let mut mounted = lock(&self.mounted);
         if let Some(export) = mounted.get_mut(volume.name()) {
             export.unmount()?;
             mounted.remove(volume.name());
         }
         Ok(())
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

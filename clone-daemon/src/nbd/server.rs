@@ -176,11 +176,11 @@ fn accept_all(shared: &Arc<Shared>, listeners: &[Listener], end: &OwnedFd) {
         }
         let ready = files[1..].iter().map(|file| !file.revents().is_empty());
         for (listener, _) in listeners.iter().zip(ready).filter(|(_, is_ready)| *is_ready) {
-            if let Err(error) = listener.accept().and_then(|stream| begin(shared, stream)) {
-                if error.kind() != io::ErrorKind::WouldBlock {
-                    warn!("cannot take a connection: {error}");
-                    pause(end);
-                }
+            if let Err(error) = listener.accept().and_then(|stream| begin(shared, stream))
+                && error.kind() != io::ErrorKind::WouldBlock
+            {
+                warn!("cannot take a connection: {error}");
+                pause(end);
             }
         }
     }

@@ -5,6 +5,7 @@ mod clonectl;
 mod cloned;
 mod control;
 mod fuse;
+mod killed;
 mod nbd_client;
 mod nbd_server;
 mod support;

@@ -3,7 +3,7 @@
 use std::env;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clone_core::driver::{Access, Devices, DriverOptions, FileDestination, FileSource};
@@ -18,8 +18,8 @@ use persistent_data::device::FileDevice;
 use tempfile::TempDir;
 
 pub(crate) mod cloned;
-pub(crate) mod web;
 pub(crate) mod hosting;
+pub(crate) mod web;
 
 /// A folder with the devices of a clone.
 pub(crate) struct Rig {
@@ -84,17 +84,6 @@ impl Rig {
     }
 }
 
-/// Where a program is, if it is installed. If not, that is told.
-pub(crate) fn program(name: &str) -> Option<PathBuf> {
-    let folders = ["/usr/bin", "/usr/sbin", "/bin", "/sbin", "/usr/local/bin"];
-    let found =
-        folders.iter().map(|folder| Path::new(folder).join(name)).find(|path| path.exists());
-    if found.is_none() {
-        eprintln!("SKIPPED: {name} is not installed");
-    }
-    found
-}
-
 /// A clone that runs as the volume `name`.
 pub(crate) fn volume(rig: &Rig, name: &str, clone: &RunningClone<FileDevice>) -> Arc<Volume> {
     Arc::new(Volume::new(name, rig.region.to_bytes().unwrap(), clone.client()))
@@ -125,7 +114,7 @@ pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let found = env::split_paths(&path).chain(sbin).map(|folder| folder.join(name));
     let found = found.into_iter().find(|path| path.is_file());
     if found.is_none() {
-        eprintln!("SKIPPED: there is no {name} here");
+        eprintln!("SKIPPED: {name} is not installed");
     }
     found
 }

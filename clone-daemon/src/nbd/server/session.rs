@@ -215,7 +215,7 @@ impl Session {
     /// punch holes is taken for granted: nobody knows before it is tried.
     fn is_fast(&self, range: &ByteRange) -> bool {
         let is_there = |at: u64| {
-            let covers = at % self.region_bytes == 0 || at == self.terms.size_bytes;
+            let covers = at.is_multiple_of(self.region_bytes) || at == self.terms.size_bytes;
             covers || matches!(self.user.hydrated(&(at..at.saturating_add(1))), Some((true, _)))
         };
         range.end - range.start >= GRANULES && is_there(range.start) && is_there(range.end)

@@ -1,0 +1,243 @@
+//! The daemon is killed at any moment, while clients write and flush: what was flushed is there
+//! afterwards, the rest is old or new, and the metadata is sound.
+//!
+//! A sector holds its number and that of the write that it is from, so that from any sector it can
+//! be told what it should be. The kernel keeps what a killed process has written, so this shows that
+//! nothing is called hydrated too early and nothing is lost by the daemon; what a power cut does
+//! the simulation shows, and `tests/kernel`.
+
+use std::env;
+use std::fs;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Mutex;
+use std::thread;
+use std::time::Duration;
+
+use clone_core::check::read;
+use clone_tests::nbd::NbdClient;
+use persistent_data::device::FileDevice;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::support::cloned::Cloned;
+
+const SECTOR: u64 = 512;
+/// Regions of 8 sectors.
+const REGIONS: u64 = 8192;
+const SECTORS: u64 = REGIONS * 8 + 5;
+/// Each has a part of the sectors of its own.
+const WRITERS: u64 = 3;
+
+/// How often it is killed. All of it takes a minute; `KILLS` sets another number.
+const KILLS: u64 = 200;
+
+/// What a sector holds that the write with this number has left: 0 is the source.
+fn fill(sector: u64, write: u64, into: &mut [u8]) {
+    // Not even the first sector of the source is zeroes.
+    let tag = [(!sector).to_le_bytes(), write.to_le_bytes()].concat();
+    for chunk in into.chunks_mut(tag.len()) {
+        chunk.copy_from_slice(&tag[..chunk.len()]);
+    }
+}
+
+/// The write that a sector is from.
+///
+/// # Panics
+/// If it is no whole sector of anybody.
+fn author(sector: u64, bytes: &[u8]) -> u64 {
+    if bytes.iter().all(|&byte| byte == 0) {
+        return ZEROES;
+    }
+    let write = u64::from_le_bytes(bytes[8..16].try_into().unwrap());
+    let mut expected = vec![0; bytes.len()];
+    fill(sector, write, &mut expected);
+    assert!(bytes == expected, "sector {sector} is torn, or another one's: {:x?}", &bytes[..32]);
+    write
+}
+
+/// In the place of a write, for zeroes.
+const ZEROES: u64 = u64::MAX;
+
+/// What a sector may hold: what it held at the last flush, and all that came after that.
+#[derive(Clone, Debug)]
+struct Sector {
+    may_be: Vec<u64>,
+    /// How many of these a flush that begins now makes durable: those that were answered.
+    answered: usize,
+}
+
+/// What is known of one writer's sectors.
+struct Part {
+    sectors: Range<u64>,
+    known: Vec<Sector>,
+    next_write: u64,
+    random: StdRng,
+    flushes: u64,
+}
+
+impl Part {
+    fn new(writer: u64) -> Self {
+        let share = SECTORS / WRITERS;
+        let end = if writer + 1 == WRITERS { SECTORS } else { (writer + 1) * share };
+        let sectors = writer * share..end;
+        let known = vec![Sector { may_be: vec![0], answered: 1 }; (end - writer * share) as usize];
+        let random = StdRng::seed_from_u64(writer);
+        Self { sectors, known, next_write: writer + 1, random, flushes: 0 }
+    }
+
+    fn known(&mut self, sectors: &Range<u64>) -> &mut [Sector] {
+        let first = self.sectors.start;
+        &mut self.known[(sectors.start - first) as usize..(sectors.end - first) as usize]
+    }
+
+    /// Writes and flushes until the daemon is gone.
+    fn write(&mut self, client: &mut NbdClient) {
+        loop {
+            let done = match self.random.random_range(0..20) {
+                0 => self.flush(client),
+                1..4 => self.change(client, true),
+                _ => self.change(client, false),
+            };
+            if done.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn flush(&mut self, client: &mut NbdClient) -> std::io::Result<()> {
+        client.flush()?;
+        self.flushes += 1;
+        for sector in &mut self.known {
+            sector.may_be.drain(..sector.answered - 1);
+            sector.answered = 1;
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, client: &mut NbdClient, zeroes: bool) -> std::io::Result<()> {
+        let most = if self.random.random_bool(0.1) { 400 } else { 20 };
+        let start = self.random.random_range(self.sectors.clone());
+        let end = (start + self.random.random_range(1..=most)).min(self.sectors.end);
+        let write = if zeroes { ZEROES } else { self.next_write };
+        let durable = self.random.random_bool(0.05);
+        self.next_write += WRITERS;
+        for sector in self.known(&(start..end)) {
+            sector.may_be.push(write);
+        }
+        if zeroes {
+            client.write_zeroes(start * SECTOR..end * SECTOR, self.next_write.is_multiple_of(2))?;
+        } else {
+            let mut data = vec![0; ((end - start) * SECTOR) as usize];
+            for (sector, bytes) in (start..end).zip(data.chunks_mut(SECTOR as usize)) {
+                fill(sector, write, bytes);
+            }
+            client.write(start * SECTOR, &data, durable)?;
+        }
+        for sector in self.known(&(start..end)) {
+            sector.answered = sector.may_be.len();
+            if durable && !zeroes {
+                sector.may_be.drain(..sector.answered - 1);
+                sector.answered = 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks what was found after a restart. It is what will be there from now on.
+    fn check(&mut self, content: &[u8]) {
+        for (sector, known) in self.sectors.clone().zip(&mut self.known) {
+            let at = (sector * SECTOR) as usize;
+            let found = author(sector, &content[at..at + SECTOR as usize]);
+            assert!(
+                known.may_be.contains(&found),
+                "sector {sector} is from write {found}, and may be from {:?}",
+                known.may_be
+            );
+            *known = Sector { may_be: vec![found], answered: 1 };
+        }
+    }
+}
+
+fn start(folder: &Path, random: &mut StdRng) -> Cloned {
+    let hydration = random.random_bool(0.5);
+    let mut arguments = vec![
+        "run",
+        "-m",
+        "metadata",
+        "-d",
+        "destination",
+        "-s",
+        "source",
+        "--nbd",
+        "unix:socket",
+        "--control",
+        "none",
+    ];
+    // So slow that there is something left to be hydrated for some lives.
+    arguments.extend(["--hydration-rate", if hydration { "4M" } else { "64k" }]);
+    Cloned::start(folder, &arguments)
+}
+
+#[test]
+fn whatever_was_flushed_survives_kill_9_and_the_rest_is_old_or_new() {
+    let kills = env::var("KILLS").ok().map_or(KILLS, |kills| kills.parse().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let mut source = vec![0; (SECTORS * SECTOR) as usize];
+    for (sector, bytes) in (0..).zip(source.chunks_mut(SECTOR as usize)) {
+        fill(sector, 0, bytes);
+    }
+    fs::write(path.join("source"), source).unwrap();
+    let mut random = StdRng::seed_from_u64(9);
+    let parts: Vec<Mutex<Part>> = (0..WRITERS).map(|writer| Part::new(writer).into()).collect();
+    let mut complete = 0;
+    for kill in 0..kills {
+        let daemon = start(path, &mut random);
+        let connect = || {
+            // The only export has every name that is empty.
+            NbdClient::connect(&path.join("socket"), "").unwrap()
+        };
+        let mut content = vec![0; (SECTORS * SECTOR) as usize];
+        let mut client = connect();
+        for (offset, bytes) in (0..).step_by(1 << 20).zip(content.chunks_mut(1 << 20)) {
+            client.read(offset, bytes).unwrap();
+        }
+        for part in &parts {
+            part.lock().unwrap().check(&content);
+        }
+        let rest = Duration::from_micros(random.random_range(0..60_000));
+        thread::scope(|scope| {
+            for part in &parts {
+                let mut client = connect();
+                scope.spawn(move || part.lock().unwrap().write(&mut client));
+            }
+            thread::sleep(rest);
+            daemon.kill();
+        });
+        let device = FileDevice::open_read(path.join("metadata")).unwrap();
+        let report = read(&device, &());
+        assert!(report.damage.is_empty(), "after kill {kill}: {:?}", report.damage);
+        drop(device);
+        if report.regions.unwrap().hydrated() == REGIONS + 1 {
+            // What a complete clone does is shown by now. Another one begins.
+            complete += 1;
+            begin_again(path, &parts);
+        }
+    }
+    let flushes: u64 = parts.iter().map(|part| part.lock().unwrap().flushes).sum();
+    eprintln!("{kills} kills, {flushes} flushes, {complete} clones complete");
+    assert!(flushes >= kills && complete <= kills / 2, "that proves too little");
+}
+
+/// A clone of the same source, of which nothing is hydrated.
+fn begin_again(path: &Path, parts: &[Mutex<Part>]) {
+    for name in ["metadata", "metadata.source.json", "destination"] {
+        fs::remove_file(path.join(name)).unwrap();
+    }
+    for part in parts {
+        for sector in &mut part.lock().unwrap().known {
+            *sector = Sector { may_be: vec![0], answered: 1 };
+        }
+    }
+}
