@@ -1,4 +1,12 @@
 //! The NBD server, by those who connect to it.
 
+mod extended;
+mod haggling;
+mod hostile;
+mod libnbd;
+mod life;
+mod raw;
 mod served;
+mod streams;
+mod tls;
 mod tools;

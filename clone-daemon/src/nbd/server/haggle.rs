@@ -331,6 +331,3 @@ impl Chosen {
 fn describe(volume: &Volume) -> String {
     format!("a clone in regions of {} KiB", volume.region_bytes() / 1024)
 }
-
-#[cfg(test)]
-mod tests;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use clone_core::driver::RunningClone;
 use clone_core::geometry::Sectors;
 use clone_daemon::nbd::server::{Address, BindOptions, Listener, Server, ServerOptions};
+use clone_daemon::volume::Volume;
 use persistent_data::device::FileDevice;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -17,6 +18,7 @@ use crate::support::{List, Rig, program, volume};
 /// A clone called `disk`, and a server of it. What is declared first is dropped first.
 pub(crate) struct Served {
     pub(crate) server: Server,
+    pub(crate) volume: Arc<Volume>,
     pub(crate) clone: RunningClone<FileDevice>,
     pub(crate) rig: Rig,
 }
@@ -37,9 +39,10 @@ impl Served {
     pub(crate) fn with(rig: Rig, options: ServerOptions) -> Self {
         let clone = rig.start(false);
         let listeners = listen(&rig.path("socket"));
-        let volumes = List(vec![volume(&rig, "disk", &clone)]);
-        let server = Server::start(listeners, Arc::new(volumes), options).unwrap();
-        Self { server, clone, rig }
+        let volume = volume(&rig, "disk", &clone);
+        let volumes = Arc::new(List(vec![volume.clone()]));
+        let server = Server::start(listeners, volumes, options).unwrap();
+        Self { server, volume, clone, rig }
     }
 
     pub(crate) fn socket(&self) -> PathBuf {

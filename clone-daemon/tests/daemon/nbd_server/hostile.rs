@@ -1,0 +1,186 @@
+//! Clients that mean ill, or do not care.
+
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use super::life::wait_until;
+use super::raw::Raw;
+use super::served::{Served, noise};
+use crate::support::Rig;
+use clone_core::geometry::Sectors;
+use clone_daemon::nbd::server::ServerOptions;
+use clone_daemon::nbd::wire::{command, errno, flag, option};
+
+const MIB: u64 = 1 << 20;
+
+fn served(options: ServerOptions) -> Served {
+    Served::with(Rig::new(Sectors(8), &noise(20, 4 << 20)), options)
+}
+
+#[test]
+fn who_does_not_haggle_in_time_is_hung_up_on() {
+    let handshake = Duration::from_millis(200);
+    let served = served(ServerOptions { handshake, ..ServerOptions::default() });
+    let mut silent = Raw::new(served.connect());
+    let mut half = Raw::greeted(served.connect());
+    half.send(&Raw::option_bytes(option::LIST, &[])[..10]);
+    let mut slow = Raw::greeted(served.connect());
+    let slow = thread::spawn(move || {
+        let bytes = Raw::option_bytes(99, &[0; 60_000]);
+        use std::io::Write;
+        bytes
+            .chunks(1)
+            .take_while(|byte| {
+                thread::sleep(Duration::from_millis(1));
+                slow.stream.write_all(byte).is_ok()
+            })
+            .count()
+    });
+    let mut chosen = Raw::chosen(served.connect(), &[]);
+    assert!(silent.hung_up().is_empty());
+    assert!(half.hung_up().is_empty());
+    assert!(slow.join().unwrap() < 60_000);
+    wait_until("they are gone", || served.server.connections() == 1);
+    // Who has an export may take its time.
+    thread::sleep(2 * handshake);
+    chosen.is_served();
+}
+
+#[test]
+fn when_there_are_too_many_those_that_haggle_make_way_and_others_do_not() {
+    let served = served(ServerOptions { connections_max: 3, ..ServerOptions::default() });
+    let mut first = Raw::chosen(served.connect(), &[]);
+    let mut half: Vec<Raw> = (0..2).map(|_| Raw::greeted(served.connect())).collect();
+    let mut second = Raw::chosen(served.connect(), &[]);
+    let mut third = Raw::chosen(served.connect(), &[]);
+    for haggling in &mut half {
+        assert!(haggling.hung_up().is_empty());
+    }
+    let mut late = served.connect();
+    let mut greeting = Vec::new();
+    std::io::Read::read_to_end(&mut late, &mut greeting).unwrap();
+    assert!(greeting.is_empty());
+    [&mut first, &mut second, &mut third].into_iter().for_each(Raw::is_served);
+    assert_eq!(served.server.connections(), 3);
+    drop(first);
+    wait_until("one is gone", || served.server.connections() == 2);
+    Raw::chosen(served.connect(), &[]).is_served();
+}
+
+#[test]
+fn a_thousand_connections_cost_little_and_others_are_served_meanwhile() {
+    let served = served(ServerOptions { connections_max: 1100, ..ServerOptions::default() });
+    let socket = served.socket();
+    let half: Vec<UnixStream> = (0..1000).map(|_| UnixStream::connect(&socket).unwrap()).collect();
+    wait_until("all are taken", || served.server.connections() == 1000);
+    let mut raw = Raw::chosen(served.connect(), &[]);
+    raw.request((0, command::READ), 1, 0, 4096);
+    assert_eq!(raw.reply().error(), None);
+    raw.receive(4096);
+    raw.is_served();
+    // They have buffers for the first option at most.
+    let bytes = served.server.buffer_bytes();
+    assert!(bytes <= 1001 * 8192, "{bytes}");
+    drop(half);
+    wait_until("all are gone", || served.server.connections() == 1);
+    raw.is_served();
+}
+
+#[test]
+fn who_does_not_read_holds_up_nobody_and_memory_is_bounded() {
+    let shared_bytes = 4 * MIB;
+    let options = ServerOptions { shared_bytes, ..ServerOptions::default() };
+    let served = Arc::new(served(options));
+    served.clone.client().hydrate(0..2 * MIB).unwrap();
+    // Half of them ask for what is on the destination, half for what is not.
+    let deaf: Vec<_> = (0..20)
+        .map(|at| {
+            let mut raw = Raw::chosen(served.connect(), &[option::STRUCTURED_REPLY]);
+            raw.stream.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+            let mut asked = 0;
+            let bytes = Raw::request_bytes(false, (0, command::READ), 1, (at % 2) * 2 * MIB, MIB);
+            while asked < 10_000 && std::io::Write::write_all(&mut raw.stream, &bytes).is_ok() {
+                asked += 1;
+            }
+            raw
+        })
+        .collect();
+    let bound = shared_bytes + 21 * MIB;
+    let check = || {
+        let bytes = served.server.buffer_bytes();
+        assert!(bytes <= bound, "{bytes}");
+    };
+    check();
+    let content = noise(20, 4 << 20);
+    for (cookie, offset) in [(1, 0), (2, 2 * MIB), (3, 3 * MIB + 5)] {
+        for len in [512, 300_000, 900_000] {
+            let mut raw = Raw::chosen(served.connect(), &[]);
+            raw.request((0, command::READ), cookie, offset, len as u64);
+            assert_eq!((raw.reply().error(), check()), (None, ()));
+            assert!(raw.receive(len) == content[offset as usize..][..len]);
+            // Writes of all kinds are done too.
+            raw.request((flag::FUA, command::WRITE), cookie, offset, len as u64);
+            raw.send(&content[offset as usize..][..len]);
+            assert_eq!((raw.reply().error(), check()), (None, ()));
+        }
+    }
+    drop(deaf);
+    wait_until("all are gone", || served.server.connections() == 0);
+    wait_until("all is given back", || served.server.buffer_bytes() == 0);
+}
+
+#[test]
+fn a_client_that_asks_for_much_at_a_time_is_answered_as_it_reads() {
+    let served = served(ServerOptions::default());
+    let mut raw = Raw::chosen(served.connect(), &[]);
+    let mut sender = raw.stream.try_clone().unwrap();
+    let count = 3000;
+    let asking = thread::spawn(move || {
+        for cookie in 0..count {
+            let offset = cookie * 4096 % (4 * MIB - 8192);
+            let bytes = Raw::request_bytes(false, (0, command::READ), cookie, offset, 8192);
+            std::io::Write::write_all(&mut sender, &bytes).unwrap();
+        }
+    });
+    let content = noise(20, 4 << 20);
+    let mut cookies = Vec::new();
+    for _ in 0..count {
+        let reply = raw.reply();
+        assert_eq!(reply.error(), None);
+        let offset = (reply.cookie * 4096 % (4 * MIB - 8192)) as usize;
+        assert!(raw.receive(8192) == content[offset..][..8192]);
+        cookies.push(reply.cookie);
+    }
+    asking.join().unwrap();
+    cookies.sort_unstable();
+    assert!(cookies.into_iter().eq(0..count));
+}
+
+#[test]
+fn wrong_magics_and_absurd_lengths_end_a_connection_and_no_other() {
+    let served = served(ServerOptions::default());
+    let mut good = Raw::chosen(served.connect(), &[]);
+    let long = Raw::request_bytes(false, (0, command::WRITE), 1, 0, (32 << 20) + 1);
+    for bytes in [vec![0; 28], b"GET / HTTP/1.1\r\nHost: disk\r\n\r\n".to_vec(), long] {
+        let mut raw = Raw::chosen(served.connect(), &[]);
+        raw.send(&bytes);
+        assert!(raw.hung_up().is_empty());
+    }
+    // What is too long to be read is not too long to be refused.
+    let mut raw = Raw::chosen(served.connect(), &[option::STRUCTURED_REPLY]);
+    raw.request((0, command::READ), 1, 0, u64::from(u32::MAX));
+    assert_eq!(raw.reply().error(), Some(errno::EINVAL));
+    raw.request((0, command::TRIM), 2, u64::MAX, u64::from(u32::MAX));
+    assert_eq!(raw.reply().error(), Some(errno::EINVAL));
+    // A write past the end is taken and refused.
+    raw.request((0, command::WRITE), 3, 4 * MIB - 1, 2 * MIB);
+    raw.send(&vec![0; 2 << 20]);
+    assert_eq!(raw.reply().error(), Some(errno::ENOSPC));
+    raw.request((0, command::DISC), 4, 0, 0);
+    assert!(raw.hung_up().is_empty());
+    good.is_served();
+    drop(good);
+    wait_until("all are gone", || served.server.connections() == 0);
+}
