@@ -17,6 +17,7 @@ use super::identity::{Identity, Version};
 use super::local::Local;
 use super::options::SourceOptions;
 use super::patience::{Doing, Patience};
+use super::pin::PinError;
 use super::remote::Remote;
 use super::retrying::Retrying;
 use super::spec::{NbdAddress, SourceSpec, Url};
@@ -88,6 +89,9 @@ pub enum SourceError {
     /// A file or a block device.
     #[error(transparent)]
     Local(#[from] OpenError),
+    /// What the clone was begun with is not known, or cannot be written down.
+    #[error(transparent)]
+    Pin(#[from] PinError),
     /// It was tried, and this came of it.
     #[error("cannot open the source: {0}")]
     Remote(io::Error),

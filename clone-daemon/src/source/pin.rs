@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::identity::Identity;
+use super::open::{Opened, SourceError};
+use super::options::SourceOptions;
 use super::spec::SourceSpec;
 
 /// The version of the file that is written, and the only one that is read.
@@ -141,6 +143,43 @@ impl Pin {
         let failed = |source| PinError::Io { doing: "write", path: path.into(), source };
         written().map_err(failed)
     }
+}
+
+/// What is done with the pin of a clone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pinning {
+    /// The source must be what is pinned; if nothing is, it is pinned from now on.
+    Require,
+    /// It must be that, and nothing is written.
+    Look,
+    /// It is pinned as it is now: for a clone of which nothing is hydrated, and for users who know
+    /// better.
+    Renew,
+}
+
+/// Opens the source of a clone whose pin is at `path`; without a path it is not pinned.
+///
+/// # Errors
+/// [`SourceError`]; in it [`PinError`], and [`Differs`](SourceError::Differs) if another version is
+/// pinned.
+pub fn open(
+    spec: &SourceSpec,
+    path: Option<&Path>,
+    pinning: Pinning,
+    options: &SourceOptions,
+) -> Result<Opened, SourceError> {
+    let pin = match path.filter(|_| pinning != Pinning::Renew) {
+        Some(path) => Pin::load(path)?,
+        None => None,
+    };
+    if let Some(pin) = &pin {
+        pin.check_place(spec)?;
+    }
+    let opened = super::open(spec, pin.as_ref().map(|pin| &pin.identity), options)?;
+    if let (Some(path), None, Pinning::Require | Pinning::Renew) = (path, pin, pinning) {
+        Pin::new(spec, opened.identity.clone()).store(path)?;
+    }
+    Ok(opened)
 }
 
 #[derive(Deserialize)]

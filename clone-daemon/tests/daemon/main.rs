@@ -10,4 +10,6 @@ mod nbd_client;
 mod nbd_server;
 mod support;
 mod volume;
+mod web_clone;
+mod web_servers;
 mod web_source;

@@ -2,9 +2,11 @@
 
 use std::env;
 use std::fs::{self, File};
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
 
 use clone_core::driver::{Access, Devices, DriverOptions, FileDestination, FileSource};
 use clone_core::driver::{RunningClone, Source};
@@ -107,14 +109,16 @@ impl Volumes for List {
     }
 }
 
-/// Where a program is that a test needs; it says so if it is nowhere.
+/// Where a program is that a test needs; it says so if it is nowhere, past what the test harness
+/// catches of tests that pass.
 pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let sbin = [PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")];
     let found = env::split_paths(&path).chain(sbin).map(|folder| folder.join(name));
     let found = found.into_iter().find(|path| path.is_file());
     if found.is_none() {
-        eprintln!("SKIPPED: {name} is not installed");
+        let test = thread::current().name().unwrap_or_default().to_owned();
+        let _ = writeln!(io::stderr(), "SKIPPED: {test}: there is no {name} here");
     }
     found
 }

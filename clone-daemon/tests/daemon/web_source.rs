@@ -1,9 +1,13 @@
 //! Sources that a web server has, and what becomes of them when it misbehaves.
 
+use std::fs;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::Duration;
 
 use clone_core::driver::SourceChanged;
+use clone_daemon::source::pin::{self, Pinning};
 use clone_daemon::source::{self, Opened, SourceError, SourceOptions};
 
 use crate::support::web::{Act, Ask, Web};
@@ -139,7 +143,7 @@ fn another_version_is_seen_in_whatever_way_it_shows_and_nothing_is_read_any_more
         ("\"one\"", Some("\"one\""), longer.clone(), Act::Whole, "and has 66048"),
         ("W/\"one\"", Some("W/\"two\""), other.clone(), Act::Serve, "weak ETag W/\"two\""),
         ("odd", Some("other"), other.clone(), Act::Serve, "weak ETag other"),
-        ("\"one\"", Some("\"one\""), bytes[..4096].to_vec(), Act::Serve, "ends before byte 8192"),
+        ("\"one\"", Some("\"one\""), bytes[..4096].to_vec(), Act::Serve, "and has 4096"),
     ];
     for (before, after, content, act, told) in cases {
         let web = Web::start(&bytes);
@@ -170,4 +174,237 @@ fn another_version_is_seen_in_whatever_way_it_shows_and_nothing_is_read_any_more
         assert_eq!(SourceChanged::of(&again), Some(changed));
         assert_eq!(web.asked().len(), requests);
     }
+}
+
+#[test]
+fn a_read_that_never_succeeds_fails_in_time_and_says_what_was_tried() {
+    let bytes = content(64 << 10);
+    for (act, told) in [
+        (Act::Stall, "timeout"),
+        (Act::StallAfter(10), "the body did not come"),
+        (Act::Status(503, ""), "503 Service Unavailable"),
+        (Act::Drip(1, Duration::from_millis(20)), "timeout"),
+        (Act::Status(503, "retry-after: 4000000000\r\n"), "503 Service Unavailable"),
+    ] {
+        let web = Web::start(&bytes);
+        let always = act.clone();
+        web.script(then(move |_, _| always.clone()));
+        let options = SourceOptions {
+            timeout: Duration::from_millis(100),
+            give_up_after: Duration::from_millis(600),
+            ..SourceOptions::default()
+        };
+        let opened = open(&web.url(), &options).unwrap();
+        let error = opened.source.read_at(512, &mut [0; 1024]).unwrap_err().to_string();
+        let place =
+            format!("http://localhost:{}/disk: reading bytes 512..1536 was tried", web.port());
+        assert!(error.starts_with(&place) && error.contains(told), "{act:?}: {error}");
+        assert_eq!(count(&opened, |figures| &figures.failures), 1);
+        // It is not lost for ever.
+        web.script(|_| Act::Serve);
+        if !error.contains("once") {
+            opened.source.read_at(512, &mut [0; 1024]).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_will_not_be_better_is_not_tried_again_but_may_come_back() {
+    let web = Web::start(&content(64 << 10));
+    let opened = open(&web.url(), &SourceOptions::default()).unwrap();
+    for (status, told) in [(403, "403 Forbidden"), (404, "404 Not Found"), (410, "410 Gone")] {
+        let before = web.asked().len();
+        web.script(move |_| Act::Status(status, ""));
+        let error = opened.source.read_at(0, &mut [0; 512]).unwrap_err();
+        assert!(error.to_string().contains(told), "{error}");
+        assert_eq!((SourceChanged::of(&error), web.asked().len()), (None, before + 1));
+        web.script(|_| Act::Serve);
+        opened.source.read_at(0, &mut [0; 512]).unwrap();
+    }
+    web.script(|_| Act::Encoded);
+    let error = opened.source.read_at(0, &mut [0; 512]).unwrap_err().to_string();
+    assert!(error.contains("encodes what it sends"), "{error}");
+    web.script(|_| Act::Total(1 << 40));
+    let error = opened.source.read_at(0, &mut [0; 512]).unwrap_err();
+    assert!(SourceChanged::of(&error).unwrap().0.contains("and has 1099511627776"), "{error}");
+}
+
+#[test]
+fn a_server_that_cannot_serve_a_clone_is_refused_at_the_start() {
+    let told = |web: &Web, options: &SourceOptions| match open(&web.url(), options) {
+        Ok(_) => panic!("it was opened"),
+        Err(error) => error.to_string(),
+    };
+    let hasty = SourceOptions { give_up_after: Duration::from_millis(300), ..hasty() };
+    let web = Web::start(&content(4096));
+    for (act, wanted) in [
+        (Act::Whole, "the server sends the whole object where a part was asked for"),
+        (Act::Encoded, "encodes what it sends"),
+        (Act::Status(404, ""), "404 Not Found"),
+        (Act::Status(503, ""), "opening it was tried"),
+        (Act::Silent, "it is not said which part"),
+        (Act::Redirect(302, "/disk".into()), "somewhere else more than 10 times"),
+        (Act::Redirect(301, "ftp://localhost/".into()), "to what is no URL"),
+    ] {
+        web.script(move |_| act.clone());
+        let told = told(&web, &hasty);
+        assert!(told.starts_with("cannot open the source: http://localhost:"), "{told}");
+        assert!(told.contains(wanted), "{told}");
+    }
+    let empty = Web::start(&[]);
+    assert!(told(&empty, &hasty).ends_with("it is empty"));
+    let url = web.url();
+    drop(web);
+    let Err(error) = open(&url, &hasty) else { panic!("{url} was opened") };
+    assert!(error.to_string().contains("opening it was tried"), "{error}");
+    let agent = SourceOptions { user_agent: "a\nb".into(), ..hasty };
+    assert!(matches!(open(&url, &agent), Err(SourceError::UserAgent)));
+}
+
+#[test]
+fn a_source_is_opened_again_only_as_what_it_was() {
+    let bytes = content(8192);
+    let web = Web::start(&bytes);
+    let folder = tempfile::tempdir().unwrap();
+    let pin = pin::place(&folder.path().join("meta")).unwrap();
+    let spec = web.url().parse().unwrap();
+    let open = |pinning| pin::open(&spec, Some(&pin), pinning, &hasty());
+    open(Pinning::Look).unwrap();
+    assert!(!pin.exists());
+    open(Pinning::Require).unwrap();
+    let first = fs::read(&pin).unwrap();
+    open(Pinning::Require).unwrap();
+    assert_eq!(fs::read(&pin).unwrap(), first);
+
+    web.change(|object| object.etag = Some("\"two\"".into()));
+    for pinning in [Pinning::Look, Pinning::Require] {
+        let Err(error) = open(pinning) else { panic!("another version was opened") };
+        let told = error.to_string();
+        assert!(told.contains("by the ETag \"one\", and now by the ETag \"two\""), "{told}");
+        assert!(told.contains("begin again"), "{told}");
+    }
+    assert_eq!(fs::read(&pin).unwrap(), first);
+    open(Pinning::Renew).unwrap();
+    open(Pinning::Require).unwrap();
+
+    // A file that makes no sense is not taken for none.
+    fs::write(&pin, "{}").unwrap();
+    assert!(open(Pinning::Require).is_err());
+    open(Pinning::Renew).unwrap();
+    open(Pinning::Require).unwrap();
+    pin::open(&spec, None, Pinning::Require, &hasty()).unwrap();
+}
+
+#[test]
+fn one_goes_where_a_server_sends_one_and_secrets_stay_behind() {
+    let bytes = content(8192);
+    let (front, back) = (Web::start(&bytes), Web::start(&bytes));
+    let place = format!("http://127.0.0.1:{}/store?signature", back.port());
+    let there = place.clone();
+    front.script(move |ask| match ask.path.as_str() {
+        "/disk" => Act::Redirect(302, "/here".into()),
+        _ => Act::Redirect(307, there.clone()),
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let header_file = folder.path().join("headers");
+    fs::write(&header_file, "X-Token: secret\n").unwrap();
+    let options = SourceOptions { header_file: Some(header_file), ..hasty() };
+    let url = front.url().replace("//", "//me:pass@");
+    let opened = open(&url, &options).unwrap();
+    let mut into = vec![0; 512];
+    for _ in 0..2 {
+        opened.source.read_at(4096, &mut into).unwrap();
+        assert_eq!(into, bytes[4096..4608]);
+    }
+    for ask in front.asked() {
+        assert_eq!(ask.header("authorization"), Some("Basic bWU6cGFzcw=="));
+        assert_eq!(ask.header("x-token"), Some("secret"));
+    }
+    assert!(back.asked().iter().all(|ask| ask.header("authorization").is_none()));
+    assert!(back.asked().iter().all(|ask| ask.header("x-token").is_none()));
+    // The way is remembered, and asked for anew when it leads nowhere any more.
+    assert_eq!((front.asked().len(), back.asked().len()), (2, 3));
+    back.script(|ask| if ask.number == 3 { Act::Status(403, "") } else { Act::Serve });
+    opened.source.read_at(0, &mut into).unwrap();
+    assert_eq!((front.asked().len(), back.asked().len()), (4, 5));
+
+    // Whatever it leads to must be the same.
+    back.change(|object| object.etag = Some("\"two\"".into()));
+    let error = opened.source.read_at(0, &mut into).unwrap_err();
+    assert!(SourceChanged::of(&error).is_some(), "{error}");
+}
+
+#[test]
+fn a_long_read_becomes_several_requests_and_no_more_than_allowed() {
+    let bytes = content(1 << 20);
+    let web = Web::start(&bytes);
+    web.script(|_| Act::Late(Duration::from_millis(20)));
+    let options = SourceOptions { request_bytes: 64 << 10, requests_max: 3, ..hasty() };
+    let opened = open(&web.url(), &options).unwrap();
+    let mut into = vec![0; (1 << 20) - 100];
+    opened.source.read_at(100, &mut into).unwrap();
+    assert_eq!(into, bytes[100..]);
+    assert_eq!((web.asked().len(), web.under_way_max()), (17, 3));
+    assert_eq!(count(&opened, |figures| &figures.in_flight_max), 3);
+    assert_eq!(count(&opened, |figures| &figures.in_flight), 0);
+
+    // If one piece cannot be had the read fails, and the others are not asked for to the end.
+    web.script(|ask| match ask.range {
+        Some(Range { start: 0, .. }) => Act::Status(404, ""),
+        _ => Act::Late(Duration::from_millis(20)),
+    });
+    let error = opened.source.read_at(0, &mut into).unwrap_err();
+    assert!(error.to_string().contains("bytes 0..65536"), "{error}");
+    assert!(web.asked().len() < 17 + 8, "{}", web.asked().len());
+}
+
+#[test]
+fn a_server_that_wants_to_be_left_alone_is_left_alone_by_all() {
+    let web = Web::start(&content(1 << 20));
+    let opened = open(&web.url(), &hasty()).unwrap();
+    web.script(|ask| match ask.number {
+        1 => Act::Status(429, "retry-after: 1\r\n"),
+        _ => Act::Serve,
+    });
+    thread::scope(|scope| {
+        let read = |offset| opened.source.read_at(offset, &mut [0; 512]).unwrap();
+        scope.spawn(move || read(0));
+        // Whatever comes after the server has spoken waits as well.
+        while count(&opened, |figures| &figures.requests) < 2
+            || count(&opened, |figures| &figures.in_flight) > 0
+        {
+            thread::yield_now();
+        }
+        scope.spawn(move || read(4096));
+    });
+    let asked = web.asked();
+    assert_eq!(asked.len(), 4);
+    assert!(asked[2..].iter().all(|ask| ask.at - asked[1].at >= Duration::from_secs(1)));
+}
+
+#[test]
+fn a_source_that_is_abandoned_lets_go_of_all_who_wait() {
+    let web = Web::start(&content(1 << 20));
+    let options = SourceOptions {
+        timeout: Duration::from_secs(1000),
+        give_up_after: Duration::from_secs(1000),
+        ..SourceOptions::default()
+    };
+    let stalled = open(&web.url(), &options).unwrap();
+    let resting = Web::start(&content(1 << 20));
+    let waiting = open(&resting.url(), &options).unwrap();
+    resting.script(|_| Act::Status(503, "retry-after: 3600\r\n"));
+    web.script(|_| Act::Stall);
+    thread::scope(|scope| {
+        for (opened, web) in [(&stalled, &web), (&waiting, &resting)] {
+            let reader = scope.spawn(|| opened.source.read_at(0, &mut [0; 512]));
+            while web.asked().len() < 2 {
+                thread::yield_now();
+            }
+            opened.remote.as_ref().unwrap().abandon();
+            assert!(reader.join().unwrap().is_err());
+            let error = opened.source.read_at(0, &mut [0; 512]).unwrap_err();
+            assert_eq!(error.to_string(), "the source is not read any more");
+        }
+    });
 }

@@ -6,7 +6,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
@@ -60,6 +60,8 @@ pub(crate) struct Ask {
     pub(crate) range: Option<Range<usize>>,
     /// Which connection it came on.
     pub(crate) connection: usize,
+    /// When it came.
+    pub(crate) at: Instant,
 }
 
 impl Ask {
@@ -239,7 +241,8 @@ impl Shared {
     ) -> io::Result<bool> {
         let size = object.content.len();
         if let Some(status) = refused(ask, object).filter(|_| act == Act::Serve) {
-            write!(to, "HTTP/1.1 {status} No\r\ncontent-length: 0\r\n\r\n")?;
+            let range = format!("content-range: bytes */{size}\r\n");
+            write!(to, "HTTP/1.1 {status} No\r\n{range}content-length: 0\r\n\r\n")?;
             return Ok(true);
         }
         let asked = ask.range.clone().unwrap_or(0..size);
@@ -382,7 +385,7 @@ fn read_ask(stream: &mut impl BufRead, connection: usize) -> io::Result<Option<A
         let Some((name, value)) = line.trim_end().split_once(':') else { break };
         headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
     }
-    let mut ask = Ask { number: 0, path, headers, range: None, connection };
+    let mut ask = Ask { number: 0, path, headers, range: None, connection, at: Instant::now() };
     ask.range = ask.header("range").map(|text| {
         let (first, last) = text.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
         first.parse().unwrap()..last.parse::<usize>().unwrap() + 1
