@@ -5,6 +5,7 @@
 //!   and `call` have many requests under way on each.
 //! - `reply` and `request` are the protocol without any I/O. A server is never trusted: what does
 //!   not fit what was asked ends the connection, and no byte of it is used.
+#![expect(clippy::big_endian_bytes, reason = "that is the order of the protocol")]
 
 mod call;
 mod connection;

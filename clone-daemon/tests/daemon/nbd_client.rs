@@ -1,6 +1,9 @@
 //! The client of NBD servers, with servers of others.
 
+mod clones;
+mod hostile;
 mod servers;
+mod tls;
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -266,7 +269,7 @@ fn a_server_that_is_back_is_used_again_if_it_has_the_same() {
             Err(Trouble::Passing(_)) => None,
             other => panic!("{other:?}"),
         });
-        let told = "the export had 4194304 bytes, and has 8388608";
+        let told = "it had 4194304 bytes, and has 8388608";
         assert_eq!(changed, Some(SourceChanged(told.into())));
     }
 }

@@ -1,0 +1,180 @@
+//! Whole clones of exports.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clone_core::driver::{RunningClone, Source};
+use clone_core::engine::{Command, Device, Happening, Notice, RequestError};
+use clone_core::geometry::Sectors;
+use clone_daemon::source::{self, SourceOptions};
+use persistent_data::device::FileDevice;
+
+use super::servers::{LONG, Server, noise, soon, sparse, unix};
+use crate::support::Rig;
+
+const MIB: usize = 1 << 20;
+/// Regions of 64 KiB.
+const REGION: Sectors = Sectors(128);
+
+/// What is at the socket of a folder, with all that is around it in the daemon.
+fn open(folder: &Path, options: &SourceOptions) -> Arc<dyn Source> {
+    let uri = format!("nbd+unix:///?socket={}", folder.join("nbd").display());
+    source::open(&uri.parse().unwrap(), None, options).unwrap().source
+}
+
+/// Waits for the first notice that `is_it`.
+fn wait_for(clone: &RunningClone<FileDevice>, is_it: impl Fn(&Happening) -> bool) -> Happening {
+    let until = soon();
+    let mut last = 0;
+    loop {
+        assert!(Instant::now() < until, "{:?}", clone.progress());
+        for Notice { number, what } in clone.wait_for(last, LONG) {
+            if is_it(&what) {
+                return what;
+            }
+            last = number;
+        }
+    }
+}
+
+fn wait_until(clone: &RunningClone<FileDevice>, hydrated: u64) {
+    let until = soon();
+    while clone.progress().hydrated < hydrated {
+        assert!(Instant::now() < until, "{:?}", clone.progress());
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_clone_has_the_data_of_an_export_and_its_holes() {
+    let len = 32 * MIB;
+    let rig = Rig::new(REGION, &vec![0; len]);
+    let endpoint = unix(rig.folder.path());
+    let file = rig.path("export");
+    let bytes = sparse(&file, len, MIB);
+    let Some(_server) = Server::nbdkit(&endpoint, &["file", file.to_str().unwrap()]) else {
+        return;
+    };
+    let clone = rig.start_from(open(rig.folder.path(), &SourceOptions::default()), true);
+    wait_for(&clone, |what| *what == Happening::Finished);
+    let progress = clone.progress();
+    assert_eq!((progress.fetched_bytes, progress.zeroed_bytes), (len as u64 / 2, len as u64 / 2));
+    clone.stop();
+    assert!(rig.destination() == bytes);
+    // All of it was there before.
+    let taken = fs::metadata(rig.path("destination")).unwrap().blocks() * 512;
+    assert!(taken <= len as u64 / 2 + (64 << 10), "{taken} bytes are taken");
+}
+
+#[test]
+fn a_clone_goes_on_by_itself_when_its_server_is_back() {
+    let bytes = noise(1, 8 * MIB);
+    let rig = Rig::new(REGION, &bytes);
+    let endpoint = unix(rig.folder.path());
+    let file = rig.path("source");
+    let args = ["--filter=rate", "file", file.to_str().unwrap(), "rate=160M"];
+    let Some(server) = Server::nbdkit(&endpoint, &args) else { return };
+    let clone = rig.start_from(open(rig.folder.path(), &SourceOptions::default()), true);
+    wait_until(&clone, 8);
+    drop(server);
+    let mut last = vec![0; 4096];
+    thread::scope(|scope| {
+        let client = clone.client();
+        let (at, into) = (bytes.len() as u64 - 4096, &mut last);
+        let reader = scope.spawn(move || client.read(at, into));
+        thread::sleep(Duration::from_millis(200));
+        let progress = clone.progress();
+        assert!(progress.hydrated < progress.regions, "{progress:?}");
+        let _server = Server::nbdkit(&endpoint, &["file", file.to_str().unwrap()]).unwrap();
+        wait_for(&clone, |what| *what == Happening::Finished);
+        reader.join().unwrap().unwrap();
+    });
+    assert!(last == bytes[bytes.len() - 4096..]);
+    clone.stop();
+    assert!(rig.destination() == bytes);
+}
+
+#[test]
+fn a_clone_takes_nothing_from_another_export_that_came_in_place_of_its_own() {
+    let bytes = noise(2, 8 * MIB);
+    let rig = Rig::new(REGION, &bytes);
+    let endpoint = unix(rig.folder.path());
+    let file = rig.path("source");
+    let args = ["--filter=rate", "file", file.to_str().unwrap(), "rate=160M"];
+    let Some(server) = Server::nbdkit(&endpoint, &args) else { return };
+    let clone = rig.start_from(open(rig.folder.path(), &SourceOptions::default()), true);
+    wait_until(&clone, 8);
+    drop(server);
+    let _server = Server::nbdkit(&endpoint, &["pattern", "16M"]).unwrap();
+    let told = wait_for(&clone, |what| matches!(what, Happening::SourceChanged { .. }));
+    let told = told.to_string();
+    assert!(told.contains("it had 8388608 bytes, and has 16777216"), "{told}");
+    let client = clone.client();
+    let mut block = [0; 4096];
+    let (mut right, mut refused) = (0, 0);
+    for (at, expected) in bytes.chunks(4096).enumerate() {
+        match client.read(at as u64 * 4096, &mut block) {
+            Ok(()) => {
+                assert!(block == expected, "block {at}");
+                right += 1;
+            }
+            Err(error) => {
+                assert_eq!(error, RequestError::Device(Device::Source), "block {at}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(right >= 8 * 16 && refused > 0, "{right} right, {refused} refused");
+    clone.stop();
+}
+
+#[test]
+fn what_the_server_cannot_read_is_named_and_the_rest_is_hydrated() {
+    let bytes = noise(3, 4 * MIB);
+    let rig = Rig::new(REGION, &bytes);
+    let endpoint = unix(rig.folder.path());
+    // Bytes 1,500,000 to 1,600,000 are bad, which are in regions 22 to 24.
+    let (start, end) = (1_500_000_u64, 1_600_000_u64);
+    let pread = format!(
+        "pread=if [ $4 -lt {end} ] && [ $(($4 + $3)) -gt {start} ]; then
+             echo EIO a bad block >&2; exit 1
+         fi
+         dd if={} iflag=skip_bytes,count_bytes,fullblock skip=$4 count=$3 bs=256k status=none",
+        rig.path("source").display()
+    );
+    let args = ["eval", "get_size=echo 4M", "thread_model=echo parallel", &pread];
+    let Some(_server) = Server::nbdkit(&endpoint, &args) else { return };
+    let options =
+        SourceOptions { give_up_after: Duration::from_millis(100), ..SourceOptions::default() };
+    let source = open(rig.folder.path(), &options);
+    let clone = rig.start_from(source, true);
+    wait_until(&clone, 61);
+    clone.command(Command::MaxFailures(4));
+    let told = wait_for(&clone, |what| matches!(what, Happening::HydrationStopped { .. }));
+    let Happening::HydrationStopped { failures, range, failure } = &told else { panic!("{told}") };
+    assert!(*failures >= 4, "{told}");
+    let region = 64 << 10;
+    let bad = 22 * region..25 * region;
+    assert!(bad.start <= range.start && range.end <= bad.end, "{told}");
+    assert_eq!(failure.device, Device::Source);
+    let told = told.to_string();
+    assert!(told.contains("the NBD server cannot read bytes") && told.contains("EIO"), "{told}");
+    let progress = clone.progress();
+    assert_eq!((progress.hydrated, progress.regions), (61, 64));
+    let aside: u64 = clone.set_aside().iter().map(|it| it.regions.end - it.regions.start).sum();
+    assert_eq!(aside, 3);
+    let client = clone.client();
+    let mut whole = vec![0; 64 << 10];
+    for (at, expected) in bytes.chunks(64 << 10).enumerate() {
+        let read = client.read(at as u64 * region, &mut whole);
+        match (22..25).contains(&at) {
+            true => assert_eq!(read, Err(RequestError::Device(Device::Source)), "region {at}"),
+            false => assert!(read == Ok(()) && whole == expected, "region {at}: {read:?}"),
+        }
+    }
+    clone.stop();
+}
