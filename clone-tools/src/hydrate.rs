@@ -12,9 +12,9 @@ use self::args::{HydrateArgs, bytes};
 pub use self::devices::read_trace;
 use self::devices::{check_distinct, check_limit, open};
 use self::meter::{Meter, size};
-use self::pace::{bytes_to_read, runs_to_copy};
 use self::report::Summary;
 use self::session::{Plan, hydrate};
+use self::to_read::{bytes_to_read, runs_to_copy};
 use crate::exit::{Exit, Tool};
 use crate::figures::{Counted, in_units};
 use crate::input::{open_clone, open_metadata_to_change};
@@ -24,9 +24,9 @@ use crate::signals::StopSignals;
 pub mod args;
 mod devices;
 mod meter;
-mod pace;
 mod report;
 mod session;
+mod to_read;
 
 /// The least that is copied in one go, as in the engine.
 const BATCH_MIN: u64 = 64 << 10;

@@ -7,6 +7,7 @@
 //! - [`args`]: what can be said on the command line. Nothing is opened there.
 //! - [`check`], [`dump`], [`restore`], [`repair`], [`hydrate`], [`metadata_size`], [`map`],
 //!   [`pack`], [`unpack`]: the tools.
+//! - [`pace`]: how fast hydration goes, for a tool and for the daemon's.
 //! - [`recovery`]: what can be got back of damaged metadata, for two of them.
 //! - [`xml`], [`json`], [`text`], [`bitmap`]: the forms of a dump. Each writer is a
 //!   [`Visitor`](clone_core::ir::Visitor); XML and JSON are read back as a
@@ -41,6 +42,7 @@ pub mod map;
 pub mod metadata_output;
 pub mod metadata_size;
 pub mod output;
+pub mod pace;
 pub mod pack;
 pub mod pack_file;
 pub mod progress;

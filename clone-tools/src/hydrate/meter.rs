@@ -8,9 +8,9 @@ use clone_core::geometry::{SECTOR_SIZE, Sectors};
 use clone_core::size::{Human, human};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::pace::Pace;
 use crate::exit::Tool;
 use crate::figures::Share;
+use crate::pace::Pace;
 use crate::progress::PATIENCE;
 
 /// How often something is said where there is no terminal.
