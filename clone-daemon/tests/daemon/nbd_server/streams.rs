@@ -29,7 +29,7 @@ fn good_stream(rng: &mut StdRng) -> Vec<u8> {
     }
     stream.extend(Raw::option_bytes(option::LIST, &[]));
     stream.extend(Raw::option_bytes(option::INFO, b"\0\0\0\x04disk\0\x03\0\x01\0\x02\0\x03"));
-    if extended || rng.next_u32() % 2 == 0 {
+    if extended || rng.next_u32().is_multiple_of(2) {
         stream.extend(Raw::option_bytes(option::GO, b"\0\0\0\0\0\0"));
     } else {
         stream.extend(Raw::option_bytes(option::EXPORT_NAME, b"disk"));
