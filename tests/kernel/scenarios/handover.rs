@@ -1,4 +1,4 @@
-//! A clone that goes from the kernel's target to the project's engine, and back.
+//! A clone that goes from the kernel's target to the project's engine or daemon, and back.
 
 use std::fs;
 
@@ -16,10 +16,12 @@ use crate::life::{Life, Step};
 use crate::ours::{self, Ways};
 use crate::requests::Requests;
 use crate::script::{Op, Regions, runs, set};
+use crate::served;
 use crate::vm::Vm;
 
 pub(super) const SHOWS: &str =
-    "a clone that the kernel began the engine carries on, and the kernel ends it; and the reverse";
+    "a clone that the kernel began the engine or cloned carries on, and the kernel ends it; and the \
+     reverse";
 
 /// Who has the clone open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,11 +29,15 @@ enum Who {
     Kernel,
     /// The engine, with these discards.
     Engine(Discards),
+    /// The daemon, likewise: its clients speak NBD.
+    Daemon(Discards),
 }
 
 const KERNEL: Who = Who::Kernel;
 const LIKE_IT: Who = Who::Engine(Discards::AsKernel);
 const ENGINE: Who = Who::Engine(Discards::Zero);
+const DAEMON: Who = Who::Daemon(Discards::Zero);
+const DAEMON_LIKE_IT: Who = Who::Daemon(Discards::AsKernel);
 
 /// Who has the clone, one after the other, and its regions. The last one brings it to its end.
 ///
@@ -42,6 +48,8 @@ const CASES: &[(&[Who], Regions)] = &[
     (&[ENGINE, KERNEL, ENGINE], Regions { size: 8, target: 600 * 8 }),
     (&[KERNEL, LIKE_IT, KERNEL, ENGINE], Regions { size: 32, target: 250 * 32 + 24 }),
     (&[LIKE_IT, KERNEL, ENGINE, KERNEL], Regions { size: 64, target: 300 * 64 + 16 }),
+    (&[DAEMON, KERNEL, DAEMON], Regions { size: 8, target: 700 * 8 }),
+    (&[KERNEL, DAEMON, KERNEL, DAEMON_LIKE_IT, KERNEL], Regions { size: 16, target: 500 * 16 + 8 }),
 ];
 
 pub(super) fn run(context: &Context<'_>) -> Result<()> {
@@ -93,7 +101,7 @@ impl Clone<'_> {
         fs::write(self.context.path(&format!("{name}.script")), life.to_string())?;
         let discards = match who {
             Who::Kernel => Discards::AsKernel,
-            Who::Engine(discards) => discards,
+            Who::Engine(discards) | Who::Daemon(discards) => discards,
         };
         self.images.pass_down(passdown);
         self.images.discard_as(discards);
@@ -101,6 +109,9 @@ impl Clone<'_> {
             Who::Kernel => vm.live(&self.files, name, &life)?,
             Who::Engine(discards) => {
                 ours::live(&self.files, &life, Ways { copy_bytes: 64 << 10, discards })?
+            }
+            Who::Daemon(discards) => {
+                served::live(self.context, &self.files, name, &life, discards)?
             }
         };
         let reads = life.foretell(&mut self.images);

@@ -17,5 +17,6 @@ pub mod runner;
 #[path = "../scenarios/mod.rs"]
 pub mod scenarios;
 pub mod script;
+pub mod served;
 pub mod tools;
 pub mod vm;
