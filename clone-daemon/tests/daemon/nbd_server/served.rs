@@ -89,5 +89,5 @@ pub(crate) fn script(uri: &str, text: &str) -> Option<String> {
         return None;
     }
     let text = format!("import nbd\nuri = {uri:?}\nh = nbd.NBD()\n{text}");
-    run("python3", &["-c", &text])
+    run("/usr/bin/python3", &["-c", &text])
 }
