@@ -13,6 +13,8 @@ pub mod figures;
 mod http;
 pub mod identity;
 mod local;
+#[cfg(feature = "object-store")]
+mod object;
 pub mod open;
 pub mod options;
 mod patience;

@@ -18,7 +18,7 @@ use super::options::SourceOptions;
 use super::remote::{Remote, Trouble};
 use super::spec::{Url, decode};
 
-mod answer;
+pub(super) mod answer;
 mod redirect;
 mod trust;
 
@@ -37,7 +37,6 @@ pub(super) struct Server {
     origin: Uri,
     /// For the server that was named, and for no other.
     secrets: HeaderMap,
-    connect_timeout: std::time::Duration,
     /// Where it sent us last.
     sent_to: Mutex<Option<Uri>>,
 }
@@ -59,28 +58,7 @@ impl Server {
         if let Some(credentials) = credentials {
             secrets.insert(AUTHORIZATION, credentials);
         }
-        // The crate takes for granted that it can be sent.
-        HeaderValue::from_str(&options.user_agent).map_err(|_| SourceError::UserAgent)?;
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            // Followed here: only here is it known who may hear the secrets.
-            .max_redirects(0)
-            .redirect_auth_headers(RedirectAuthHeaders::Never)
-            .user_agent(&options.user_agent)
-            .accept_encoding("identity")
-            .max_response_header_size(HEADER_MAX)
-            .input_buffer_size(128 << 10)
-            .max_idle_connections(options.requests_max.max(1))
-            .max_idle_connections_per_host(options.requests_max.max(1))
-            .tls_config(trust::tls(options)?)
-            .build();
-        Ok(Self {
-            agent: config.new_agent(),
-            origin,
-            secrets,
-            connect_timeout: options.connect_timeout,
-            sent_to: Mutex::default(),
-        })
+        Ok(Self { agent: agent(options)?, origin, secrets, sent_to: Mutex::default() })
     }
 
     /// Asks for the first byte, and so for what the object is.
@@ -156,9 +134,7 @@ impl Server {
                 request = request.header(name, value);
             }
         }
-        let config = request.config().timeout_global(Some(left));
-        let request = config.timeout_connect(Some(left.min(self.connect_timeout))).build();
-        request.call().map_err(trouble)
+        request.config().timeout_global(Some(left)).build().call().map_err(trouble)
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Uri>> {
@@ -169,6 +145,27 @@ impl Server {
     pub(super) fn object(self, identity: Identity) -> Http {
         Http { server: self, identity }
     }
+}
+
+/// A client, which keeps its connections.
+pub(super) fn agent(options: &SourceOptions) -> Result<Agent, SourceError> {
+    // The crate takes for granted that it can be sent.
+    HeaderValue::from_str(&options.user_agent).map_err(|_| SourceError::UserAgent)?;
+    let config = Agent::config_builder()
+        .http_status_as_error(false)
+        // Followed here: only here is it known who may hear the secrets.
+        .max_redirects(0)
+        .redirect_auth_headers(RedirectAuthHeaders::Never)
+        .user_agent(&options.user_agent)
+        .accept_encoding("identity")
+        .timeout_connect(Some(options.connect_timeout))
+        .max_response_header_size(HEADER_MAX)
+        .input_buffer_size(128 << 10)
+        .max_idle_connections(options.requests_max.max(1))
+        .max_idle_connections_per_host(options.requests_max.max(1))
+        .tls_config(trust::tls(options)?)
+        .build();
+    Ok(config.new_agent())
 }
 
 impl Remote for Http {
@@ -204,7 +201,7 @@ fn passing(what: &str, error: io::Error) -> Trouble {
 }
 
 /// What an error of the protocol, of TLS or of the system means.
-fn trouble(error: ureq::Error) -> Trouble {
+pub(super) fn trouble(error: ureq::Error) -> Trouble {
     match error {
         ureq::Error::Io(error) if is_distrust(&error) => Trouble::Final(error),
         ureq::Error::Timeout(_) => {

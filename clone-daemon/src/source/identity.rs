@@ -23,6 +23,14 @@ pub enum Version {
         /// With its quotes.
         etag: String,
     },
+    /// A version of an object in a store that keeps old ones: it can be read when there is a newer
+    /// one.
+    Generation {
+        /// Its strong ETag, with quotes.
+        etag: String,
+        /// What the store calls it.
+        generation: String,
+    },
     /// An ETag that is weak, or not of the form of one: other bytes may have the same.
     WeakEtag {
         /// As it was sent.
@@ -69,7 +77,14 @@ impl Identity {
             let (had, has) = (self.size_bytes, found.size_bytes);
             return Some(format!("it had {had} bytes, and has {has}"));
         }
-        if self.version == found.version || self.version == (Version::Device { serial: None }) {
+        let is_same = match (&self.version, &found.version) {
+            (Version::Device { serial: None }, Version::Device { .. }) => true,
+            // Whether versions can be asked for may change, and the bytes are still the same.
+            (Version::Etag { etag: had }, Version::Generation { etag: has, .. })
+            | (Version::Generation { etag: had, .. }, Version::Etag { etag: has }) => had == has,
+            (had, has) => had == has,
+        };
+        if is_same {
             return None;
         }
         Some(format!("it was known by {}, and now by {}", self.version, found.version))
@@ -78,7 +93,7 @@ impl Identity {
     /// What changes of the source cannot be seen by this, for whoever relies on it.
     pub fn warning(&self) -> Option<&'static str> {
         match self.version {
-            Version::Etag { .. } | Version::File { .. } => None,
+            Version::Etag { .. } | Version::Generation { .. } | Version::File { .. } => None,
             Version::WeakEtag { .. } => {
                 Some("its ETag is a weak one: other bytes may come under the same")
             }
@@ -106,10 +121,24 @@ impl Identity {
     }
 }
 
+impl Version {
+    /// What a store that keeps old versions calls this one.
+    #[cfg(feature = "object-store")]
+    pub(super) fn generation(&self) -> Option<&str> {
+        match self {
+            Self::Generation { generation, .. } => Some(generation),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Etag { etag } => write!(f, "the ETag {etag}"),
+            Self::Generation { etag, generation } => {
+                write!(f, "the ETag {etag} and the version {generation}")
+            }
             Self::WeakEtag { etag, last_modified: None } => write!(f, "the weak ETag {etag}"),
             Self::WeakEtag { etag, last_modified: Some(time) } => {
                 write!(f, "the weak ETag {etag} of {time}")
@@ -161,6 +190,16 @@ mod tests {
             assert_eq!(known(had.clone()).difference(&known(had)), None);
         }
         assert_eq!(known(device(None)).difference(&known(device(Some("b")))), None);
+        assert!(known(device(None)).difference(&known(Version::Unknown)).is_some());
+        let generation = |etag: &str, generation: &str| Version::Generation {
+            etag: etag.into(),
+            generation: generation.into(),
+        };
+        let (old, new) = (known(generation("\"a\"", "1")), known(generation("\"a\"", "2")));
+        assert!(old.difference(&new).unwrap().contains("and the version 2"));
+        assert_eq!(old.difference(&known(etag("\"a\""))), None);
+        assert_eq!(known(etag("\"a\"")).difference(&old), None);
+        assert!(known(etag("\"b\"")).difference(&old).is_some());
         let longer = Identity { size_bytes: 513, version: etag("\"a\"") };
         let told = known(etag("\"a\"")).difference(&longer);
         assert_eq!(told.as_deref(), Some("it had 512 bytes, and has 513"));

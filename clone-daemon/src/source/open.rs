@@ -155,6 +155,9 @@ pub fn open(
         }
         SourceSpec::Http(url) => open_http(url, options)?,
         SourceSpec::Nbd(address) => open_nbd(address, options)?,
+        #[cfg(feature = "object-store")]
+        SourceSpec::Object(url) => open_object(url, pinned, options)?,
+        #[cfg(not(feature = "object-store"))]
         SourceSpec::Object(_) => {
             return Err(SourceError::NotBuilt {
                 place: spec.to_string(),
@@ -197,6 +200,22 @@ fn open_nbd(address: &NbdAddress, options: &SourceOptions) -> Result<Opened, Sou
         })
         .map_err(SourceError::Remote)?;
     let identity = remote.identity();
+    Ok(opened(Retrying::with_patience(remote, patience, options), identity))
+}
+
+#[cfg(feature = "object-store")]
+fn open_object(
+    url: &Url,
+    pinned: Option<&Identity>,
+    options: &SourceOptions,
+) -> Result<Opened, SourceError> {
+    let bucket = super::object::Bucket::new(url, options)?;
+    let patience = Patience::new(url.to_string(), options);
+    let deadline = patience.deadline(&Doing::Open);
+    let identity = patience
+        .persist(&Doing::Open, deadline, |deadline| bucket.identify(pinned, deadline))
+        .map_err(SourceError::Remote)?;
+    let remote = bucket.object(identity.clone());
     Ok(opened(Retrying::with_patience(remote, patience, options), identity))
 }
 

@@ -29,6 +29,9 @@ pub struct SourceOptions {
     /// A file of lines `Name: value`, which are sent to web servers with each request, but not to
     /// others that these redirect to. Tokens belong there, and not into a command line.
     pub header_file: Option<PathBuf>,
+    /// Settings of object stores, which count before those of the environment and have the same
+    /// names, as `aws_endpoint`.
+    pub object_settings: Vec<(String, String)>,
 }
 
 impl Default for SourceOptions {
@@ -43,6 +46,7 @@ impl Default for SourceOptions {
             user_agent: concat!("cloned/", env!("CARGO_PKG_VERSION")).into(),
             ca_file: None,
             header_file: None,
+            object_settings: Vec::new(),
         }
     }
 }

@@ -220,6 +220,7 @@ mod tests {
         assert!(Pin::load(&path).unwrap().is_none());
         for version in [
             Version::Etag { etag: "\"a\\\"".into() },
+            Version::Generation { etag: "\"a\"".into(), generation: "1".into() },
             Version::WeakEtag { etag: "W/\"a\"".into(), last_modified: None },
             Version::LastModified { last_modified: "now".into() },
             Version::File { seconds: -1, nanoseconds: 5, inode: u64::MAX },

@@ -8,6 +8,8 @@ mod fuse;
 mod killed;
 mod nbd_client;
 mod nbd_server;
+#[cfg(feature = "object-store")]
+mod object_source;
 mod support;
 mod volume;
 mod web_clone;

@@ -19,7 +19,7 @@ const DATE_WAIT: Duration = Duration::from_secs(2);
 
 /// What was found when an object was asked for its first byte.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(in crate::source) enum Found {
     Object(Identity),
     Empty,
 }
@@ -37,7 +37,7 @@ fn changed(told: impl Into<String>) -> Trouble {
 }
 
 /// What the answer to a request for the first byte says of the object.
-pub(super) fn found(status: StatusCode, headers: &HeaderMap) -> Result<Found, Trouble> {
+pub(in crate::source) fn found(status: StatusCode, headers: &HeaderMap) -> Result<Found, Trouble> {
     match status {
         StatusCode::PARTIAL_CONTENT => {}
         StatusCode::OK => {
@@ -61,7 +61,7 @@ pub(super) fn found(status: StatusCode, headers: &HeaderMap) -> Result<Found, Tr
 
 /// Whether the body that goes with an answer is what was asked for: `range` of the object that is
 /// `pinned`. What tells of another version is heeded first, whatever else is wrong.
-pub(super) fn check(
+pub(in crate::source) fn check(
     status: StatusCode,
     headers: &HeaderMap,
     range: &Range<u64>,
@@ -95,13 +95,17 @@ pub(super) fn check(
     match total {
         Some(total) if total == pinned.size_bytes => {}
         Some(total) => return Err(changed(lengths(pinned.size_bytes, total))),
-        None if matches!(pinned.version, Version::Etag { .. }) => {}
+        None if is_strong_version(&pinned.version) => {}
         None => return Err(passing("it is not said how long the object is")),
     }
     if came != *range {
         return Err(passing(format!("bytes {came:?} came where {range:?} were asked for")));
     }
     plain(headers, range.end.saturating_sub(range.start))
+}
+
+fn is_strong_version(version: &Version) -> bool {
+    matches!(version, Version::Etag { .. } | Version::Generation { .. })
 }
 
 fn lengths(had: u64, has: u64) -> String {
@@ -166,11 +170,15 @@ fn same_version(headers: &HeaderMap, pinned: &Identity) -> Result<(), Trouble> {
     let opaque = |etag: &str| etag.strip_prefix("W/").unwrap_or(etag).to_owned();
     let (is_same, is_other) = match (had, &has) {
         (Version::Unknown, _) => (true, false),
+        (Version::Generation { etag, .. }, Version::Etag { etag: has }) => (etag == has, true),
         (Version::LastModified { last_modified }, _) => {
             let has = text(headers, &LAST_MODIFIED);
             (has == Some(last_modified), has.is_some())
         }
-        (Version::Etag { etag }, Version::WeakEtag { etag: has, .. })
+        (
+            Version::Etag { etag } | Version::Generation { etag, .. },
+            Version::WeakEtag { etag: has, .. },
+        )
         | (Version::WeakEtag { etag, .. }, Version::Etag { etag: has }) => {
             (false, opaque(etag) != opaque(has))
         }
@@ -215,7 +223,7 @@ fn number(text: &str) -> Option<u64> {
 }
 
 /// The length of the body, if it is told.
-pub(super) fn size_of(headers: &HeaderMap) -> Option<u64> {
+pub(in crate::source) fn size_of(headers: &HeaderMap) -> Option<u64> {
     number(text(headers, &CONTENT_LENGTH)?)
 }
 

@@ -1,0 +1,375 @@
+//! What an object store has: S3 and what speaks like it, Google Cloud Storage, Azure.
+//!
+//! The crate `object_store` knows their dialects: where an object is, and how a request is signed.
+//! The requests themselves are made here, by the client that web servers are asked with: so trust,
+//! time limits and what is believed of an answer are the same.
+
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::pin::Pin;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use object_store::aws::AmazonS3Builder;
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::client::{
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
+};
+use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::path::Path;
+use object_store::{
+    ClientConfigKey, ClientOptions, GetOptions, GetRange, ObjectStore, RetryConfig,
+};
+use tokio::runtime::Builder;
+use ureq::http::uri::Scheme;
+use ureq::http::{HeaderMap, Response, StatusCode};
+use ureq::{Agent, Body};
+
+use super::http::answer::{Found, check, found, size_of};
+use super::http::{agent, trouble};
+use super::identity::{Identity, Version};
+use super::open::SourceError;
+use super::options::SourceOptions;
+use super::remote::{Remote, Trouble};
+use super::spec::{Url, decode};
+
+/// The longest body that is no data, in bytes: tokens, and what goes wrong.
+const TEXT_MAX: u64 = 1 << 20;
+
+/// An object store, of which one object is meant.
+pub(super) struct Bucket {
+    store: Box<dyn ObjectStore>,
+    path: Path,
+    agent: Agent,
+}
+
+/// An object of an object store.
+pub(super) struct Object {
+    bucket: Bucket,
+    identity: Identity,
+}
+
+/// A request for data, which goes through the crate and comes out in [`Client::call`].
+#[derive(Clone)]
+struct Call {
+    deadline: Instant,
+    /// Bytes of data that were asked for.
+    len: u64,
+    /// What came of the last request that was made for it.
+    outcome: Arc<Mutex<Option<Outcome>>>,
+}
+
+enum Outcome {
+    Answer(StatusCode, HeaderMap),
+    Trouble(Trouble),
+}
+
+impl Bucket {
+    pub(super) fn new(url: &Url, options: &SourceOptions) -> Result<Self, SourceError> {
+        let wrong = |reason: String| SourceError::Url { place: url.to_string(), reason };
+        let full = url.full();
+        let (scheme, rest) = full.split_once("://").unwrap_or_default();
+        let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
+        let key = decode(key).and_then(|key| String::from_utf8(key).ok());
+        let key = key.ok_or_else(|| wrong("its key is not in UTF-8 and %XX".into()))?;
+        let path = Path::parse(&key).map_err(|error| wrong(error.to_string()))?;
+        let agent = agent(options)?;
+        let connector = Connector { agent: agent.clone(), timeout: options.timeout };
+        // It is tried again around this.
+        let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
+        let place = format!("{scheme}://{bucket}");
+        let settings = &options.object_settings;
+        let store: object_store::Result<Box<dyn ObjectStore>> = match scheme {
+            "s3" => set(AmazonS3Builder::from_env(), settings, AmazonS3Builder::with_config)
+                .map_err(wrong)?
+                .with_url(place)
+                .with_retry(retry)
+                .with_http_connector(connector)
+                .build()
+                .map(|store| Box::new(store) as _),
+            "gs" => {
+                let builder = GoogleCloudStorageBuilder::from_env();
+                set(builder, settings, GoogleCloudStorageBuilder::with_config)
+                    .map_err(wrong)?
+                    .with_url(place)
+                    .with_retry(retry)
+                    .with_http_connector(connector)
+                    .build()
+                    .map(|store| Box::new(store) as _)
+            }
+            _ => {
+                let builder = MicrosoftAzureBuilder::from_env();
+                set(builder, settings, MicrosoftAzureBuilder::with_config)
+                    .map_err(wrong)?
+                    .with_url(place)
+                    .with_retry(retry)
+                    .with_http_connector(connector)
+                    .build()
+                    .map(|store| Box::new(store) as _)
+            }
+        };
+        let store = store.map_err(|error| wrong(error.to_string()))?;
+        Ok(Self { store, path, agent })
+    }
+
+    /// Asks for the first byte, and so for what the object is: of the version that `pinned` says,
+    /// where the store keeps old ones.
+    pub(super) fn identify(
+        &self,
+        pinned: Option<&Identity>,
+        deadline: Instant,
+    ) -> Result<Identity, Trouble> {
+        let generation = pinned.and_then(|pinned| pinned.version.generation());
+        let call = Call::new(1, deadline);
+        let told = self.get(&(0..1), None, generation, &call);
+        let (status, headers) = call.answer(told.as_ref().err())?;
+        let identity = match found(status, &headers)? {
+            Found::Object(identity) => identity,
+            Found::Empty => return Err(Trouble::Final(io::Error::other("it is empty"))),
+        };
+        let (_, told) = told.map_err(unusable)?;
+        let Version::Etag { etag } = identity.version else { return Ok(identity) };
+        let etag_alone = Identity { version: Version::Etag { etag: etag.clone() }, ..identity };
+        let Some(generation) = told else { return Ok(etag_alone) };
+        // Not everybody who may read an object may read its versions.
+        let call = Call::new(1, deadline);
+        let told = self.get(&(0..1), None, Some(&generation), &call);
+        match (told, call.answer(None)) {
+            (Ok(_), Ok((StatusCode::PARTIAL_CONTENT, _))) => {
+                Ok(Identity { version: Version::Generation { etag, generation }, ..etag_alone })
+            }
+            (_, Err(trouble @ Trouble::Passing(_))) => Err(trouble),
+            _ => Ok(etag_alone),
+        }
+    }
+
+    /// Asks for a range: its bytes, and the name of the version that they are of.
+    fn get(
+        &self,
+        range: &Range<u64>,
+        etag: Option<&str>,
+        generation: Option<&str>,
+        call: &Call,
+    ) -> object_store::Result<(Vec<u8>, Option<String>)> {
+        let mut options = GetOptions {
+            if_match: etag.map(str::to_owned),
+            range: Some(GetRange::Bounded(range.clone())),
+            version: generation.map(str::to_owned),
+            ..GetOptions::default()
+        };
+        options.extensions.insert(call.clone());
+        let store = |error: io::Error| object_store::Error::Generic {
+            store: "runtime",
+            source: Box::new(error),
+        };
+        // The crate speaks in futures. This one never waits for another thread but to share a
+        // token, so a runtime of the moment is enough, which costs next to nothing.
+        let runtime = Builder::new_current_thread().enable_time().build().map_err(store)?;
+        runtime.block_on(async {
+            let get = self.store.get_opts(&self.path, options);
+            let left = call.deadline.saturating_duration_since(Instant::now());
+            let got = tokio::time::timeout(left, get).await;
+            let got = got.map_err(|_| store(io::ErrorKind::TimedOut.into()))??;
+            let generation = got.meta.version.clone();
+            // The body came with the answer.
+            Ok((got.bytes().await?.into(), generation))
+        })
+    }
+
+    /// The object that was [identified](Self::identify).
+    pub(super) fn object(self, identity: Identity) -> Object {
+        Object { bucket: self, identity }
+    }
+}
+
+/// Sets what a builder can set; or says what it cannot.
+fn set<B, K: FromStr>(
+    builder: B,
+    settings: &[(String, String)],
+    with: impl Fn(B, K, String) -> B,
+) -> Result<B, String> {
+    settings.iter().try_fold(builder, |builder, (name, value)| {
+        let key = name.parse().map_err(|_| format!("its store has no setting {name}"))?;
+        Ok(with(builder, key, value.clone()))
+    })
+}
+
+impl Remote for Object {
+    fn size_bytes(&self) -> u64 {
+        self.identity.size_bytes
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8], deadline: Instant) -> Result<(), Trouble> {
+        let len = into.len() as u64;
+        let range = offset..offset.saturating_add(len);
+        let version = &self.identity.version;
+        let etag = match version {
+            Version::Etag { etag } | Version::Generation { etag, .. } => Some(etag.as_str()),
+            _ => None,
+        };
+        let call = Call::new(len, deadline);
+        let got = self.bucket.get(&range, etag, version.generation(), &call);
+        let (status, headers) = call.answer(got.as_ref().err())?;
+        check(status, &headers, &range, &self.identity)?;
+        let (bytes, _) = got.map_err(unusable)?;
+        if bytes.len() != into.len() {
+            let told = format!("{} bytes came where {len} were asked for", bytes.len());
+            return Err(Trouble::Passing(io::Error::other(told)));
+        }
+        into.copy_from_slice(&bytes);
+        Ok(())
+    }
+
+    fn abandon(&self) {
+        self.bucket.agent.clone().shutdown();
+    }
+}
+
+/// An answer that is right by what we know, and that the crate does not understand.
+fn unusable(error: object_store::Error) -> Trouble {
+    Trouble::Passing(io::Error::other(error.to_string()))
+}
+
+impl Call {
+    fn new(len: u64, deadline: Instant) -> Self {
+        Self { deadline, len, outcome: Arc::default() }
+    }
+
+    /// What the server said; without that, `error` tells what the crate could not do.
+    fn answer(
+        &self,
+        error: Option<&object_store::Error>,
+    ) -> Result<(StatusCode, HeaderMap), Trouble> {
+        let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match (outcome, error) {
+            (Some(Outcome::Answer(status, headers)), _) => Ok((status, headers)),
+            (Some(Outcome::Trouble(trouble)), _) => Err(trouble),
+            // No credentials, for instance, or those who give them out cannot be reached.
+            (None, Some(error)) => Err(Trouble::Passing(io::Error::other(error.to_string()))),
+            (None, None) => Err(Trouble::Passing(io::Error::other("nothing was asked"))),
+        }
+    }
+
+    fn end(&self, outcome: Outcome) {
+        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+    }
+}
+
+/// How the crate makes requests.
+#[derive(Debug)]
+struct Connector {
+    agent: Agent,
+    timeout: Duration,
+}
+
+impl HttpConnector for Connector {
+    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
+        let allowed = options.get_config_value(&ClientConfigKey::AllowHttp);
+        let allows_http = allowed.as_deref() == Some("true");
+        let (agent, timeout) = (self.agent.clone(), self.timeout);
+        Ok(HttpClient::new(Client { agent, timeout, allows_http }))
+    }
+}
+
+struct Client {
+    agent: Agent,
+    /// For requests that are not for data.
+    timeout: Duration,
+    allows_http: bool,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Client")
+    }
+}
+
+impl Client {
+    fn ask(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let call = request.extensions().get::<Call>().cloned();
+        let result = self.ask_for(request, call.as_ref());
+        match (call, result) {
+            (_, Ok(response)) => Ok(response),
+            (call, Err(trouble)) => {
+                let told = match &trouble {
+                    Trouble::Passing(error) | Trouble::Final(error) => error.to_string(),
+                    Trouble::Changed(changed) => changed.to_string(),
+                };
+                if let Some(call) = call {
+                    call.end(Outcome::Trouble(trouble));
+                }
+                Err(HttpError::new(HttpErrorKind::Unknown, io::Error::other(told)))
+            }
+        }
+    }
+
+    fn ask_for(&self, request: HttpRequest, call: Option<&Call>) -> Result<HttpResponse, Trouble> {
+        if !self.allows_http && request.uri().scheme() != Some(&Scheme::HTTPS) {
+            let told = "the endpoint is http://, and AWS_ALLOW_HTTP or its like is not true";
+            return Err(Trouble::Final(io::Error::other(told)));
+        }
+        let left = match call {
+            Some(call) => call.deadline.saturating_duration_since(Instant::now()),
+            None => self.timeout,
+        };
+        if left.is_zero() {
+            return Err(Trouble::Passing(io::ErrorKind::TimedOut.into()));
+        }
+        let (parts, body) = request.into_parts();
+        let body = body.as_bytes().map(|bytes| bytes.to_vec()).unwrap_or_default();
+        let response = match body.is_empty() {
+            true => self.run(ureq::http::Request::from_parts(parts, ()), left),
+            false => self.run(ureq::http::Request::from_parts(parts, body), left),
+        };
+        let mut response = response.map_err(trouble)?;
+        let is_data = call.is_some() && response.status() == StatusCode::PARTIAL_CONTENT;
+        let most = call.filter(|_| is_data).map_or(TEXT_MAX, |call| call.len);
+        // Of the whole object, where a part was asked for, nothing is of any use.
+        let is_whole = call.is_some() && response.status() == StatusCode::OK;
+        let bytes = if is_whole { Vec::new() } else { body_of(&mut response, most)? };
+        if let Some(call) = call {
+            call.end(Outcome::Answer(response.status(), response.headers().clone()));
+        }
+        Ok(response.map(|_| bytes.into()))
+    }
+
+    fn run<B: ureq::AsSendBody>(
+        &self,
+        request: ureq::http::Request<B>,
+        left: Duration,
+    ) -> Result<Response<Body>, ureq::Error> {
+        let request = self.agent.configure_request(request);
+        self.agent.run(request.timeout_global(Some(left)).allow_non_standard_methods(true).build())
+    }
+}
+
+/// All of a body that has no more than `most` bytes.
+fn body_of(response: &mut Response<Body>, most: u64) -> Result<Vec<u8>, Trouble> {
+    let told = size_of(response.headers()).unwrap_or(0).min(most);
+    let mut bytes = Vec::with_capacity(usize::try_from(told).unwrap_or(0));
+    let body = response.body_mut().as_reader();
+    let read = io::copy(&mut io::Read::take(body, most.saturating_add(1)), &mut bytes);
+    match read {
+        Ok(read) if read <= most => Ok(bytes),
+        Ok(_) => Err(Trouble::Passing(io::Error::other("more bytes came than asked for"))),
+        Err(error) => {
+            let told = format!("the body did not come: {error}");
+            Err(Trouble::Passing(io::Error::new(error.kind(), told)))
+        }
+    }
+}
+
+impl HttpService for Client {
+    fn call<'client, 'call>(
+        &'client self,
+        request: HttpRequest,
+    ) -> Pin<Box<dyn Future<Output = Result<HttpResponse, HttpError>> + Send + 'call>>
+    where
+        'client: 'call,
+        Self: 'call,
+    {
+        Box::pin(async move { self.ask(request) })
+    }
+}

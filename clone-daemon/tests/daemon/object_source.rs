@@ -1,0 +1,268 @@
+//! Sources that an object store has: moto, which speaks like S3.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use clone_core::driver::SourceChanged;
+use clone_core::engine::Happening;
+use clone_core::geometry::Sectors;
+use clone_daemon::source::pin::{self, Pinning};
+use clone_daemon::source::{self, Opened, SourceError, SourceOptions, SourceSpec, Version};
+
+use crate::support::{Rig, program};
+use crate::web_source::content;
+
+/// What is put in front of the answers of moto; `None` for nothing.
+type Script = Box<dyn Fn(usize, &str) -> Option<&'static str> + Send + Sync>;
+
+/// moto, and a proxy before it, until it is dropped.
+struct Moto {
+    child: Child,
+    port: u16,
+    proxy: u16,
+    script: Arc<Mutex<Arc<Script>>>,
+    /// The requests that came through the proxy.
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Moto {
+    /// Starts it with an empty bucket; `None` if it is not installed.
+    fn start() -> Option<Self> {
+        let moto = program("moto_server")?;
+        for _ in 0..10 {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let port = listener.local_addr().unwrap().port();
+            drop(listener);
+            let mut child = Command::new(&moto)
+                .args(["-H", "127.0.0.1", "-p", &port.to_string()])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            while child.try_wait().unwrap().is_none() {
+                if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                    let nothing: Script = Box::new(|_, _| None);
+                    let script = Arc::new(Mutex::new(Arc::new(nothing)));
+                    let asked = Arc::default();
+                    let proxy = listen(port, Arc::clone(&script), Arc::clone(&asked));
+                    let moto = Self { child, port, proxy, script, asked };
+                    moto.put("", b"");
+                    return Some(moto);
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
+        }
+        panic!("moto does not start");
+    }
+
+    fn put(&self, path: &str, body: &[u8]) {
+        let url = format!("http://127.0.0.1:{}/bucket{path}", self.port);
+        let request = ureq::put(url).header("content-type", "application/octet-stream");
+        request.send(body).unwrap();
+    }
+
+    fn script(&self, script: impl Fn(usize, &str) -> Option<&'static str> + Send + Sync + 'static) {
+        *self.script.lock().unwrap() = Arc::new(Box::new(script));
+    }
+
+    fn options(&self) -> SourceOptions {
+        let settings = [
+            ("aws_endpoint", format!("http://127.0.0.1:{}", self.proxy)),
+            ("aws_allow_http", "true".into()),
+            ("aws_access_key_id", "me".into()),
+            ("aws_secret_access_key", "secret".into()),
+            ("aws_region", "us-east-1".into()),
+        ];
+        SourceOptions {
+            timeout: Duration::from_secs(5),
+            object_settings: settings.map(|(name, value)| (name.into(), value)).into(),
+            ..SourceOptions::default()
+        }
+    }
+
+    fn open(&self, spec: &str) -> Result<Opened, SourceError> {
+        source::open(&spec.parse().unwrap(), None, &self.options())
+    }
+}
+
+impl Drop for Moto {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A proxy before the server at `port`, for requests without a body and one on each connection.
+fn listen(port: u16, script: Arc<Mutex<Arc<Script>>>, asked: Arc<Mutex<Vec<String>>>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxy = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let Ok(client) = client else { return };
+            let (script, asked) = (script.lock().unwrap().clone(), asked.clone());
+            // Whoever hangs up ends it.
+            thread::spawn(move || drop(pass_on(client, port, &script, &asked)));
+        }
+    });
+    proxy
+}
+
+fn pass_on(
+    mut client: TcpStream,
+    port: u16,
+    script: &Script,
+    asked: &Mutex<Vec<String>>,
+) -> io::Result<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        client.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).map_err(io::Error::other)?;
+    let number = {
+        let mut asked = asked.lock().unwrap();
+        asked.push(head.clone());
+        asked.len() - 1
+    };
+    if let Some(answer) = script(number, &head) {
+        return client.write_all(answer.as_bytes());
+    }
+    let mut server = TcpStream::connect(("127.0.0.1", port))?;
+    server.write_all(head.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n").as_bytes())?;
+    io::copy(&mut server, &mut client)?;
+    Ok(())
+}
+
+const BUSY: &str = "HTTP/1.1 503 Slow Down\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+#[test]
+fn a_clone_of_an_object_is_right_though_the_store_is_busy_now_and_then() {
+    let Some(moto) = Moto::start() else { return };
+    let bytes = content(4 << 20);
+    moto.put("/images/disk%201.img", &bytes);
+    moto.script(|number, _| (number % 3 == 1).then_some(BUSY));
+    let opened = moto.open("s3://bucket/images/disk%201.img").unwrap();
+    assert!(opened.is_remote());
+    assert_eq!(opened.source.size_bytes(), 4 << 20);
+    assert!(matches!(opened.identity.version, Version::Etag { .. }), "{:?}", opened.identity);
+    let mut into = vec![0; 1000];
+    opened.source.read_at(77, &mut into).unwrap();
+    assert_eq!(into, bytes[77..1077]);
+    let rig = Rig::new(Sectors(512), &bytes);
+    let clone = rig.start_from(opened.source.clone(), true);
+    let notices = clone.wait_for(0, Duration::from_secs(60));
+    assert_eq!(notices[0].what, Happening::Finished);
+    clone.stop();
+    assert_eq!(rig.destination(), bytes);
+    let asked = moto.asked.lock().unwrap();
+    assert!(asked[1..].iter().all(|head| head.contains("if-match: \"")), "{asked:?}");
+    assert!(asked.iter().all(|head| head.contains("authorization: AWS4-HMAC-SHA256")));
+}
+
+#[test]
+fn an_object_that_is_overwritten_under_way_is_not_read_any_more() {
+    let Some(moto) = Moto::start() else { return };
+    let bytes = content(1 << 20);
+    moto.put("/disk", &bytes);
+    let folder = tempfile::tempdir().unwrap();
+    let pin = folder.path().join("pin");
+    let spec: SourceSpec = "s3://bucket/disk".parse().unwrap();
+    let open = |pinning| pin::open(&spec, Some(&pin), pinning, &moto.options());
+    let opened = open(Pinning::Require).unwrap();
+    let mut into = vec![0; 1000];
+    opened.source.read_at(0, &mut into).unwrap();
+    let other: Vec<u8> = bytes.iter().map(|byte| !byte).collect();
+    moto.put("/disk", &other);
+    let error = opened.source.read_at(0, &mut into).unwrap_err();
+    let changed = SourceChanged::of(&error).unwrap_or_else(|| panic!("{error}"));
+    assert!(changed.0.contains("has not the ETag"), "{changed}");
+    assert_eq!(into, bytes[..1000]);
+    let Err(error) = open(Pinning::Require) else { panic!("another version was opened") };
+    assert!(error.to_string().contains("it was known by the ETag"), "{error}");
+    open(Pinning::Renew).unwrap();
+    assert!(!fs::read_to_string(&pin).unwrap().contains("secret"));
+
+    // Shorter now, and the condition is not heeded.
+    let opened = open(Pinning::Require).unwrap();
+    moto.put("/disk", &bytes[..4096]);
+    moto.script(|_, _| {
+        Some(
+            "HTTP/1.1 206 Partial Content\r\ncontent-length: 4\r\nlast-modified: Mon, 23 Nov 2026 \
+             02:00:00 GMT\r\netag: \"other\"\r\ncontent-range: bytes 0-3/4096\r\n\r\nxxxx",
+        )
+    });
+    let error = opened.source.read_at(0, &mut [0; 4]).unwrap_err();
+    assert!(SourceChanged::of(&error).is_some(), "{error}");
+}
+
+#[test]
+fn where_a_store_keeps_old_versions_a_clone_goes_on_with_the_one_it_was_begun_with() {
+    let Some(moto) = Moto::start() else { return };
+    moto.put(
+        "?versioning",
+        b"<VersioningConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\
+          <Status>Enabled</Status></VersioningConfiguration>",
+    );
+    let bytes = content(64 << 10);
+    moto.put("/disk", &bytes);
+    let folder = tempfile::tempdir().unwrap();
+    let pin = folder.path().join("pin");
+    let spec: SourceSpec = "s3://bucket/disk".parse().unwrap();
+    let open = || pin::open(&spec, Some(&pin), Pinning::Require, &moto.options());
+    let before = open().unwrap();
+    assert!(matches!(before.identity.version, Version::Generation { .. }), "{:?}", before.identity);
+    let other: Vec<u8> = bytes.iter().map(|byte| !byte).collect();
+    moto.put("/disk", &other[..4096]);
+    for opened in [before, open().unwrap()] {
+        let mut into = vec![0; 1000];
+        opened.source.read_at(60_000, &mut into).unwrap();
+        assert_eq!(into, bytes[60_000..61_000]);
+    }
+
+    // Who may read objects, but not their versions, has the ETag.
+    moto.put("/disk", &bytes);
+    moto.script(|_, head| {
+        let forbidden = "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        head.contains("versionId=").then_some(forbidden)
+    });
+    let opened = moto.open("s3://bucket/disk").unwrap();
+    assert!(matches!(opened.identity.version, Version::Etag { .. }), "{:?}", opened.identity);
+    opened.source.read_at(0, &mut [0; 512]).unwrap();
+}
+
+#[test]
+fn what_a_store_refuses_is_said_and_what_is_asked_wrongly_is_not_asked() {
+    let Some(moto) = Moto::start() else { return };
+    let told = |spec: &str, options: &SourceOptions| {
+        let options = SourceOptions { give_up_after: Duration::from_secs(1), ..options.clone() };
+        match source::open(&spec.parse().unwrap(), None, &options) {
+            Ok(_) => panic!("{spec} was opened"),
+            Err(error) => error.to_string(),
+        }
+    };
+    let options = moto.options();
+    assert!(told("s3://bucket/none", &options).contains("404 Not Found"));
+    assert!(told("s3://none/none", &options).contains("404 Not Found"));
+    moto.put("/empty", b"");
+    assert!(told("s3://bucket/empty", &options).contains("it is empty"));
+    moto.script(|_, _| Some(BUSY));
+    assert!(told("s3://bucket/disk", &options).contains("503 Service Unavailable"));
+    moto.script(|_, _| Some("HTTP/1.1 301 Moved\r\ncontent-length: 0\r\n\r\n"));
+    assert!(told("s3://bucket/disk", &options).contains("301 Moved"));
+    let asked = moto.asked.lock().unwrap().len();
+    let mut safe = options.clone();
+    safe.object_settings.retain(|(name, _)| name != "aws_allow_http");
+    assert!(told("s3://bucket/disk", &safe).contains("AWS_ALLOW_HTTP"));
+    let mut odd = options.clone();
+    odd.object_settings.push(("aws_colour".into(), "red".into()));
+    assert!(told("s3://bucket/disk", &odd).contains("no setting aws_colour"));
+    assert!(told("s3://bucket/%ff", &options).contains("UTF-8"));
+    assert!(told("s3://bucket/a//b", &options).contains("is not a URL"));
+    assert_eq!(moto.asked.lock().unwrap().len(), asked);
+}
