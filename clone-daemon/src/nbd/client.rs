@@ -77,11 +77,16 @@ pub struct NbdRemote {
     extents: Mutex<Extents>,
     /// How many connections had been lost when the extents were forgotten last.
     losses: AtomicU64,
+    /// For how many bytes extents are asked.
+    asked: AtomicU64,
 }
 
-/// For how many bytes extents are asked: a server that has to look takes its time, and one that is
-/// far away is not asked often.
-const EXTENTS_ASKED: u64 = 1 << 30;
+/// For how many bytes extents are asked at first: one that is far away is not asked often.
+const ASKED_MAX: u64 = 1 << 30;
+/// The least that is asked for if the server is slow to tell.
+const ASKED_MIN: u64 = 1 << 20;
+/// How long it may take to tell: meanwhile data could be read.
+const TELL_LIMIT: Duration = Duration::from_secs(5);
 
 impl NbdRemote {
     /// Connects to the export.
@@ -98,7 +103,7 @@ impl NbdRemote {
             false => None,
         };
         let pool = Pool::open(address, options.clone(), tls, deadline)?;
-        Ok(Self { pool, options, extents: Mutex::default(), losses: AtomicU64::new(0) })
+        Ok(Self { pool, options, extents: Mutex::default(), losses: AtomicU64::new(0), asked: AtomicU64::new(ASKED_MAX) })
     }
 
     /// What the export is told from others by.
@@ -157,13 +162,20 @@ impl NbdRemote {
         let Some(context) = export.allocation else { return Ok(data) };
         let block = u64::from(export.block_min);
         let start = offset / block * block;
-        let range = start..start.saturating_add(EXTENTS_ASKED).min(size);
-        let asked = range.end - range.start;
-        let runs = match connection.status(range, context, deadline) {
-            // What it cannot tell is read.
-            Err(error @ NbdError::Server { .. }) if !error.is_shutdown() => {
-                vec![Run { len: asked, zeroes: false }]
+        let asked = self.asked.load(Ordering::Relaxed);
+        let range = start..start.saturating_add(asked).min(size);
+        let unknown = |end: u64| vec![Run { len: end - start, zeroes: false }];
+        let end = range.end;
+        let limit = deadline.min(Instant::now() + TELL_LIMIT);
+        // What the server cannot tell is read.
+        let runs = match connection.status(range, context, limit) {
+            Err(error @ NbdError::Server { .. }) if !error.is_shutdown() => unknown(end),
+            Err(NbdError::Late) if asked > ASKED_MIN => {
+                self.asked.store((asked / 16).max(ASKED_MIN), Ordering::Relaxed);
+                return Err(NbdError::Late);
             }
+            // Waiting that long again and again would cost more than holes that are read.
+            Err(NbdError::Late) => unknown(size),
             runs => runs?,
         };
         let mut extents = lock(&self.extents);

@@ -246,6 +246,51 @@ fn a_reply_that_comes_too_late_is_for_nobody() {
 }
 
 #[test]
+fn callers_who_give_up_at_any_time_disturb_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, bytes) = source(folder.path(), 4 * MIB);
+    let endpoint = unix(folder.path());
+    let args = ["--filter=delay", "file", &path, "rdelay=2ms"];
+    let Some(_server) = Server::nbdkit(&endpoint, &args) else { return };
+    for options in [(1, 4096), (2, 64 << 10)] {
+        let (connections, request_bytes) = options;
+        let options = NbdOptions { connections, request_bytes, ..NbdOptions::default() };
+        let remote = NbdRemote::open(address(&endpoint), options, soon()).unwrap();
+        let (remote, bytes) = (&remote, &bytes);
+        let late: usize = thread::scope(|scope| {
+            let work = |seed| {
+                move || {
+                    let mut random = StdRng::seed_from_u64(seed);
+                    let mut late = 0;
+                    for round in 0..100 {
+                        let len = random.random_range(1..256 << 10);
+                        let at = random.random_range(0..=bytes.len() - len);
+                        let patience = match (seed + round) % 3 {
+                            0 => Duration::from_micros(random.random_range(0..10_000)),
+                            _ => servers::LONG,
+                        };
+                        let mut piece = vec![0xaa; len];
+                        match remote.read_at(at as u64, &mut piece, Instant::now() + patience) {
+                            Ok(()) => assert!(piece == bytes[at..at + len], "{len} at {at}"),
+                            Err(Trouble::Passing(error)) => {
+                                assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+                                assert!(patience < servers::LONG, "{error}");
+                                late += 1;
+                            }
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                    late
+                }
+            };
+            let threads: Vec<_> = (0..12).map(|seed| scope.spawn(work(seed))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        assert!(late > 0, "nobody gave up");
+    }
+}
+
+#[test]
 fn a_server_that_is_back_is_used_again_if_it_has_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let (path, bytes) = source(folder.path(), 4 * MIB);
