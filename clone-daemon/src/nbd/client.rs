@@ -103,7 +103,13 @@ impl NbdRemote {
             false => None,
         };
         let pool = Pool::open(address, options.clone(), tls, deadline)?;
-        Ok(Self { pool, options, extents: Mutex::default(), losses: AtomicU64::new(0), asked: AtomicU64::new(ASKED_MAX) })
+        Ok(Self {
+            pool,
+            options,
+            extents: Mutex::default(),
+            losses: AtomicU64::new(0),
+            asked: AtomicU64::new(ASKED_MAX),
+        })
     }
 
     /// What the export is told from others by.

@@ -6,7 +6,7 @@ mod hostile;
 mod libnbd;
 mod life;
 mod raw;
-mod served;
+pub(crate) mod served;
 mod streams;
 mod tls;
 mod tools;

@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 use clone_core::driver::{RunningClone, Source};
 use clone_core::engine::{Command, Device, Happening, Notice, RequestError};
 use clone_core::geometry::Sectors;
+use clone_daemon::nbd::server::ServerOptions;
 use clone_daemon::source::{self, SourceOptions};
 use persistent_data::device::FileDevice;
 
 use super::servers::{LONG, Server, noise, soon, sparse, unix};
+use crate::nbd_server::served::Served;
 use crate::support::Rig;
 
 const MIB: usize = 1 << 20;
@@ -68,6 +70,23 @@ fn a_clone_has_the_data_of_an_export_and_its_holes() {
     // All of it was there before.
     let taken = fs::metadata(rig.path("destination")).unwrap().blocks() * 512;
     assert!(taken <= len as u64 / 2 + (64 << 10), "{taken} bytes are taken");
+}
+
+#[test]
+fn a_clone_that_is_served_can_be_cloned() {
+    let len = 8 * MIB;
+    let rig = Rig::new(REGION, &vec![0; len]);
+    let bytes = sparse(&rig.path("source"), len, 512 << 10);
+    let first = Served::with(rig, ServerOptions::default());
+    first.clone.client().hydrate(0..3 * MIB as u64).unwrap();
+    let rig = Rig::new(REGION, &vec![0; len]);
+    let source = source::open(&first.uri().parse().unwrap(), None, &SourceOptions::default());
+    let second = rig.start_from(source.unwrap().source, true);
+    wait_for(&second, |what| *what == Happening::Finished);
+    let progress = second.progress();
+    assert_eq!((progress.fetched_bytes, progress.zeroed_bytes), (len as u64 / 2, len as u64 / 2));
+    second.stop();
+    assert!(rig.destination() == bytes);
 }
 
 #[test]
