@@ -52,6 +52,8 @@ pub struct NbdOptions {
     /// How long a server that owes an answer may send nothing before the connection is given up,
     /// when a deadline passes.
     pub silence: Duration,
+    /// How long a server may take to tell extents, meanwhile data could be read.
+    pub extents_timeout: Duration,
 }
 
 impl Default for NbdOptions {
@@ -63,6 +65,7 @@ impl Default for NbdOptions {
             connect_timeout: Duration::from_secs(10),
             ca: None,
             silence: Duration::from_secs(10),
+            extents_timeout: Duration::from_secs(5),
         }
     }
 }
@@ -85,8 +88,6 @@ pub struct NbdRemote {
 const ASKED_MAX: u64 = 1 << 30;
 /// The least that is asked for if the server is slow to tell.
 const ASKED_MIN: u64 = 1 << 20;
-/// How long it may take to tell: meanwhile data could be read.
-const TELL_LIMIT: Duration = Duration::from_secs(5);
 
 impl NbdRemote {
     /// Connects to the export.
@@ -172,7 +173,7 @@ impl NbdRemote {
         let range = start..start.saturating_add(asked).min(size);
         let unknown = |end: u64| vec![Run { len: end - start, zeroes: false }];
         let end = range.end;
-        let limit = deadline.min(Instant::now() + TELL_LIMIT);
+        let limit = deadline.min(Instant::now() + self.options.extents_timeout);
         // What the server cannot tell is read.
         let runs = match connection.status(range, context, limit) {
             Err(error @ NbdError::Server { .. }) if !error.is_shutdown() => unknown(end),

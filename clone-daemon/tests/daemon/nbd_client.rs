@@ -160,6 +160,27 @@ fn holes_are_told_where_the_server_knows_them() {
 }
 
 #[test]
+fn a_server_that_is_slow_to_tell_its_holes_is_not_waited_for_again_and_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, bytes) = source(folder.path(), 4 * MIB);
+    let endpoint = unix(folder.path());
+    let args = ["--filter=delay", "file", &path, "delay-extents=1"];
+    let Some(_server) = Server::nbdkit(&endpoint, &args) else { return };
+    let extents_timeout = Duration::from_millis(100);
+    let options = NbdOptions { extents_timeout, ..NbdOptions::default() };
+    let remote = NbdRemote::open(address(&endpoint), options, soon()).unwrap();
+    let late = iter::repeat_with(|| remote.extent(300 << 10, soon()));
+    let late = late.take(20).take_while(|told| matches!(told, Err(Trouble::Passing(_)))).count();
+    assert!((1..10).contains(&late), "{late} times");
+    // Whatever it would have told.
+    let told = remote.extent(0, soon());
+    assert!(told.is_err() || matches!(told, Ok(Extent { zeroes: false, .. })), "{told:?}");
+    let told = remote.extent(300 << 10, soon()).unwrap();
+    assert_eq!(told, Extent { zeroes: false, end: bytes.len() as u64 });
+    check(&remote, &bytes);
+}
+
+#[test]
 fn raw_files_and_images_are_read_from_qemu() {
     let folder = tempfile::tempdir().unwrap();
     let (path, bytes) = source(folder.path(), 8 * MIB);

@@ -147,7 +147,13 @@ fn fio_verifies_what_it_wrote_while_the_clone_hydrates() {
     let uri = format!("--uri={}", served.uri());
     let common = ["--name=job", "--ioengine=nbd", &uri, "--size=8m", "--verify=crc32c"];
     let job = ["--rw=randwrite", "--bsrange=1k-96k", "--iodepth=32", "--verify_fatal=1"];
-    let more = ["--bs_unaligned=1", "--verify_state_save=0", "--fsync=40", "--do_verify=1", "--randseed=7"];
+    let more = [
+        "--bs_unaligned=1",
+        "--verify_state_save=0",
+        "--fsync=40",
+        "--do_verify=1",
+        "--randseed=7",
+    ];
     let Some(told) = run("fio", &[&common[..], &job, &more].concat()) else { return };
     assert!(told.contains("err= 0"), "{told}");
 }
