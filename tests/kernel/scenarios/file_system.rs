@@ -19,7 +19,7 @@ pub(super) const SHOWS: &str =
     "an ext4 behind a network is cloned, used and detached, with metadata made here";
 
 /// Sectors of the file system.
-const SECTORS: u64 = 48 << 11;
+pub(super) const SECTORS: u64 = 48 << 11;
 
 /// A server on this machine, which ends with it.
 struct Server(Child);
@@ -66,7 +66,7 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
 }
 
 /// An ext4 with files of many sizes, and their checksums beside them.
-fn make_source(context: &Context<'_>) -> Result<std::path::PathBuf> {
+pub(super) fn make_source(context: &Context<'_>) -> Result<std::path::PathBuf> {
     let folder = context.path("files");
     fs::create_dir(&folder)?;
     let mut rng = context.rng(0);

@@ -26,7 +26,9 @@ scenarios! {
     geometries
     restored
     repaired
+    served
     file_system
+    daemon_faults
     arguments
     auto_repaired
     zeroed_superblock

@@ -1,7 +1,7 @@
 //! The project's daemon in the place of a kernel: a clone on files, used by NBD and led by
 //! `clonectl`, as its users do both.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -27,13 +27,121 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Regions a second, where only some are to be hydrated.
 const SLOW: u64 = 200;
 
-/// A daemon with one clone.
-struct Served<'a> {
+/// The daemon with one clone, called `clone`, on this machine.
+pub struct Daemon<'a> {
     context: &'a Context<'a>,
-    daemon: Child,
+    process: Child,
     control: PathBuf,
     log: PathBuf,
-    client: Option<NbdClient>,
+}
+
+impl<'a> Daemon<'a> {
+    /// Starts `cloned run` with `arguments`, and does not wait until it serves. What it says is
+    /// kept under `name`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn run(context: &'a Context<'a>, name: &str, arguments: &[&str]) -> Result<Self> {
+        // A socket has a short path.
+        let folder = tempfile::Builder::new().prefix("judge").tempdir()?.keep();
+        let (control, log) = (folder.join("control"), context.path(&format!("{name}.log")));
+        let process = Command::new(context.tools.program("cloned"))
+            .args(["run", "--name", "clone"])
+            .arg("--control")
+            .arg(&control)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stderr(File::create(&log)?)
+            .spawn()?;
+        Ok(Self { context, process, control, log })
+    }
+
+    /// Waits until `is_it` gives something.
+    ///
+    /// # Errors
+    /// When the daemon ends, or it takes very long.
+    pub fn wait_for<T>(&mut self, mut is_it: impl FnMut(&Self) -> Option<T>) -> Result<T> {
+        let begin = Instant::now();
+        loop {
+            if let Some(it) = is_it(self) {
+                return Ok(it);
+            }
+            let ended = self.process.try_wait()?;
+            ensure!(ended.is_none(), "cloned ended with {ended:?}: {}", self.said());
+            ensure!(begin.elapsed() < PATIENCE, "after {PATIENCE:?} cloned said: {}", self.said());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// What it has said.
+    pub fn said(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// What `clonectl` answers.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn ask(&self, arguments: &[&str]) -> Result<String> {
+        let control = self.control.to_str().context("a path")?;
+        self.context.tools.run("clonectl", &[&["--socket", control], arguments].concat())
+    }
+
+    /// Gives the clone a message.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub fn message(&self, message: &str) -> Result<()> {
+        self.ask(&["message", "clone", "0", message]).map(drop)
+    }
+
+    /// Its status, after a commit.
+    ///
+    /// # Errors
+    /// When the clone has failed.
+    pub fn figures(&self) -> Result<Figures> {
+        match StatusLine::parse(self.ask(&["status", "clone"])?.trim_end())?.status {
+            Status::Running(figures) => Ok(figures),
+            other => bail!("the clone is {other:?}: {}", self.said()),
+        }
+    }
+
+    /// Waits until the figures are so.
+    ///
+    /// # Errors
+    /// As [`Self::wait_for`] and [`Self::figures`].
+    pub fn wait_until(&mut self, is_so: impl Fn(&Figures) -> bool) -> Result<()> {
+        self.wait_for(|daemon| match daemon.figures() {
+            Ok(figures) => is_so(&figures).then_some(Ok(())),
+            Err(error) => Some(Err(error)),
+        })?
+    }
+
+    /// Has it end as systemd does.
+    ///
+    /// # Errors
+    /// When it fails then.
+    pub fn stop(mut self) -> Result<()> {
+        kill_process(Pid::from_child(&self.process), Signal::TERM)?;
+        let ended = self.process.wait()?;
+        ensure!(ended.success(), "cloned ended with {ended}: {}", self.said());
+        Ok(())
+    }
+}
+
+impl Drop for Daemon<'_> {
+    fn drop(&mut self) {
+        // It may have ended already, and its folder is in the one for temporary files.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = self.control.parent().map(fs::remove_dir_all);
+    }
+}
+
+/// A daemon, and somebody who uses its clone.
+struct Served<'a> {
+    daemon: Daemon<'a>,
+    client: NbdClient,
     region_bytes: u64,
 }
 
@@ -57,14 +165,18 @@ pub fn live(
                     reads.extend(served.apply(op).with_context(|| op.to_string())?);
                 }
             }
-            Step::Message(message) => served.message(message)?,
+            Step::Message(message) => served.daemon.message(message)?,
             Step::HydrateSome(regions) => served.hydrate_some(*regions)?,
-            Step::Finish => served.wait_until(|figures| figures.hydrated == figures.regions)?,
+            Step::Finish => {
+                served.daemon.wait_until(|figures| figures.hydrated == figures.regions)?;
+            }
         }
     }
-    served.wait_until(|figures| figures.hydrating == 0)?;
-    let status = served.ask(&["status", "clone"])?.trim_end().to_owned();
-    served.stop()?;
+    served.daemon.wait_until(|figures| figures.hydrating == 0)?;
+    let status = served.daemon.ask(&["status", "clone"])?.trim_end().to_owned();
+    let Served { daemon, client, .. } = served;
+    drop(client);
+    daemon.stop()?;
     Ok(Told { reads, status })
 }
 
@@ -78,46 +190,22 @@ impl<'a> Served<'a> {
     ) -> Result<Self> {
         let DataClone { regions, metadata, destination, source } = clone;
         let (metadata, destination) = (metadata.display(), destination.display());
-        let table = format!(
-            "0 {} clone {metadata} {destination} {} {} {options}",
-            regions.target,
-            source.display(),
-            regions.size
-        );
-        // A socket has a short path.
-        let folder = tempfile::Builder::new().prefix("judge").tempdir()?.keep();
-        let (socket, control) = (folder.join("nbd"), folder.join("control"));
-        let log = context.path(&format!("{name}.log"));
+        let (source, size) = (source.display(), regions.size);
+        let target = regions.target;
+        let table = format!("0 {target} clone {metadata} {destination} {source} {size} {options}");
+        let folder = tempfile::Builder::new().prefix("judge").tempdir()?;
+        let socket = folder.path().join("nbd");
+        let address = format!("unix:{}", socket.display());
         let zeroes = if discards == Discards::Zero { "on" } else { "off" };
-        let daemon = Command::new(context.tools.program("cloned"))
-            .args(["run", "--name", "clone", "--discard-zeroes", zeroes, "--table", &table])
-            .arg("--nbd")
-            .arg(format!("unix:{}", socket.display()))
-            .arg("--control")
-            .arg(&control)
-            .stdin(Stdio::null())
-            .stderr(File::create(&log)?)
-            .spawn()?;
-        let region_bytes = regions.size * SECTOR_SIZE;
-        let mut served = Self { context, daemon, control, log, client: None, region_bytes };
-        let begin = Instant::now();
-        while served.client.is_none() {
-            let ended = served.daemon.try_wait()?;
-            ensure!(ended.is_none(), "cloned ended with {ended:?}: {}", served.said());
-            ensure!(begin.elapsed() < PATIENCE, "cloned does not serve: {}", served.said());
-            thread::sleep(Duration::from_millis(5));
-            served.client = NbdClient::connect(&socket, "clone").ok();
-        }
-        Ok(served)
-    }
-
-    fn said(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
+        let arguments = ["--discard-zeroes", zeroes, "--table", &table, "--nbd", &address];
+        let mut daemon = Daemon::run(context, name, &arguments)?;
+        let client = daemon.wait_for(|_| NbdClient::connect(&socket, "clone").ok())?;
+        Ok(Self { daemon, client, region_bytes: size * SECTOR_SIZE })
     }
 
     /// Carries out one operation. Of a read, gives what it read.
     fn apply(&mut self, op: &Op) -> Result<Option<Vec<Run>>> {
-        let client = self.client.as_mut().context("nobody is connected")?;
+        let client = &mut self.client;
         let bytes = |sectors: &Range<u64>| sectors.start * SECTOR_SIZE..sectors.end * SECTOR_SIZE;
         match op {
             Op::Write(sectors, seed) | Op::DurableWrite(sectors, seed) => {
@@ -139,62 +227,16 @@ impl<'a> Served<'a> {
         Ok(None)
     }
 
-    fn ask(&self, arguments: &[&str]) -> Result<String> {
-        let control = self.control.to_str().context("a path")?;
-        self.context.tools.run("clonectl", &[&["--socket", control], arguments].concat())
-    }
-
-    fn message(&self, message: &str) -> Result<()> {
-        self.ask(&["message", "clone", "0", message]).map(drop)
-    }
-
-    fn figures(&self) -> Result<Figures> {
-        let line = StatusLine::parse(self.ask(&["status", "clone"])?.trim_end())?;
-        match line.status {
-            Status::Running(figures) => Ok(figures),
-            other => bail!("the clone is {other:?}: {}", self.said()),
-        }
-    }
-
-    fn wait_until(&self, is_it: impl Fn(&Figures) -> bool) -> Result<()> {
-        let begin = Instant::now();
-        loop {
-            let figures = self.figures()?;
-            if is_it(&figures) {
-                return Ok(());
-            }
-            ensure!(begin.elapsed() < PATIENCE, "{figures:?} after {PATIENCE:?}");
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    fn hydrate_some(&self, regions: u64) -> Result<()> {
-        let enough = self.figures()?.hydrated + regions;
-        self.message(&format!("hydration_rate {}", SLOW * self.region_bytes))?;
-        self.message("enable_hydration")?;
-        self.wait_until(|figures| figures.hydrated >= enough.min(figures.regions))?;
+    fn hydrate_some(&mut self, regions: u64) -> Result<()> {
+        let Self { daemon, region_bytes, .. } = self;
+        let enough = daemon.figures()?.hydrated + regions;
+        daemon.message(&format!("hydration_rate {}", SLOW * *region_bytes))?;
+        daemon.message("enable_hydration")?;
+        daemon.wait_until(|figures| figures.hydrated >= enough.min(figures.regions))?;
         // What is under way ends with that.
-        self.message("disable_hydration")?;
-        self.ask(&["suspend", "clone"])?;
-        self.ask(&["resume", "clone"])?;
-        self.message("hydration_rate 0")
-    }
-
-    /// Has it end as systemd does.
-    fn stop(mut self) -> Result<()> {
-        self.client = None;
-        kill_process(Pid::from_child(&self.daemon), Signal::TERM)?;
-        let ended = self.daemon.wait()?;
-        ensure!(ended.success(), "cloned ended with {ended}: {}", self.said());
-        Ok(())
-    }
-}
-
-impl Drop for Served<'_> {
-    fn drop(&mut self) {
-        // It may have ended already, and its folder is in the one for temporary files.
-        let _ = self.daemon.kill();
-        let _ = self.daemon.wait();
-        let _ = self.control.parent().map(std::fs::remove_dir_all);
+        daemon.message("disable_hydration")?;
+        daemon.ask(&["suspend", "clone"])?;
+        daemon.ask(&["resume", "clone"])?;
+        daemon.message("hydration_rate 0")
     }
 }
