@@ -13,6 +13,7 @@ use crate::control::protocol::{CloneStatus, Event, Item, Verb};
 pub mod args;
 mod connection;
 mod show;
+pub mod watch;
 
 /// Runs `clonectl`.
 ///
@@ -156,7 +157,7 @@ fn show(daemon: &Connection, args: &Args) -> Result<()> {
             daemon.ask(verb, |item| print_event(item, *json))
         }
         Args::Reload => reload(daemon),
-        Args::Watch { .. } => Err(strange()),
+        Args::Watch { name, interval } => watch::run(daemon, name, *interval),
         _ => Err(strange()),
     }
 }

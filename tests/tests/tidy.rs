@@ -418,6 +418,18 @@ fn every_tool_has_a_man_page_with_the_options_of_its_help() {
     expect_none(&found, "Say the same in docs/man and in the help:");
 }
 
+/// Its help is that of all its verbs.
+#[test]
+fn clonectl_has_a_man_page_with_the_options_of_its_verbs() {
+    let help = Text::load("clone-daemon/tests/daemon/help/clonectl.txt");
+    let lines = help.text.lines().filter(|line| line.trim_start().starts_with('-'));
+    let in_help: BTreeSet<&str> = lines.flat_map(long_options).collect();
+    let page = Text::load("docs/man/clonectl.8.md");
+    let in_page = long_options(between(&page.text, "## OPTIONS", "## EXIT STATUS"));
+    let differ: Vec<_> = in_help.symmetric_difference(&in_page).map(ToString::to_string).collect();
+    expect_none(&differ, "Say the same in docs/man/clonectl.8.md and in the help:");
+}
+
 #[test]
 fn nothing_depends_on_the_machine_that_it_was_written_on() {
     let places = [concat!("/wo", "rk/"), concat!("/ho", "me/"), concat!("/ro", "ot/")];

@@ -1,0 +1,138 @@
+//! `clonectl watch`: a clone while it hydrates.
+
+use std::io::IsTerminal;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clone_tools::map::terminal::is_utf8;
+use clone_tools::output;
+use ratatui::DefaultTerminal;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+
+use self::rates::{Meter, Rates};
+use self::screen::{Look, Shown};
+use super::connection::Connection;
+use super::show::{plain, state};
+use crate::control::protocol::{CELLS_MAX, Item, Snapshot, Verb};
+
+pub mod rates;
+pub mod screen;
+
+/// How long a key is waited for at a time.
+const GLANCE: Duration = Duration::from_millis(100);
+
+/// Shows the clone `name`, looking at it every `interval` seconds.
+///
+/// # Errors
+/// What the daemon or the terminal says.
+pub(super) fn run(daemon: &Connection, name: &str, interval: f64) -> Result<()> {
+    let interval = Duration::from_secs_f64(interval);
+    // There has to be such a clone before the screen is cleared.
+    let first = snapshot(daemon, name, 1)?;
+    if !std::io::stdout().is_terminal() {
+        return print(daemon, first, interval);
+    }
+    let mut terminal = ratatui::try_init().context("cannot draw on the terminal")?;
+    let watched = watch(&mut terminal, daemon, first, interval);
+    ratatui::restore();
+    watched
+}
+
+fn snapshot(daemon: &Connection, name: &str, cells: u32) -> Result<Snapshot> {
+    daemon.ask_one(Verb::Snapshot { name: name.to_owned(), cells }, |item| match item {
+        Item::Snapshot(snapshot) => Some(*snapshot),
+        _ => None,
+    })
+}
+
+fn watch(
+    terminal: &mut DefaultTerminal,
+    daemon: &Connection,
+    first: Snapshot,
+    interval: Duration,
+) -> Result<()> {
+    let name = first.clone.name.clone();
+    let variable = |name| std::env::var(name).unwrap_or_default();
+    let look = Look {
+        color: variable("NO_COLOR").is_empty(),
+        unicode: is_utf8(["LC_ALL", "LC_CTYPE", "LANG"].map(variable)),
+    };
+    let mut meter = Meter::default();
+    loop {
+        let size = terminal.size().context("how large is the terminal?")?;
+        let cells = screen::cells(size.into()).min(CELLS_MAX);
+        let snapshot = snapshot(daemon, &name, cells)?;
+        let rates = meter.note(&snapshot);
+        let shown = Shown { snapshot: &snapshot, rates: &rates, look };
+        terminal
+            .draw(|frame| shown.draw(frame.area(), frame.buffer_mut()))
+            .context("cannot draw on the terminal")?;
+        if wait(interval).context("cannot read the terminal")? == Then::Quit {
+            return Ok(());
+        }
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Then {
+    Quit,
+    Look,
+}
+
+/// Waits for a key that ends it, for `interval` to pass, or for another size of the terminal.
+fn wait(interval: Duration) -> std::io::Result<Then> {
+    let until = Instant::now() + interval;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if !event::poll(left.min(GLANCE))? {
+            if left.is_zero() {
+                return Ok(Then::Look);
+            }
+            continue;
+        }
+        match event::read()? {
+            Event::Resize(..) => return Ok(Then::Look),
+            Event::Key(key) if key.kind == KeyEventKind::Press => {
+                let control_c =
+                    key.code == KeyCode::Char('c') && key.modifiers == KeyModifiers::CONTROL;
+                if control_c || matches!(key.code, KeyCode::Char('q' | 'Q') | KeyCode::Esc) {
+                    return Ok(Then::Quit);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Prints a line now and then, until the clone is complete.
+fn print(daemon: &Connection, first: Snapshot, interval: Duration) -> Result<()> {
+    let mut meter = Meter::default();
+    let mut snapshot = first;
+    loop {
+        let rates = meter.note(&snapshot);
+        output::write_to(None, |to| writeln!(to, "{}", line(&snapshot, &rates)))?;
+        if snapshot.clone.state != "running" {
+            bail!("the clone has failed; clonectl events {} tells more", snapshot.clone.name);
+        }
+        if snapshot.clone.complete {
+            return Ok(());
+        }
+        thread::sleep(interval);
+        snapshot = self::snapshot(daemon, &snapshot.clone.name, 1)?;
+    }
+}
+
+fn line(snapshot: &Snapshot, rates: &Rates) -> String {
+    let clone = &snapshot.clone;
+    let mut parts = vec![
+        format!("{} {} hydrated", plain(&clone.name), screen::share(clone)),
+        format!("{} of {} regions", clone.hydrated_regions, clone.regions),
+        state(clone).to_owned(),
+    ];
+    parts.extend(rates.speed());
+    parts.join(", ")
+}
+
+#[cfg(test)]
+mod tests;
