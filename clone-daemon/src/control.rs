@@ -29,7 +29,7 @@ pub mod cells;
 pub mod line;
 mod place;
 pub mod protocol;
-mod tell;
+pub(crate) mod tell;
 mod verbs;
 
 /// How many may be connected at a time.

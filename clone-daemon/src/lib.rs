@@ -13,6 +13,7 @@
 //! - [`fuse`]: a clone as a file.
 //! - [`control`]: the socket on which clones are looked at and changed; [`ctl`]: `clonectl`, which
 //!   does that.
+//! - [`metrics`]: what Prometheus asks for.
 //! - [`nbd`]: the NBD protocol, served and spoken to others.
 //! - [`source`]: where data come from that are cloned.
 
@@ -24,6 +25,7 @@ pub mod figures;
 pub mod fuse;
 pub mod host;
 mod listening;
+pub mod metrics;
 pub mod nbd;
 pub mod opening;
 pub mod source;

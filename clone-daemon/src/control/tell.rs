@@ -22,7 +22,7 @@ const EVENTS: usize = 8;
 const REASON_MAX: usize = 2048;
 
 /// How a clone stands; `flush` commits before.
-pub(super) fn status(clone: &Hosted, flush: bool) -> CloneStatus {
+pub(crate) fn status(clone: &Hosted, flush: bool) -> CloneStatus {
     let line = clone.status(flush);
     let events = clone.wait_for_dated(0, Duration::ZERO);
     let rest = events.iter().rev().find_map(|dated| match dated.notice.what {

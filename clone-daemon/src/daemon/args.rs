@@ -9,6 +9,7 @@ use clone_core::size::{parse_bytes, parse_sectors};
 use clone_tools::args::{SIZES, parse_region_size};
 use clone_tools::exit;
 
+use crate::metrics::MetricsAddress;
 use crate::nbd::server::Address;
 use crate::source::{SourceOptions, SourceSpec};
 use crate::spec::{CloneSpec, SpecificationError, Tuning, check_name, name_after};
@@ -193,6 +194,10 @@ pub struct CommonArgs {
     /// other cloned has it. `none` for no such socket.
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
+
+    /// Serve metrics to Prometheus there, at /metrics: tcp:ADDRESS:PORT, as in tcp:127.0.0.1:9177.
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics: Option<MetricsAddress>,
 
     /// How sources across a network are asked.
     #[command(flatten)]

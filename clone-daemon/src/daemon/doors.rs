@@ -9,6 +9,7 @@ use super::args::CommonArgs;
 use super::exporters::{FilePlace, Files, Nbd};
 use crate::control::{self, BoundSocket};
 use crate::host::Host;
+use crate::metrics::{self, BoundMetrics};
 use crate::nbd::server::{BindOptions, ServerOptions, TlsOptions};
 
 /// What is listened at; nobody is served yet.
@@ -16,12 +17,14 @@ pub(super) struct Doors {
     nbd: Option<Arc<Nbd>>,
     tls: Option<TlsOptions>,
     control: Option<BoundSocket>,
+    metrics: Option<BoundMetrics>,
 }
 
 /// What serves.
 pub(super) struct OpenDoors {
     nbd: Option<Arc<Nbd>>,
     control: Option<control::Server>,
+    metrics: Option<metrics::Server>,
 }
 
 impl Doors {
@@ -58,7 +61,9 @@ impl Doors {
         if nbd.is_none() && args.fuse.is_none() {
             tracing::warn!("clones hydrate, and nobody can use them: --nbd and --fuse serve them");
         }
-        Ok(Self { nbd, tls, control: control_socket(args.control.as_deref())? })
+        let metrics = args.metrics.map(|address| BoundMetrics::bind(address, args.insecure));
+        let control = control_socket(args.control.as_deref())?;
+        Ok(Self { nbd, tls, control, metrics: metrics.transpose()? })
     }
 
     /// Serves whoever comes.
@@ -76,7 +81,11 @@ impl Doors {
                 control.path().display()
             );
         }
-        Ok(OpenDoors { nbd: self.nbd, control })
+        let metrics = self.metrics.map(|bound| bound.serve(host.clone())).transpose()?;
+        if let Some(metrics) = &metrics {
+            tracing::info!("metrics at http://{}/metrics", metrics.address().0);
+        }
+        Ok(OpenDoors { nbd: self.nbd, control, metrics })
     }
 }
 
@@ -109,6 +118,9 @@ impl OpenDoors {
         }
         if let Some(control) = self.control {
             control.stop();
+        }
+        if let Some(metrics) = self.metrics {
+            metrics.stop();
         }
     }
 }

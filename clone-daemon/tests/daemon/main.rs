@@ -6,6 +6,7 @@ mod cloned;
 mod control;
 mod fuse;
 mod killed;
+mod metrics;
 mod nbd_client;
 mod nbd_server;
 #[cfg(feature = "object-store")]

@@ -1,0 +1,253 @@
+//! What is told of each clone.
+//!
+//! Nothing is counted here: the numbers are those of [`crate::figures`], of the driver and of the
+//! source, as they are when somebody asks.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use clone_core::driver::HydrationProgress;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+
+use crate::control::protocol::CloneStatus;
+use crate::control::tell;
+use crate::figures::{Counts, Figures, Kind, LATENCY_ENDS};
+use crate::host::Host;
+use crate::source::SourceFigures;
+
+/// All clones of a host.
+pub(super) struct Clones {
+    host: Arc<Host>,
+}
+
+impl Clones {
+    pub(super) fn new(host: Arc<Host>) -> Self {
+        Self { host }
+    }
+}
+
+impl fmt::Debug for Clones {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Clones")
+    }
+}
+
+/// What is known of a clone.
+struct Sample {
+    status: CloneStatus,
+    progress: HydrationProgress,
+    figures: Arc<Figures>,
+    source: Option<Arc<SourceFigures>>,
+}
+
+/// A number of a clone: what it is called, what it says, and where it comes from.
+type Number = (&'static str, &'static str, fn(&Sample) -> u64);
+
+const GAUGES: [Number; 19] = [
+    ("cloned_size_bytes", "Bytes of the clone.", |s| s.status.size_bytes),
+    ("cloned_region_bytes", "Bytes of a region.", |s| s.status.region_bytes),
+    ("cloned_regions", "Regions of the clone.", |s| s.status.regions),
+    ("cloned_regions_hydrated", "Regions that are hydrated.", |s| s.status.hydrated_regions),
+    ("cloned_regions_hydrating", "Regions that are being copied.", |s| s.status.hydrating_regions),
+    ("cloned_regions_set_aside", "Regions that could not be copied.", |s| {
+        s.status.set_aside_regions
+    }),
+    ("cloned_metadata_blocks", "Blocks of 4096 bytes of the metadata device.", |s| {
+        s.status.metadata_total_blocks
+    }),
+    ("cloned_metadata_blocks_used", "Blocks of metadata that are in use.", |s| {
+        s.status.metadata_used_blocks
+    }),
+    (
+        "cloned_mode",
+        "0 if metadata can change, 1 if it cannot any more, 2 if all has failed.",
+        mode,
+    ),
+    ("cloned_hydration_enabled", "Whether hydration in the background is switched on.", |s| {
+        s.status.settings.hydration.into()
+    }),
+    ("cloned_hydrate_on_read", "Whether reads hydrate what they read.", |s| {
+        s.status.settings.hydrate_on_read.into()
+    }),
+    ("cloned_hydration_threshold_regions", "Regions that hydration may have under way.", |s| {
+        s.status.settings.hydration_threshold.into()
+    }),
+    ("cloned_hydration_batch_size_regions", "Regions that hydration copies in one go.", |s| {
+        s.status.settings.hydration_batch_size.into()
+    }),
+    ("cloned_hydration_rate_limit_bytes", "Bytes that may be hydrated in a second; 0: any.", |s| {
+        s.status.settings.hydration_rate.unwrap_or(0)
+    }),
+    ("cloned_suspended", "Whether the clone is suspended.", |s| s.status.suspended.into()),
+    ("cloned_complete", "Whether all regions are hydrated.", |s| s.status.complete.into()),
+    ("cloned_requests_in_flight", "Requests of users that are under way.", |s| {
+        s.figures.in_flight()
+    }),
+    ("cloned_source_requests_in_flight", "Requests to a remote source that are under way.", |s| {
+        s.of_source(|figures| &figures.in_flight)
+    }),
+    ("cloned_source_requests_in_flight_max", "The most that there have been at a time.", |s| {
+        s.of_source(|figures| &figures.in_flight_max)
+    }),
+];
+
+const COUNTERS: [Number; 10] = [
+    ("cloned_fetched_bytes_total", "Bytes read from the source to be copied.", |s| {
+        s.progress.fetched_bytes
+    }),
+    ("cloned_copied_bytes_total", "Bytes of copies written to the destination.", |s| {
+        s.progress.copied_bytes
+    }),
+    ("cloned_zeroed_bytes_total", "Bytes of copies that are zeroes, and were not written.", |s| {
+        s.progress.zeroed_bytes
+    }),
+    ("cloned_source_read_bytes_total", "Bytes read from the source for users alone.", |s| {
+        s.progress.source_read_bytes
+    }),
+    ("cloned_commits_total", "Commits of metadata that were begun.", |s| s.progress.commits),
+    ("cloned_events_total", "Events: finished, failed and the like.", |s| s.status.event_nr),
+    ("cloned_source_requests_total", "Requests to a remote source.", |s| {
+        s.of_source(|figures| &figures.requests)
+    }),
+    ("cloned_source_retries_total", "Requests to a remote source that tried again.", |s| {
+        s.of_source(|figures| &figures.retries)
+    }),
+    ("cloned_source_failures_total", "Reads of a remote source that were given up.", |s| {
+        s.of_source(|figures| &figures.failures)
+    }),
+    ("cloned_source_bytes_total", "Bytes that came from a remote source.", |s| {
+        s.of_source(|figures| &figures.bytes)
+    }),
+];
+
+fn mode(sample: &Sample) -> u64 {
+    match (&*sample.status.state, sample.status.mode.as_deref()) {
+        ("running", Some("rw")) => 0,
+        ("running", _) => 1,
+        _ => 2,
+    }
+}
+
+impl Sample {
+    /// A source that is on this machine has no such numbers: they are 0.
+    fn of_source(&self, counter: impl Fn(&SourceFigures) -> &AtomicU64) -> u64 {
+        self.source.as_ref().map_or(0, |figures| counter(figures).load(Ordering::Relaxed))
+    }
+}
+
+impl Collector for Clones {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let samples: Vec<Sample> = self
+            .host
+            .list()
+            .iter()
+            .map(|clone| Sample {
+                status: tell::status(clone, false),
+                progress: clone.progress(),
+                figures: clone.volume().figures().clone(),
+                source: clone.source_figures().cloned(),
+            })
+            .collect();
+        build_info(&mut encoder)?;
+        for (name, help, number) in GAUGES {
+            numbers(&mut encoder, (name, help, number), MetricType::Gauge, &samples)?;
+        }
+        for (name, help, number) in COUNTERS {
+            numbers(&mut encoder, (name, help, number), MetricType::Counter, &samples)?;
+        }
+        requests(&mut encoder, &samples)
+    }
+}
+
+fn build_info(encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
+    let help = "1, with the version of cloned.";
+    let mut metric =
+        encoder.encode_descriptor("cloned_build_info", help, None, MetricType::Gauge)?;
+    metric.encode_family(&[("version", env!("CARGO_PKG_VERSION"))])?.encode_gauge(&1i64)
+}
+
+/// One number of each clone. Counters are written as gauges are: with the name that they have, as
+/// Prometheus' own format wants it, where OpenMetrics would take the `_total` off the name of the
+/// family, and `promtool check metrics` find neither type nor help.
+fn numbers(
+    encoder: &mut DescriptorEncoder,
+    (name, help, number): Number,
+    kind: MetricType,
+    samples: &[Sample],
+) -> Result<(), fmt::Error> {
+    let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
+    for sample in samples {
+        let labels = [("clone", sample.status.name.as_str())];
+        metric.encode_family(&labels)?.encode_gauge(&signed(number(sample)))?;
+    }
+    Ok(())
+}
+
+/// Numbers are signed in the encoder. None of these comes near the end of that.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// What users ask for, by operation, and by whether it was on the destination already.
+fn requests(encoder: &mut DescriptorEncoder, samples: &[Sample]) -> Result<(), fmt::Error> {
+    let all = || {
+        let kinds = Kind::ALL.into_iter().flat_map(|kind| [(kind, true), (kind, false)]);
+        let of = |sample| kinds.clone().map(move |which| Series { sample, which });
+        samples.iter().flat_map(of).collect::<Vec<_>>()
+    };
+    for (name, help, counter) in [
+        (
+            "cloned_request_bytes_total",
+            "Bytes of the requests of users.",
+            (|counts| &counts.bytes) as fn(&Counts) -> &AtomicU64,
+        ),
+        ("cloned_requests_failed_total", "Requests of users that failed.", |counts| &counts.failed),
+    ] {
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for series in all() {
+            let value = counter(series.counts()).load(Ordering::Relaxed);
+            metric.encode_family(&series.labels())?.encode_gauge(&signed(value))?;
+        }
+    }
+    let (name, help) = ("cloned_request_duration_seconds", "How long requests of users took.");
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+    for series in all() {
+        let (sum, count, buckets) = histogram(series.counts());
+        let labels = series.labels();
+        let mut metric = metric.encode_family(&labels)?;
+        metric.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+    }
+    Ok(())
+}
+
+/// Requests of one kind to one clone.
+struct Series<'a> {
+    sample: &'a Sample,
+    which: (Kind, bool),
+}
+
+impl Series<'_> {
+    fn counts(&self) -> &Counts {
+        self.sample.figures.counts(self.which.0, self.which.1)
+    }
+
+    fn labels(&self) -> [(&str, &str); 3] {
+        let (kind, hydrated) = self.which;
+        let hydrated = if hydrated { "true" } else { "false" };
+        [("clone", &self.sample.status.name), ("operation", kind.name()), ("hydrated", hydrated)]
+    }
+}
+
+/// Sum in seconds, count, and how many there are in each class. The count is that of the classes,
+/// so that they agree whatever is counted meanwhile.
+fn histogram(counts: &Counts) -> (f64, u64, Vec<(f64, u64)>) {
+    let seconds = |micros: u64| micros as f64 / 1e6;
+    let ends = LATENCY_ENDS.iter().map(|&end| seconds(end)).chain([f64::INFINITY]);
+    let classes = counts.classes.iter().map(|class| class.load(Ordering::Relaxed));
+    let buckets: Vec<(f64, u64)> = ends.zip(classes).collect();
+    let count = buckets.iter().map(|(_, count)| count).sum();
+    (seconds(counts.micros.load(Ordering::Relaxed)), count, buckets)
+}

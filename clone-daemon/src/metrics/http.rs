@@ -1,0 +1,163 @@
+//! As much of HTTP as a scrape needs: one GET, one answer, and the connection ends.
+//!
+//! RFC 9112; what a request says is taken apart by `httparse`.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use httparse::{EMPTY_HEADER, Error, Status};
+use prometheus_client::registry::Registry;
+
+use super::{TIME, text};
+use crate::listening::{Over, Serve};
+
+/// Bytes of a request at most.
+const REQUEST_MAX: usize = 8 << 10;
+
+/// Lines of a request at most.
+const HEADERS_MAX: usize = 64;
+
+/// What the answer to a scrape is called.
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+const PLAIN: &str = "text/plain; charset=utf-8";
+
+/// What is there to be asked for.
+pub(super) struct Pages {
+    pub(super) registry: Registry,
+}
+
+/// An answer.
+#[derive(Debug, PartialEq, Eq)]
+struct Answer {
+    status: &'static str,
+    kind: &'static str,
+    body: String,
+}
+
+impl Answer {
+    fn plain(status: &'static str, body: &str) -> Self {
+        Self { status, kind: PLAIN, body: body.to_owned() }
+    }
+}
+
+impl Serve for Pages {
+    fn serve(&self, socket: OwnedFd, _: &Over) {
+        let stream = TcpStream::from(socket);
+        if let Err(error) = self.talk(&stream) {
+            tracing::debug!("a scrape of metrics failed: {error}");
+        }
+    }
+}
+
+impl Pages {
+    fn talk(&self, mut stream: &TcpStream) -> io::Result<()> {
+        let until = Instant::now() + TIME;
+        let (answer, with_body) = match read_request(stream, until)? {
+            Ok((method, path)) => (self.answer(&method, &path), method != "HEAD"),
+            Err(answer) => (answer, true),
+        };
+        let Answer { status, kind, body } = answer;
+        let length = body.len();
+        let head = format!(
+            "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\
+             Connection: close\r\n\r\n"
+        );
+        let body = if with_body { body.as_str() } else { "" };
+        write_until(stream, (head + body).as_bytes(), until)?;
+        stream.flush()?;
+        // So that the other side reads all of it, whatever it had sent beyond its request.
+        stream.shutdown(Shutdown::Write)?;
+        let mut rest = [0; 1024];
+        while wait_for(stream, until).is_ok() && (&mut stream).read(&mut rest)? > 0 {}
+        Ok(())
+    }
+
+    fn answer(&self, method: &str, path: &str) -> Answer {
+        if !matches!(method, "GET" | "HEAD") {
+            return Answer::plain("405 Method Not Allowed", "only GET, and HEAD\n");
+        }
+        match path.split('?').next() {
+            Some("/metrics") => match text(&self.registry) {
+                Ok(body) => Answer { status: "200 OK", kind: METRICS, body },
+                Err(_) => Answer::plain("500 Internal Server Error", "cannot write metrics\n"),
+            },
+            Some("/") => Answer::plain("200 OK", "cloned: see /metrics\n"),
+            _ => Answer::plain("404 Not Found", "there is only /metrics\n"),
+        }
+    }
+}
+
+/// Method and path of a request, or what is to be answered to something that is none.
+fn read_request(
+    mut stream: &TcpStream,
+    until: Instant,
+) -> io::Result<Result<(String, String), Answer>> {
+    let mut bytes = Vec::new();
+    loop {
+        let mut headers = [EMPTY_HEADER; HEADERS_MAX];
+        let mut request = httparse::Request::new(&mut headers);
+        match request.parse(&bytes) {
+            Ok(Status::Complete(_)) => {
+                let (method, path) = (request.method.unwrap_or(""), request.path.unwrap_or(""));
+                return Ok(Ok((method.to_owned(), path.to_owned())));
+            }
+            Ok(Status::Partial) if bytes.len() < REQUEST_MAX => {}
+            Ok(Status::Partial) | Err(Error::TooManyHeaders) => {
+                let status = "431 Request Header Fields Too Large";
+                return Ok(Err(Answer::plain(status, "too long\n")));
+            }
+            Err(_) => return Ok(Err(Answer::plain("400 Bad Request", "no request\n"))),
+        }
+        wait_for(stream, until)?;
+        let mut more = [0; 1024];
+        let room = more.len().min(REQUEST_MAX - bytes.len());
+        let len = (&mut stream).read(&mut more[..room])?;
+        if len == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        bytes.extend_from_slice(&more[..len]);
+    }
+}
+
+/// Has the next read and the next write end by `until`.
+fn wait_for(stream: &TcpStream, until: Instant) -> io::Result<()> {
+    let left = until.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    stream.set_read_timeout(Some(left))?;
+    stream.set_write_timeout(Some(left))
+}
+
+/// Writes all of it, however slowly the other side reads, as long as it is done by `until`.
+fn write_until(mut stream: &TcpStream, mut bytes: &[u8], until: Instant) -> io::Result<()> {
+    while !bytes.is_empty() {
+        wait_for(stream, until)?;
+        match (&mut stream).write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(len) => bytes = &bytes[len..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::registry::Registry;
+
+    use super::Pages;
+
+    #[test]
+    fn there_is_one_page_and_it_can_only_be_read() {
+        let pages = Pages { registry: Registry::default() };
+        let status = |method: &str, path: &str| pages.answer(method, path).status;
+        assert_eq!(status("GET", "/metrics?x=y"), "200 OK");
+        assert_eq!(status("HEAD", "/"), "200 OK");
+        assert_eq!(status("GET", "/metric"), "404 Not Found");
+        assert_eq!(status("POST", "/metrics"), "405 Method Not Allowed");
+    }
+}
