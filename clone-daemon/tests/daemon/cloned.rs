@@ -1,9 +1,11 @@
 //! `cloned` as a process: what it refuses, what it makes, and how it ends.
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use clone_core::check::read;
 use clone_core::metadata::Metadata;
@@ -12,6 +14,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rustix::process::Signal;
 
+use crate::nbd_server::served::script;
 use crate::support::cloned::{Cloned, cloned};
 
 const SIZE: usize = 4 << 20;
@@ -192,7 +195,6 @@ fn what_was_copied_before_a_signal_is_not_copied_again() {
 
 /// Whether nothing of a destination has been written.
 fn is_empty(file: &File) -> bool {
-    use std::os::unix::fs::MetadataExt;
     file.metadata().is_ok_and(|metadata| metadata.blocks() == 0)
 }
 
@@ -237,4 +239,81 @@ fn a_table_of_clones_is_read_again_and_the_others_are_left_alone() {
     assert!(daemon.stop().success());
     let refused = run(folder.path(), &["serve", "--clonetab", "nowhere"]);
     assert_eq!(refused.status.code(), Some(1));
+}
+
+#[test]
+fn systemd_is_told_how_the_daemon_is() {
+    let folder = folder();
+    let socket = UnixDatagram::bind(folder.path().join("notify")).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let told = |text: &str| {
+        let mut message = [0; 4096];
+        loop {
+            let len = socket.recv(&mut message).unwrap();
+            if String::from_utf8_lossy(&message[..len]).lines().any(|line| line == text) {
+                return;
+            }
+        }
+    };
+    let tab = folder.path().join("clonetab");
+    fs::write(&tab, "disk source disk.img disk.meta no_hydration\n").unwrap();
+    let mut command = cloned(folder.path(), &["serve", "--clonetab", "clonetab"]);
+    command.env("NOTIFY_SOCKET", folder.path().join("notify")).env("WATCHDOG_USEC", "100000");
+    let mut daemon = Cloned::spawn(command);
+    told("READY=1");
+    told("WATCHDOG=1");
+    daemon.signal(Signal::HUP);
+    told("RELOADING=1");
+    told("READY=1");
+    daemon.signal(Signal::TERM);
+    told("STOPPING=1");
+    assert!(daemon.wait().success());
+}
+
+#[test]
+fn sockets_that_systemd_passes_on_are_served() {
+    let folder = folder();
+    let arguments = [&RUN[..], &["--nbd", "systemd", "--control", "none"]].concat();
+    let mut command = vec![env!("CARGO_BIN_EXE_cloned")];
+    command.extend(arguments);
+    // libnbd passes a socket on as systemd does.
+    let text = format!(
+        "import os\nos.chdir({:?})\nh.connect_systemd_socket_activation({command:?})\n\
+         assert h.get_size() == {SIZE}\n\
+         assert h.pread(4096, 4096) == open('source', 'rb').read()[4096:8192]\nh.shutdown()\n",
+        folder.path()
+    );
+    script("", &text);
+}
+
+#[test]
+fn the_check_before_the_kernel_sets_a_clone_up_lets_sound_and_new_metadata_pass() {
+    let folder = folder();
+    drop(Cloned::start(folder.path(), &RUN));
+    let path = |name: &str| folder.path().join(name);
+    let mut damaged = fs::read(path("metadata")).unwrap();
+    damaged[100] ^= 1;
+    fs::write(path("damaged"), damaged).unwrap();
+    fs::write(path("new"), vec![0; 40960]).unwrap();
+    let names = ["metadata", "damaged", "new"];
+    let lines = names.map(|name| format!("{name} s d {} -\n", path(name).display()));
+    fs::write(path("clonetab"), lines.concat()).unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/check-before-setup");
+    let tools = Path::new(env!("CARGO_BIN_EXE_cloned")).parent().unwrap();
+    if !tools.join("clone_check").exists() {
+        eprintln!("SKIPPED: clone_check is not built; `cargo test --workspace` builds it");
+        return;
+    }
+    let programs = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", tools.display());
+    let checked = |name: &str| {
+        let mut check = Command::new(script);
+        check.arg(name).arg(path("clonetab")).env("PATH", &programs);
+        check.output().unwrap()
+    };
+    for (name, code) in [("metadata", 0), ("new", 0), ("damaged", 1), ("nobody", 1)] {
+        let output = checked(name);
+        assert_eq!(output.status.code(), Some(code), "{name}: {}", told(&output));
+    }
+    assert!(told(&checked("damaged")).contains("is not set up: its metadata"));
+    assert!(told(&checked("nobody")).contains("has no clone nobody"));
 }
