@@ -2,9 +2,13 @@
 
 use clone_core::engine::{ByteRange, Operation, RequestError};
 
-use crate::nbd::server::buffers::PIECE;
 use crate::nbd::server::reply::Ticket;
 use crate::nbd::server::session::{Ended, Session, answer_bytes};
+
+/// What is written at once comes in pieces that are no longer: that is how a destination gives it
+/// to the page cache anyway, and what is longer it may take for a copy, which it has stored early
+/// and forgotten.
+const PIECE: usize = 64 << 10;
 
 impl Session {
     /// Writes what follows to `range`.
