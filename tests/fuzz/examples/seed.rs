@@ -46,6 +46,9 @@ fn main() -> io::Result<()> {
     for seed in 0..8 {
         write("space_map", &format!("{seed}"), &operations(1000 * seed))?;
     }
+    for (headers, name) in [(None, "simple"), (Some(8), "structured"), (Some(11), "extended")] {
+        write("nbd_session", name, &nbd_session(headers))?;
+    }
     println!("wrote {}", corpus.display());
     Ok(())
 }
@@ -78,4 +81,38 @@ fn large_counts() -> ImageEditor {
         image.push_large_count(at, count);
     }
     image
+}
+
+/// What an NBD client sends that asks for one of everything, after an option that chooses headers.
+fn nbd_session(headers: Option<u32>) -> Vec<u8> {
+    let mut stream = vec![0, 0, 0, 3];
+    let contexts = b"\0\0\0\0\0\0\0\x02\0\0\0\x0fbase:allocation\0\0\0\x0eclone:hydrated";
+    let info = b"\0\0\0\x04disk\0\x03\0\x01\0\x02\0\x03";
+    let options: [(u32, &[u8]); 5] =
+        [(headers.unwrap_or(3), b""), (9, contexts), (10, contexts), (6, info), (7, info)];
+    for (option, data) in options {
+        stream.extend(b"IHAVEOPT");
+        stream.extend(number(option.into(), 4));
+        stream.extend(number(data.len() as u64, 4));
+        stream.extend(data);
+    }
+    let is_extended = headers == Some(11);
+    for command in [1, 0, 3, 4, 5, 6, 7, 2] {
+        let payload = if command == 1 { 600 } else { 0 };
+        let length = if matches!(command, 2 | 3) { 0 } else { 600 };
+        let flags = if is_extended && command == 1 { 32 } else { 0 };
+        stream.extend(number(if is_extended { 0x21e4_1c71 } else { 0x2560_9513 }, 4));
+        stream.extend([number(flags, 2), number(command, 2), number(command, 8)].concat());
+        stream.extend(number(if length == 0 { 0 } else { 4000 }, 8));
+        stream.extend(number(length, if is_extended { 8 } else { 4 }));
+        stream.extend(vec![7; payload]);
+    }
+    stream
+}
+
+/// The last `len` bytes of a number, the highest first.
+fn number(number: u64, len: usize) -> Vec<u8> {
+    let mut bytes = number.to_le_bytes()[..len].to_vec();
+    bytes.reverse();
+    bytes
 }
