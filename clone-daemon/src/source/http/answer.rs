@@ -43,7 +43,8 @@ pub(in crate::source) fn found(status: StatusCode, headers: &HeaderMap) -> Resul
         StatusCode::OK => {
             return Err(lasting("the server sends the whole object where a part was asked for"));
         }
-        StatusCode::RANGE_NOT_SATISFIABLE if total_of(headers) == Some(0) => {
+        // There is no first byte. Not all servers say how long the object is.
+        StatusCode::RANGE_NOT_SATISFIABLE if total_of(headers).unwrap_or(0) == 0 => {
             return Ok(Found::Empty);
         }
         _ => return Err(refusal(status, headers)),
