@@ -65,7 +65,8 @@ impl Pool {
         &self.pinned
     }
 
-    /// A connection, and how many were lost so far: the one with the least to do. If all are busy another is made, for those who come later.
+    /// A connection, and how many were lost so far: the one with the least to do. If all are busy
+    /// another is made, for those who come later.
     pub(super) fn get(self: &Arc<Self>, deadline: Instant) -> Result<(Lease, u64), NbdError> {
         let mut state = lock(&self.state);
         loop {
