@@ -24,15 +24,15 @@ const SKIPPED_MAX: u32 = 1 << 20;
 pub(super) fn serve(shared: &Shared, id: u64, channel: &Arc<Channel>) {
     let deadline = Instant::now() + shared.options.handshake;
     let mut inbox = Inbox::new(channel.clone(), shared.memory.own(), deadline);
-    let ended = match haggle(shared, channel, &mut inbox) {
-        Ok(chosen) => transmit(shared, id, channel, inbox, &chosen),
+    let ended = match haggle(shared, id, channel, &mut inbox) {
+        Ok(chosen) => transmit(shared, channel, inbox, &chosen),
         Err(ended) => ended,
     };
     debug!(id, "connection ended: {ended}");
     channel.close();
 }
 
-fn haggle(shared: &Shared, channel: &Channel, inbox: &mut Inbox) -> Result<Chosen, Ended> {
+fn haggle(shared: &Shared, id: u64, channel: &Channel, inbox: &mut Inbox) -> Result<Chosen, Ended> {
     let mut out = Bytes::default();
     out.u64(MAGIC).u64(OPTION_MAGIC).u16(handshake::FIXED_NEWSTYLE | handshake::NO_ZEROES);
     channel.send(&mut [IoSlice::new(&out.0)])?;
@@ -49,6 +49,9 @@ fn haggle(shared: &Shared, channel: &Channel, inbox: &mut Inbox) -> Result<Chose
     loop {
         let mut out = Vec::new();
         let next = next_option(&mut haggle, inbox, &mut out)?;
+        if let Next::Transmission(chosen) = &next {
+            enter(shared, id, chosen)?;
+        }
         channel.send(&mut [IoSlice::new(&out)])?;
         match next {
             Next::Option => {}
@@ -91,20 +94,19 @@ fn next_option(
     Ok(next)
 }
 
-fn transmit(
-    shared: &Shared,
-    id: u64,
-    channel: &Arc<Channel>,
-    mut inbox: Inbox,
-    chosen: &Chosen,
-) -> Ended {
+/// The connection has its volume before the client knows: from then on it makes way for no other.
+fn enter(shared: &Shared, id: u64, chosen: &Chosen) -> Result<(), Ended> {
     let name = chosen.volume.name();
     shared.registry.enter(id, name);
     // Whoever removes a volume ends the connections that have entered it: this one may be late.
     let still = shared.volumes.find(name);
-    if still.is_none_or(|volume| !Arc::ptr_eq(&volume, &chosen.volume)) {
-        return Ended::Removed;
+    match still.is_some_and(|volume| Arc::ptr_eq(&volume, &chosen.volume)) {
+        true => Ok(()),
+        false => Err(Ended::Removed),
     }
+}
+
+fn transmit(shared: &Shared, channel: &Arc<Channel>, mut inbox: Inbox, chosen: &Chosen) -> Ended {
     if let Err(error) = inbox.no_deadline() {
         return error.into();
     }
