@@ -309,7 +309,7 @@ impl Engine {
                 let is_gone = self.mode != Mode::ReadWrite
                     && changes.is_some_and(|range| !self.is_hydrated(&range));
                 let result = match result {
-                    Err(failure) => Err(RequestError::Device(failure.device)),
+                    Err(failure) => Err(failure.error()),
                     Ok(_) if is_gone => Err(self.mode_error()),
                     Ok(_) => Ok(()),
                 };

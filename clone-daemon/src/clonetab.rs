@@ -37,7 +37,6 @@ pub struct TabError {
     /// The number of the line, from 1 on.
     pub line: usize,
     /// What is wrong with it.
-    #[source]
     pub what: EntryError,
 }
 

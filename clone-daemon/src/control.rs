@@ -19,7 +19,7 @@ use rustix::process::geteuid;
 
 use self::line::{LineError, Lines};
 use self::place::Bound;
-pub use self::place::{BindError, default_path};
+pub use self::place::{BindError, default_path, service_path};
 use self::protocol::{ErrorKind, Refusal, Reply, Request};
 use self::verbs::Verbs;
 use crate::host::Host;

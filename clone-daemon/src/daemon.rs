@@ -62,7 +62,7 @@ fn serve_until_asked(
     begin: impl FnOnce(&Host) -> Result<()>,
 ) -> Result<Exit> {
     log::start(common)?;
-    let watch = Watch::start()?;
+    let watch = Watch::start(host.has_table())?;
     let host = Arc::new(host);
     // What cannot be listened at is told before anything is made.
     let doors = Doors::bind(common, &host)?;

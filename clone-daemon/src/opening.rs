@@ -12,7 +12,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow, bail};
 use clone_core::driver::{Access, Devices, FileDestination};
 use clone_core::engine::Settings;
-use clone_core::geometry::{Geometry, MAX_REGIONS, RegionRange, RegionSize, Sectors};
+use clone_core::geometry::{Geometry, MAX_REGIONS, RegionRange, RegionSize, SECTOR_SIZE, Sectors};
 use clone_core::ir::Header;
 use clone_core::metadata::Metadata;
 use clone_core::restore::MetadataSize;
@@ -69,7 +69,7 @@ impl Plan {
         let (source, pin) = look_at_source(&spec, &metadata, options)?;
         let geometry = match &metadata {
             Found::Metadata(metadata) => geometry_of(&spec, metadata, source.limits)?,
-            Found::Nothing | Found::Zeroes(_) => new_geometry(&spec, source.limits)?,
+            Found::Nothing | Found::Zeroes(_) => new_geometry(&spec, &source)?,
         };
         let settings = spec.tuning.settings(geometry, source.is_remote());
         let line = table_line(&spec, geometry, &settings)?;
@@ -290,6 +290,14 @@ fn look_at_source(
             return Err(error).with_context(|| format!("cannot use the source {}", spec.source));
         }
     };
+    if place.is_none() {
+        tracing::warn!(
+            clone = spec.name,
+            "{} is a block device: nothing is noted of the source, and whether it is still the one \
+             that the clone was begun with is not seen at the next start",
+            spec.metadata.display()
+        );
+    }
     if let Some(warning) = opened.identity.warning() {
         tracing::warn!(clone = spec.name, "the source {}: {warning}", spec.source);
     }
@@ -349,12 +357,22 @@ fn geometry_of(
 const USUAL_REGION: Sectors = Sectors(8);
 
 /// The sizes of a clone that is begun.
-fn new_geometry(spec: &CloneSpec, source: DeviceLimits) -> Result<Geometry> {
+fn new_geometry(spec: &CloneSpec, source: &Opened) -> Result<Geometry> {
+    let bytes = source.source.size_bytes();
+    let source = source.limits;
+    if spec.length.is_none() && !bytes.is_multiple_of(SECTOR_SIZE) {
+        bail!(
+            "the source {} has {bytes} bytes, which are no whole number of sectors of {SECTOR_SIZE}: \
+             make it longer, or give a length of {} sectors to leave its end out",
+            spec.source,
+            source.size
+        );
+    }
     let length = spec.length.unwrap_or(source.size);
     let region_size = match spec.region_size {
         Some(region_size) => region_size,
         None => {
-            let block = Sectors(source.logical_block_size / 512);
+            let block = Sectors(source.logical_block_size / SECTOR_SIZE);
             let least = length.0.div_ceil(MAX_REGIONS).next_power_of_two();
             RegionSize::new(Sectors(USUAL_REGION.0.max(block.0).max(least)))?
         }

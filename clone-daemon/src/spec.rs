@@ -116,6 +116,9 @@ pub enum SpecificationError {
     /// The source is no source.
     #[error(transparent)]
     Source(#[from] SpecError),
+    /// A part of it is missing.
+    #[error("a clone takes --metadata, --destination and --source, or --table")]
+    Incomplete,
     /// A name that no clone can have.
     #[error(
         "{0:?} cannot be the name of a clone: a name has 1 to {NAME_MAX} letters, digits and \

@@ -47,6 +47,12 @@ impl StopSignals {
     }
 }
 
+/// Whether `signal` was ignored when the process was started, by `nohup` for instance, and so is to
+/// be ignored further on. To be asked before it is caught.
+pub fn is_ignored(signal: i32) -> bool {
+    ignored() >> (signal - 1) & 1 == 1
+}
+
 /// The signals that are ignored, the first in the lowest bit. Where the kernel does not tell, none
 /// are taken to be.
 fn ignored() -> u64 {

@@ -95,12 +95,15 @@ fn crates_depend_downwards_only() {
         ("persistent-data", &["clone-core", "clone-tools", "clone-daemon", "clone-tests"][..]),
         ("clone-core", &["clone-tools", "clone-daemon", "clone-tests"]),
         ("clone-tools", &["clone-daemon", "clone-tests"]),
-        ("clone-daemon", &["clone-tools", "clone-tests"]),
+        // It says things as the tools do.
+        ("clone-daemon", &["clone-tests"]),
     ];
     let mut found = Vec::new();
     for (member, above) in above {
         let manifest = Text::load(&format!("{member}/Cargo.toml"));
-        for (place, line) in manifest.lines() {
+        // What tests use does not come with the crate.
+        let shipped = |(_, line): &(_, &str)| *line != "[dev-dependencies]";
+        for (place, line) in manifest.lines().take_while(shipped) {
             if above.iter().any(|name| line.starts_with(name)) {
                 found.push(format!("{place}: {line}"));
             }

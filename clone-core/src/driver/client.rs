@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 
 use crate::driver::crew::Crew;
+use crate::driver::perform::is_full;
 use crate::engine::{ByteRange, Device, Lane, Operation, RequestError};
 
 /// Somebody who uses a clone: one for each thread, or for each connection.
@@ -211,7 +212,10 @@ impl Client {
         act: impl FnOnce() -> io::Result<()>,
     ) -> Option<Result<(), RequestError>> {
         let _pass = self.lane.pass(range)?;
-        Some(act().map_err(|_| RequestError::Device(Device::Destination)))
+        Some(act().map_err(|error| match is_full(&error) {
+            true => RequestError::Full(Device::Destination),
+            false => RequestError::Device(Device::Destination),
+        }))
     }
 
     fn range(&self, offset: u64, len: usize) -> Result<ByteRange, RequestError> {

@@ -54,7 +54,7 @@ impl Crew {
             self.state.clear_poison();
             let mut state = poisoned.into_inner();
             let reason = "a thread panicked while it had the lock".into();
-            state.fail(Failure { device: Device::Metadata, reason }, &self.notices);
+            state.fail(Failure { device: Device::Metadata, reason, is_full: false }, &self.notices);
             state
         })
     }

@@ -88,25 +88,27 @@ const BLOCK: usize = 4096;
 impl Hands {
     /// Does one operation.
     pub(super) fn perform(&self, work: &Work, is_background: bool) -> Result<Done, Failure> {
-        let done = self.on_data(work, is_background);
-        let done = match (done, work) {
-            (Some(result), _) => result.map_err(|error| {
+        let device = work.device();
+        let failed = |error: &dyn Error, is_full| {
+            let reason = reason(error);
+            Failure { device, reason, is_full }
+        };
+        if let Some(result) = self.on_data(work, is_background) {
+            return result.map_err(|error| {
                 if let Some(SourceChanged(what)) = SourceChanged::of(&error) {
                     *lock(&self.changed) = Some(what.clone());
                 }
-                reason(&error)
-            }),
-            (None, Work::Commit { regions }) => {
+                failed(&error, is_full(&error))
+            });
+        }
+        let used = match work {
+            Work::Commit { regions } => {
                 add(&self.tally.commits, 1);
-                let used = self.ledger.commit(regions);
-                used.map(|used| Done::Blocks { used }).map_err(|error| reason(&error))
+                self.ledger.commit(regions)
             }
-            (None, _) => {
-                let used = self.ledger.abort();
-                used.map(|used| Done::Blocks { used }).map_err(|error| reason(&error))
-            }
+            _ => self.ledger.abort(),
         };
-        done.map_err(|reason| Failure { device: work.device(), reason })
+        used.map(|used| Done::Blocks { used }).map_err(|error| failed(&error, false))
     }
 
     /// Does what is on one of the devices with data; `None` for what is on metadata.
@@ -212,6 +214,11 @@ impl Hands {
         }
         Ok(())
     }
+}
+
+/// Whether a device has no room left, or its user may have no more of it.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// What a device said, and what that came from.

@@ -219,5 +219,5 @@ pub(super) fn panicked(device: Device, who: &str, panic: &(dyn Any + Send)) -> F
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     let reason = format!("{who} panicked: {}", text.unwrap_or("it did not say why"));
-    Failure { device, reason }
+    Failure { device, reason, is_full: false }
 }

@@ -162,7 +162,11 @@ mod tests {
 
     impl Aside {
         fn failed(&mut self, now: Duration, regions: RegionRange) {
-            self.add(now, regions, Failure { device: Device::Source, reason: String::new() });
+            self.add(
+                now,
+                regions,
+                Failure { device: Device::Source, reason: String::new(), is_full: false },
+            );
         }
     }
 

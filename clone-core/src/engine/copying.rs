@@ -10,7 +10,7 @@ use crate::engine::claim::{
 };
 use crate::engine::event::{Done, Failure};
 use crate::engine::plan::State;
-use crate::engine::request::{ByteRange, Device, RequestError, RequestId};
+use crate::engine::request::{ByteRange, Device, RequestId};
 use crate::engine::{Engine, Mode, Op};
 use crate::geometry::RegionRange;
 
@@ -242,7 +242,7 @@ impl Engine {
         stalled.append(&mut self.buffers.other.stalled);
         for &id in &stalled {
             let reason = "the clone became read-only".to_owned();
-            let failure = Failure { device: Device::Metadata, reason };
+            let failure = Failure { device: Device::Metadata, reason, is_full: false };
             self.claims.copy(id).failure.get_or_insert(failure);
         }
         for id in stalled {
@@ -258,7 +258,7 @@ impl Engine {
         }
         let result = match &copy.failure {
             _ if self.mode != Mode::ReadWrite => Err(self.mode_error()),
-            Some(failure) => Err(RequestError::Device(failure.device)),
+            Some(failure) => Err(failure.error()),
             None => {
                 self.mark(regions.clone());
                 Ok(())
@@ -292,9 +292,9 @@ impl Engine {
             }
             Ok(_) => Err(self.mode_error()),
             Err(failure) => {
-                let device = failure.device;
+                let error = failure.error();
                 self.look_again(regions, failure);
-                Err(RequestError::Device(device))
+                Err(error)
             }
         };
         self.end_part(request, result);

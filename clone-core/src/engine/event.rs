@@ -2,7 +2,7 @@
 
 use crate::engine::action::OpId;
 use crate::engine::command::Command;
-use crate::engine::request::{Device, Request};
+use crate::engine::request::{Device, Request, RequestError};
 
 /// Something that happened.
 #[derive(Debug)]
@@ -58,4 +58,17 @@ pub struct Failure {
     pub device: Device,
     /// What it said, for people.
     pub reason: String,
+    /// Whether that was that there is no room left.
+    pub is_full: bool,
+}
+
+impl Failure {
+    /// What becomes of a request that needed the device.
+    pub(super) fn error(&self) -> RequestError {
+        if self.is_full {
+            RequestError::Full(self.device)
+        } else {
+            RequestError::Device(self.device)
+        }
+    }
 }

@@ -58,6 +58,9 @@ pub enum RequestError {
     /// A device that it needed failed.
     #[error("the {0} failed")]
     Device(Device),
+    /// A device that it needed has no room left. What was there before can be read and written.
+    #[error("no room is left on the {0}")]
+    Full(Device),
     /// A region would have to be marked as hydrated, and metadata is read-only.
     #[error("the clone is read-only: a write or a flush of it failed")]
     ReadOnly,

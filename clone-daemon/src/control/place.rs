@@ -47,6 +47,14 @@ pub fn default_path() -> Option<PathBuf> {
     Some(Path::new(&folder).join("cloned.sock"))
 }
 
+/// Where the control socket of the unit for systemd is, `/run/cloned/cloned.sock`, if there is one
+/// and none where [`default_path`] says. Its user cannot make one there.
+pub fn service_path() -> Option<PathBuf> {
+    let service = Path::new("/run/cloned/cloned.sock");
+    let is_other = default_path().is_none_or(|path| !path.exists());
+    (is_other && service.exists()).then(|| service.to_owned())
+}
+
 /// A socket of ours that has its place. It is removed when this is dropped.
 pub(super) struct Bound {
     path: PathBuf,

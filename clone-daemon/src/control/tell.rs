@@ -100,7 +100,7 @@ pub(super) fn event(name: &str, dated: Dated) -> Event {
 fn details(what: &Happening) -> (&'static str, BTreeMap<String, Value>) {
     let mut details = BTreeMap::new();
     let mut add = |name: &str, value: Value| details.insert(name.to_owned(), value);
-    let mut add_failure = |Failure { device, reason }: &Failure| {
+    let mut add_failure = |Failure { device, reason, .. }: &Failure| {
         add("device", device.to_string().into());
         add("reason", shortened(reason.clone(), REASON_MAX).into());
     };

@@ -18,7 +18,8 @@ use clap::{Args, Parser, Subcommand};
 #[command(disable_help_subcommand = true, propagate_version = true, after_help = AFTER_HELP)]
 pub struct ClonectlArgs {
     /// The control socket of cloned. Without it, and without CLONED_SOCKET in the environment, it
-    /// is /run/cloned.sock for root, and cloned.sock in $XDG_RUNTIME_DIR for others.
+    /// is /run/cloned.sock for root, or that of the systemd unit, /run/cloned/cloned.sock, and
+    /// cloned.sock in $XDG_RUNTIME_DIR for others.
     #[arg(long, value_name = "PATH", global = true)]
     pub socket: Option<PathBuf>,
 

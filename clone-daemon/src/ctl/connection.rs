@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use crate::control::default_path;
 use crate::control::line::{self, Lines};
 use crate::control::protocol::{Item, Refusal, Reply, Request, VERSION, Verb};
+use crate::control::{default_path, service_path};
 
 /// The daemon answers when it has done what it was asked to, however long that takes.
 const FOREVER: Duration = Duration::from_secs(1 << 32);
@@ -25,7 +25,7 @@ const LINE_TIME: Duration = Duration::from_secs(10);
 pub(super) fn socket(given: Option<&Path>) -> Result<PathBuf> {
     let from_environment = || std::env::var_os("CLONED_SOCKET").filter(|path| !path.is_empty());
     let path = given.map(Path::to_owned).or_else(|| from_environment().map(PathBuf::from));
-    path.or_else(default_path).ok_or_else(|| {
+    path.or_else(service_path).or_else(default_path).ok_or_else(|| {
         anyhow!(
             "where is the control socket of cloned? XDG_RUNTIME_DIR is not set; say it with \
              --socket or CLONED_SOCKET"

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use clone_core::geometry::{RegionSize, SECTOR_SIZE, Sectors};
+use clone_core::geometry::{RegionSize, Sectors};
 use clone_core::size::{parse_bytes, parse_sectors};
 use clone_tools::args::{SIZES, parse_region_size};
 use clone_tools::exit;
@@ -47,7 +47,6 @@ pub struct RunArgs {
         "region_size", "length"])]
     #[arg(conflicts_with_all = ["no_hydration", "no_discard_passdown", "hydration_threshold",
         "hydration_batch_size"])]
-    #[arg(required_unless_present_all = ["metadata", "destination", "source"])]
     pub table: Option<String>,
 
     /// The metadata: a block device or a file. A file that does not exist is made, and one that is
@@ -206,10 +205,11 @@ pub struct CommonArgs {
     /// How much is said: error, warn, info, debug, trace, or a filter as in tracing's
     /// EnvFilter.
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "CLONED_LOG")]
+    #[arg(help_heading = "Logging")]
     pub log_level: String,
 
     /// How it is said, on stderr, which systemd takes to its journal.
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    #[arg(long, value_name = "FORMAT", default_value = "text", help_heading = "Logging")]
     pub log_format: LogFormat,
 }
 
@@ -307,10 +307,8 @@ impl RunArgs {
                 prefetch: None,
                 repin: false,
             },
-            (table, ..) => {
-                let line = table.as_deref().unwrap_or_default();
-                CloneSpec::from_table(line, self.name.as_deref())?
-            }
+            (Some(line), ..) => CloneSpec::from_table(line, self.name.as_deref())?,
+            _ => return Err(SpecificationError::Incomplete),
         };
         let TuningArgs {
             hydration_rate,
@@ -351,7 +349,7 @@ fn parse_name(text: &str) -> Result<String, String> {
 
 fn after_help() -> String {
     format!(
-        "{SIZES} ({SECTOR_SIZE} bytes each)\n\n{}\n\nSIGTERM and SIGINT end it: what is under way \
+        "{SIZES}\n\n{}\n\nSIGTERM and SIGINT end it: what is under way \
          is ended, flushed and committed.\nSIGHUP has `cloned serve` read its table again.",
         exit::HELP
     )
@@ -369,6 +367,7 @@ mod tests {
     use clone_core::geometry::Sectors;
 
     use super::{DaemonArgs, DaemonCommand, RunArgs};
+    use crate::spec::SpecificationError;
 
     fn run(args: &[&str]) -> RunArgs {
         let args = ["cloned", "run"].iter().chain(args);
@@ -421,7 +420,7 @@ mod tests {
         };
         assert!(parse(&["--table", "clone m d s 8", "--no-hydration"]).is_err());
         assert!(parse(&["--table", "clone m d s 8", "-m", "m"]).is_err());
-        assert!(parse(&["-m", "m", "-d", "d"]).is_err());
+        assert!(matches!(run(&["-m", "m", "-d", "d"]).spec(), Err(SpecificationError::Incomplete)));
         assert!(parse(&["-m", "m", "-d", "d", "-s", "gopher://x"]).is_err());
         assert!(parse(&["--table", "clone m d s 8", "--direct", "--name", "a/b"]).is_err());
     }

@@ -13,6 +13,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
 
+use clone_tools::signals::is_ignored;
+
 use crate::host::Host;
 
 /// What a signal asks for.
@@ -32,17 +34,20 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Catches SIGTERM and SIGINT, which end the daemon, and SIGHUP. A second signal to end ends it
+    /// Catches SIGTERM and SIGINT, which end the daemon, and SIGHUP, which reloads its table; where
+    /// there is none it ends it too, unless it was ignored from the start. A second signal to end ends it
     /// at once: it loses nothing that was flushed.
     ///
     /// # Errors
     /// Whatever the system says.
-    pub(super) fn start() -> Result<Self> {
+    pub(super) fn start(reloads: bool) -> Result<Self> {
         let (noted, signals) = mpsc::channel();
         let caught = || -> io::Result<Signals> {
             let is_second = Arc::new(AtomicBool::new(false));
-            let signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
-            for signal in [SIGINT, SIGTERM] {
+            let ends = [SIGINT, SIGTERM];
+            let hangup = [SIGHUP].into_iter().filter(|_| reloads || !is_ignored(SIGHUP));
+            let signals = Signals::new(ends.into_iter().chain(hangup))?;
+            for signal in ends {
                 flag::register_conditional_default(signal, is_second.clone())?;
                 flag::register(signal, is_second.clone())?;
             }

@@ -145,7 +145,7 @@ impl FileSystem {
 /// What is said to those who use the file. Why a device fails is in the notices of the clone.
 fn errno(error: RequestError) -> Errno {
     match error {
-        RequestError::PastEnd => Errno::ENOSPC,
+        RequestError::PastEnd | RequestError::Full(_) => Errno::ENOSPC,
         RequestError::ReadOnly => Errno::EROFS,
         _ => Errno::EIO,
     }

@@ -3,6 +3,7 @@
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::io;
+use std::mem;
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,6 +20,8 @@ const WAIT_MIN: Duration = Duration::from_millis(50);
 const WAIT_MAX: Duration = Duration::from_secs(5);
 /// The longest wait that a server can ask for.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
+/// How often something has failed when that is told.
+const TOLD_AFTER: u32 = 3;
 /// How often the time that a request may take is doubled at most.
 const DOUBLINGS_MAX: u32 = 3;
 
@@ -43,6 +46,8 @@ struct State {
     under_way: usize,
     /// The server wants to be left alone until then.
     rest_until: Option<Instant>,
+    /// It was told that the source does not answer, and it has not answered since.
+    is_told: bool,
     end: Option<End>,
 }
 
@@ -162,7 +167,10 @@ impl Patience {
             drop(pass);
             tries += 1;
             let error = match result {
-                Ok(done) => return self.ended().map_or(Ok(done), Err),
+                Ok(done) => {
+                    self.tell_success(doing);
+                    return self.ended().map_or(Ok(done), Err);
+                }
                 Err(Trouble::Changed(changed)) => {
                     self.end(End::Changed(changed.clone()));
                     return Err(self.failed(changed.into()));
@@ -174,6 +182,7 @@ impl Patience {
                 Err(Trouble::Passing(error)) => error,
             };
             tracing::debug!(source = %self.place, %doing, tries, %error, "trying again");
+            self.tell_failure(doing, tries, &error);
             let wait = match Busy::wait_of(&error) {
                 Some(wait) => {
                     let wait = wait.min(RETRY_AFTER_MAX);
@@ -189,6 +198,22 @@ impl Patience {
             last = Some(error);
             self.pause(until)?;
             SourceFigures::add(&self.figures.retries, 1);
+        }
+    }
+
+    /// Says once that the source fails, until it does not any more. That one request fails for
+    /// once is nothing.
+    fn tell_failure(&self, doing: &Doing, tries: u32, error: &io::Error) {
+        let is_news = !matches!(doing, Doing::Extent(_)) && tries == TOLD_AFTER;
+        if is_news && !mem::replace(&mut self.lock().is_told, true) {
+            tracing::warn!(source = %self.place, "{doing} fails, and is tried again: {error}");
+        }
+    }
+
+    fn tell_success(&self, doing: &Doing) {
+        let is_data = !matches!(doing, Doing::Extent(_));
+        if is_data && mem::take(&mut self.lock().is_told) {
+            tracing::info!(source = %self.place, "it answers again");
         }
     }
 

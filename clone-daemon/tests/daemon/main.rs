@@ -4,6 +4,7 @@
 mod clonectl;
 mod cloned;
 mod control;
+mod full;
 mod fuse;
 mod killed;
 mod metrics;

@@ -66,7 +66,7 @@ pub(super) struct CopyBuffer {
 }
 
 pub(super) fn failure(device: Device) -> Failure {
-    Failure { device, reason: "a simulated fault".to_owned() }
+    Failure { device, reason: "a simulated fault".to_owned(), is_full: false }
 }
 
 /// Which device the data of an operation is on.

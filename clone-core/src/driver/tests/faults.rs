@@ -92,7 +92,8 @@ fn after_a_flush_that_failed_nothing_more_becomes_hydrated_and_that_is_told() {
     bench.destination.rule(|asked| if *asked == Asked::Flush { Err(eio()) } else { Ok(()) });
     client.write(REGION, &[2; REGION as usize], false).unwrap();
     assert_eq!(client.flush(), Err(RequestError::Device(Device::Destination)));
-    let expected = Failure { device: Device::Destination, reason: "a bad sector".into() };
+    let expected =
+        Failure { device: Device::Destination, reason: "a bad sector".into(), is_full: false };
     wait_for(&clone, |what| *what == Happening::ReadOnly(expected.clone()));
     assert_eq!(client.write(2 * REGION, &[3; 10], false), Err(RequestError::ReadOnly));
     assert_eq!(client.write(10, &[4; 10], false), Ok(()));

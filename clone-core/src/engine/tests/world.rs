@@ -209,7 +209,7 @@ impl World {
                 Io::Commit { .. } | Io::Abort => Device::Metadata,
                 _ => Device::Destination,
             };
-            return Err(Failure { device, reason: "it was told to".into() });
+            return Err(Failure { device, reason: "it was told to".into(), is_full: false });
         }
         match io {
             Io::ReadSource { request, range } => {
@@ -268,7 +268,11 @@ impl World {
     fn read_source(&self, range: &ByteRange) -> Result<(), Failure> {
         let is_bad = |bad: &ByteRange| bad.start < range.end && range.start < bad.end;
         if self.bad.iter().any(is_bad) {
-            return Err(Failure { device: Device::Source, reason: "a bad sector".into() });
+            return Err(Failure {
+                device: Device::Source,
+                reason: "a bad sector".into(),
+                is_full: false,
+            });
         }
         Ok(())
     }

@@ -326,7 +326,7 @@ fn errno_of(operation: Operation, error: RequestError) -> u32 {
         matches!(operation, Operation::Write | Operation::WriteZeroes { .. } | Operation::Discard);
     match error {
         RequestError::PastEnd if matches!(operation, Operation::Discard) => errno::EINVAL,
-        RequestError::PastEnd if writes => errno::ENOSPC,
+        RequestError::PastEnd | RequestError::Full(_) if writes => errno::ENOSPC,
         RequestError::PastEnd => errno::EINVAL,
         // What was written before may be lost: for a flush that is worse than not being allowed.
         RequestError::ReadOnly if writes => errno::EPERM,
