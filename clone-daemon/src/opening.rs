@@ -27,7 +27,7 @@ use persistent_data::BlockNr;
 use persistent_data::block::RawBlock;
 use persistent_data::device::{FileDevice, OpenError, ReadDevice};
 
-use crate::source::{self, Opened, Pin, RemoteHandle, SourceOptions, SourceSpec, pin};
+use crate::source::{Opened, Pin, RemoteHandle, SourceOptions, SourceSpec, pin};
 use crate::spec::CloneSpec;
 
 /// Everything that a clone needs, opened and claimed, and found to fit. Nothing was changed yet.
@@ -266,18 +266,12 @@ fn look_at_source(
     options: &SourceOptions,
 ) -> Result<(Opened, Option<(PathBuf, Pin)>)> {
     let place = pin::place(&spec.metadata);
-    let pinned = match (metadata, &place) {
-        // What another clone left there is of no account.
-        (Found::Metadata(_), Some(place)) if !spec.repin => Pin::load(place)?,
-        _ => None,
-    };
-    if let Some(pinned) = &pinned {
-        pinned.check_place(&spec.source)?;
-    }
+    // What another clone left there is of no account.
+    let goes_on = matches!(metadata, Found::Metadata(_)) && !spec.repin;
     let access = if spec.tuning.direct { Access::Direct } else { Access::Buffered };
     let options = SourceOptions { access, ..options.clone() };
-    let opened = source::open(&spec.source, pinned.as_ref().map(|pin| &pin.identity), &options);
-    let opened = match (opened, metadata) {
+    let opened = pin::open(&spec.source, place.as_deref().filter(|_| goes_on), &options);
+    let (opened, new_pin) = match (opened, metadata) {
         (Ok(opened), _) => opened,
         (Err(error), Found::Metadata(metadata)) if is_complete(metadata) => {
             tracing::warn!(
@@ -301,11 +295,7 @@ fn look_at_source(
     if let Some(warning) = opened.identity.warning() {
         tracing::warn!(clone = spec.name, "the source {}: {warning}", spec.source);
     }
-    let pin = match pinned {
-        Some(_) => None,
-        None => place.map(|place| (place, Pin::new(&spec.source, opened.identity.clone()))),
-    };
-    Ok((opened, pin))
+    Ok((opened, place.zip(new_pin)))
 }
 
 fn is_complete(metadata: &Metadata<FileDevice>) -> bool {

@@ -10,6 +10,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use clone_tools::output::replace;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -128,36 +129,17 @@ impl Pin {
     /// # Errors
     /// [`PinError::Io`]. What was there is still there then, whole.
     pub fn store(&self, path: &Path) -> Result<(), PinError> {
-        let written = || -> io::Result<()> {
-            let folder = match path.parent() {
-                Some(folder) if !folder.as_os_str().is_empty() => folder,
-                _ => Path::new("."),
-            };
-            let mut file = tempfile::NamedTempFile::new_in(folder)?;
-            serde_json::to_writer_pretty(&mut file, self)?;
-            file.write_all(b"\n")?;
-            file.as_file().sync_all()?;
-            file.persist(path)?;
-            File::open(folder)?.sync_all()
-        };
+        let written = replace(path, |mut file| {
+            serde_json::to_writer_pretty(file, self)?;
+            file.write_all(b"\n")
+        });
         let failed = |source| PinError::Io { doing: "write", path: path.into(), source };
-        written().map_err(failed)
+        written.map_err(failed)
     }
 }
 
-/// What is done with the pin of a clone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pinning {
-    /// The source must be what is pinned; if nothing is, it is pinned from now on.
-    Require,
-    /// It must be that, and nothing is written.
-    Look,
-    /// It is pinned as it is now: for a clone of which nothing is hydrated, and for users who know
-    /// better.
-    Renew,
-}
-
-/// Opens the source of a clone whose pin is at `path`; without a path it is not pinned.
+/// Opens the source of a clone whose pin is at `path`; without a path it is not pinned. Also gives
+/// what it is to be pinned as, if it is not yet. Nothing is written.
 ///
 /// # Errors
 /// [`SourceError`]; in it [`PinError`], and [`Differs`](SourceError::Differs) if another version is
@@ -165,21 +147,15 @@ pub enum Pinning {
 pub fn open(
     spec: &SourceSpec,
     path: Option<&Path>,
-    pinning: Pinning,
     options: &SourceOptions,
-) -> Result<Opened, SourceError> {
-    let pin = match path.filter(|_| pinning != Pinning::Renew) {
-        Some(path) => Pin::load(path)?,
-        None => None,
-    };
-    if let Some(pin) = &pin {
-        pin.check_place(spec)?;
+) -> Result<(Opened, Option<Pin>), SourceError> {
+    let pinned = path.map(Pin::load).transpose()?.flatten();
+    if let Some(pinned) = &pinned {
+        pinned.check_place(spec)?;
     }
-    let opened = super::open(spec, pin.as_ref().map(|pin| &pin.identity), options)?;
-    if let (Some(path), None, Pinning::Require | Pinning::Renew) = (path, pin, pinning) {
-        Pin::new(spec, opened.identity.clone()).store(path)?;
-    }
-    Ok(opened)
+    let opened = super::open(spec, pinned.as_ref().map(|pin| &pin.identity), options)?;
+    let new = pinned.is_none().then(|| Pin::new(spec, opened.identity.clone()));
+    Ok((opened, new))
 }
 
 #[derive(Deserialize)]

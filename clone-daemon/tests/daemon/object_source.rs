@@ -11,10 +11,9 @@ use std::time::Duration;
 use clone_core::driver::SourceChanged;
 use clone_core::engine::Happening;
 use clone_core::geometry::Sectors;
-use clone_daemon::source::pin::{self, Pinning};
 use clone_daemon::source::{self, Opened, SourceError, SourceOptions, SourceSpec, Version};
 
-use crate::support::{Rig, program};
+use crate::support::{Rig, open_pinned, program};
 use crate::web_source::content;
 
 /// What is put in front of the answers of moto; `None` for nothing.
@@ -176,8 +175,8 @@ fn an_object_that_is_overwritten_under_way_is_not_read_any_more() {
     let folder = tempfile::tempdir().unwrap();
     let pin = folder.path().join("pin");
     let spec: SourceSpec = "s3://bucket/disk".parse().unwrap();
-    let open = |pinning| pin::open(&spec, Some(&pin), pinning, &moto.options());
-    let opened = open(Pinning::Require).unwrap();
+    let open = || open_pinned(&spec, &pin, &moto.options());
+    let opened = open().unwrap();
     let mut into = vec![0; 1000];
     opened.source.read_at(0, &mut into).unwrap();
     let other: Vec<u8> = bytes.iter().map(|byte| !byte).collect();
@@ -186,13 +185,14 @@ fn an_object_that_is_overwritten_under_way_is_not_read_any_more() {
     let changed = SourceChanged::of(&error).unwrap_or_else(|| panic!("{error}"));
     assert!(changed.0.contains("has not the ETag"), "{changed}");
     assert_eq!(into, bytes[..1000]);
-    let Err(error) = open(Pinning::Require) else { panic!("another version was opened") };
+    let Err(error) = open() else { panic!("another version was opened") };
     assert!(error.to_string().contains("it was known by the ETag"), "{error}");
-    open(Pinning::Renew).unwrap();
+    fs::remove_file(&pin).unwrap();
+    open().unwrap();
     assert!(!fs::read_to_string(&pin).unwrap().contains("secret"));
 
     // Shorter now, and the condition is not heeded.
-    let opened = open(Pinning::Require).unwrap();
+    let opened = open().unwrap();
     moto.put("/disk", &bytes[..4096]);
     moto.script(|_, _| {
         Some(
@@ -217,7 +217,7 @@ fn where_a_store_keeps_old_versions_a_clone_goes_on_with_the_one_it_was_begun_wi
     let folder = tempfile::tempdir().unwrap();
     let pin = folder.path().join("pin");
     let spec: SourceSpec = "s3://bucket/disk".parse().unwrap();
-    let open = || pin::open(&spec, Some(&pin), Pinning::Require, &moto.options());
+    let open = || open_pinned(&spec, &pin, &moto.options());
     let before = open().unwrap();
     assert!(matches!(before.identity.version, Version::Generation { .. }), "{:?}", before.identity);
     let other: Vec<u8> = bytes.iter().map(|byte| !byte).collect();

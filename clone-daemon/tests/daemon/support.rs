@@ -4,7 +4,7 @@ use std::env;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
@@ -15,6 +15,7 @@ use clone_core::geometry::{Geometry, RegionSize, Sectors};
 use clone_core::ir::Header;
 use clone_core::metadata::Metadata;
 use clone_core::restore::MetadataSize;
+use clone_daemon::source::{Opened, SourceError, SourceOptions, SourceSpec, pin};
 use clone_daemon::volume::{Volume, Volumes};
 use persistent_data::device::FileDevice;
 use tempfile::TempDir;
@@ -84,6 +85,17 @@ impl Rig {
         file.read_exact_at(&mut bytes, 0).unwrap();
         bytes
     }
+}
+
+/// Opens the source of a clone whose pin is at `path`. If there is none it is pinned.
+pub(crate) fn open_pinned(
+    spec: &SourceSpec,
+    path: &Path,
+    options: &SourceOptions,
+) -> Result<Opened, SourceError> {
+    let (opened, new) = pin::open(spec, Some(path), options)?;
+    new.map(|new| new.store(path)).transpose()?;
+    Ok(opened)
 }
 
 /// A clone that runs as the volume `name`.

@@ -7,9 +7,9 @@ use std::thread;
 use std::time::Duration;
 
 use clone_core::driver::SourceChanged;
-use clone_daemon::source::pin::{self, Pinning};
-use clone_daemon::source::{self, Opened, SourceError, SourceOptions};
+use clone_daemon::source::{self, Opened, SourceError, SourceOptions, pin};
 
+use crate::support::open_pinned;
 use crate::support::web::{Act, Ask, Web};
 
 /// Bytes that tell where they are from.
@@ -268,31 +268,27 @@ fn a_source_is_opened_again_only_as_what_it_was() {
     let folder = tempfile::tempdir().unwrap();
     let pin = pin::place(&folder.path().join("meta")).unwrap();
     let spec = web.url().parse().unwrap();
-    let open = |pinning| pin::open(&spec, Some(&pin), pinning, &hasty());
-    open(Pinning::Look).unwrap();
-    assert!(!pin.exists());
-    open(Pinning::Require).unwrap();
+    let open = || open_pinned(&spec, &pin, &hasty());
+    pin::open(&spec, Some(&pin), &hasty()).unwrap();
+    assert!(!pin.exists(), "it is pinned by those who only look");
+    open().unwrap();
     let first = fs::read(&pin).unwrap();
-    open(Pinning::Require).unwrap();
+    open().unwrap();
     assert_eq!(fs::read(&pin).unwrap(), first);
 
     web.change(|object| object.etag = Some("\"two\"".into()));
-    for pinning in [Pinning::Look, Pinning::Require] {
-        let Err(error) = open(pinning) else { panic!("another version was opened") };
-        let told = error.to_string();
-        assert!(told.contains("by the ETag \"one\", and now by the ETag \"two\""), "{told}");
-        assert!(told.contains("begin again"), "{told}");
-    }
+    let Err(error) = open() else { panic!("another version was opened") };
+    let told = error.to_string();
+    assert!(told.contains("by the ETag \"one\", and now by the ETag \"two\""), "{told}");
+    assert!(told.contains("begin again"), "{told}");
     assert_eq!(fs::read(&pin).unwrap(), first);
-    open(Pinning::Renew).unwrap();
-    open(Pinning::Require).unwrap();
+    let (_, new) = pin::open(&spec, None, &hasty()).unwrap();
+    new.unwrap().store(&pin).unwrap();
+    open().unwrap();
 
     // A file that makes no sense is not taken for none.
     fs::write(&pin, "{}").unwrap();
-    assert!(open(Pinning::Require).is_err());
-    open(Pinning::Renew).unwrap();
-    open(Pinning::Require).unwrap();
-    pin::open(&spec, None, Pinning::Require, &hasty()).unwrap();
+    assert!(open().is_err());
 }
 
 #[test]
