@@ -14,9 +14,6 @@ const REQUESTS_MAX: usize = 256;
 /// The most bytes of their buffers.
 const BYTES_MAX: u64 = 64 << 20;
 
-/// Replies that are sent at a time.
-const TOGETHER: usize = 64;
-
 /// How often it is looked whether a connection was cut.
 pub(super) const GLANCE: Duration = Duration::from_millis(100);
 
@@ -43,7 +40,7 @@ pub(super) struct Outbox {
     state: Mutex<State>,
     /// There is a reply, or there will be none any more.
     work: Condvar,
-    /// A slot was given back.
+    /// A slot was given back, or whoever sent has ended.
     room: Condvar,
 }
 
@@ -53,6 +50,10 @@ struct State {
     /// Slots, and bytes of their leases.
     slots: usize,
     bytes: u64,
+    /// Somebody sends what was taken off the queue.
+    is_sending: bool,
+    /// A reply has been sent in part by the thread that receives: no other may come between.
+    is_held: bool,
     /// No more requests come.
     is_ending: bool,
     /// Nothing can be sent any more.
@@ -112,15 +113,48 @@ impl Outbox {
         self.work.notify_one();
     }
 
-    /// Sends `bytes`, and what waits.
+    /// Sends what waits, and then `bytes`. Only the thread that receives does that.
     pub(super) fn send(&self, bytes: &[u8]) -> io::Result<()> {
-        let waiting = self.lock().take();
-        self.transmit(&waiting, bytes)
+        let waiting = self.begin(self.lock());
+        let sent = self.transmit(&waiting, bytes);
+        self.end();
+        sent
+    }
+
+    /// Until it is [let go](Self::let_go), nothing is sent but by [`send`](Self::send): what is
+    /// sent so is one reply. Only the thread that receives does that.
+    pub(super) fn hold(&self) {
+        self.lock().is_held = true;
+    }
+
+    /// The reply is complete, or has failed for good.
+    pub(super) fn let_go(&self) {
+        self.lock().is_held = false;
+        self.work.notify_one();
+    }
+
+    /// Waits for whoever sends, and takes what waits. Nobody else sends before [`Self::end`].
+    fn begin(&self, mut state: MutexGuard<'_, State>) -> Vec<Reply> {
+        while state.is_sending {
+            state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.is_sending = true;
+        if state.is_held { Vec::new() } else { state.queue.drain(..).collect() }
+    }
+
+    fn end(&self) {
+        self.lock().is_sending = false;
+        self.work.notify_one();
+        self.room.notify_all();
     }
 
     fn transmit(&self, replies: &[Reply], bytes: &[u8]) -> io::Result<()> {
         let parts = replies.iter().flat_map(|reply| [&reply.head[..], &reply.data]);
-        let mut pieces: Vec<IoSlice<'_>> = parts.chain([bytes]).map(IoSlice::new).collect();
+        let parts = parts.chain([bytes]).filter(|part| !part.is_empty());
+        let mut pieces: Vec<IoSlice<'_>> = parts.map(IoSlice::new).collect();
+        if pieces.is_empty() {
+            return Ok(());
+        }
         self.channel.send(&mut pieces).inspect_err(|_| self.give_up())
     }
 
@@ -128,19 +162,21 @@ impl Outbox {
     pub(super) fn keep_sending(&self) {
         let mut state = self.lock();
         loop {
-            let replies = state.take();
-            if !replies.is_empty() {
-                drop(state);
-                if self.transmit(&replies, &[]).is_err() {
-                    return;
-                }
-                drop(replies);
-                state = self.lock();
-            } else if state.is_ending || state.is_broken {
+            if state.is_broken || state.is_ending && state.queue.is_empty() {
                 return;
-            } else {
-                state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
+            if state.queue.is_empty() || state.is_held || state.is_sending {
+                state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let replies = self.begin(state);
+            let sent = self.transmit(&replies, &[]);
+            drop(replies);
+            self.end();
+            if sent.is_err() {
+                return;
+            }
+            state = self.lock();
         }
     }
 
@@ -182,11 +218,6 @@ impl State {
         // One that is longer than what is allowed is alone.
         let fits = self.bytes.saturating_add(bytes) <= BYTES_MAX;
         self.slots == 0 || self.slots < REQUESTS_MAX && fits
-    }
-
-    fn take(&mut self) -> Vec<Reply> {
-        let some = self.queue.len().min(TOGETHER);
-        self.queue.drain(..some).collect()
     }
 }
 

@@ -159,6 +159,36 @@ fn a_client_that_asks_for_much_at_a_time_is_answered_as_it_reads() {
 }
 
 #[test]
+fn a_long_reply_that_is_sent_in_pieces_is_not_torn_by_others() {
+    let served = served(ServerOptions::default());
+    let content = noise(20, 4 << 20);
+    served.clone.client().hydrate(0..2 * MIB).unwrap();
+    let mut raw = Raw::chosen(served.connect(), &[]);
+    let mut sender = raw.stream.try_clone().unwrap();
+    let count = 400;
+    // Odd ones are copied on demand, and answered by another thread than the even ones.
+    let range = |cookie: u64| match cookie % 2 {
+        0 => (cookie * 512, MIB as usize),
+        _ => (2 * MIB + cookie * 4096, 4096),
+    };
+    let asking = thread::spawn(move || {
+        for cookie in 0..count {
+            let (offset, len) = range(cookie);
+            let what = (0, command::READ);
+            let bytes = Raw::request_bytes(false, what, cookie, offset, len as u64);
+            std::io::Write::write_all(&mut sender, &bytes).unwrap();
+        }
+    });
+    for _ in 0..count {
+        let reply = raw.reply();
+        assert_eq!(reply.error(), None);
+        let (offset, len) = range(reply.cookie);
+        assert!(raw.receive(len) == content[offset as usize..][..len], "{}", reply.cookie);
+    }
+    asking.join().unwrap();
+}
+
+#[test]
 fn wrong_magics_and_absurd_lengths_end_a_connection_and_no_other() {
     let served = served(ServerOptions::default());
     let mut good = Raw::chosen(served.connect(), &[]);

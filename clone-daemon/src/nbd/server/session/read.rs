@@ -82,7 +82,23 @@ impl Session {
 
     /// Reads piece after piece, and waits for each.
     fn read_pieces(&mut self, ticket: Ticket, range: ByteRange, whole: bool) -> Result<(), Ended> {
-        let in_one = whole || self.style == Style::Simple;
+        if !(whole || self.style == Style::Simple) {
+            return self.read_each(ticket, range, whole, false);
+        }
+        self.outbox.hold();
+        let read = self.read_each(ticket, range, whole, true).and_then(|()| self.flush());
+        self.outbox.let_go();
+        read
+    }
+
+    /// Reads pieces, in one chunk or in one each.
+    fn read_each(
+        &mut self,
+        ticket: Ticket,
+        range: ByteRange,
+        whole: bool,
+        in_one: bool,
+    ) -> Result<(), Ended> {
         let mut at = range.start;
         while at < range.end {
             let end = range.end.min(at + PIECE as u64);
@@ -134,6 +150,8 @@ impl Session {
         error: RequestError,
     ) -> Result<(), Ended> {
         if self.style == Style::Simple {
+            // Nothing that came now would be understood.
+            self.channel.cut();
             return Err(Ended::HalfRead);
         }
         // "it MUST use padding bytes which SHOULD be zero" ("`NBD_CMD_READ`").
