@@ -13,6 +13,8 @@ use crate::host::{Host, Reloaded};
 use crate::opening::Plan;
 
 pub mod args;
+#[cfg(feature = "ublk")]
+mod disks;
 mod doors;
 mod exporters;
 mod log;

@@ -16,6 +16,7 @@
 //! - [`metrics`]: what Prometheus asks for.
 //! - [`nbd`]: the NBD protocol, served and spoken to others.
 //! - [`source`]: where data come from that are cloned.
+//! - `ublk`, with the feature of that name: a clone as a block device.
 
 pub mod clonetab;
 pub mod control;
@@ -30,4 +31,6 @@ pub mod nbd;
 pub mod opening;
 pub mod source;
 pub mod spec;
+#[cfg(feature = "ublk")]
+pub mod ublk;
 pub mod volume;

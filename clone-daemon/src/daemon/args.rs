@@ -188,6 +188,11 @@ pub struct CommonArgs {
     #[arg(long, value_name = "PATH")]
     pub fuse: Option<PathBuf>,
 
+    /// Make each clone a block device, /dev/ublkbN, by the kernel's ublk driver; which one is told.
+    /// Only root can, and only a cloned that was built with the feature ublk.
+    #[arg(long)]
+    pub ublk: bool,
+
     /// Where clonectl can ask and change things: a socket that only root and this user can open.
     /// By default /run/cloned.sock for root, and cloned.sock in $XDG_RUNTIME_DIR for others, if no
     /// other cloned has it. `none` for no such socket.

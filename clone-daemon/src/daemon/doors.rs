@@ -58,7 +58,13 @@ impl Doors {
                 Some(nbd)
             }
         };
-        if nbd.is_none() && args.fuse.is_none() {
+        if args.ublk {
+            #[cfg(not(feature = "ublk"))]
+            bail!("--ublk: this cloned was built without the feature ublk");
+            #[cfg(feature = "ublk")]
+            host.add_exporter(Arc::<super::disks::Disks>::default());
+        }
+        if nbd.is_none() && args.fuse.is_none() && !args.ublk {
             tracing::warn!("clones hydrate, and nobody can use them: --nbd and --fuse serve them");
         }
         let metrics = args.metrics.map(|address| BoundMetrics::bind(address, args.insecure));

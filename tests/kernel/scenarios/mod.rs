@@ -29,6 +29,7 @@ scenarios! {
     served
     file_system
     daemon_faults
+    ublk
     arguments
     auto_repaired
     zeroed_superblock

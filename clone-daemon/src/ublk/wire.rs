@@ -1,0 +1,250 @@
+//! What is exchanged with the driver: `include/uapi/linux/ublk_cmd.h` of the kernel. Its numbers
+//! are of the machine's byte order, and its fields are not aligned in any other way than here.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Where the driver takes commands.
+pub(super) const CONTROL: &str = "/dev/ublk-control";
+
+/// How many requests may be under way in each queue.
+pub(super) const DEPTH: u16 = 64;
+
+/// The most bytes of one request.
+const REQUEST_BYTES: u32 = 512 << 10;
+
+/// The most that is discarded or zeroed by one request.
+const ZEROED_SECTORS: u32 = 1 << 21;
+
+/// `UBLK_MAX_QUEUE_DEPTH`, by which the descriptors of the queues are apart from each other.
+pub(super) const DEPTH_MAX: u64 = 4096;
+
+/// Commands to the driver, `UBLK_CMD_*`, and to a device, `UBLK_IO_*`.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Command {
+    Add = 0x04,
+    Delete = 0x05,
+    Start = 0x06,
+    Stop = 0x07,
+    SetParams = 0x08,
+    GetFeatures = 0x13,
+    Fetch = 0x20,
+    CommitAndFetch = 0x21,
+}
+
+impl Command {
+    /// As Linux 6.0 to 6.3 have it.
+    pub(super) fn plain(self) -> u32 {
+        self as u32
+    }
+
+    /// As the number of an ioctl, `UBLK_U_*`; later kernels may know no other.
+    pub(super) fn encoded(self) -> u32 {
+        const READ: u32 = 2 << 30;
+        const READ_WRITE: u32 = 3 << 30;
+        let direction = if matches!(self, Self::GetFeatures) { READ } else { READ_WRITE };
+        let size = match self {
+            Self::Fetch | Self::CommitAndFetch => size_of::<IoCommand>(),
+            _ => size_of::<ControlCommand>(),
+        };
+        direction | (size as u32) << 16 | u32::from(b'u') << 8 | self.plain()
+    }
+}
+
+/// `struct ublksrv_ctrl_cmd`.
+#[derive(Clone, Copy, IntoBytes, Immutable)]
+#[repr(C)]
+pub(super) struct ControlCommand {
+    pub(super) dev_id: u32,
+    pub(super) queue_id: u16,
+    pub(super) len: u16,
+    pub(super) addr: u64,
+    pub(super) data: [u64; 2],
+}
+
+/// `struct ublksrv_ctrl_dev_info`.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub(super) struct DeviceInfo {
+    pub(super) nr_hw_queues: u16,
+    pub(super) queue_depth: u16,
+    state: u16,
+    pad0: u16,
+    pub(super) max_io_buf_bytes: u32,
+    pub(super) dev_id: u32,
+    ublksrv_pid: i32,
+    pad1: u32,
+    flags: u64,
+    ublksrv_flags: u64,
+    reserved: [u64; 3],
+}
+
+/// The id of a device that the driver is to choose.
+pub(super) const ANY: u32 = u32::MAX;
+
+impl DeviceInfo {
+    pub(super) fn wanted(queues: u16) -> Self {
+        Self {
+            nr_hw_queues: queues,
+            queue_depth: DEPTH,
+            max_io_buf_bytes: REQUEST_BYTES,
+            dev_id: ANY,
+            ..Self::default()
+        }
+    }
+}
+
+/// `struct ublk_params`, of which later kernels have more.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub(super) struct Params {
+    len: u32,
+    types: u32,
+    // struct ublk_param_basic
+    attrs: u32,
+    logical_bs_shift: u8,
+    physical_bs_shift: u8,
+    io_opt_shift: u8,
+    io_min_shift: u8,
+    max_sectors: u32,
+    chunk_sectors: u32,
+    dev_sectors: u64,
+    virt_boundary_mask: u64,
+    // struct ublk_param_discard
+    discard_alignment: u32,
+    discard_granularity: u32,
+    max_discard_sectors: u32,
+    max_write_zeroes_sectors: u32,
+    max_discard_segments: u16,
+    reserved0: u16,
+    pad: u32,
+}
+
+impl Params {
+    /// Of a clone, with its sizes in bytes.
+    pub(super) fn of(size: u64, region: u64) -> Self {
+        const BASIC: u32 = 1 << 0;
+        const DISCARD: u32 = 1 << 1;
+        const VOLATILE_CACHE: u32 = 1 << 2;
+        const FUA: u32 = 1 << 3;
+        Self {
+            len: size_of::<Self>() as u32,
+            types: BASIC | DISCARD,
+            attrs: VOLATILE_CACHE | FUA,
+            logical_bs_shift: 9,
+            physical_bs_shift: 12,
+            io_opt_shift: 12,
+            io_min_shift: 12,
+            max_sectors: REQUEST_BYTES / 512,
+            dev_sectors: size / 512,
+            discard_granularity: u32::try_from(region).unwrap_or(1 << 31),
+            max_discard_sectors: ZEROED_SECTORS,
+            max_write_zeroes_sectors: ZEROED_SECTORS,
+            max_discard_segments: 1,
+            ..Self::default()
+        }
+    }
+}
+
+/// `struct ublksrv_io_desc`: a request.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(super) struct Descriptor {
+    op_flags: u32,
+    nr_sectors: u32,
+    start_sector: u64,
+    addr: u64,
+}
+
+/// What a request asks for, `UBLK_IO_OP_*`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    Read,
+    Write,
+    Flush,
+    Discard,
+    WriteZeroes,
+}
+
+impl Descriptor {
+    /// What is asked for; `None` if it is something that no device of ours has.
+    pub(super) fn asked(&self) -> Option<Asked> {
+        match self.op_flags & 0xff {
+            0 => Some(Asked::Read),
+            1 => Some(Asked::Write),
+            2 => Some(Asked::Flush),
+            3 => Some(Asked::Discard),
+            5 => Some(Asked::WriteZeroes),
+            _ => None,
+        }
+    }
+
+    /// Whether it is to be durable (`UBLK_IO_F_FUA`).
+    pub(super) fn is_durable(&self) -> bool {
+        self.op_flags & 1 << 13 != 0
+    }
+
+    /// Whether zeroes are to keep their room (`UBLK_IO_F_NOUNMAP`).
+    pub(super) fn keeps_room(&self) -> bool {
+        self.op_flags & 1 << 15 != 0
+    }
+
+    /// Its bytes, half-open; `None` if there are no such numbers. A flush has none, and its sector
+    /// is -1.
+    pub(super) fn range(&self) -> Option<std::ops::Range<u64>> {
+        if self.asked() == Some(Asked::Flush) {
+            return Some(0..0);
+        }
+        let start = self.start_sector.checked_mul(512)?;
+        let end = start.checked_add(u64::from(self.nr_sectors) * 512)?;
+        Some(start..end)
+    }
+}
+
+/// `struct ublksrv_io_cmd`.
+#[derive(Clone, Copy, IntoBytes, Immutable)]
+#[repr(C)]
+pub(super) struct IoCommand {
+    pub(super) q_id: u16,
+    pub(super) tag: u16,
+    pub(super) result: i32,
+    pub(super) addr: u64,
+}
+
+const _: () = {
+    assert!(size_of::<ControlCommand>() == 32);
+    assert!(size_of::<DeviceInfo>() == 64);
+    assert!(size_of::<Params>() == 64);
+    assert!(size_of::<Descriptor>() == 24);
+    assert!(size_of::<IoCommand>() == 16);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::{Asked, Command, Descriptor};
+
+    #[test]
+    fn commands_have_the_numbers_of_the_kernels_header() {
+        assert_eq!(Command::Add.encoded(), 0xc020_7504);
+        assert_eq!(Command::GetFeatures.encoded(), 0x8020_7513);
+        assert_eq!(Command::Fetch.encoded(), 0xc010_7520);
+        assert_eq!(Command::CommitAndFetch.encoded(), 0xc010_7521);
+        assert_eq!(Command::CommitAndFetch.plain(), 0x21);
+    }
+
+    #[test]
+    fn a_descriptor_is_taken_apart_and_one_that_makes_no_sense_has_no_range() {
+        let mut descriptor =
+            Descriptor { op_flags: 1 << 13 | 5, nr_sectors: 3, start_sector: 8, addr: 0 };
+        assert_eq!(descriptor.asked(), Some(Asked::WriteZeroes));
+        assert!(descriptor.is_durable() && !descriptor.keeps_room());
+        assert_eq!(descriptor.range(), Some(4096..5632));
+        descriptor.op_flags = 1 << 15 | 4;
+        assert_eq!(descriptor.asked(), None);
+        assert!(descriptor.keeps_room() && !descriptor.is_durable());
+        for start_sector in [1 << 55, u64::MAX] {
+            assert_eq!(Descriptor { start_sector, ..descriptor }.range(), None);
+        }
+        let flush = Descriptor { op_flags: 2, start_sector: u64::MAX, ..descriptor };
+        assert_eq!((flush.asked(), flush.range()), (Some(Asked::Flush), Some(0..0)));
+    }
+}
