@@ -119,7 +119,6 @@ fn what_does_not_fit_is_refused_with_a_reason_and_nothing_is_changed() {
         ("clone metadata destination short 8", "it had 4194304 bytes, and has 2097152"),
         ("clone garbage destination source 8", "garbage: "),
         ("clone tiny new source 8", "tiny has 8 sectors (4 KiB), which is too small"),
-        ("clone destination destination source 8", "destination"),
         ("clone metadata ./metadata source 8", "are the same"),
         ("clone metadata nowhere source 8", "nowhere does not exist, and no new one will do"),
         ("clone new no/where source 8", "there is no directory no"),
@@ -130,9 +129,15 @@ fn what_does_not_fit_is_refused_with_a_reason_and_nothing_is_changed() {
         assert!(told(&output).contains(reason), "{table}: {}", told(&output));
         assert!(content(path) == before, "{table}");
     }
-    let output = run(path, &["run", "--table", "0 8192 clone metadata destination source 9"]);
-    assert_eq!(output.status.code(), Some(2), "{}", told(&output));
-    assert!(told(&output).contains("word 7, the region size, is \"9\""), "{}", told(&output));
+    for (table, reason) in [
+        ("0 8192 clone metadata destination source 9", "word 7, the region size, is \"9\""),
+        ("clone destination destination source 8", "is the metadata device and the destination"),
+    ] {
+        let output = run(path, &["run", "--table", table]);
+        assert_eq!(output.status.code(), Some(2), "{}", told(&output));
+        assert!(told(&output).contains(reason), "{}", told(&output));
+        assert!(content(path) == before, "{table}");
+    }
 }
 
 #[test]

@@ -8,12 +8,11 @@ use std::thread;
 use std::time::Duration;
 
 use clone_core::geometry::Sectors;
-use clone_daemon::fuse::Export;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rustix::mount::UnmountFlags;
 
-use super::{can_mount, export, hydrate};
+use super::{can_mount, export, hydrate, unmount};
 use crate::support::{Rig, program, volume};
 
 const PROGRAMS: [&str; 6] = ["losetup", "mount", "mkfs.ext4", "e2fsck", "fstrim", "timeout"];
@@ -111,17 +110,6 @@ fn content(file: usize, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// Unmounts what a loop device has just let go, which it does by and by.
-fn unmount(mut export: Export) {
-    for _ in 0..600 {
-        if export.unmount().is_ok() {
-            return;
-        }
-        thread::sleep(Duration::from_millis(100));
-    }
-    export.unmount().unwrap();
-}
-
 #[test]
 fn a_file_system_is_made_on_a_clone_under_a_loop_device_and_is_sound() {
     if !can_loop() {
@@ -131,7 +119,7 @@ fn a_file_system_is_made_on_a_clone_under_a_loop_device_and_is_sound() {
         // It holds something else that must not show through.
         let rig = Rig::new(Sectors(8), &content(0, 64 << 20));
         let clone = rig.start(false);
-        let export = export(&rig.path("there"), &volume(&rig, "disk", &clone));
+        let mut export = export(&rig.path("there"), &volume(&rig, "disk", &clone));
         let device = Loop::on(export.path(), direct);
         run(&["mkfs.ext4", "-q", "-F", "-b", "4096", &device.0]);
         assert_eq!(clone.progress().fetched_bytes, 0, "it discards first");
@@ -155,7 +143,7 @@ fn a_file_system_is_made_on_a_clone_under_a_loop_device_and_is_sound() {
         }
         mounted.end();
         drop(device);
-        unmount(export);
+        unmount(&mut export);
         clone.stop();
     }
 }
@@ -185,7 +173,7 @@ fn a_file_system_is_cloned_while_it_is_used_and_what_it_does_not_use_is_not_copi
     let (source, files) = image(folder.path());
     let rig = Rig::new(Sectors(8), &source);
     let clone = rig.start(false);
-    let export = export(&rig.path("there"), &volume(&rig, "disk", &clone));
+    let mut export = export(&rig.path("there"), &volume(&rig, "disk", &clone));
     let device = Loop::on(export.path(), true);
     let mounted = Mounted::on(&device, &rig);
 
@@ -207,7 +195,7 @@ fn a_file_system_is_cloned_while_it_is_used_and_what_it_does_not_use_is_not_copi
     hydrate(&clone);
     mounted.end();
     drop(device);
-    unmount(export);
+    unmount(&mut export);
     let progress = clone.progress();
     assert_eq!(progress.hydrated, 200 << 8);
     assert!(progress.fetched_bytes < 100 << 20, "{progress:?}");
