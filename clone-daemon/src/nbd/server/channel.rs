@@ -33,12 +33,18 @@ impl AsFd for Stream {
 }
 
 impl Stream {
-    /// Small replies are not held back, and a peer that has gone is found out.
+    /// Small replies are not held back, a peer that has gone is found out, and there is room for a
+    /// piece of a long reply, so that the next one can be read while the client takes it.
     fn prepare(&self) {
-        if let Self::Tcp(stream) = self {
-            // Without them it works too.
-            let _ = stream.set_nodelay(true);
-            let _ = sockopt::set_socket_keepalive(stream, true);
+        // Without any of them it works too.
+        match self {
+            Self::Tcp(stream) => {
+                let _ = stream.set_nodelay(true);
+                let _ = sockopt::set_socket_keepalive(stream, true);
+            }
+            Self::Unix(stream) => {
+                let _ = sockopt::set_socket_send_buffer_size(stream, SEND_BYTES);
+            }
         }
     }
 
@@ -84,6 +90,9 @@ const PIECES_MAX: usize = 1024;
 
 /// Bytes that are read from the socket at a time under TLS.
 const CIPHER_BYTES: usize = 64 << 10;
+
+/// Bytes of replies that are in a socket of a path; the kernel may give less.
+const SEND_BYTES: usize = 1 << 20;
 
 /// How long a client may take to hear that it is over.
 const FAREWELL: Duration = Duration::from_secs(1);
