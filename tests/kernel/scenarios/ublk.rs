@@ -111,7 +111,9 @@ fn kill_and_hydrate(vm: &mut Vm) -> Result<()> {
              --direct=1 --fsync=64 --verify=crc32c --output=/tmp/fio ||
              { cat /tmp/fio; exit 1; }
          sha256sum -c sums && sync
-         for i in $(seq 1200); do grep -q 'hydration finished' /tmp/log && break; usleep 100000; done
+         for i in $(seq 1200); do
+             grep -q 'hydration finished' /tmp/log && break; usleep 100000
+         done
          grep -q 'hydration finished' /tmp/log || { cat /tmp/log; exit 1; }
          cd / && umount /mnt/clone && end",
     )

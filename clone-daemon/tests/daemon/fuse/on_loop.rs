@@ -87,7 +87,15 @@ impl Mounted {
     }
 
     /// Unmounts it, so that all of it has been written.
+    ///
+    /// A program that another test is just starting may have a file of it open for a moment.
     fn end(self) {
+        for _ in 0..100 {
+            if output(&["umount", self.path()]).status.success() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
         run(&["umount", self.path()]);
     }
 }
