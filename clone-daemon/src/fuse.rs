@@ -121,6 +121,24 @@ pub struct Export {
 }
 
 impl Export {
+    /// Finds out whether a clone called `name` could be [mounted](Self::mount), as far as that can
+    /// be told before there is one. Nothing has changed then.
+    ///
+    /// # Errors
+    /// [`FuseError`].
+    pub fn check(path: &Path, name: &str) -> Result<(), FuseError> {
+        let place = Place::prepare(path, name)?;
+        if place.made.is_some() {
+            // What is left behind would be as empty as it was made.
+            let _ = fs::remove_file(&place.point);
+        }
+        let device = OpenOptions::new().read(true).write(true).open("/dev/fuse");
+        device.map(drop).map_err(|error| FuseError::Mount {
+            path: path.to_owned(),
+            reason: format!("/dev/fuse: {error}"),
+        })
+    }
+
     /// Makes the clone a file.
     ///
     /// Where `path` is a directory, it is mounted there, and the file in it is called as the clone

@@ -22,6 +22,15 @@ mod hosted;
 
 /// What serves clones to others.
 pub trait Exporter: Send + Sync {
+    /// Finds out whether a clone called `name` could be served, before anything is made for it.
+    ///
+    /// # Errors
+    /// Why it could not.
+    fn check(&self, name: &str) -> Result<()> {
+        let _ = name;
+        Ok(())
+    }
+
     /// Serves one more clone. Returns where it can be found, for people.
     ///
     /// # Errors
@@ -204,8 +213,11 @@ impl Host {
                 plan.spec().destination.display()
             );
         }
-        let hosted = Arc::new(Hosted::start(plan.carry_out()?, line)?);
         let exporters = self.exporters();
+        for exporter in &exporters {
+            exporter.check(&plan.spec().name)?;
+        }
+        let hosted = Arc::new(Hosted::start(plan.carry_out()?, line)?);
         for (at, exporter) in exporters.iter().enumerate() {
             match exporter.add(hosted.volume()) {
                 Ok(places) => hosted.add_exports(places),

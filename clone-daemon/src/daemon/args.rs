@@ -9,6 +9,7 @@ use clone_core::size::{parse_bytes, parse_sectors};
 use clone_tools::args::{SIZES, parse_region_size};
 use clone_tools::exit;
 
+use crate::fuse::Who;
 use crate::metrics::MetricsAddress;
 use crate::nbd::server::Address;
 use crate::source::{SourceOptions, SourceSpec};
@@ -188,6 +189,11 @@ pub struct CommonArgs {
     #[arg(long, value_name = "PATH")]
     pub fuse: Option<PathBuf>,
 
+    /// Who may use that file. For others than its owner, and another than root, this takes
+    /// user_allow_other in /etc/fuse.conf.
+    #[arg(long, value_name = "WHO", default_value = "owner", requires = "fuse")]
+    pub fuse_users: FuseUsers,
+
     /// Make each clone a block device, /dev/ublkbN, by the kernel's ublk driver; which one is told.
     /// Only root can, and only a cloned that was built with the feature ublk.
     #[arg(long)]
@@ -272,6 +278,27 @@ pub enum Switch {
 impl Switch {
     fn is_on(self) -> bool {
         self == Self::On
+    }
+}
+
+/// Who may use a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FuseUsers {
+    /// The user who serves it.
+    Owner,
+    /// He and root, which sets up loop devices.
+    Root,
+    /// Everybody, to read and write.
+    All,
+}
+
+impl From<FuseUsers> for Who {
+    fn from(users: FuseUsers) -> Self {
+        match users {
+            FuseUsers::Owner => Self::Owner,
+            FuseUsers::Root => Self::OwnerAndRoot,
+            FuseUsers::All => Self::Everybody,
+        }
     }
 }
 

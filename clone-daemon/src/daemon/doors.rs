@@ -41,7 +41,7 @@ impl Doors {
                 true => FilePlace::Each(path.clone()),
                 false => FilePlace::One(path.clone()),
             };
-            host.add_exporter(Arc::new(Files::new(place)));
+            host.add_exporter(Arc::new(Files::new(place, args.fuse_users.into())));
         }
         let tls = match (&args.tls_cert, &args.tls_key) {
             (Some(cert), Some(key)) => {

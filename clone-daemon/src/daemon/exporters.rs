@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 
-use crate::fuse::{Export, Options};
+use crate::fuse::{Export, Options, Who};
 use crate::host::{Exporter, Host};
 use crate::nbd::server::{Address, BindOptions, Listener, Server, ServerOptions};
 use crate::source::{NbdAddress, NbdEndpoint, SourceSpec};
@@ -89,6 +89,7 @@ impl Exporter for Nbd {
 /// Mounts clones by FUSE.
 pub(super) struct Files {
     place: FilePlace,
+    who: Who,
     mounted: Mutex<HashMap<String, Export>>,
 }
 
@@ -101,18 +102,27 @@ pub(super) enum FilePlace {
 }
 
 impl Files {
-    pub(super) fn new(place: FilePlace) -> Self {
-        Self { place, mounted: Mutex::default() }
+    pub(super) fn new(place: FilePlace, who: Who) -> Self {
+        Self { place, who, mounted: Mutex::default() }
+    }
+
+    /// Where the clone called `name` is mounted.
+    fn path(&self, name: &str) -> PathBuf {
+        match &self.place {
+            FilePlace::One(path) => path.clone(),
+            FilePlace::Each(folder) => folder.join(name),
+        }
     }
 }
 
 impl Exporter for Files {
+    fn check(&self, name: &str) -> Result<()> {
+        Ok(Export::check(&self.path(name), name)?)
+    }
+
     fn add(&self, volume: &Arc<Volume>) -> Result<Vec<String>> {
-        let path = match &self.place {
-            FilePlace::One(path) => path.clone(),
-            FilePlace::Each(folder) => folder.join(volume.name()),
-        };
-        let export = Export::mount(&path, volume.clone(), Options::default())?;
+        let options = Options { who: self.who, ..Options::default() };
+        let export = Export::mount(&self.path(volume.name()), volume.clone(), options)?;
         let told = export.path().display().to_string();
         lock(&self.mounted).insert(volume.name().to_owned(), export);
         Ok(vec![told])

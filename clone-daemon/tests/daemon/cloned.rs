@@ -141,6 +141,19 @@ fn what_does_not_fit_is_refused_with_a_reason_and_nothing_is_changed() {
 }
 
 #[test]
+fn a_place_where_it_cannot_be_served_is_found_before_anything_is_made() {
+    let folder = folder();
+    fs::write(folder.path().join("full"), "x").unwrap();
+    let before = content(folder.path());
+    for place in ["full", "no/where"] {
+        let output = run(folder.path(), &[&RUN[..], &["--fuse", place]].concat());
+        assert_eq!(output.status.code(), Some(1));
+        assert!(told(&output).contains(place), "{}", told(&output));
+        assert!(content(folder.path()) == before);
+    }
+}
+
+#[test]
 fn two_daemons_never_have_the_same_metadata_or_destination() {
     let folder = folder();
     let first = Cloned::start(folder.path(), &[&RUN[..], &["--no-hydration"]].concat());
