@@ -67,7 +67,7 @@ pub enum FuseError {
     #[error("{}: the file is not empty; a clone is mounted on an empty file", .0.display())]
     NotEmpty(PathBuf),
     /// A FUSE file system is mounted there that nobody serves any more, and it cannot be removed.
-    #[error("{}: a FUSE file system is mounted there that nobody serves: {reason}", .path.display())]
+    #[error("{}: a dead FUSE file system is mounted there: {reason}", .path.display())]
     Dead {
         /// The path.
         path: PathBuf,

@@ -56,8 +56,8 @@ pub enum UblkError {
 
 /// A clone that is there as a block device.
 ///
-/// When it is dropped it is stopped, even if it is in use: whoever uses it then gets errors. It must
-/// not be stopped while the clone is suspended: that waits for the requests that are under way.
+/// When it is dropped it is stopped, even if it is in use: whoever uses it then gets errors. It
+/// must not be stopped while the clone is suspended: that waits for requests that are under way.
 ///
 /// If the process dies the kernel removes the block device within some seconds.
 pub struct Export {

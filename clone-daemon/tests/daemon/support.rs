@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use clone_core::driver::{Access, Devices, DriverOptions, FileDestination, FileSource};
 use clone_core::driver::{RunningClone, Source};
@@ -17,7 +18,7 @@ use clone_core::metadata::Metadata;
 use clone_core::restore::MetadataSize;
 use clone_daemon::source::{Opened, SourceError, SourceOptions, SourceSpec, pin};
 use clone_daemon::volume::{Volume, Volumes};
-use persistent_data::device::FileDevice;
+use persistent_data::device::{FileDevice, OpenError};
 use tempfile::TempDir;
 
 pub(crate) mod cloned;
@@ -68,10 +69,11 @@ impl Rig {
         source: Arc<dyn Source>,
         hydration: bool,
     ) -> RunningClone<FileDevice> {
-        let device = FileDevice::open_write(self.path("metadata")).unwrap();
+        let device = unlocked(|| FileDevice::open_write(self.path("metadata")));
         let metadata = Metadata::open(device).unwrap();
         let path = self.path("destination");
-        let destination = Arc::new(FileDestination::open(path, Access::Buffered).unwrap());
+        let destination = unlocked(|| FileDestination::open(&path, Access::Buffered));
+        let destination = Arc::new(destination);
         let mut settings = Settings::default();
         settings.options.hydration = hydration;
         let devices = Devices { metadata, source, destination };
@@ -96,6 +98,18 @@ pub(crate) fn open_pinned(
     let (opened, new) = pin::open(spec, Some(path), options)?;
     new.map(|new| new.store(path)).transpose()?;
     Ok(opened)
+}
+
+/// Opens what was locked here before. A program that another test is just starting has the lock
+/// too, for a moment.
+fn unlocked<T>(open: impl Fn() -> Result<T, OpenError>) -> T {
+    for _ in 0..600 {
+        match open() {
+            Err(OpenError::InUse { .. }) => thread::sleep(Duration::from_millis(100)),
+            opened => return opened.unwrap(),
+        }
+    }
+    open().unwrap()
 }
 
 /// A clone that runs as the volume `name`.
