@@ -352,8 +352,8 @@ fn new_geometry(spec: &CloneSpec, source: &Opened) -> Result<Geometry> {
     let source = source.limits;
     if spec.length.is_none() && !bytes.is_multiple_of(SECTOR_SIZE) {
         bail!(
-            "the source {} has {bytes} bytes, which are no whole number of sectors of {SECTOR_SIZE}: \
-             make it longer, or give a length of {} sectors to leave its end out",
+            "the source {} has {bytes} bytes, which are no whole number of sectors of \
+             {SECTOR_SIZE}: make it longer, or give a length of {} sectors to leave its end out",
             spec.source,
             source.size
         );

@@ -35,8 +35,8 @@ pub(super) struct Watch {
 
 impl Watch {
     /// Catches SIGTERM and SIGINT, which end the daemon, and SIGHUP, which reloads its table; where
-    /// there is none it ends it too, unless it was ignored from the start. A second signal to end ends it
-    /// at once: it loses nothing that was flushed.
+    /// there is none it ends it too, unless it was ignored from the start. A second signal to end
+    /// ends it at once: it loses nothing that was flushed.
     ///
     /// # Errors
     /// Whatever the system says.

@@ -3,8 +3,8 @@
 //! Each connection has two threads. One receives: it does at once what is on the destination
 //! already, gathers the replies, and sends them together when nothing else has been received. All
 //! else it submits; the other thread sends the replies to that as they are ready. What a connection
-//! has in flight is bounded, and so is what all of them have: a connection that gets no room goes on
-//! piece by piece with buffers of its own, so that no client waits for another one's.
+//! has in flight is bounded, and so is what all of them have: a connection that gets no room goes
+//! on piece by piece with buffers of its own, so that no client waits for another one's.
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -2,9 +2,9 @@
 //! afterwards, the rest is old or new, and the metadata is sound.
 //!
 //! A sector holds its number and that of the write that it is from, so that from any sector it can
-//! be told what it should be. The kernel keeps what a killed process has written, so this shows that
-//! nothing is called hydrated too early and nothing is lost by the daemon; what a power cut does
-//! the simulation shows, and `tests/kernel`.
+//! be told what it should be. The kernel keeps what a killed process has written, so this shows
+//! that nothing is called hydrated too early and nothing is lost by the daemon; what a power cut
+//! does the simulation shows, and `tests/kernel`.
 
 use std::env;
 use std::fs;

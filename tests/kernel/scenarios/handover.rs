@@ -20,8 +20,8 @@ use crate::served;
 use crate::vm::Vm;
 
 pub(super) const SHOWS: &str =
-    "a clone that the kernel began the engine or cloned carries on, and the kernel ends it; and the \
-     reverse";
+    "a clone that the kernel began the engine or cloned carries on, and the kernel ends it; and \
+     the reverse";
 
 /// Who has the clone open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
