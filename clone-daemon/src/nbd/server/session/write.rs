@@ -2,13 +2,14 @@
 
 use clone_core::engine::{ByteRange, Operation, RequestError};
 
+use crate::nbd::server::buffers::PIECE;
 use crate::nbd::server::reply::Ticket;
 use crate::nbd::server::session::{Ended, Session, answer_bytes};
 
-/// What is written at once comes in pieces that are no longer: that is how a destination gives it
+/// What is written at once goes in strips that are no longer: that is how a destination gives it
 /// to the page cache anyway, and what is longer it may take for a copy, which it has stored early
 /// and forgotten.
-const PIECE: usize = 64 << 10;
+const STRIP: usize = 64 << 10;
 
 impl Session {
     /// Writes what follows to `range`.
@@ -23,7 +24,7 @@ impl Session {
         if len <= PIECE {
             self.need(len)?;
             let data = &self.inbox.have()[..len];
-            let done = if durable { None } else { self.user.write_now(range.start, data) };
+            let done = if durable { None } else { self.write_now(range.start, data) };
             if let Some(result) = done {
                 self.inbox.consume(len);
                 self.answer(ticket, Operation::Write, result);
@@ -49,6 +50,17 @@ impl Session {
             slot.answer(answer_bytes(ticket, Operation::Write, result), Vec::new());
         });
         Ok(())
+    }
+
+    /// Writes `data`, if nothing has to be copied for it. What was written before that was found out
+    /// is written again.
+    fn write_now(&self, offset: u64, data: &[u8]) -> Option<Result<(), RequestError>> {
+        for (strip, at) in data.chunks(STRIP).zip((offset..).step_by(STRIP)) {
+            if let Err(error) = self.user.write_now(at, strip)? {
+                return Some(Err(error));
+            }
+        }
+        Some(Ok(()))
     }
 
     /// Writes piece after piece, and waits for each. What follows one that failed is not written.
@@ -80,7 +92,7 @@ impl Session {
         durable: bool,
     ) -> Result<Result<(), RequestError>, Ended> {
         let data = &self.inbox.have()[..(range.end - range.start) as usize];
-        let done = if durable { None } else { self.user.write_now(range.start, data) };
+        let done = if durable { None } else { self.write_now(range.start, data) };
         match done {
             Some(result) => Ok(result),
             None => {
