@@ -137,8 +137,7 @@ impl Plan {
             MetadataPlan::Make => {
                 let output = Place::find(path, geometry, None)?.open()?;
                 output.write(header, iter::empty::<io::Result<RegionRange>>(), true)?;
-                output.keep()?;
-                open_clone(open_metadata_to_change(path)?, path)?
+                open_clone(output.keep_open()?, path)?
             }
         };
         if let Some((path, pin)) = pin {

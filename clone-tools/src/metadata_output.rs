@@ -172,11 +172,19 @@ impl MetadataOutput<'_> {
     ///
     /// # Errors
     /// That its name may not survive a crash.
-    pub fn keep(mut self) -> Result<()> {
+    pub fn keep(self) -> Result<()> {
+        self.keep_open().map(drop)
+    }
+
+    /// The same, and gives the device, which nobody else can have had in between.
+    ///
+    /// # Errors
+    /// As [`keep`](Self::keep).
+    pub fn keep_open(mut self) -> Result<FileDevice> {
         if let Some(made) = self.made.take() {
             made.keep().with_context(|| self.path.display().to_string())?;
         }
-        Ok(())
+        Ok(self.device)
     }
 }
 
