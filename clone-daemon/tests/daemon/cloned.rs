@@ -107,10 +107,15 @@ fn a_dry_run_says_what_a_start_would_do_and_changes_nothing() {
 fn what_does_not_fit_is_refused_with_a_reason_and_nothing_is_changed() {
     let folder = folder();
     let path = folder.path();
-    // Something is hydrated, so that no other destination will do.
-    let mut daemon = Cloned::start(path, &RUN);
-    daemon.wait_for("hydration finished");
-    assert!(daemon.stop().success());
+    let paused = [&RUN[..], &["--no-hydration"]].concat();
+    assert!(Cloned::start(path, &paused).stop().success());
+    // Something is hydrated, so that no other destination will do, and not all, so that the source
+    // is needed.
+    let device = FileDevice::open_write(path.join("metadata")).unwrap();
+    let mut metadata = Metadata::open(device).unwrap();
+    metadata.set_hydrated(3..7).unwrap();
+    metadata.commit().unwrap();
+    drop(metadata);
     fs::write(path.join("short"), vec![0; SIZE / 2]).unwrap();
     fs::write(path.join("garbage"), vec![0xaa; 1 << 20]).unwrap();
     fs::write(path.join("tiny"), vec![0; 4096]).unwrap();
