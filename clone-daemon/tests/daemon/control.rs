@@ -2,6 +2,8 @@
 
 use std::io::Write;
 use std::net::Shutdown;
+use std::thread;
+use std::time::Duration;
 
 use crate::support::hosting::{Hosting, LONG, answer};
 use clone_daemon::control::CONNECTIONS_MAX;
@@ -48,6 +50,8 @@ fn a_wait_ends_with_the_clone_and_with_the_daemon() {
     let waiting = hosting.connect();
     waiting.send(wait(last));
     let other = hosting.connect();
+    // By then it waits. What is asked of a clone that is just being taken down is refused.
+    thread::sleep(Duration::from_millis(300));
     assert!(other.ask(Verb::Remove { name: "disk".into() }).1.end);
     assert_eq!(kind(&answer(&mut waiting.lines()).1), ErrorKind::Stopped);
 

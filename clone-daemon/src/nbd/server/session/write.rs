@@ -52,8 +52,8 @@ impl Session {
         Ok(())
     }
 
-    /// Writes `data`, if nothing has to be copied for it. What was written before that was found out
-    /// is written again.
+    /// Writes `data`, if nothing has to be copied for it. What was written before that was found
+    /// out is written again.
     fn write_now(&self, offset: u64, data: &[u8]) -> Option<Result<(), RequestError>> {
         for (strip, at) in data.chunks(STRIP).zip((offset..).step_by(STRIP)) {
             if let Err(error) = self.user.write_now(at, strip)? {
