@@ -61,7 +61,8 @@ pub trait Volumes: Send + Sync {
 
 /// Somebody who uses a volume.
 ///
-/// What is on the destination already, and need not be durable, [`now`](Self::now) does at once;
+/// What is on the destination already, and need not be durable, [`read_now`](Self::read_now) and
+/// [`write_now`](Self::write_now) do at once;
 /// all else is [submitted](Self::submit), and answered when it is done, in any order.
 pub struct User {
     client: Client,

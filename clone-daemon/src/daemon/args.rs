@@ -35,7 +35,7 @@ pub enum DaemonCommand {
     /// Serve one clone.
     #[command(after_help = RUN_HELP)]
     Run(Box<RunArgs>),
-    /// Serve the clones of a table, one a line: name source destination metadata [options].
+    /// Serve the clones of a table, one a line: name, source, destination, metadata, options.
     Serve(Box<ServeArgs>),
 }
 

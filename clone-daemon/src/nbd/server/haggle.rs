@@ -10,7 +10,7 @@ use crate::nbd::wire::{
 use crate::volume::{Volume, Volumes};
 
 /// Which metadata contexts a client chose. Its identifier is the place of a context in
-/// [`Contexts::ALL`], and 1.
+/// [`Context::ALL`], and 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Contexts {
     chosen: [bool; 2],
