@@ -44,6 +44,7 @@ pub use self::settings::{Discards, Settings};
 use self::trace::Recorder;
 pub use self::trace::{Trace, TraceError};
 use self::wanted::Wanted;
+use self::window::Window;
 use crate::geometry::{Geometry, SECTOR_SIZE};
 use crate::target::{Figures, Message, Mode as ToldMode, Status};
 
@@ -68,6 +69,7 @@ mod round;
 mod settings;
 pub mod trace;
 mod wanted;
+mod window;
 
 /// The least that is copied in one go, whatever the settings say.
 const CHUNK_MIN: u64 = 64 << 10;
@@ -157,6 +159,7 @@ pub struct Engine {
     next_copy: u64,
     claims: Claims,
     buffers: Buffers,
+    window: Window,
     rounds: Rounds,
     hydration: Hydration,
     wanted: Wanted,
@@ -186,6 +189,8 @@ impl Engine {
             nr_regions: geometry.nr_regions(),
         };
         let chunk_bytes = 1 << settings.copy_bytes.max(CHUNK_MIN).ilog2();
+        let copies = settings.copies.max(1);
+        let share_bytes = u64::saturating_mul(chunk_bytes, copies.into());
         let mut hydration = Hydration::default();
         hydration.rate.set(settings.hydration_rate);
         Self {
@@ -194,7 +199,7 @@ impl Engine {
             sizes,
             settings,
             chunk_bytes,
-            share_bytes: chunk_bytes.saturating_mul(settings.copies.max(1).into()),
+            share_bytes,
             mode: Mode::ReadWrite,
             rest: Rest::Running,
             resume_then: false,
@@ -210,6 +215,7 @@ impl Engine {
             next_copy: 0,
             claims: Claims::default(),
             buffers: Buffers::default(),
+            window: Window::new(share_bytes, copies),
             rounds: Rounds::default(),
             hydration,
             wanted: Wanted::default(),
@@ -361,11 +367,12 @@ impl Engine {
         }
     }
 
-    fn start(&mut self, what: Op, io: Io) {
+    fn start(&mut self, what: Op, io: Io) -> OpId {
         let op = OpId(self.next_op);
         self.next_op += 1;
         self.ops.insert(op, what);
         self.actions.push(Action::Start { op, io });
+        op
     }
 
     fn tell(&mut self, what: Happening) {

@@ -66,7 +66,9 @@ impl Notices {
         match &notice.what {
             Happening::Suspended => book.is_at_rest = true,
             Happening::Resumed => book.is_at_rest = false,
-            Happening::ReadOnly(failure) => book.failure = Some(failure.clone()),
+            Happening::ReadOnly(failure) | Happening::FlushFailed(failure) => {
+                book.failure = Some(failure.clone());
+            }
             Happening::Failed(failure) => {
                 book.failure = Some(failure.clone());
                 book.has_failed = true;

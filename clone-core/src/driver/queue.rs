@@ -126,6 +126,16 @@ impl Queue {
         self.waiting[job.class() as usize].push_back(job);
     }
 
+    /// A user waits for an operation now. One that was begun already is left as it is.
+    pub(super) fn promote(&mut self, op: OpId) {
+        let waiting = &mut self.waiting[Class::Background as usize];
+        let found = waiting.iter().position(|job| job.op == op);
+        if let Some(mut job) = found.and_then(|index| waiting.remove(index)) {
+            job.is_background = false;
+            self.push(job);
+        }
+    }
+
     pub(super) fn push_chores(&mut self, chores: Chores) {
         if !chores.is_empty() {
             self.chores.push_back(chores);

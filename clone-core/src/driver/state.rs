@@ -21,7 +21,7 @@ pub(super) struct State {
     /// Empty, but while the engine is told something.
     actions: Vec<Action>,
     requests: HashMap<RequestId, Arc<Pending>>,
-    copies: HashMap<CopyId, Held>,
+    copies: HashMap<CopyId, Arc<CopyBuffer>>,
     next_request: u64,
     /// Why requests are refused; then the engine is told nothing more.
     over: Option<RequestError>,
@@ -34,12 +34,6 @@ pub(super) struct State {
     pub(super) alarm: Option<Duration>,
     /// Threads go when there is nothing left to do.
     pub(super) is_ending: bool,
-}
-
-struct Held {
-    copy: Arc<CopyBuffer>,
-    /// Whether nobody waits for it, as far as can be told.
-    is_background: bool,
 }
 
 /// What follows from an event.
@@ -121,13 +115,21 @@ impl State {
                 let (work, is_background) = self.resolve(io);
                 jobs.push(Job { op, work, is_background });
             }
+            Action::Promote { op } => {
+                // It may be in this very outcome, or under way already.
+                let job = jobs.iter_mut().find(|job| job.op == op);
+                let promoted = job.map(|job| job.is_background = false);
+                if promoted.is_none() {
+                    self.queue.promote(op);
+                }
+            }
             Action::Give { copy, request, range } => {
-                let copy = self.copies[&copy].copy.clone();
+                let copy = self.copies[&copy].clone();
                 chores.gives.push((copy, self.requests[&request].clone(), range));
             }
             Action::Release { copy } => {
-                let held = self.copies.remove(&copy).expect("a copy is released once");
-                chores.released.push(held.copy);
+                let copy = self.copies.remove(&copy).expect("a copy is released once");
+                chores.released.push(copy);
             }
             Action::Answer { request, result } => {
                 let request = self.requests.remove(&request).expect("one answer a request");
@@ -160,20 +162,18 @@ impl State {
             Io::Fetch { copy: id, range, urgent } => {
                 let is_background = !urgent;
                 let copy = Arc::new(CopyBuffer::new(range));
-                self.copies.insert(id, Held { copy: copy.clone(), is_background });
+                self.copies.insert(id, copy.clone());
                 return (Work::Fetch { copy }, is_background);
             }
-            Io::Store { copy: id, range, overlays } => {
-                let held = &self.copies[&id];
-                assert!(*held.copy.range() == range, "a copy is stored as it was fetched");
-                let is_background = held.is_background && overlays.is_empty();
-                let copy = held.copy.clone();
+            Io::Store { copy: id, range, overlays, urgent } => {
+                let copy = self.copies[&id].clone();
+                assert!(*copy.range() == range, "a copy is stored as it was fetched");
                 let lay = |Overlay { range, bytes }: Overlay| match bytes {
                     OverlayBytes::Request(id) => Laid { range, of: Some(request(id)) },
                     OverlayBytes::Zeroes => Laid { range, of: None },
                 };
                 let overlays = overlays.into_iter().map(lay).collect();
-                return (Work::Store { copy, overlays }, is_background);
+                return (Work::Store { copy, overlays }, !urgent);
             }
             Io::Flush => Work::Flush,
             Io::Commit { regions } => Work::Commit { regions },
@@ -202,7 +202,7 @@ impl State {
         for request in &answered {
             request.decide(Err(error));
         }
-        let released = self.copies.drain().map(|(_, held)| held.copy).collect();
+        let released = self.copies.drain().map(|(_, copy)| copy).collect();
         let jobs = self.queue.drain();
         self.queue.push_chores(Chores {
             answered,

@@ -26,6 +26,12 @@ pub enum Action {
         /// What to do.
         io: Io,
     },
+    /// A user waits for an operation that was begun for nobody: if it is still to be done it is as
+    /// urgent as those that were begun for users.
+    Promote {
+        /// The operation.
+        op: OpId,
+    },
     /// Move bytes from the buffer of a copy into that of a read, at once.
     Give {
         /// The copy that was fetched.
@@ -115,6 +121,8 @@ pub enum Io {
         range: ByteRange,
         /// What users wrote meanwhile.
         overlays: Vec<Overlay>,
+        /// Whether a user waits for it.
+        urgent: bool,
     },
     /// Make durable all that was written to the destination and had ended before.
     Flush,

@@ -7,9 +7,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use crate::engine::action::{CopyId, OverlayBytes};
+use crate::engine::action::{CopyId, OpId, OverlayBytes};
 use crate::engine::event::Failure;
 use crate::engine::request::{ByteRange, RequestId};
+use crate::engine::window::Sample;
 use crate::geometry::RegionRange;
 
 /// Names a claim.
@@ -45,6 +46,11 @@ pub(super) enum Work {
 #[derive(Debug)]
 pub(super) struct Copy {
     pub(super) why: Why,
+    /// Who waits for it now; it only rises.
+    pub(super) priority: Priority,
+    /// Nothing more of it is begun, and its regions stay as they are: nobody waits for it, and the
+    /// clone is being suspended or hydration was switched off.
+    pub(super) is_cancelled: bool,
     /// When it was begun.
     pub(super) since: Duration,
     /// How many regions were begun then.
@@ -74,21 +80,53 @@ pub(super) enum Why {
 }
 
 impl Why {
-    /// Whether it is hydration that wants it, which has a rate and makes way for users.
-    pub(super) fn is_background(self) -> bool {
-        matches!(self, Self::Background | Self::Wanted(None))
+    /// With which priority such a copy begins.
+    pub(super) fn priority(self) -> Priority {
+        match self {
+            Self::Demand => Priority::Demand,
+            Self::Read | Self::Wanted(Some(_)) => Priority::User,
+            Self::Wanted(None) | Self::Background => Priority::Background,
+        }
     }
 
-    /// Whether a user waits until it is hydrated: such copies have their own share of memory.
-    pub(super) fn is_demand(self) -> bool {
-        self == Self::Demand
+    /// Whether it takes the line to the source for data that nobody reads: as much of that is
+    /// under way at a time as the line needs.
+    pub(super) fn is_bulk(self) -> bool {
+        matches!(self, Self::Wanted(_) | Self::Background)
     }
+
+    /// Whether the limit of what is copied counts it.
+    pub(super) fn has_limit(self) -> bool {
+        matches!(self, Self::Background | Self::Wanted(None))
+    }
+}
+
+/// Who waits for a copy, highest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Priority {
+    /// A request that changes something waits for the end of the claim. Such copies have their own
+    /// share of memory.
+    Demand,
+    /// A user waits for the data, or for the region to be hydrated.
+    User,
+    /// Nobody waits: such copies keep to the rate and make way for users.
+    Background,
 }
 
 /// A part of a copy that is in one buffer.
 #[derive(Debug)]
 pub(super) struct Chunk {
     pub(super) copy: CopyId,
+    /// What is under way for it: reading the source, then writing.
+    pub(super) op: OpId,
+    /// When it was begun, and what the source had delivered by then.
+    pub(super) sample: Sample,
+    /// Whose share of memory its buffer is of.
+    pub(super) share: Priority,
+    /// Whether it counts as under way for nobody.
+    pub(super) is_background: bool,
+    /// Whether it was paid for by the rate.
+    pub(super) is_paid: bool,
     /// What is written for it: no overlay is taken there once it is being stored.
     pub(super) range: ByteRange,
     /// The bytes in its buffer.
@@ -118,8 +156,23 @@ impl Copy {
     /// Of the bytes `range`; nothing of it is begun.
     pub(super) fn new(why: Why, since: Duration, nr_begun: u64, range: ByteRange) -> Self {
         let begun = range.start;
-        let (chunks, overlays) = (Vec::new(), Vec::new());
-        Self { why, since, nr_begun, range, begun, chunks, overlays, failure: None }
+        Self {
+            why,
+            priority: why.priority(),
+            is_cancelled: false,
+            since,
+            nr_begun,
+            range,
+            begun,
+            chunks: Vec::new(),
+            overlays: Vec::new(),
+            failure: None,
+        }
+    }
+
+    /// Whether no more of it will be begun.
+    pub(super) fn is_begun(&self) -> bool {
+        self.begun == self.range.end || self.failure.is_some() || self.is_cancelled
     }
 
     /// Whether bytes in `range` can still be laid over it: none of them is being written.
@@ -127,18 +180,16 @@ impl Copy {
         let is_free = |chunk: &Chunk| {
             matches!(chunk.state, ChunkState::Fetching(_)) || !overlap(&chunk.range, range)
         };
-        self.failure.is_none() && self.chunks.iter().all(is_free)
+        self.failure.is_none() && !self.is_cancelled && self.chunks.iter().all(is_free)
     }
 
-    /// The chunk of which all of `range` is a part and that is still being fetched.
-    pub(super) fn fetching(&mut self, range: &ByteRange) -> Option<&mut Vec<Part>> {
-        self.chunks.iter_mut().find_map(|chunk| match &mut chunk.state {
-            ChunkState::Fetching(reads)
-                if chunk.range.start <= range.start && range.end <= chunk.range.end =>
-            {
-                Some(reads)
-            }
-            _ => None,
+    /// The chunk that is still being fetched and holds the byte at `offset`.
+    pub(super) fn fetching(&mut self, offset: u64) -> Option<(&mut Chunk, u64)> {
+        self.chunks.iter_mut().find_map(|chunk| {
+            let is_it = matches!(chunk.state, ChunkState::Fetching(_))
+                && chunk.range.contains(&offset);
+            let end = chunk.range.end;
+            is_it.then_some((chunk, end))
         })
     }
 
@@ -231,5 +282,13 @@ impl Claims {
     /// Whether nothing is claimed.
     pub(super) fn is_empty(&self) -> bool {
         self.by_id.is_empty()
+    }
+
+    /// All copies, lowest region first.
+    pub(super) fn copies(&self) -> impl Iterator<Item = (ClaimId, &Copy)> {
+        self.by_start.values().filter_map(|id| match &self.by_id[id].work {
+            Work::Copy(copy) => Some((*id, copy)),
+            Work::Overwrite => None,
+        })
     }
 }

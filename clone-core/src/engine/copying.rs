@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::engine::action::{Action, CopyId, Io, Overlay};
 use crate::engine::claim::{
-    Chunk, ChunkState, Claim, ClaimId, Copy, LaidOver, Part, Why, Work, overlap,
+    Chunk, ChunkState, Claim, ClaimId, Copy, LaidOver, Part, Priority, Why, Work, overlap,
 };
 use crate::engine::event::{Done, Failure};
 use crate::engine::plan::State;
@@ -27,6 +27,12 @@ const HOLE_TIME: Duration = Duration::from_millis(50);
 pub(super) struct Buffers {
     demand: Share,
     other: Share,
+    /// Of `other`, what nobody waits for.
+    background_bytes: u64,
+    /// What is under way, in either share, for data that nobody reads.
+    bulk_bytes: u64,
+    /// Copies of nobody with chunks that found no room, or have to be patient.
+    background_stalled: VecDeque<ClaimId>,
     /// How far a hole is followed.
     hole_bytes: u64,
 }
@@ -34,26 +40,61 @@ pub(super) struct Buffers {
 #[derive(Debug, Default)]
 struct Share {
     bytes: u64,
-    /// Claims with chunks that found no room, in the order in which they came.
+    /// Copies that users wait for with chunks that found no room, in the order in which they came.
     stalled: VecDeque<ClaimId>,
 }
 
 impl Default for Buffers {
     fn default() -> Self {
-        let (demand, other) = (Share::default(), Share::default());
-        Self { demand, other, hole_bytes: HOLE_BYTES.0 }
+        Self {
+            demand: Share::default(),
+            other: Share::default(),
+            background_bytes: 0,
+            bulk_bytes: 0,
+            background_stalled: VecDeque::new(),
+            hole_bytes: HOLE_BYTES.0,
+        }
     }
 }
 
 impl Buffers {
-    fn share(&mut self, why: Why) -> &mut Share {
-        if why.is_demand() { &mut self.demand } else { &mut self.other }
+    fn share(&mut self, priority: Priority) -> &mut Share {
+        match priority {
+            Priority::Demand => &mut self.demand,
+            Priority::User | Priority::Background => &mut self.other,
+        }
     }
 
-    /// Bytes that copies have in buffers which nobody waits for.
+    fn stalled(&mut self, priority: Priority) -> &mut VecDeque<ClaimId> {
+        match priority {
+            Priority::Demand | Priority::User => &mut self.share(priority).stalled,
+            Priority::Background => &mut self.background_stalled,
+        }
+    }
+
+    /// Bytes in buffers of copies but those that writes wait for.
     pub(super) fn other_bytes(&self) -> u64 {
         self.other.bytes
     }
+
+    /// Bytes in buffers of copies that nobody waits for.
+    pub(super) fn background_bytes(&self) -> u64 {
+        self.background_bytes
+    }
+
+    /// Bytes under way of data that nobody reads.
+    pub(super) fn bulk_bytes(&self) -> u64 {
+        self.bulk_bytes
+    }
+}
+
+/// What became of the attempt to go on with a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// All of it is begun.
+    Begun,
+    /// There is no room, or it has to be patient.
+    Stalled,
 }
 
 impl Engine {
@@ -67,61 +108,174 @@ impl Engine {
         let nr_begun = regions.end - regions.start;
         let mut copy = Copy::new(why, self.now, nr_begun, self.sizes.bytes_of(&regions));
         copy.overlays.extend(overlay);
+        let priority = copy.priority;
         let id = self.claims.add(regions, Work::Copy(copy));
         // Writes that wait for room are served as they came.
-        let must_wait = why.is_demand() && !self.buffers.demand.stalled.is_empty();
-        if must_wait || !self.fetch_more(id) {
-            self.buffers.share(why).stalled.push_back(id);
+        let must_wait = priority == Priority::Demand && !self.buffers.demand.stalled.is_empty();
+        if must_wait || self.fetch_more(id) == Progress::Stalled {
+            self.buffers.stalled(priority).push_back(id);
         }
         id
     }
 
-    /// Lets those go on that found no room, or had to be patient.
-    pub(super) fn fetch_stalled(&mut self) {
-        for why in [Why::Demand, Why::Background] {
-            while let Some(first) = self.buffers.share(why).stalled.pop_front() {
-                if !self.fetch_more(first) {
-                    self.buffers.share(why).stalled.push_front(first);
+    /// Lets those of these priorities go on that found no room, or had to be patient.
+    pub(super) fn fetch_stalled(&mut self, priorities: &[Priority]) {
+        for &priority in priorities {
+            while let Some(first) = self.buffers.stalled(priority).pop_front() {
+                if self.fetch_more(first) == Progress::Stalled {
+                    self.buffers.stalled(priority).push_front(first);
                     break;
                 }
             }
         }
     }
 
-    /// Begins as many chunks of a copy as there is room for; whether there was enough.
-    fn fetch_more(&mut self, id: ClaimId) -> bool {
+    /// Begins as many chunks of a copy as there is room for.
+    fn fetch_more(&mut self, id: ClaimId) -> Progress {
         loop {
             let copy = self.claims.copy(id);
-            if copy.failure.is_some() || copy.begun == copy.range.end {
-                return true;
+            if copy.is_begun() {
+                return Progress::Begun;
             }
-            let why = copy.why;
-            let start = copy.begun;
-            let end = copy.range.end.min(start + self.chunk_bytes);
-            let is_first = start == copy.range.start;
-            let share = self.buffers.share(why);
-            if share.bytes > 0 && share.bytes + (end - start) > self.share_bytes {
-                return false;
+            let (why, priority, start) = (copy.why, copy.priority, copy.begun);
+            let (whole, is_first) = (copy.range.clone(), start == copy.range.start);
+            let most = match priority {
+                Priority::Demand => self.chunk_bytes,
+                _ if !why.is_bulk() => self.chunk_bytes,
+                Priority::User | Priority::Background => self.piece_bytes(),
+            };
+            let end = whole.end.min(start + most);
+            if !self.has_room(end - start, why, priority) {
+                return Progress::Stalled;
             }
-            // Whoever began the copy has asked for its first chunk.
-            if why.is_background() && !is_first && !self.has_patience() {
-                return false;
+            // The first chunk was asked for by what began the copy.
+            let is_background = priority == Priority::Background;
+            if is_background && !is_first && !self.has_patience() {
+                return Progress::Stalled;
             }
-            if why.is_background() {
-                self.hydration.rate.spend(self.now, end - start);
-            }
-            self.buffers.share(why).bytes += end - start;
+            self.fetch_chunk(id, start..end);
+        }
+    }
+
+    /// Whether a chunk of so many bytes finds room, in memory and on the line to the source.
+    fn has_room(&mut self, bytes: u64, why: Why, priority: Priority) -> bool {
+        if priority == Priority::Background && self.is_background_idle() {
+            return true;
+        }
+        let used = self.buffers.share(priority).bytes;
+        if used > 0 && used + bytes > self.share_bytes {
+            return false;
+        }
+        let bulk = self.buffers.bulk_bytes;
+        let is_limited = why.is_bulk() && priority != Priority::Demand;
+        !is_limited || bulk == 0 || bytes <= self.window.room(self.now, bulk)
+    }
+
+    /// Whether a background chunk may be begun whatever room there is: however much users copy, one
+    /// of these is under way. So there is at most one chunk more in buffers than they share.
+    pub(super) fn is_background_idle(&self) -> bool {
+        self.buffers.background_bytes == 0 && self.buffers.other.bytes <= self.share_bytes
+    }
+
+    fn fetch_chunk(&mut self, id: ClaimId, range: ByteRange) {
+        let room = range.end - range.start;
+        let copy = self.claims.copy(id);
+        let (why, share) = (copy.why, copy.priority);
+        let is_background = share == Priority::Background;
+        if is_background {
+            self.hydration.rate.spend(self.now, room);
+            self.buffers.background_bytes += room;
+        }
+        let sample = self.window.begin(self.now, room, self.buffers.bulk_bytes);
+        if why.is_bulk() {
+            self.buffers.bulk_bytes += room;
+        }
+        self.buffers.share(share).bytes += room;
+        let buffer = CopyId(self.next_copy);
+        self.next_copy += 1;
+        let io = Io::Fetch { copy: buffer, range: range.clone(), urgent: !is_background };
+        let op = self.start(Op::Fetch { claim: id, copy: buffer }, io);
+        let copy = self.claims.copy(id);
+        copy.begun = range.end;
+        copy.chunks.push(Chunk {
+            copy: buffer,
+            op,
+            sample,
+            share,
+            is_background,
+            is_paid: is_background,
+            range,
+            room,
+            state: ChunkState::Fetching(Vec::new()),
+        });
+    }
+
+    /// A user waits for a copy from now on: it goes on with that priority.
+    pub(super) fn promote(&mut self, id: ClaimId, priority: Priority) {
+        let Work::Copy(copy) = &mut self.claims.get(id).work else { return };
+        let before = copy.priority;
+        if before <= priority {
+            return;
+        }
+        copy.priority = priority;
+        if copy.is_begun() {
+            self.promote_chunks(id);
+            return;
+        }
+        self.buffers.stalled(before).retain(|&stalled| stalled != id);
+        self.promote_chunks(id);
+        if self.fetch_more(id) == Progress::Stalled {
+            self.buffers.stalled(priority).push_back(id);
+        }
+    }
+
+    fn promote_chunks(&mut self, id: ClaimId) {
+        let copy = self.claims.copy(id);
+        for chunk in copy.chunks.iter_mut().filter(|chunk| chunk.is_background) {
+            chunk.is_background = false;
+            self.buffers.background_bytes -= chunk.room;
+            self.actions.push(Action::Promote { op: chunk.op });
+        }
+    }
+
+    /// A user waits for what is being fetched for the byte at `offset`, if something is; returns
+    /// up to where that goes.
+    pub(super) fn attach_read(
+        &mut self,
+        id: ClaimId,
+        request: RequestId,
+        range: &ByteRange,
+    ) -> Option<u64> {
+        let Work::Copy(copy) = &mut self.claims.get(id).work else { return None };
+        let (chunk, end) = copy.fetching(range.start)?;
+        let end = end.min(range.end);
+        if let ChunkState::Fetching(reads) = &mut chunk.state {
+            reads.push(Part { request, range: range.start..end });
+        }
+        if chunk.is_background {
+            chunk.is_background = false;
+            self.buffers.background_bytes -= chunk.room;
+            self.actions.push(Action::Promote { op: chunk.op });
+        }
+        self.add_part(request);
+        Some(end)
+    }
+
+    /// Gives up what was begun of copies that nobody waits for, and that take more chunks; their
+    /// regions stay as they are. `is_it` says which.
+    pub(super) fn cancel_copies(&mut self, is_it: impl Fn(Why) -> bool) {
+        let is_cancelled = |copy: &Copy| {
+            copy.priority != Priority::Demand && !copy.is_begun() && is_it(copy.why)
+        };
+        let copies = self.claims.copies();
+        let ids: Vec<_> =
+            copies.filter(|(_, copy)| is_cancelled(copy)).map(|(id, _)| id).collect();
+        for id in ids {
             let copy = self.claims.copy(id);
-            copy.begun = end;
-            let buffer = CopyId(self.next_copy);
-            self.next_copy += 1;
-            let range = start..end;
-            let state = ChunkState::Fetching(Vec::new());
-            let room = end - start;
-            copy.chunks.push(Chunk { copy: buffer, range: range.clone(), room, state });
-            let op = Op::Fetch { claim: id, copy: buffer };
-            let urgent = !why.is_background();
-            self.start(op, Io::Fetch { copy: buffer, range, urgent });
+            copy.is_cancelled = true;
+            let priority = copy.priority;
+            self.buffers.stalled(priority).retain(|&stalled| stalled != id);
+            self.end_copy_if_idle(id);
         }
     }
 
@@ -130,7 +284,14 @@ impl Engine {
         let copy = self.claims.copy(id);
         let chunk = copy.chunk(buffer);
         let state = mem::replace(&mut chunk.state, ChunkState::Storing);
-        let range = chunk.range.clone();
+        let (range, sample) = (chunk.range.clone(), chunk.sample);
+        match result {
+            Ok(Done::Plain) => {
+                let bytes = chunk.room;
+                self.window.delivered(self.now, sample, bytes);
+            }
+            _ => self.window.ended(self.now, sample),
+        }
         let ChunkState::Fetching(reads) = state else {
             unreachable!("a chunk is fetched once");
         };
@@ -157,29 +318,52 @@ impl Engine {
             return;
         }
         if let Done::Zeroes { .. } = done {
-            let why = self.claims.copy(id).why;
-            self.refund(why, range.end - range.start);
+            self.refund(id, buffer);
         }
-        let op = Op::Store { claim: id, copy: buffer };
+        let what = Op::Store { claim: id, copy: buffer };
         let copy = self.claims.copy(id);
-        let is_whole = copy.range == range && copy.overlays.is_empty();
-        match done {
-            Done::Zeroes { until } if is_whole => {
+        let urgent = !copy.chunk(buffer).is_background;
+        let is_alone =
+            copy.chunks.len() == 1 && copy.overlays.is_empty() && !copy.is_cancelled;
+        let op = match done {
+            Done::Zeroes { until } if is_alone && until >= copy.range.end => {
+                let rest = copy.range.end - range.end;
+                if copy.why.has_limit() {
+                    self.hydration.refund(rest);
+                }
                 let range = self.follow_hole(id, buffer, until);
-                let urgent = !self.claims.copy(id).why.is_background();
-                self.start(op, Io::Zero { range, deallocate: true, urgent });
+                self.start(what, Io::Zero { range, deallocate: true, urgent })
             }
             _ => {
                 let overlays = overlays_within(copy, &range);
-                self.start(op, Io::Store { copy: buffer, range, overlays });
+                self.start(what, Io::Store { copy: buffer, range, overlays, urgent })
             }
+        };
+        self.claims.copy(id).chunk(buffer).op = op;
+    }
+
+    /// What a chunk would have cost is given back: it was zeroes that nobody had to read.
+    fn refund(&mut self, id: ClaimId, buffer: CopyId) {
+        let copy = self.claims.copy(id);
+        let has_limit = copy.why.has_limit();
+        let chunk = copy.chunk(buffer);
+        let (bytes, is_paid) = (chunk.room, chunk.is_paid);
+        if is_paid {
+            self.hydration.rate.refund(bytes);
+        }
+        if has_limit {
+            self.hydration.refund(bytes);
         }
     }
 
-    /// Makes the only chunk of a copy take in the free regions behind it that are zeroes too.
+    /// Makes the only chunk of a copy take in the rest of it, and the free regions behind it that
+    /// are zeroes too.
     fn follow_hole(&mut self, id: ClaimId, buffer: CopyId, until: u64) -> ByteRange {
         let regions = self.claims.get(id).regions.clone();
         let range = self.claims.copy(id).range.clone();
+        self.buffers.background_stalled.retain(|&stalled| stalled != id);
+        self.buffers.other.stalled.retain(|&stalled| stalled != id);
+        self.buffers.demand.stalled.retain(|&stalled| stalled != id);
         let farthest = range.start.saturating_add(self.buffers.hole_bytes);
         let until = until.min(self.sizes.size_bytes).min(farthest);
         let end = self.sizes.covered(&(range.start..until)).end;
@@ -189,12 +373,12 @@ impl Engine {
             if state == State::Free {
                 self.claims.extend(id, free);
                 range = self.sizes.bytes_of(&(regions.start..free));
-                let copy = self.claims.copy(id);
-                copy.range = range.clone();
-                copy.begun = range.end;
-                copy.chunk(buffer).range = range.clone();
             }
         }
+        let copy = self.claims.copy(id);
+        copy.range = range.clone();
+        copy.begun = range.end;
+        copy.chunk(buffer).range = range.clone();
         range
     }
 
@@ -220,18 +404,25 @@ impl Engine {
     fn end_chunk(&mut self, id: ClaimId, buffer: CopyId) {
         self.actions.push(Action::Release { copy: buffer });
         let copy = self.claims.copy(id);
-        let why = copy.why;
+        let is_bulk = copy.why.is_bulk();
         let chunk = copy.chunk(buffer);
         chunk.state = ChunkState::Ended;
-        let room = chunk.room;
-        self.buffers.share(why).bytes -= room;
+        let (room, share, began) = (chunk.room, chunk.share, chunk.sample.began());
+        if mem::take(&mut chunk.is_background) {
+            self.buffers.background_bytes -= room;
+            self.be_patient(self.now.saturating_sub(began));
+        }
+        self.buffers.share(share).bytes -= room;
+        if is_bulk {
+            self.buffers.bulk_bytes -= room;
+        }
         self.end_copy_if_idle(id);
     }
 
     /// Ends a copy of which nothing is under way and nothing will be begun.
     fn end_copy_if_idle(&mut self, id: ClaimId) {
         let copy = self.claims.copy(id);
-        if copy.is_idle() && (copy.begun == copy.range.end || copy.failure.is_some()) {
+        if copy.is_idle() && copy.is_begun() {
             self.end_copy(id);
         }
     }
@@ -240,6 +431,7 @@ impl Engine {
     pub(super) fn end_stalled(&mut self) {
         let mut stalled = mem::take(&mut self.buffers.demand.stalled);
         stalled.append(&mut self.buffers.other.stalled);
+        stalled.append(&mut self.buffers.background_stalled);
         for &id in &stalled {
             let reason = "the clone became read-only".to_owned();
             let failure = Failure { device: Device::Metadata, reason, is_full: false };
@@ -254,17 +446,18 @@ impl Engine {
         let Claim { regions, work, waiters } = self.claims.remove(id);
         let Work::Copy(mut copy) = work else { unreachable!("only copies are ended here") };
         if copy.begun < copy.range.end {
-            self.buffers.share(copy.why).stalled.retain(|&stalled| stalled != id);
+            self.buffers.stalled(copy.priority).retain(|&stalled| stalled != id);
         }
         let result = match &copy.failure {
             _ if self.mode != Mode::ReadWrite => Err(self.mode_error()),
             Some(failure) => Err(failure.error()),
+            None if copy.is_cancelled => Ok(()),
             None => {
                 self.mark(regions.clone());
                 Ok(())
             }
         };
-        let try_again = result.is_err() && !copy.why.is_demand();
+        let try_again = result.is_err() && copy.why != Why::Demand;
         let overlays = mem::take(&mut copy.overlays);
         // Where somebody else wanted the copy, those whose writes were laid over it try alone.
         for LaidOver { part, .. } in overlays {

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::engine::aside::{Aside, SetAside};
-use crate::engine::claim::{Copy, Why};
+use crate::engine::claim::{Copy, Priority, Why};
 use crate::engine::event::Failure;
 use crate::engine::notice::Happening;
 use crate::engine::plan::State;
@@ -44,15 +44,24 @@ pub(super) struct Hydration {
     look_at: Option<Duration>,
 }
 
+impl Hydration {
+    /// So many bytes were not copied after all: the limit has room for others.
+    pub(super) fn refund(&mut self, bytes: u64) {
+        self.budget = self.budget.map(|budget| budget.saturating_add(bytes));
+    }
+}
+
 impl Engine {
     /// Begins what may be copied now.
     pub(super) fn hydrate(&mut self) {
         self.hydration.look_at = None;
-        self.fetch_stalled();
+        self.fetch_stalled(&[Priority::Demand, Priority::User]);
         if self.mode != Mode::ReadWrite || self.rest != Rest::Running {
+            self.fetch_stalled(&[Priority::Background]);
             return;
         }
         self.copy_asked();
+        self.fetch_stalled(&[Priority::Background]);
         self.copy_wanted();
         while self.settings.options.hydration && self.has_patience() {
             let Some(regions) = self.next_in_background() else { break };
@@ -82,7 +91,8 @@ impl Engine {
         let hydration = &self.hydration;
         let mut wait_until = hydration.rate.ready_at();
         if self.users > 0 || self.front.passes() > 0 {
-            if self.buffers.other_bytes() > 0 {
+            // Copies that users wait for do not count: they may never leave a gap.
+            if self.buffers.background_bytes() > 0 {
                 // Its end will be heard of.
                 return false;
             }
@@ -105,13 +115,11 @@ impl Engine {
         self.hydration.budget = self.hydration.budget.map(|budget| budget.saturating_sub(bytes));
     }
 
-    /// So many bytes of a copy were zeroes that nobody had to read.
-    pub(super) fn refund(&mut self, why: Why, bytes: u64) {
-        if why.is_background() {
-            let hydration = &mut self.hydration;
-            hydration.rate.refund(bytes);
-            hydration.budget = hydration.budget.map(|budget| budget.saturating_add(bytes));
-        }
+    /// A copy that nobody waited for has taken so long: while users are at work the next one
+    /// leaves them nine times as long.
+    pub(super) fn be_patient(&mut self, took: Duration) {
+        let rest = took.saturating_mul(REST_FACTOR);
+        self.hydration.patient_until = self.now + rest.clamp(RESTS.0, RESTS.1);
     }
 
     /// Limits how much is copied from now on of what no user waits for.
@@ -128,7 +136,7 @@ impl Engine {
     fn stop_at_limit(&mut self) {
         let has_more = self.hydrated < self.sizes.nr_regions;
         // What is under way may turn out to be a hole, and leave room for more.
-        let is_idle = self.buffers.other_bytes() == 0;
+        let is_idle = self.buffers.background_bytes() == 0;
         let is_on = self.settings.options.hydration || self.has_wants();
         if self.is_at_limit() && is_idle && has_more && is_on {
             self.settings.options.hydration = false;
@@ -154,11 +162,11 @@ impl Engine {
 
     /// The next regions for a copy in the background, within threshold and batch size.
     fn next_in_background(&mut self) -> Option<RegionRange> {
+        let room = self.most_regions_for_nobody()?;
         let options = &self.settings.options;
         let threshold = u64::from(options.hydration_threshold);
         let batch = u64::from(options.hydration_batch_size.max(1));
-        let most = batch.min(threshold.saturating_sub(self.hydration.regions));
-        let most = most.min(self.most_regions_for_nobody()?);
+        let most = batch.min(threshold.saturating_sub(self.hydration.regions)).min(room);
         if most == 0 {
             return None;
         }
@@ -197,20 +205,33 @@ impl Engine {
         None
     }
 
-    /// How many regions the next copy may have, going by the room in buffers; `None` if none.
-    pub(super) fn most_regions(&self) -> Option<u64> {
-        let used = self.buffers.other_bytes();
-        if self.sizes.region_bytes() > self.chunk_bytes {
-            // Its chunks find room one by one.
-            return (used < self.share_bytes).then_some(1);
-        }
-        let room = self.share_bytes.saturating_sub(used).min(self.chunk_bytes);
-        Some(room >> self.sizes.region_shift).filter(|&most| most > 0)
+    /// How many bytes one chunk of what nobody reads should have.
+    pub(super) fn piece_bytes(&self) -> u64 {
+        self.window.piece_bytes().min(self.chunk_bytes)
     }
 
-    /// The same where no user waits for it.
-    pub(super) fn most_regions_for_nobody(&self) -> Option<u64> {
-        let most = self.most_regions()?;
+    /// How many regions the next copy may have, going by the room in buffers and on the line to
+    /// the source; `None` if none.
+    pub(super) fn most_regions(&mut self) -> Option<u64> {
+        let piece = self.piece_bytes();
+        let bulk = self.buffers.bulk_bytes();
+        let line = if bulk == 0 { u64::MAX } else { self.window.room(self.now, bulk) };
+        let room = self.share_bytes.saturating_sub(self.buffers.other_bytes()).min(line);
+        if self.sizes.region_bytes() > piece {
+            // Its chunks find room one by one.
+            return (room > 0 && line >= piece).then_some(1);
+        }
+        Some(room.min(piece) >> self.sizes.region_shift).filter(|&most| most > 0)
+    }
+
+    /// The same where no user waits for it: however much users copy, one such copy may be under
+    /// way.
+    pub(super) fn most_regions_for_nobody(&mut self) -> Option<u64> {
+        let most = if self.is_background_idle() {
+            (self.piece_bytes() >> self.sizes.region_shift).max(1)
+        } else {
+            self.most_regions()?
+        };
         let allowed = self.hydration.budget.map(|budget| budget >> self.sizes.region_shift);
         Some(most.min(allowed.unwrap_or(most))).filter(|&most| most > 0)
     }
@@ -252,20 +273,16 @@ impl Engine {
 
     /// A copy has ended: counts it, and sets aside what failed.
     pub(super) fn copy_ended(&mut self, regions: RegionRange, copy: Copy) {
-        let Copy { why, since, nr_begun, failure, .. } = copy;
-        let took = self.now.saturating_sub(since);
+        let Copy { why, since, nr_begun, failure, is_cancelled, .. } = copy;
         if regions.end - regions.start > nr_begun {
-            self.learn_of_hole(took);
+            self.learn_of_hole(self.now.saturating_sub(since));
         }
         let hydration = &mut self.hydration;
-        if why.is_background() {
-            let rest = took.saturating_mul(REST_FACTOR);
-            hydration.patient_until = self.now + rest.clamp(RESTS.0, RESTS.1);
-        }
         if why == Why::Background {
             hydration.regions -= nr_begun;
         }
         match (failure, why) {
+            (None, _) if is_cancelled => self.copy_later(regions, why),
             (None, Why::Demand) => {}
             (None, _) => hydration.failures = 0,
             (Some(failure), Why::Demand | Why::Read) => self.look_again(regions, failure),
@@ -278,6 +295,23 @@ impl Engine {
                     self.put_aside(regions, failure);
                 }
             }
+        }
+    }
+
+    /// A copy was given up before it was complete: it is begun anew when the clone goes on.
+    fn copy_later(&mut self, regions: RegionRange, why: Why) {
+        if why.has_limit() {
+            let bytes = self.sizes.bytes_of(&regions);
+            self.hydration.refund(bytes.end - bytes.start);
+        }
+        match why {
+            Why::Background => {
+                self.hydration.cursor = regions.start;
+                self.hydration.exhausted = false;
+            }
+            Why::Wanted(None) => self.want_first(regions),
+            // What is asked for is looked at again.
+            Why::Wanted(Some(_)) | Why::Read | Why::Demand => {}
         }
     }
 
@@ -307,7 +341,9 @@ impl Engine {
     /// Switches hydration on, with what failed before tried again at once, or off.
     pub(super) fn set_hydration(&mut self, on: bool) {
         self.settings.options.hydration = on;
-        if on {
+        if !on {
+            self.cancel_copies(|why| why == Why::Background);
+        } else {
             self.hydration.failures = 0;
             self.hydration.source_changed = false;
             self.hydration.aside.make_due(self.now);

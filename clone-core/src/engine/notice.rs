@@ -23,6 +23,9 @@ pub enum Happening {
     /// A write or flush of the destination or of metadata failed: regions can no more become
     /// hydrated.
     ReadOnly(Failure),
+    /// The destination of a complete clone could not be flushed: what was written to it since the
+    /// last flush may be lost.
+    FlushFailed(Failure),
     /// Metadata could not be brought back to its last commit: nothing works any more.
     Failed(Failure),
     /// Hydration stopped after failures; `enable_hydration` starts it again.
@@ -55,6 +58,11 @@ impl fmt::Display for Happening {
         match self {
             Self::Finished => f.write_str("hydration finished"),
             Self::ReadOnly(failure) => write!(f, "the clone is read-only now: {failure}"),
+            Self::FlushFailed(failure) => write!(
+                f,
+                "the destination could not be flushed, and what was written since the last flush \
+                 may be lost: {failure}"
+            ),
             Self::Failed(failure) => write!(f, "the clone has failed: {failure}"),
             Self::HydrationStopped { failures, range, failure } => write!(
                 f,

@@ -2,7 +2,7 @@
 //! under way.
 
 use crate::engine::action::{Io, OverlayBytes};
-use crate::engine::claim::{ClaimId, LaidOver, Part, Why, Work};
+use crate::engine::claim::{ClaimId, LaidOver, Part, Priority, Why, Work};
 use crate::engine::request::{ByteRange, RequestError, RequestId};
 use crate::engine::settings::Discards;
 use crate::engine::{Engine, Mode, Op, Rest};
@@ -86,16 +86,23 @@ impl Engine {
                     piece.end
                 }
                 State::Free if hydrates => self.read_and_hydrate(request, &piece, &from_source),
-                State::Claimed(id) if hydrates && self.attach_read(id, request, &piece) => {
-                    self.read_source(request, &from_source);
-                    piece.end
-                }
+                State::Claimed(id) if hydrates => match self.attach_read(id, request, &piece) {
+                    Some(end) => {
+                        self.read_source(request, &from_source);
+                        range.start = end;
+                        end
+                    }
+                    None => {
+                        from_source.end = piece.end;
+                        continue;
+                    }
+                },
                 State::Free | State::Claimed(_) => {
                     from_source.end = piece.end;
                     continue;
                 }
             };
-            from_source = end..piece.end;
+            from_source = end..range.start;
         }
         self.read_source(request, &from_source);
         if hydrates {
@@ -132,7 +139,8 @@ impl Engine {
             let bytes = self.sizes.bytes_of(&regions);
             let mine = at..piece.end.min(bytes.end);
             let id = self.begin_copy(regions, Why::Read, None);
-            assert!(self.attach_read(id, request, &mine), "the copy was begun for this read");
+            let attached = self.attach_read(id, request, &mine);
+            assert!(attached == Some(mine.end), "the copy was begun for this read");
             at = mine.end;
         }
         if at > piece.start {
@@ -140,15 +148,6 @@ impl Engine {
             return at;
         }
         before.start
-    }
-
-    /// Has a copy that is being fetched answer a read too.
-    fn attach_read(&mut self, id: ClaimId, request: RequestId, range: &ByteRange) -> bool {
-        let Work::Copy(copy) = &mut self.claims.get(id).work else { return false };
-        let Some(reads) = copy.fetching(range) else { return false };
-        reads.push(Part { request, range: range.clone() });
-        self.add_part(request);
-        true
     }
 
     /// Writes data, or zeroes if `zeroes` tells whether a hole is welcome.
@@ -250,6 +249,7 @@ impl Engine {
             }
             _ => claim.waiters.push(part),
         }
+        self.promote(id, Priority::Demand);
     }
 
     /// Discards the regions that are covered.
@@ -298,6 +298,7 @@ impl Engine {
                     group = Group::at(piece.end);
                     self.add_part(request);
                     self.claims.get(id).waiters.push(Part { request, range: piece });
+                    self.promote(id, Priority::Demand);
                 }
             }
             at = end;

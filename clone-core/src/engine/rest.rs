@@ -15,6 +15,8 @@ impl Engine {
                 self.rest = Rest::Suspending;
                 self.resume_then = false;
                 self.set_gate();
+                // A large region may take minutes, and is whole again when it is begun anew.
+                self.cancel_copies(|_| true);
             }
             Rest::Suspending => self.resume_then = false,
             Rest::Suspended => {}

@@ -37,6 +37,8 @@ pub(super) struct Rounds {
     waiting: Vec<Waiter>,
     /// Whom the round under way answers.
     served: Vec<Waiter>,
+    /// Why no flush can be believed any more, though the clone is not read-only.
+    flush_failed: Option<RequestError>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +75,11 @@ impl Rounds {
         self.state == State::Idle && self.changed.is_empty()
     }
 
+    /// Whether all that was marked is committed. A flush of the destination alone may be under way.
+    pub(super) fn is_committed(&self) -> bool {
+        self.changed.is_empty() && self.committing.is_empty()
+    }
+
     /// When a round has to begin if nothing else makes it.
     pub(super) fn due(&self) -> Option<Duration> {
         let since = self.changed_since.filter(|_| self.state == State::Idle);
@@ -99,6 +106,10 @@ impl Engine {
             let commit: Vec<Waiter> = commit;
             self.answer_waiters(commit, Ok(()));
         }
+        if let Some(error) = self.rounds.flush_failed {
+            let flush = mem::take(&mut self.rounds.waiting);
+            self.answer_waiters(flush, Err(error));
+        }
         let is_all_marked = self.hydrated == self.sizes.nr_regions;
         let rounds = &mut self.rounds;
         let hurry = is_all_marked
@@ -124,8 +135,21 @@ impl Engine {
                 let regions = Arc::clone(&self.rounds.committing);
                 self.start(Op::Commit, Io::Commit { regions });
             }
+            // No bit depends on it any more.
+            Err(failure) if self.map.is_none() => self.flush_failed(failure),
             Err(failure) => self.become_read_only(failure),
         }
+    }
+
+    /// A complete clone could not be flushed. What was lost is still lost when the destination is
+    /// well again, and nobody knows whose it was: later flushes fail, too.
+    fn flush_failed(&mut self, failure: Failure) {
+        let error = RequestError::Device(failure.device);
+        self.rounds.state = State::Idle;
+        self.rounds.flush_failed = Some(error);
+        let served = mem::take(&mut self.rounds.served);
+        self.answer_waiters(served, Err(error));
+        self.tell(Happening::FlushFailed(failure));
     }
 
     /// Metadata was committed, or could not be.
@@ -211,7 +235,7 @@ impl Engine {
         let is_complete = self.map.is_some()
             && self.mode == Mode::ReadWrite
             && self.hydrated == self.sizes.nr_regions
-            && self.rounds.is_settled()
+            && self.rounds.is_committed()
             && self.claims.is_empty();
         if is_complete {
             self.map = None;

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::mem;
 
-use crate::engine::claim::Why;
+use crate::engine::claim::{Priority, Why};
 use crate::engine::plan::State;
 use crate::engine::request::{ByteRange, RequestError, RequestId};
 use crate::engine::{Engine, Mode};
@@ -20,10 +20,21 @@ const ASKED_AT_ONCE: usize = 64;
 /// What users want copied.
 #[derive(Debug, Default)]
 pub(super) struct Wanted {
-    /// Requests that wait for regions, with those that are left, in the order in which they came.
-    asked: VecDeque<(RequestId, RegionRange)>,
+    /// Requests that wait for regions, in the order in which they came.
+    asked: VecDeque<Asked>,
     /// Regions that nobody waits for.
     wants: VecDeque<RegionRange>,
+}
+
+/// A request that waits until regions are hydrated.
+#[derive(Debug)]
+struct Asked {
+    request: RequestId,
+    /// The regions that are left: those before are hydrated.
+    regions: RegionRange,
+    /// Copies of those before this one have been begun. It only goes back where one was given up,
+    /// so that no region is looked at again at each event.
+    cursor: u64,
 }
 
 impl Engine {
@@ -32,7 +43,9 @@ impl Engine {
         if range.start == range.end || self.is_hydrated(range) {
             self.end_part(request, Ok(()));
         } else if self.mode == Mode::ReadWrite {
-            self.wanted.asked.push_back((request, self.sizes.touched(range)));
+            let regions = self.sizes.touched(range);
+            let cursor = regions.start;
+            self.wanted.asked.push_back(Asked { request, regions, cursor });
         } else {
             let error = self.mode_error();
             self.end_part(request, Err(error));
@@ -49,6 +62,11 @@ impl Engine {
         }
     }
 
+    /// A range is to be copied before the others that are wanted.
+    pub(super) fn want_first(&mut self, regions: RegionRange) {
+        self.wanted.wants.push_front(regions);
+    }
+
     /// Users read here: a range to be copied next, unless there are enough of them.
     pub(super) fn want_soon(&mut self, range: &ByteRange) {
         if self.wanted.wants.len() < HINTS_MAX {
@@ -60,35 +78,65 @@ impl Engine {
     pub(super) fn copy_asked(&mut self) {
         let mut index = 0;
         while index < self.wanted.asked.len().min(ASKED_AT_ONCE) {
-            let (request, mut regions) = self.wanted.asked[index].clone();
-            // What is hydrated at the beginning need not be looked at again.
-            let mut is_first = true;
-            while regions.start < regions.end {
-                let (end, state) = self.look(self.some(&regions));
-                match state {
-                    State::Hydrated if is_first => self.wanted.asked[index].1.start = end,
-                    State::Hydrated => {}
-                    // It may fail, so that its regions are looked at again.
-                    State::Claimed(_) => is_first = false,
-                    State::Free => {
-                        is_first = false;
-                        let Some(most) = self.most_regions() else { return };
-                        let end = end.min(regions.start + most);
-                        let why = Why::Wanted(Some(request));
-                        self.begin_copy(regions.start..end, why, None);
-                        regions.start = end;
-                        continue;
-                    }
-                }
-                regions.start = end;
-            }
-            if is_first {
+            let Asked { request, ref regions, cursor } = self.wanted.asked[index];
+            let regions = self.hydrated_until(regions)..regions.end;
+            if regions.start == regions.end {
                 self.wanted.asked.remove(index);
                 self.end_part(request, Ok(()));
-            } else {
-                index += 1;
+                continue;
             }
+            let (_, first) = self.look(regions.start..regions.start + 1);
+            // A copy of it that somebody began may have failed, or been given up.
+            let cursor = match first {
+                State::Free => regions.start,
+                State::Hydrated | State::Claimed(_) => cursor.max(regions.start),
+            };
+            let cursor = self.copy_from(request, cursor..regions.end);
+            let is_begun = cursor == regions.end;
+            self.wanted.asked[index] = Asked { request, regions, cursor };
+            if !is_begun {
+                return;
+            }
+            index += 1;
         }
+    }
+
+    /// Begins copies of those of `regions` that are free, and has users wait for those that are
+    /// being copied. Returns where it had to stop, for want of room.
+    fn copy_from(&mut self, request: RequestId, mut regions: RegionRange) -> u64 {
+        while regions.start < regions.end {
+            let hydrated = self.hydrated_until(&regions);
+            if hydrated > regions.start {
+                regions.start = hydrated;
+                continue;
+            }
+            let (end, state) = self.look(self.some(&regions));
+            regions.start = match state {
+                State::Hydrated => end,
+                State::Claimed(id) => {
+                    self.promote(id, Priority::User);
+                    end
+                }
+                State::Free => {
+                    let Some(most) = self.most_regions() else { return regions.start };
+                    let end = end.min(regions.start + most);
+                    let why = Why::Wanted(Some(request));
+                    self.begin_copy(regions.start..end, why, None);
+                    end
+                }
+            };
+        }
+        regions.end
+    }
+
+    /// Where those of `regions` end that are hydrated from its start on.
+    fn hydrated_until(&self, regions: &RegionRange) -> u64 {
+        let Some(map) = &self.map else { return regions.end };
+        let is_empty = regions.start == regions.end;
+        if is_empty || !map.all(regions.start..regions.start + 1) {
+            return regions.start;
+        }
+        map.run(regions.clone()).0
     }
 
     /// Begins copies of what is wanted and nobody waits for.
@@ -120,7 +168,8 @@ impl Engine {
 
     /// Looks ahead of reads that go on where the last one ended.
     pub(super) fn read_ahead(&mut self, read: &ByteRange) {
-        let Some(ahead) = self.streams.read(read, self.chunk_bytes) else { return };
+        let most = self.chunk_bytes.min(self.window.bytes());
+        let Some(ahead) = self.streams.read(read, most) else { return };
         let mut at = read.end;
         let end = (read.end.saturating_add(ahead)).min(self.sizes.size_bytes);
         while at < end {
@@ -139,7 +188,7 @@ impl Engine {
     /// A copy has failed that somebody waits for. One answer is enough.
     pub(super) fn refuse_asked(&mut self, request: RequestId) {
         let asked = &mut self.wanted.asked;
-        if let Some(index) = asked.iter().position(|&(asked, _)| asked == request) {
+        if let Some(index) = asked.iter().position(|asked| asked.request == request) {
             asked.remove(index);
             self.end_part(request, Err(RequestError::NotCopied));
         }
@@ -147,7 +196,7 @@ impl Engine {
 
     /// Answers those who wait: nothing can be copied any more, or need be.
     pub(super) fn end_asked(&mut self) {
-        for (request, regions) in mem::take(&mut self.wanted.asked) {
+        for Asked { request, regions, .. } in mem::take(&mut self.wanted.asked) {
             let is_done = self.map.as_ref().is_none_or(|map| map.all(regions));
             self.end_part(request, if is_done { Ok(()) } else { Err(self.mode_error()) });
         }

@@ -110,6 +110,10 @@ fn details(what: &Happening) -> (&'static str, BTreeMap<String, Value>) {
             add_failure(failure);
             "read_only"
         }
+        Happening::FlushFailed(failure) => {
+            add_failure(failure);
+            "flush_failed"
+        }
         Happening::Failed(failure) => {
             add_failure(failure);
             "failed"

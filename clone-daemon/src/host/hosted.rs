@@ -213,7 +213,7 @@ impl Hosted {
 fn log(name: &str, notice: &Notice) {
     let Notice { number, what } = notice;
     match what {
-        Happening::ReadOnly(_) | Happening::Failed(_) => {
+        Happening::ReadOnly(_) | Happening::FlushFailed(_) | Happening::Failed(_) => {
             tracing::error!(clone = name, event = number, "{what}");
         }
         Happening::HydrationStopped { .. } | Happening::SourceChanged { .. } => {

@@ -13,6 +13,10 @@ impl Round<'_> {
     pub(super) fn perform(&mut self, action: Action) -> Result<(), Halt> {
         match action {
             Action::Start { op, io } => self.start_op(op.0, io),
+            Action::Promote { op } => {
+                require!(self.ops.contains_key(&op.0), Protocol, "{op:?} is promoted after its end");
+                Ok(())
+            }
             Action::Give { copy, request, range } => {
                 let given = cells(&range);
                 require!(given.is_some(), Protocol, "{range:?} is given to {request:?}");

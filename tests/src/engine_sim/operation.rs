@@ -182,7 +182,7 @@ impl Round<'_> {
                 let before = self.copies.insert(copy.0, buffer);
                 require!(before.is_none(), Protocol, "{io:?}, but that buffer is in use");
             }
-            Io::Store { copy, range, overlays } => {
+            Io::Store { copy, range, overlays, .. } => {
                 about.cells = self.inside(range, io)?;
                 let buffer = self.copies.get_mut(&copy.0);
                 let is_all = (buffer.as_ref())

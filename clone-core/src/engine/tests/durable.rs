@@ -239,7 +239,32 @@ fn a_complete_clone_needs_neither_map_nor_metadata() {
     world.fails = None;
     let later = world.flush();
     assert!(world.answers[&flush].is_err() && world.answers[&later].is_err());
-    assert_eq!((world.figures().hydrated, world.figures().mode), (8, Mode::ReadOnly));
+    // There is nothing that could not be committed.
+    assert_eq!((world.figures().hydrated, world.figures().mode), (8, Mode::ReadWrite));
+    assert!(matches!(world.told[..], [Happening::Finished, Happening::FlushFailed(_)]));
+    let write = world.write(0..5, 1);
+    world.run();
+    assert_eq!(world.answers[&write], Ok(()));
+}
+
+/// Flushes that follow each other without a gap leave none for the end either.
+#[test]
+fn a_clone_is_complete_though_there_is_always_a_flush_under_way() {
+    let mut world = World::new(8 * 8, 0..7, World::quiet());
+    let first = world.flush();
+    world.write(7 * 4096..8 * 4096, 1);
+    world.end_first("write");
+    // It waits for the next round.
+    let second = world.flush();
+    world.end_first("flush");
+    world.end_first("flush");
+    let third = world.flush();
+    world.end_first("commit");
+    assert_eq!(world.take_log().last().unwrap(), "flush");
+    assert_eq!(world.told, [Happening::Finished]);
+    assert!(world.is_retired && !world.answers.contains_key(&third));
+    world.end_first("flush");
+    assert!([first, second, third].iter().all(|flush| world.answers[flush].is_ok()));
 }
 
 #[test]

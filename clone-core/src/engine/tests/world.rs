@@ -103,6 +103,11 @@ impl World {
                     self.log.push(line(&io));
                     self.started.push_back((op, io));
                 }
+                Action::Promote { op } => {
+                    let found = self.started.iter().find(|(started, _)| *started == op);
+                    let (_, io) = found.expect("only what is under way is promoted");
+                    self.log.push(format!("promote {}", line(io)));
+                }
                 Action::Give { copy, request, range } => {
                     let bytes = part(&self.copies[&copy], &range).to_vec();
                     self.fill(request, &range, &bytes);
@@ -195,7 +200,8 @@ impl World {
         self.end(found.unwrap_or_else(|| panic!("no {begins} in {:?}", self.started)));
     }
 
-    fn end(&mut self, index: usize) {
+    /// Ends the operation that was begun at this place among those under way.
+    pub(super) fn end(&mut self, index: usize) {
         let (op, io) = self.started.remove(index).unwrap();
         let result = self.perform(io);
         self.event(Event::Done { op, result });
@@ -239,7 +245,7 @@ impl World {
                     return Ok(Done::Zeroes { until: hole.end });
                 }
             }
-            Io::Store { copy, range, overlays } => {
+            Io::Store { copy, range, overlays, .. } => {
                 let mut bytes = part(&self.copies[&copy], &range).to_vec();
                 for overlay in overlays {
                     let at = usizes(

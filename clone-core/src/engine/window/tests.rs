@@ -1,0 +1,125 @@
+//! The window on a simulated line: fetches are answered one behind the other at the line's rate,
+//! each after the source's own time.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::{LEAST_BYTES, Sample, Window};
+
+const MS: Duration = Duration::from_millis(1);
+
+struct Line {
+    /// Bytes a second.
+    rate: u64,
+    latency: Duration,
+    now: Duration,
+    /// When the line has carried all that was asked for.
+    busy_until: Duration,
+    under_way: VecDeque<(Duration, u64, Sample)>,
+    carried: u64,
+}
+
+impl Line {
+    fn new(rate: u64, latency: Duration) -> Self {
+        let (now, busy_until) = Default::default();
+        Self { rate, latency, now, busy_until, under_way: VecDeque::new(), carried: 0 }
+    }
+
+    fn bytes_under_way(&self) -> u64 {
+        self.under_way.iter().map(|(_, bytes, _)| bytes).sum()
+    }
+
+    fn fill(&mut self, window: &mut Window) {
+        loop {
+            let (piece, under_way) = (window.piece_bytes(), self.bytes_under_way());
+            if under_way > 0 && window.room(self.now, under_way) < piece {
+                return;
+            }
+            let _ = window.room(self.now, under_way);
+            let sample = window.begin(self.now, piece, under_way);
+            let starts = self.busy_until.max(self.now + self.latency);
+            self.busy_until = starts + Duration::from_secs_f64(piece as f64 / self.rate as f64);
+            self.under_way.push_back((self.busy_until, piece, sample));
+        }
+    }
+
+    /// Keeps the window full for so long.
+    fn run(&mut self, window: &mut Window, time: Duration) {
+        let end = self.now + time;
+        self.fill(window);
+        while let Some((at, bytes, sample)) = self.under_way.pop_front_if(|next| next.0 <= end) {
+            self.now = at;
+            self.carried += bytes;
+            window.delivered(at, sample, bytes);
+            self.fill(window);
+        }
+        self.now = end;
+    }
+
+    /// What a read of a user would wait for what is under way, from now on.
+    fn wait(&self) -> Duration {
+        self.busy_until.saturating_sub(self.now + self.latency)
+    }
+}
+
+#[test]
+fn the_line_is_kept_busy_and_a_user_waits_little_whatever_rate_and_latency() {
+    for rate in [1 << 20, 3_000_000, 30_000_000, 100_000_000] {
+        for latency in [0, 1, 30, 100, 300] {
+            let mut window = Window::new(32 << 20, 16);
+            let mut line = Line::new(rate, latency * MS);
+            line.run(&mut window, 20_000 * MS);
+            let before = line.carried;
+            let mut longest = Duration::ZERO;
+            for _ in 0..1000 {
+                line.run(&mut window, 20 * MS);
+                longest = longest.max(line.wait());
+            }
+            let used = (line.carried - before) as f64 / (rate as f64 * 20.0);
+            assert!(used >= 0.9, "{used} of {rate} bytes/s, {latency} ms");
+            // What is queued on a line that is kept busy, or the smallest window; and after the base
+            // time was measured the window is filled in one go.
+            let least = Duration::from_secs_f64(2.0 * LEAST_BYTES as f64 / rate as f64);
+            let most = least.max(100 * MS) + line.latency;
+            assert!(longest <= most, "{longest:?} at {rate} bytes/s, {latency} ms");
+        }
+    }
+}
+
+#[test]
+fn a_window_grows_with_the_line_and_shrinks_with_it() {
+    let mut window = Window::new(32 << 20, 16);
+    let mut line = Line::new(3_000_000, 30 * MS);
+    line.run(&mut window, 10_000 * MS);
+    assert!(window.bytes() < 500_000, "{}", window.bytes());
+    line.rate = 100_000_000;
+    line.run(&mut window, 5000 * MS);
+    assert!(window.bytes() > 6_000_000, "{}", window.bytes());
+    line.rate = 3_000_000;
+    line.run(&mut window, 10_000 * MS);
+    assert!(window.bytes() < 500_000, "{}", window.bytes());
+}
+
+#[test]
+fn a_fast_source_has_all_buffers_within_a_second() {
+    let mut window = Window::new(16 << 20, 4);
+    let mut line = Line::new(2_000_000_000, MS / 10);
+    line.run(&mut window, 1000 * MS);
+    assert_eq!((window.bytes(), window.piece_bytes()), (16 << 20, 4 << 20));
+}
+
+#[test]
+fn what_was_not_limited_by_the_window_does_not_shrink_it() {
+    let mut window = Window::new(32 << 20, 16);
+    let mut line = Line::new(100_000_000, 30 * MS);
+    line.run(&mut window, 10_000 * MS);
+    let before = window.bytes();
+    let mut now = line.now + 10_000 * MS;
+    for _ in 0..1000 {
+        let _ = window.room(now, 0);
+        let sample = window.begin(now, 65_536, 0);
+        now += 40 * MS;
+        window.delivered(now, sample, 65_536);
+    }
+    assert!(window.bytes() >= before / 2, "{} of {before}", window.bytes());
+}
