@@ -186,8 +186,8 @@ impl Copy {
     /// The chunk that is still being fetched and holds the byte at `offset`.
     pub(super) fn fetching(&mut self, offset: u64) -> Option<(&mut Chunk, u64)> {
         self.chunks.iter_mut().find_map(|chunk| {
-            let is_it = matches!(chunk.state, ChunkState::Fetching(_))
-                && chunk.range.contains(&offset);
+            let is_it =
+                matches!(chunk.state, ChunkState::Fetching(_)) && chunk.range.contains(&offset);
             let end = chunk.range.end;
             is_it.then_some((chunk, end))
         })

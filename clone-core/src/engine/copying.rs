@@ -1,10 +1,10 @@
 //! Copies, from their beginning to the end of their claim.
 
-use std::collections::VecDeque;
 use std::mem;
 use std::time::Duration;
 
 use crate::engine::action::{Action, CopyId, Io, Overlay};
+use crate::engine::buffers::HOLE_BYTES;
 use crate::engine::claim::{
     Chunk, ChunkState, Claim, ClaimId, Copy, LaidOver, Part, Priority, Why, Work, overlap,
 };
@@ -14,79 +14,8 @@ use crate::engine::request::{ByteRange, Device, RequestId};
 use crate::engine::{Engine, Mode, Op};
 use crate::geometry::RegionRange;
 
-/// How far a hole is followed in one go, at first and at the most: a user who writes there has to
-/// wait for it, and not every destination can make a hole without writing all of it.
-const HOLE_BYTES: (u64, u64) = (64 << 20, 1 << 30);
-
 /// A hole that took no longer than this lets the next one be twice as long.
 const HOLE_TIME: Duration = Duration::from_millis(50);
-
-/// Bytes that are in buffers, for what users wait for and for everything else: neither can starve
-/// the other.
-#[derive(Debug)]
-pub(super) struct Buffers {
-    demand: Share,
-    other: Share,
-    /// Of `other`, what nobody waits for.
-    background_bytes: u64,
-    /// What is under way, in either share, for data that nobody reads.
-    bulk_bytes: u64,
-    /// Copies of nobody with chunks that found no room, or have to be patient.
-    background_stalled: VecDeque<ClaimId>,
-    /// How far a hole is followed.
-    hole_bytes: u64,
-}
-
-#[derive(Debug, Default)]
-struct Share {
-    bytes: u64,
-    /// Copies that users wait for with chunks that found no room, in the order in which they came.
-    stalled: VecDeque<ClaimId>,
-}
-
-impl Default for Buffers {
-    fn default() -> Self {
-        Self {
-            demand: Share::default(),
-            other: Share::default(),
-            background_bytes: 0,
-            bulk_bytes: 0,
-            background_stalled: VecDeque::new(),
-            hole_bytes: HOLE_BYTES.0,
-        }
-    }
-}
-
-impl Buffers {
-    fn share(&mut self, priority: Priority) -> &mut Share {
-        match priority {
-            Priority::Demand => &mut self.demand,
-            Priority::User | Priority::Background => &mut self.other,
-        }
-    }
-
-    fn stalled(&mut self, priority: Priority) -> &mut VecDeque<ClaimId> {
-        match priority {
-            Priority::Demand | Priority::User => &mut self.share(priority).stalled,
-            Priority::Background => &mut self.background_stalled,
-        }
-    }
-
-    /// Bytes in buffers of copies but those that writes wait for.
-    pub(super) fn other_bytes(&self) -> u64 {
-        self.other.bytes
-    }
-
-    /// Bytes in buffers of copies that nobody waits for.
-    pub(super) fn background_bytes(&self) -> u64 {
-        self.background_bytes
-    }
-
-    /// Bytes under way of data that nobody reads.
-    pub(super) fn bulk_bytes(&self) -> u64 {
-        self.bulk_bytes
-    }
-}
 
 /// What became of the attempt to go on with a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -264,12 +193,10 @@ impl Engine {
     /// Gives up what was begun of copies that nobody waits for, and that take more chunks; their
     /// regions stay as they are. `is_it` says which.
     pub(super) fn cancel_copies(&mut self, is_it: impl Fn(Why) -> bool) {
-        let is_cancelled = |copy: &Copy| {
-            copy.priority != Priority::Demand && !copy.is_begun() && is_it(copy.why)
-        };
+        let is_cancelled =
+            |copy: &Copy| copy.priority != Priority::Demand && !copy.is_begun() && is_it(copy.why);
         let copies = self.claims.copies();
-        let ids: Vec<_> =
-            copies.filter(|(_, copy)| is_cancelled(copy)).map(|(id, _)| id).collect();
+        let ids: Vec<_> = copies.filter(|(_, copy)| is_cancelled(copy)).map(|(id, _)| id).collect();
         for id in ids {
             let copy = self.claims.copy(id);
             copy.is_cancelled = true;
@@ -323,8 +250,7 @@ impl Engine {
         let what = Op::Store { claim: id, copy: buffer };
         let copy = self.claims.copy(id);
         let urgent = !copy.chunk(buffer).is_background;
-        let is_alone =
-            copy.chunks.len() == 1 && copy.overlays.is_empty() && !copy.is_cancelled;
+        let is_alone = copy.chunks.len() == 1 && copy.overlays.is_empty() && !copy.is_cancelled;
         let op = match done {
             Done::Zeroes { until } if is_alone && until >= copy.range.end => {
                 let rest = copy.range.end - range.end;

@@ -92,7 +92,7 @@ impl Engine {
         let mut wait_until = hydration.rate.ready_at();
         if self.users > 0 || self.front.passes() > 0 {
             // Copies that users wait for do not count: they may never leave a gap.
-            if self.buffers.background_bytes() > 0 {
+            if self.buffers.background_bytes > 0 {
                 // Its end will be heard of.
                 return false;
             }
@@ -136,7 +136,7 @@ impl Engine {
     fn stop_at_limit(&mut self) {
         let has_more = self.hydrated < self.sizes.nr_regions;
         // What is under way may turn out to be a hole, and leave room for more.
-        let is_idle = self.buffers.background_bytes() == 0;
+        let is_idle = self.buffers.background_bytes == 0;
         let is_on = self.settings.options.hydration || self.has_wants();
         if self.is_at_limit() && is_idle && has_more && is_on {
             self.settings.options.hydration = false;
@@ -154,7 +154,7 @@ impl Engine {
     /// Free regions that begin at `regions.start`, as many as one copy may have now; `None` if
     /// there is no room, or if one region takes more than a copy.
     pub(super) fn room_for_copy(&self, regions: RegionRange) -> Option<RegionRange> {
-        let used = self.buffers.other_bytes();
+        let used = self.buffers.other.bytes;
         let room = self.share_bytes.saturating_sub(used).min(self.chunk_bytes);
         let most = room >> self.sizes.region_shift;
         (most > 0).then(|| regions.start..regions.end.min(regions.start + most))
@@ -214,9 +214,9 @@ impl Engine {
     /// the source; `None` if none.
     pub(super) fn most_regions(&mut self) -> Option<u64> {
         let piece = self.piece_bytes();
-        let bulk = self.buffers.bulk_bytes();
+        let bulk = self.buffers.bulk_bytes;
         let line = if bulk == 0 { u64::MAX } else { self.window.room(self.now, bulk) };
-        let room = self.share_bytes.saturating_sub(self.buffers.other_bytes()).min(line);
+        let room = self.share_bytes.saturating_sub(self.buffers.other.bytes).min(line);
         if self.sizes.region_bytes() > piece {
             // Its chunks find room one by one.
             return (room > 0 && line >= piece).then_some(1);

@@ -126,8 +126,8 @@ impl Engine {
         piece: &ByteRange,
         before: &ByteRange,
     ) -> u64 {
-        if self.sizes.region_bytes() > self.chunk_bytes {
-            // Too much for a user to wait for. It is a hint all the same.
+        if self.sizes.region_bytes() > self.chunk_bytes.min(self.window.bytes()) {
+            // Too much for a user to wait for, on this source. It is a hint all the same.
             self.want_soon(piece);
             return before.start;
         }

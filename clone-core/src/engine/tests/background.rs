@@ -399,11 +399,8 @@ fn a_demand_that_failed_is_tried_by_hydration_too() {
 
 /// A region of 1 MiB, which is copied in pieces of 64 KiB at 64 KiB a second.
 fn slow_large_regions(nr_regions: u64) -> World {
-    let settings = Settings {
-        copy_bytes: 64 << 10,
-        hydration_rate: Some(64 << 10),
-        ..hydrating(1, 1)
-    };
+    let settings =
+        Settings { copy_bytes: 64 << 10, hydration_rate: Some(64 << 10), ..hydrating(1, 1) };
     let mut world = World::large_regions(2048, nr_regions, settings);
     world.run_until(2 * SECOND);
     world
@@ -455,12 +452,8 @@ fn a_request_to_hydrate_does_not_wait_behind_a_copy_that_lacks_rate() {
 
 #[test]
 fn copies_of_readers_leave_one_to_hydration() {
-    let settings = Settings {
-        hydrate_on_read: true,
-        copy_bytes: 64 << 10,
-        copies: 1,
-        ..hydrating(1, 1)
-    };
+    let settings =
+        Settings { hydrate_on_read: true, copy_bytes: 64 << 10, copies: 1, ..hydrating(1, 1) };
     let mut world = World::new(8 * 256, 0..0, settings);
     // There is never a moment without a copy that a reader waits for.
     let mut at = 0;
@@ -482,9 +475,7 @@ fn copies_of_readers_leave_one_to_hydration() {
     }
     let log = world.take_log();
     // From the lowest region on, where no reader is.
-    let copies = (0..50).filter(|region| {
-        log.contains(&format!("store {region}..{}", region + 1))
-    });
+    let copies = (0..50).filter(|region| log.contains(&format!("store {region}..{}", region + 1)));
     assert!(copies.count() >= 20);
 }
 
