@@ -230,7 +230,9 @@ impl Round<'_> {
                 break;
             }
         }
-        let told = self.trouble.told_read_only || self.trouble.told_failed.is_some();
+        let told = self.trouble.told_read_only
+            || self.trouble.told_flush_failed
+            || self.trouble.told_failed.is_some();
         let must_tell = self.trouble.since.is_some();
         require!(
             told || !must_tell,

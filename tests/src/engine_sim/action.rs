@@ -14,7 +14,11 @@ impl Round<'_> {
         match action {
             Action::Start { op, io } => self.start_op(op.0, io),
             Action::Promote { op } => {
-                require!(self.ops.contains_key(&op.0), Protocol, "{op:?} is promoted after its end");
+                require!(
+                    self.ops.contains_key(&op.0),
+                    Protocol,
+                    "{op:?} is promoted after its end"
+                );
                 Ok(())
             }
             Action::Give { copy, request, range } => {
@@ -71,6 +75,12 @@ impl Round<'_> {
                 let is_first = !std::mem::replace(&mut trouble.told_read_only, true);
                 require!(is_first, Notices, "read-only twice");
                 self.world.figures.read_only += 1;
+            }
+            Happening::FlushFailed(_) => {
+                let is_complete = self.is_retired;
+                require!(trouble.is_failing && is_complete, Mode, "a flush fails, and none has");
+                let is_first = !std::mem::replace(&mut trouble.told_flush_failed, true);
+                require!(is_first && !trouble.told_read_only, Notices, "a flush failed twice");
             }
             Happening::Failed(_) => {
                 require!(trouble.abort_failed, Mode, "failed, but no abort has");

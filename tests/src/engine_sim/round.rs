@@ -66,6 +66,8 @@ pub(super) struct Trouble {
     /// Copies that failed.
     pub(super) failed_copies: u32,
     pub(super) told_read_only: bool,
+    /// The same of a complete clone, which stays as it is.
+    pub(super) told_flush_failed: bool,
     /// When it told that it had failed.
     pub(super) told_failed: Option<Moment>,
     /// Hydration has stopped, and was not enabled since.
