@@ -272,16 +272,13 @@ fn callers_who_give_up_at_any_time_disturb_nobody() {
     let (path, bytes) = source(folder.path(), 4 * MIB);
     let endpoint = unix(folder.path());
     let args = ["--filter=delay", "file", &path, "rdelay=2ms"];
-    let Some(_server) = Server::nbdkit(&endpoint, &args) else { return };
-    for options in [(1, 4096), (2, 64 << 10)] {
-        let (connections, request_bytes) = options;
-        // While another test has a thousand connections the server may have no threads for ours.
-        let remote = (0..600).find_map(|_| {
-            let options = NbdOptions { connections, request_bytes, ..NbdOptions::default() };
-            let remote = NbdRemote::open(address(&endpoint), options, soon());
-            remote.inspect_err(|_| thread::sleep(Duration::from_millis(100))).ok()
-        });
-        let (remote, bytes) = (&remote.unwrap(), &bytes);
+    for (connections, request_bytes) in [(1, 4096), (2, 64 << 10)] {
+        // Each has a server of its own: nbdkit 1.32 may abort ("raw_send_socket: Assertion `sock >=
+        // 0' failed") when it is hung up on while it has requests under way.
+        let Some(_server) = Server::nbdkit(&endpoint, &args) else { return };
+        let options = NbdOptions { connections, request_bytes, ..NbdOptions::default() };
+        let remote = NbdRemote::open(address(&endpoint), options, soon()).unwrap();
+        let (remote, bytes) = (&remote, &bytes);
         let late: usize = thread::scope(|scope| {
             let work = |seed| {
                 move || {
