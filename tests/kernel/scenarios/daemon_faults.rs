@@ -30,7 +30,7 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
         "cloned run --name clone --nbd unix:/tmp/nbd --control /tmp/control --table \
          '0 {SECTORS} clone {metadata_node} /dev/mapper/dest {source_node} 8 1 no_hydration' \
          > /tmp/log 2>&1 &
-         for i in $(seq 100); do grep -q 'serving 1' /tmp/log && break; sleep 0.1; done
+         for i in $(seq 3000); do grep -q 'serving 1' /tmp/log && break; sleep 0.1; done
          nbd-client -unix /tmp/nbd /dev/nbd0 -N clone || {{ cat /tmp/log; exit 1; }}"
     );
     vm.script(&start)?;

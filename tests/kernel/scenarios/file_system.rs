@@ -110,7 +110,7 @@ fn serve(context: &Context<'_>, file: &Path) -> Result<(Server, u16)> {
     while TcpStream::connect(("127.0.0.1", port)).is_err() {
         let ended = server.0.try_wait()?;
         ensure!(ended.is_none(), "qemu-nbd ended with {ended:?}");
-        ensure!(begin.elapsed() < Duration::from_secs(30), "qemu-nbd does not listen");
+        ensure!(begin.elapsed() < Duration::from_secs(600), "qemu-nbd does not listen");
         thread::sleep(Duration::from_millis(10));
     }
     Ok((server, port))

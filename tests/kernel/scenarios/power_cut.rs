@@ -195,7 +195,7 @@ impl Clone<'_> {
         let records = self.rng.random_range(1..200);
         let begin = Instant::now();
         while vm.progress()?.len() < records * 8 {
-            ensure!(begin.elapsed() < Duration::from_secs(60), "it is stuck:\n{}", vm.console());
+            ensure!(begin.elapsed() < Duration::from_secs(600), "it is stuck:\n{}", vm.console());
             thread::sleep(Duration::from_millis(1));
         }
         thread::sleep(Duration::from_micros(self.rng.random_range(0..20_000)));

@@ -28,7 +28,7 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
 cloned run --name disk --metadata {metadata_disk} --destination {destination_disk} \
     --source {source_disk} --region-size 4k --ublk \"$@\" > /tmp/log 2>&1 &
 echo $! > /tmp/pid
-for i in $(seq 600); do
+for i in $(seq 6000); do
     device=$(grep -o '/dev/ublkb[0-9]*' /tmp/log)
     [ -b \"$device\" ] && ln -sf $device /dev/clone && exit 0
     kill -0 $(cat /tmp/pid) || break
@@ -38,7 +38,7 @@ cat /tmp/log; exit 1
 END
          cat > /bin/end << 'END'
 kill $(cat /tmp/pid)
-for i in $(seq 600); do kill -0 $(cat /tmp/pid) 2> /dev/null || break; usleep 100000; done
+for i in $(seq 6000); do kill -0 $(cat /tmp/pid) 2> /dev/null || break; usleep 100000; done
 kill -0 $(cat /tmp/pid) 2> /dev/null && {{ echo 'it does not end'; cat /tmp/log; exit 1; }}
 ! [ -e /dev/clone ] || {{ echo 'the device is there still'; cat /tmp/log; exit 1; }}
 END
@@ -100,7 +100,7 @@ fn kill_and_hydrate(vm: &mut Vm) -> Result<()> {
         "mount -t ext4 /dev/clone /mnt/clone && cd /mnt/clone && sha256sum -c new
          cp file4 flushed && sha256sum flushed >> new && sync && cd /
          kill -9 $(cat /tmp/pid)
-         for i in $(seq 600); do [ -e /dev/clone ] || break; usleep 100000; done
+         for i in $(seq 6000); do [ -e /dev/clone ] || break; usleep 100000; done
          ! [ -e /dev/clone ] || { echo 'the device outlives the daemon'; exit 1; }
          umount /mnt/clone; dmesg -c > /dev/null",
     )?;
@@ -111,7 +111,7 @@ fn kill_and_hydrate(vm: &mut Vm) -> Result<()> {
              --direct=1 --fsync=64 --verify=crc32c --output=/tmp/fio ||
              { cat /tmp/fio; exit 1; }
          sha256sum -c sums && sync
-         for i in $(seq 1200); do
+         for i in $(seq 6000); do
              grep -q 'hydration finished' /tmp/log && break; usleep 100000
          done
          grep -q 'hydration finished' /tmp/log || { cat /tmp/log; exit 1; }

@@ -133,7 +133,7 @@ impl Vm {
     /// # Errors
     /// When that moment does not end.
     pub fn status_at_rest(&mut self, name: &str) -> Result<Status> {
-        for _ in 0..100 {
+        for _ in 0..3000 {
             let status = self.status(name)?;
             if status.hydrating == 0 {
                 return Ok(status);
@@ -166,15 +166,15 @@ impl Vm {
     /// Waits until all regions of a clone are hydrated.
     ///
     /// # Errors
-    /// When that takes a minute.
+    /// When that takes ten minutes.
     pub fn wait_hydrated(&mut self, name: &str) -> Result<Status> {
         self.script(&format!(
-            "for i in $(seq 600); do
+            "for i in $(seq 6000); do
                  set -- $(dmsetup status {name})
                  [ -n \"$7\" ] && [ \"${{7%/*}}\" = \"${{7#*/}}\" ] && exit
                  usleep 100000
              done
-             echo $7 of the regions of {name} are hydrated after a minute
+             echo $7 of the regions of {name} are hydrated after ten minutes
              exit 1"
         ))?;
         let status = self.status(name)?;

@@ -174,7 +174,7 @@ impl Kernel {
         qmp.wait_until("query-migrate", "completed")?;
         let begin = Instant::now();
         while !self.state.exists() {
-            ensure!(begin.elapsed() < Duration::from_secs(30), "the state was not saved: {state}");
+            ensure!(begin.elapsed() < Duration::from_secs(600), "the state was not saved: {state}");
             thread::sleep(Duration::from_millis(5));
         }
         vm.kill()

@@ -162,7 +162,7 @@ impl Vm {
              enough=$((${{7%/*}} + {regions}))
              [ $enough -le ${{7#*/}} ] || enough=${{7#*/}}
              dmsetup message {name} 0 enable_hydration
-             for i in $(seq 3000); do
+             for i in $(seq 60000); do
                  [ $(hydrated) -lt $enough ] || break
                  usleep 10000
              done

@@ -25,7 +25,7 @@ use crate::life::{Life, Step, Told};
 use crate::script::Op;
 
 /// How long hydration may take. It is far more than it needs.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Regions a second, where only some are to be hydrated.
 const SLOW: u64 = 200;

@@ -17,7 +17,7 @@ use crate::kernel::Kernel;
 use crate::qmp::Qmp;
 
 /// How long a guest may take to answer. It is far more than any script needs.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// A kernel that runs, and that takes requests.
 pub struct Vm {
