@@ -26,7 +26,7 @@
 //! | `Notices::book` | the last notices | after any of those above |
 //! | metadata | metadata | by a worker that holds no other |
 //! | those of a buffer, and of the pool | bytes | after all of those above |
-//! | `Direct::locks` | a block that is read and written back | by a `FileDestination`, last |
+//! | `Direct::locks` | blocks that are changed past the page cache | by a `FileDestination`, last |
 //! | `Flushes` | that one flush at a time is done, and whether one failed | likewise |
 //!
 //! *Invariant:* no device is touched and no callback called with `Crew::state` held, and no memory
@@ -34,7 +34,7 @@
 //! what is [set aside](RunningClone::set_aside) is copied with it, for those who ask for that. What
 //! is held during I/O is the lock of a copy's buffer, for reading, while it is stored; that of
 //! metadata during a commit, which is one at a time anyway; and the two of a `FileDestination`:
-//! that of a block while a part of it is written past the page cache, and that of flushes.
+//! that of blocks while they are changed past the page cache, and that of flushes.
 //!
 //! *Invariant:* a callback runs on a worker, whoever told the engine what led to the answer, and
 //! also if the clone has failed or was stopped; so a server may hold a lock that its callback wants
@@ -70,6 +70,7 @@ mod file_source;
 mod notices;
 mod perform;
 mod queue;
+mod range_locks;
 mod running;
 #[cfg(test)]
 mod scratch;

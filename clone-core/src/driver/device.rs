@@ -48,12 +48,11 @@ pub trait Source: ReadData {
     }
 }
 
-/// What a clone is copied to. Ranges are of any alignment; writes to bytes that do not overlap do
-/// not disturb each other, even within one block of the device.
+/// What a clone is copied to. Ranges are of any alignment.
 ///
-/// Of writes that overlap and are under way at the same time, any may count last; and where one of
-/// them begins or ends within a block of the device, what the others put into that block may be
-/// lost, even beside the overlap. That goes for zeroes too.
+/// Writes, zeroes and discards may be under way at the same time. Each byte ends as one of those
+/// that cover it leaves it, whatever blocks the device has: a change takes nothing from others
+/// outside of its own range.
 pub trait Destination: ReadData {
     /// The stretch that begins at `offset`, which lies on the device, as it is now. A device that
     /// knows nothing says that all of it is data.

@@ -1,17 +1,17 @@
 //! Direct I/O of any alignment.
 //!
-//! *Invariant:* two writes to different bytes of one block do not undo each other. What does not
-//! cover a block is laid over what the block holds with a lock held, and what covers it overlaps
-//! with every other write to it. It takes no lock: where both are under way at once, what covers
-//! the block may be undone by what does not. All writes would pay for a lock there, and only users
-//! whose writes overlap would gain.
+//! *Invariant:* each byte ends as one of the writes left it that cover it and were under way
+//! together. A write of a part of a block reads the block, lays the part over it and writes it
+//! back; meanwhile it holds an exclusive lock of the block. Whatever changes whole blocks, writes,
+//! zeroes and discards, holds a shared lock of them: such changes do not wait for each other.
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::Mutex;
 
 use super::aligned::AlignedBuf;
+use super::range_locks::{Mode, RangeLock, RangeLocks};
 
 /// How a device is read and written past the page cache.
 #[derive(Debug)]
@@ -20,12 +20,9 @@ pub(super) struct Direct {
     unit: u64,
     /// What addresses have to be multiples of.
     memory: usize,
-    /// Held while a block is read and written back. A block has the lock of its number.
-    locks: [Mutex<()>; LOCKS],
+    /// Of whole blocks.
+    locks: RangeLocks,
 }
-
-/// Few writes meet in one block, and fewer in two that share a lock.
-const LOCKS: usize = 64;
 
 /// The most that goes through a buffer of our own at once, in bytes.
 const BOUNCE_MAX: u64 = 1 << 20;
@@ -34,12 +31,17 @@ impl Direct {
     /// Of a device that takes ranges of multiples of `unit` bytes, and memory at multiples of
     /// `memory`. Both are powers of two.
     pub(super) fn new(unit: u64, memory: usize) -> Self {
-        Self { unit, memory, locks: [const { Mutex::new(()) }; LOCKS] }
+        Self { unit, memory, locks: RangeLocks::default() }
     }
 
     /// What offsets and lengths have to be multiples of, in bytes.
     pub(super) fn unit(&self) -> u64 {
         self.unit
+    }
+
+    /// Keeps writes of parts of blocks away from `blocks` while these are changed as a whole.
+    pub(super) fn lock_whole(&self, blocks: Range<u64>) -> RangeLock<'_> {
+        self.locks.lock(blocks, Mode::Shared)
     }
 
     /// Whether the device takes it as it is.
@@ -99,10 +101,11 @@ impl Direct {
 
     /// Writes `data`. All blocks that it touches lie on the device as a whole.
     pub(super) fn write(&self, file: &File, offset: u64, data: &[u8]) -> io::Result<()> {
+        let end = offset + data.len() as u64;
         if self.fits(offset, data) {
+            let _locked = self.lock_whole(offset..end);
             return file.write_all_at(data, offset);
         }
-        let end = offset + data.len() as u64;
         let head_end = offset.next_multiple_of(self.unit).min(end);
         let tail = self.begin_of_block(end).max(head_end);
         let (head, rest) = data.split_at((head_end - offset) as usize);
@@ -119,8 +122,7 @@ impl Direct {
         }
         let begin = self.begin_of_block(offset);
         let mut block = AlignedBuf::new(self.unit as usize);
-        let lock = &self.locks[(begin / self.unit % LOCKS as u64) as usize];
-        let _locked = lock.lock().expect("nothing panics with the lock held");
+        let _locked = self.locks.lock(begin..begin + self.unit, Mode::Exclusive);
         file.read_exact_at(&mut block, begin)?;
         block[(offset - begin) as usize..][..part.len()].copy_from_slice(part);
         file.write_all_at(&block, begin)
@@ -128,7 +130,11 @@ impl Direct {
 
     /// Writes whole blocks that lie in memory where they may not.
     fn write_whole(&self, file: &File, offset: u64, blocks: &[u8]) -> io::Result<()> {
-        if blocks.is_empty() || self.fits(offset, blocks) {
+        if blocks.is_empty() {
+            return Ok(());
+        }
+        let _locked = self.lock_whole(offset..offset + blocks.len() as u64);
+        if self.fits(offset, blocks) {
             return file.write_all_at(blocks, offset);
         }
         let mut bounce = self.bounce(offset, offset + blocks.len() as u64);

@@ -18,6 +18,7 @@ use super::buffers::lock;
 use super::data_file::{Access, DataFile};
 use super::device::{Destination, Extent};
 use super::direct::Direct;
+use super::range_locks::RangeLock;
 use crate::content::ReadData;
 use crate::target::DeviceLimits;
 
@@ -116,12 +117,22 @@ impl FileDestination {
         Ok(())
     }
 
+    /// What holes are made of, in bytes: a power of two.
+    fn granule(&self) -> u64 {
+        let unit = self.data.direct.as_ref().map_or(1, Direct::unit);
+        unit.max(GRANULE)
+    }
+
     /// What of `range` can be made a hole beside writes to the rest; `None` if nothing can.
     fn whole_granules(&self, range: &Range<u64>) -> Option<Range<u64>> {
-        let unit = self.data.direct.as_ref().map_or(1, Direct::unit);
-        let granule = unit.max(GRANULE);
+        let granule = self.granule();
         let whole = range.start.next_multiple_of(granule)..range.end - range.end % granule;
         (whole.start < whole.end).then_some(whole)
+    }
+
+    /// Keeps writes of parts of blocks away from whole granules while these are changed.
+    fn lock_whole(&self, whole: &Range<u64>) -> Option<RangeLock<'_>> {
+        self.data.direct.as_ref().map(|direct| direct.lock_whole(whole.clone()))
     }
 
     /// Whether the device did it; not if it is none that can.
@@ -176,8 +187,10 @@ impl Destination for FileDestination {
         };
         self.write_zeroes(range.start..whole.start)?;
         self.write_zeroes(whole.end..range.end)?;
+        let locked = self.lock_whole(&whole);
         let is_done = deallocate && self.allocate(FallocateFlags::PUNCH_HOLE, &whole)?
             || self.allocate(FallocateFlags::ZERO_RANGE, &whole)?;
+        drop(locked);
         if is_done { Ok(()) } else { self.write_zeroes(whole) }
     }
 
@@ -186,6 +199,7 @@ impl Destination for FileDestination {
         let Some(whole) = self.whole_granules(&range) else {
             return Ok(());
         };
+        let _locked = self.lock_whole(&whole);
         if self.data.is_block_device {
             can(discard_blocks(&self.data.file, &whole))?;
         } else {

@@ -14,6 +14,8 @@ use crate::driver::{Access, Destination, Extent, FileSource, Source};
 use crate::geometry::Sectors;
 use crate::target::DeviceLimits;
 
+mod overlapping;
+
 const WAYS: [Access; 2] = [Access::Buffered, Access::Direct];
 
 const MIB: usize = 1 << 20;
@@ -51,6 +53,7 @@ fn on_all(size_bytes: usize, test: impl Fn(&str, &FileDestination)) {
     for access in WAYS {
         let open = |path: &Path| FileDestination::open(path, access);
         for (name, folder) in folders.iter().filter_map(|&(name, folder)| Some((name, folder?))) {
+            eprintln!("{name}, {access:?}");
             match open(&file_in(folder, size_bytes)) {
                 Ok(device) => test(&format!("{name}, {access:?}"), &device),
                 Err(error) => assert!(access == Access::Direct, "{name}: {error}"),
@@ -59,6 +62,7 @@ fn on_all(size_bytes: usize, test: impl Fn(&str, &FileDestination)) {
                 let blocks = LoopDevice::new(folder, size_bytes as u64, block_bytes);
                 let Some(blocks) = blocks else { continue };
                 let name = format!("blocks of {block_bytes} on {name}, {access:?}");
+                eprintln!("{name}");
                 test(&name, &open(&blocks.path).unwrap());
             }
         }
@@ -73,7 +77,7 @@ fn content(device: &FileDestination) -> Vec<u8> {
 
 /// Ranges that begin and end on blocks, within them, or touch one only.
 fn ranges() -> Vec<Range<usize>> {
-    let edges = [0, 1, 511, 512, 4095, 4096, 4097, 8192, 12_800, MIB + 1, 2 * MIB];
+    let edges = [0, 1, 511, 512, 4095, 4096, 4097, 8192, 12_800, 16_384, 40_000, MIB + 1, 2 * MIB];
     let pairs = |start| edges.iter().map(move |&end| start..end);
     edges.iter().flat_map(|&start| pairs(start)).filter(|range| range.start <= range.end).collect()
 }
