@@ -284,12 +284,7 @@ fn look_at_source(
         }
     };
     if place.is_none() {
-        tracing::warn!(
-            clone = spec.name,
-            "{} is a block device: nothing is noted of the source, and whether it is still the one \
-             that the clone was begun with is not seen at the next start",
-            spec.metadata.display()
-        );
+        tracing::warn!(clone = spec.name, "{}", pin::no_place(&spec.metadata));
     }
     if let Some(warning) = opened.identity.warning() {
         tracing::warn!(clone = spec.name, "the source {}: {warning}", spec.source);

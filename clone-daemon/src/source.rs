@@ -2,7 +2,8 @@
 //!
 //! - [`spec`]: what names a source.
 //! - [`open()`]: opening it, and what comes of that.
-//! - [`identity`]: which version of which object it is; [`pin`] keeps that beside the metadata.
+//! - [`identity`]: which version of which object it is; [`pin`] keeps that beside the metadata. Both
+//!   are those of `clone_hydrate`.
 //! - [`remote`]: what is across a network; [`retrying`] makes a source of it that can be relied on.
 //!
 //! *Invariant:* no byte is handed out that is not known to be of the version that was opened, as
@@ -11,8 +12,6 @@
 
 pub mod figures;
 mod http;
-pub mod identity;
-mod local;
 #[cfg(feature = "object-store")]
 mod object;
 pub mod open;
@@ -22,6 +21,8 @@ pub mod pin;
 pub mod remote;
 pub mod retrying;
 pub mod spec;
+
+pub use clone_tools::pin::identity;
 
 pub use self::figures::SourceFigures;
 pub use self::identity::{Identity, Version};

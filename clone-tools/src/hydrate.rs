@@ -10,7 +10,7 @@ use persistent_data::device::FileDevice;
 
 use self::args::{HydrateArgs, bytes};
 pub use self::devices::read_trace;
-use self::devices::{check_distinct, check_limit, open};
+use self::devices::{Opened, check_distinct, check_limit, open, warnings};
 use self::meter::{Meter, size};
 use self::report::Summary;
 use self::session::{Plan, hydrate};
@@ -48,7 +48,16 @@ pub fn run(tool: &Tool, args: &HydrateArgs) -> Result<Exit> {
         return Ok(Exit::Success);
     }
     check_limit(args, &metadata)?;
-    let devices = open(args, metadata)?;
+    let Opened { devices, source, pin } = open(args, metadata)?;
+    if !args.quiet {
+        for warning in warnings(args, &source) {
+            tool.say(warning);
+        }
+    }
+    // Before anything is copied: what is copied is of the source that is written down.
+    if let Some((path, pin)) = pin {
+        pin.store(&path)?;
+    }
 
     let settings = settings(args, geometry);
     let to_read = if args.quiet { 0 } else { to_read(&devices) };
@@ -71,7 +80,8 @@ pub fn run(tool: &Tool, args: &HydrateArgs) -> Result<Exit> {
         |now: Duration, progress| meter.show(now, progress),
     );
     meter.finish();
-    let outcome = outcome?;
+    let mut outcome = outcome?;
+    outcome.check(&source);
     summary.outcome = Some(&outcome);
     tell(tool, &summary)?;
     Ok(Exit::Success)

@@ -13,9 +13,10 @@
 //!   [`Visitor`](clone_core::ir::Visitor); XML and JSON are read back as a
 //!   [`Document`](document::Document).
 //! - [`pack_file`]: what `clone_metadata_pack` writes and `clone_metadata_unpack` reads.
+//! - [`pin`]: which source a clone was begun with, and whether it is still that; for the daemon, too.
 //! - `devtools`: tools to test with, behind the feature of that name.
-//! - [`input`], [`output`], [`image_output`], [`metadata_output`]: files, and what can be wrong
-//!   with them.
+//! - [`input`], [`small_file`], [`output`], [`image_output`], [`metadata_output`]: files, and what
+//!   can be wrong with them.
 //!
 //! # Invariants
 //!
@@ -45,6 +46,7 @@ pub mod output;
 pub mod pace;
 pub mod pack;
 pub mod pack_file;
+pub mod pin;
 pub mod progress;
 pub mod recovery;
 pub mod repair;
@@ -52,6 +54,7 @@ pub mod report;
 pub mod restore;
 pub mod run_spool;
 pub mod signals;
+pub mod small_file;
 pub mod source;
 pub mod text;
 pub mod unpack;

@@ -14,6 +14,7 @@ use crate::figures::{Counted, Share, in_units};
 use crate::input::{check_distinct, claim_metadata};
 use crate::metadata_output::Place;
 use crate::output;
+use crate::pin::{self, Carried, Placed};
 use crate::recovery::{Failure, Teller, choose, known_sizes, nr_lost, recover_from};
 use crate::report::{Talk, count};
 
@@ -116,12 +117,18 @@ fn repair(
     }
     outcome.hydrated = Some(settled.hydrated());
 
+    let carried = carried(args, devices)?;
     // From here on OUTPUT changes.
     let output = place.open()?;
+    // Before the superblock: what is whole metadata has its pin.
+    let placed = put(&teller, args, carried)?;
     output.write_map(recovery.header, &settled, args.quiet)?;
     output.verify(&recovery.header, &settled, args.quiet)?;
     let size = output.size();
     output.keep()?;
+    if let Some(placed) = placed {
+        placed.keep();
+    }
     outcome.written = true;
 
     if !args.json && (talk != Talk::Quiet || is_loss) {
@@ -135,6 +142,26 @@ fn repair(
         ));
     }
     Ok(())
+}
+
+/// The pin that OUTPUT gets: that of INPUT, or a new one if the source is given and not pinned yet.
+fn carried(args: &RepairArgs, devices: Option<&Devices<'_>>) -> Result<Option<Carried>> {
+    match devices.and_then(|devices| devices.new_pin.as_ref()) {
+        Some(pin) => Ok(Some(Carried::new(pin)?)),
+        None => Ok(Carried::from_beside(&args.input)?),
+    }
+}
+
+/// Puts a pin beside OUTPUT, if there is a place for it.
+fn put(teller: &Teller<'_>, args: &RepairArgs, pin: Option<Carried>) -> Result<Option<Placed>> {
+    let Some(pin) = pin else { return Ok(None) };
+    let Some(path) = pin::place(&args.output) else {
+        if teller.talk != Talk::Quiet {
+            teller.say(pin::no_place(&args.output));
+        }
+        return Ok(None);
+    };
+    Ok(Some(pin.put(&path)?))
 }
 
 /// Tells what was found, before anything is decided.

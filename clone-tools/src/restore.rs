@@ -1,5 +1,6 @@
 //! `clone_restore`: makes metadata.
 
+use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -12,6 +13,7 @@ use crate::exit::{Exit, Tool, usage_error};
 use crate::figures::{Counted, Share, in_units};
 use crate::input::{check_distinct, document_name, open_document};
 use crate::metadata_output::Place;
+use crate::pin;
 use crate::progress::Bar;
 use crate::run_spool::RunSpool;
 use crate::{json, xml};
@@ -35,6 +37,7 @@ pub fn run(tool: &Tool, args: &RestoreArgs) -> Result<Exit> {
     output.write(header, runs, args.quiet)?;
     let size = output.size();
     output.keep()?;
+    settle_pin(tool, args)?;
 
     if args.verbose {
         let nr_regions = header.geometry.nr_regions();
@@ -46,6 +49,27 @@ pub fn run(tool: &Tool, args: &RestoreArgs) -> Result<Exit> {
         ));
     }
     Ok(Exit::Success)
+}
+
+/// Removes the pin of an earlier clone from beside a fresh one, which has not begun with any source
+/// yet. Beside metadata from a dump it stays: it may well be of the same clone.
+fn settle_pin(tool: &Tool, args: &RestoreArgs) -> Result<()> {
+    let Some(path) = pin::place(&args.output) else { return Ok(()) };
+    if fs::symlink_metadata(&path).is_err() {
+        return Ok(());
+    }
+    let name = path.display();
+    if args.hydrated == Some(Hydrated::None) {
+        return fs::remove_file(&path)
+            .with_context(|| format!("cannot remove {name}, which is of an earlier clone"));
+    }
+    if !args.quiet {
+        tool.say(format_args!(
+            "{name} stays: it says what the clone was begun with. If this is another clone, \
+             remove it"
+        ));
+    }
+    Ok(())
 }
 
 /// The document at `input`, with the sizes of the command line.

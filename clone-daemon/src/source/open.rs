@@ -8,13 +8,13 @@ use clone_core::content::ReadData;
 use clone_core::driver::Source;
 use clone_core::geometry::{SECTOR_SIZE, Sectors};
 use clone_core::target::DeviceLimits;
+use clone_tools::pin::LocalSource;
 use persistent_data::device::OpenError;
 use thiserror::Error;
 
 use super::figures::SourceFigures;
 use super::http::Server;
 use super::identity::{Identity, Version};
-use super::local::Local;
 use super::options::SourceOptions;
 use super::patience::{Doing, Patience};
 use super::pin::PinError;
@@ -89,24 +89,12 @@ pub enum SourceError {
     /// A file or a block device.
     #[error(transparent)]
     Local(#[from] OpenError),
-    /// What the clone was begun with is not known, or cannot be written down.
+    /// It is not what the clone was begun with, or that is not known or cannot be written down.
     #[error(transparent)]
     Pin(#[from] PinError),
     /// It was tried, and this came of it.
     #[error("cannot open the source: {0}")]
     Remote(io::Error),
-    /// It is not what was pinned.
-    #[error(
-        "{place} is not what the clone was begun with: {difference}; what is hydrated is of the \
-         old one, and so a clone of the two would be neither: bring the old one back, begin \
-         again, or use --repin if you know that both hold the same"
-    )]
-    Differs {
-        /// The source.
-        place: String,
-        /// What differs.
-        difference: String,
-    },
     /// A URL that a web server cannot be asked for.
     #[error("{place} is not a URL: {reason}")]
     Url {
@@ -141,7 +129,7 @@ pub enum SourceError {
 /// Opens a source. What is across a network is tried for [`SourceOptions::give_up_after`].
 ///
 /// # Errors
-/// [`SourceError`]; [`Differs`](SourceError::Differs) if `pinned` is another version.
+/// [`SourceError`]; in it [`PinError::Differs`] if `pinned` is another version.
 pub fn open(
     spec: &SourceSpec,
     pinned: Option<&Identity>,
@@ -149,7 +137,7 @@ pub fn open(
 ) -> Result<Opened, SourceError> {
     let opened = match spec {
         SourceSpec::Path(path) => {
-            let local = Local::open(path, options.access)?;
+            let local = LocalSource::open(path, options.access)?;
             let (identity, limits) = (local.identity().clone(), local.limits());
             Opened { source: Arc::new(local), identity, limits, remote: None }
         }
@@ -166,11 +154,10 @@ pub fn open(
             });
         }
     };
-    let difference = pinned.and_then(|pinned| pinned.difference(&opened.identity));
-    match difference {
-        Some(difference) => Err(SourceError::Differs { place: spec.to_string(), difference }),
-        None => Ok(opened),
+    if let Some(pinned) = pinned {
+        pinned.require(spec, &opened.identity)?;
     }
+    Ok(opened)
 }
 
 fn open_http(url: &Url, options: &SourceOptions) -> Result<Opened, SourceError> {

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use thiserror::Error;
@@ -122,6 +122,16 @@ impl FromStr for SourceSpec {
                 Ok(Self::Object(Url(format!("{scheme}://{rest}"))))
             }
             _ => Err(SpecError::Scheme { scheme }),
+        }
+    }
+}
+
+impl SourceSpec {
+    /// Where it lies, if it is a file or a block device.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Path(path) => Some(path),
+            _ => None,
         }
     }
 }

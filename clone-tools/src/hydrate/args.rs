@@ -63,6 +63,11 @@ pub struct HydrateArgs {
     #[arg(long, value_name = "N", default_value_t = 16)]
     pub max_failures: u32,
 
+    /// Take the source for the one that the clone was begun with, though META.source.json says
+    /// otherwise. If it holds other data the clone becomes a mixture of both.
+    #[arg(long)]
+    pub repin: bool,
+
     /// Print one JSON document on stdout once the devices are open, whatever becomes of the work,
     /// and nothing else there. Its "ok" is true exactly when the exit code is 0.
     #[arg(long)]

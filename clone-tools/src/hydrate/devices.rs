@@ -1,13 +1,11 @@
 //! The three devices of a clone, and what can be wrong with them.
 
-use std::fs;
-use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clone_core::content::ReadData;
-use clone_core::driver::{Access, Devices, FileDestination, FileSource};
+use clone_core::driver::{Access, Devices, FileDestination};
 use clone_core::engine::Trace;
 use clone_core::engine::trace::RANGES_MAX;
 use clone_core::metadata::Metadata;
@@ -18,6 +16,8 @@ use super::args::HydrateArgs;
 use super::meter::size;
 use crate::figures::Counted;
 use crate::input::are_same;
+use crate::pin::{self, LocalSource, Pin};
+use crate::small_file;
 
 /// Refuses one device in the place of two.
 pub(super) fn check_distinct(args: &HydrateArgs) -> Result<()> {
@@ -31,16 +31,26 @@ pub(super) fn check_distinct(args: &HydrateArgs) -> Result<()> {
     Ok(())
 }
 
-/// Opens source and destination for the clone that the metadata tells of.
-pub(super) fn open(
-    args: &HydrateArgs,
-    metadata: Metadata<FileDevice>,
-) -> Result<Devices<FileDevice>> {
+/// The devices of a clone, open.
+pub(super) struct Opened {
+    pub(super) devices: Devices<FileDevice>,
+    /// The source among them.
+    pub(super) source: Arc<LocalSource>,
+    /// What the source is to be pinned as, and where, if it is not yet.
+    pub(super) pin: Option<(PathBuf, Pin)>,
+}
+
+/// Opens source and destination for the clone that the metadata tells of. The source is the one
+/// that the clone was begun with.
+pub(super) fn open(args: &HydrateArgs, metadata: Metadata<FileDevice>) -> Result<Opened> {
     let access = if args.direct { Access::Direct } else { Access::Buffered };
     let target_size = metadata.header().geometry.target_size();
     let needed = target_size.to_bytes().context("the clone has more bytes than can be counted")?;
 
-    let source = FileSource::open(&args.source, access)?;
+    let place = pin::place(&args.metadata);
+    let required = place.as_deref().filter(|_| !args.repin);
+    let (source, new_pin) = pin::open_local(&args.source, access, required)
+        .with_context(|| format!("cannot use the source {}", args.source.display()))?;
     if source.size_bytes() < needed {
         bail!(
             "the source {} has {}, and the clone {}: it is another one, or has been cut off",
@@ -75,7 +85,16 @@ pub(super) fn open(
         );
     }
     let (source, destination) = (Arc::new(source), Arc::new(destination));
-    Ok(Devices { metadata, source, destination })
+    let devices = Devices { metadata, source: source.clone(), destination };
+    Ok(Opened { devices, source, pin: place.zip(new_pin) })
+}
+
+/// What changes of the source nobody would see, for people.
+pub(super) fn warnings(args: &HydrateArgs, source: &LocalSource) -> Vec<String> {
+    let unseen = source.identity().warning();
+    let unseen = unseen.map(|what| format!("the source {}: {what}", args.source.display()));
+    let unpinned = pin::place(&args.metadata).is_none().then(|| pin::no_place(&args.metadata));
+    unpinned.into_iter().chain(unseen).collect()
 }
 
 fn bytes(bytes: u64) -> String {
@@ -105,13 +124,7 @@ const TRACE_MAX: u64 = RANGES_MAX as u64 * 48;
 /// That it cannot be read, or is no trace.
 pub fn read_trace(path: &Path) -> Result<Trace> {
     let name = path.display();
-    let mut text = Vec::new();
-    fs::File::open(path)
-        .and_then(|file| file.take(TRACE_MAX + 1).read_to_end(&mut text))
-        .with_context(|| format!("cannot read {name}"))?;
-    if text.len() as u64 > TRACE_MAX {
-        bail!("{name} is no trace: it has more than {TRACE_MAX} bytes");
-    }
-    let text = String::from_utf8(text).map_err(|_| anyhow!("{name} is no trace: it is no text"))?;
+    let text = small_file::read_text(path, TRACE_MAX)
+        .with_context(|| format!("cannot read the trace {name}"))?;
     Trace::parse(&text).with_context(|| format!("{name} is no trace"))
 }

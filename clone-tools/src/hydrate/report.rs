@@ -164,6 +164,13 @@ impl Summary<'_> {
         match &outcome.end {
             End::Complete | End::Limit => None,
             End::Signal(name) => Some(anyhow!("stopped by {name}: {far} and committed; {again}")),
+            End::SourceChanged(what) => Some(anyhow!(
+                "the source {} has changed while it was copied: {what}. {far} and committed, all \
+                 of what it was at the start; what it is now would make a mixture of two. Bring \
+                 the old one back, and {again}; or begin again; or use --repin if you know that \
+                 both hold the same",
+                self.args.source.display()
+            )),
             End::InARow(failures) => Some(anyhow!(
                 "stopped after {} in a row; {far}, and what was copied is committed. If the device \
                  is sound again {again}; --max-failures 0 goes on past what is bad",
@@ -191,6 +198,7 @@ fn name(end: &End) -> &'static str {
         End::Complete => "complete",
         End::Limit => "limit",
         End::Signal(_) => "signal",
+        End::SourceChanged(_) => "source_changed",
         End::InARow(_) => "failures",
         End::OnlyFailedLeft => "only_failed_left",
         End::ReadOnly(_) => "read_only",

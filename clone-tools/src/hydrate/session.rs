@@ -2,10 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use clone_core::driver::{Devices, DriverError, DriverOptions, HydrationProgress, RunningClone};
+use clone_core::driver::{
+    Devices, DriverError, DriverOptions, HydrationProgress, RunningClone, SourceChanged,
+};
 use clone_core::engine::{ByteRange, Command, Failure, Happening, SetAside, Settings};
 use clone_core::target::Message;
 use persistent_data::device::Device;
+
+use crate::pin::LocalSource;
 
 /// How often signals and progress are looked at.
 const GLANCE: Duration = Duration::from_millis(100);
@@ -34,6 +38,8 @@ pub(super) enum End {
     Limit,
     /// Somebody wanted it to stop, by this signal.
     Signal(&'static str),
+    /// The source is not what it was at the start.
+    SourceChanged(String),
     /// So many copies in a row failed.
     InARow(u32),
     /// Only regions are left that cannot be copied.
@@ -52,6 +58,21 @@ pub(super) struct Outcome {
     /// What could not be copied.
     pub(super) aside: Vec<SetAside>,
     pub(super) took: Duration,
+}
+
+impl Outcome {
+    /// Looks a last time whether the source is what it was. Every read was followed by such a look,
+    /// but there are changes that show late.
+    pub(super) fn check(&mut self, source: &LocalSource) {
+        let is_worse =
+            matches!(self.end, End::ReadOnly(_) | End::Failed(_) | End::SourceChanged(_));
+        if let Some(error) = source.check().err().filter(|_| !is_worse) {
+            self.end = End::SourceChanged(match SourceChanged::of(&error) {
+                Some(SourceChanged(what)) => what.clone(),
+                None => error.to_string(),
+            });
+        }
+    }
 }
 
 /// Hydrates until there is a reason to stop; then all that was copied is committed.
@@ -106,6 +127,8 @@ pub(super) fn hydrate<D: Device + 'static>(
         // These weigh more than whatever came before them.
         if matches!(last, Some(End::Complete | End::ReadOnly(_) | End::Failed(_))) {
             end = last;
+        } else if let Some(End::SourceChanged(_)) = last {
+            end = end.filter(|end| matches!(end, End::ReadOnly(_) | End::Failed(_))).or(last);
         }
     }
     drop(clone.stop());
@@ -117,6 +140,7 @@ fn end_of(what: &Happening) -> Option<End> {
     match what {
         Happening::Finished => Some(End::Complete),
         Happening::LimitReached => Some(End::Limit),
+        Happening::SourceChanged { reason } => Some(End::SourceChanged(reason.clone())),
         Happening::HydrationStopped { failures, .. } => Some(End::InARow(*failures)),
         Happening::ReadOnly(failure) => Some(End::ReadOnly(failure.clone())),
         Happening::Failed(failure) => Some(End::Failed(failure.clone())),

@@ -60,6 +60,11 @@ pub struct RepairArgs {
     #[arg(long, value_name = "DEV", requires = "source", value_parser = metadata_to_read())]
     pub destination: Option<PathBuf>,
 
+    /// Take --source for the one that the clone was begun with, though INPUT.source.json says
+    /// otherwise. If it holds other data, what is decided by content is wrong.
+    #[arg(long, requires = "source")]
+    pub repin: bool,
+
     /// Print one JSON document on stdout whenever INPUT can be read, whatever becomes of it, and
     /// nothing else there; on stderr nothing but why it failed. Its "ok" is true exactly when the
     /// exit code is 0.

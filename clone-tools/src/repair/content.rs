@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use clone_core::content::{Decided, Unreadable, decide};
 use clone_core::driver::{Access, FileSource};
 use clone_core::repair::Recovery;
@@ -10,14 +10,17 @@ use clone_core::repair::Recovery;
 use super::args::RepairArgs;
 use crate::figures::Counted;
 use crate::input::{are_same, check_distinct};
+use crate::pin::{self, LocalSource, Pin};
 use crate::progress::Bar;
 use crate::recovery::Teller;
 use crate::report::{LISTED, Talk};
 
 /// The two devices of a clone, open for reading.
 pub(super) struct Devices<'a> {
-    source: (&'a Path, FileSource),
+    source: (&'a Path, LocalSource),
     destination: (&'a Path, FileSource),
+    /// What the source is to be pinned as, if it is not yet.
+    pub(super) new_pin: Option<Pin>,
 }
 
 impl<'a> Devices<'a> {
@@ -41,9 +44,16 @@ impl<'a> Devices<'a> {
         }
         // Neither is written to. Where the page cache holds what the destination held earlier, less
         // can be decided, but nothing wrongly: what could be called hydrated then can be so now.
-        let open = |path| FileSource::open(path, Access::Buffered);
-        let (on_source, on_destination) = (open(source)?, open(destination)?);
-        Ok(Some(Self { source: (source, on_source), destination: (destination, on_destination) }))
+        let place = pin::place(&args.input);
+        let required = place.as_deref().filter(|_| !args.repin);
+        // Of another source, what is equal would prove nothing, and what differs would be taken for
+        // written to.
+        let (on_source, new_pin) = pin::open_local(source, Access::Buffered, required)
+            .with_context(|| format!("cannot compare with the source {}", source.display()))?;
+        let on_destination = FileSource::open(destination, Access::Buffered)?;
+        let source = (source.as_path(), on_source);
+        let destination = (destination.as_path(), on_destination);
+        Ok(Some(Self { source, destination, new_pin }))
     }
 
     /// Decides about the lost regions, as far as the content tells.
@@ -53,6 +63,10 @@ impl<'a> Devices<'a> {
         let bar = Bar::new("comparing", quiet);
         let decided = decide(&mut recovery.regions, geometry, source, destination, &bar);
         bar.finish();
+        // What was read before it changed is no more the source of this clone than what was read
+        // after.
+        let decided = decided.map_err(Error::from);
+        let decided = source.check().map_err(Error::from).and(decided);
         decided.with_context(|| {
             let (source, destination) = (self.source.0.display(), self.destination.0.display());
             format!("cannot compare {source} and {destination}")

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -12,6 +13,7 @@ use crate::support::{Ran, Scratch, run, run_with_stdin};
 
 mod errors;
 mod killed;
+mod pinned;
 mod signals;
 
 /// Three devices of a clone.
@@ -228,9 +230,17 @@ fn what_a_trace_lists_is_copied_first() {
         clone.run(&["--prefetch", &bad]).exits(1).leaves_stdout_empty().says(words).says(&bad);
     }
     let bad = clone.scratch.file("bad", [0xff; 100]).display().to_string();
-    clone.run(&["--prefetch", &bad]).exits(1).says("it is no text");
-    clone.run(&["--prefetch=/dev/zero"]).exits(1).says("is no trace");
-    clone.run(&["--prefetch=/nowhere"]).exits(1).says("cannot read /nowhere");
+    clone.run(&["--prefetch", &bad]).exits(1).says("it is no text in UTF-8");
+    let fifo = clone.scratch.path("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    for (path, words) in [
+        ("/dev/zero", "cannot read the trace /dev/zero: it is a character device"),
+        ("/", "it is a directory"),
+        ("/nowhere", "cannot read the trace /nowhere: No such file"),
+        (fifo.to_str().unwrap(), "it is a FIFO or a pipe, and must be a regular file"),
+    ] {
+        clone.run(&["--prefetch", path]).exits(1).leaves_stdout_empty().says(words);
+    }
 }
 
 #[test]

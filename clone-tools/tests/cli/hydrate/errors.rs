@@ -139,22 +139,3 @@ fn a_full_destination_ends_it_and_what_was_copied_is_kept() {
     clone.run(&["-q"]).exits(0).stays_silent();
     assert_eq!(clone.check(&[]), 512);
 }
-
-#[test]
-fn a_source_that_becomes_shorter_is_told_with_the_bytes_it_lacks() {
-    let clone = Trio::full(16384);
-    let running = Running::start(&clone, &["--rate=8", "--limit=100k"]);
-    resize(&clone.source, 1 << 20);
-    running.signal("TERM");
-    running.wait();
-    // It is refused then, so its size is that of the clone, and it has no data.
-    let ran = clone.run(&[]).exits(1).leaves_stdout_empty();
-    ran.says("the source ").says("has been cut off");
-
-    let clone = Trio::full(16384);
-    let running = Running::start(&clone, &["--rate=128k", "--max-failures=4"]);
-    resize(&clone.source, 0);
-    let ran = running.wait().exits(1).says("has become shorter").says("4 failures in a row");
-    assert!(ran.stderr.contains("bytes "), "{ran}");
-    assert!(clone.hydrated() < 2048);
-}

@@ -51,6 +51,12 @@ impl Running {
         })
     }
 
+    /// Whether it has not ended: then it is no more than an entry in a list.
+    pub(crate) fn is_running(&self) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        status.is_ok_and(|status| !status.contains("State:\tZ"))
+    }
+
     /// A set of signals as the kernel tells it.
     fn mask(&self, name: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));

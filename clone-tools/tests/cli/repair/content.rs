@@ -141,3 +141,42 @@ fn devices_that_are_not_those_of_the_clone_are_refused() {
     let args = arguments(&only, &clone.input, &output);
     run("clone_repair", args).exits(2).says("--destination");
 }
+
+#[test]
+fn only_the_source_that_the_clone_was_begun_with_decides_and_the_output_is_of_that() {
+    let mut clone = Clone::new(0);
+    let (output, input) = (clone.scratch.path("output"), clone.input.clone());
+    let [pin, copy] = ["input.source.json", "output.source.json"].map(|it| clone.scratch.path(it));
+    // Nobody has noted a source yet: the one that is given is noted.
+    clone.repair(&["--lost", "hydrated", "-q"], &output).exits(0);
+    assert!(fs::read_to_string(&copy).unwrap().contains(clone.source.to_str().unwrap()));
+    assert!(!pin.exists());
+    fs::rename(&copy, &pin).unwrap();
+    // A repair without devices takes along what is noted, also what is no pin.
+    repair(&["--lost", "hydrated", "-q"], &input, &output).exits(0);
+    assert_eq!(fs::read(&copy).unwrap(), fs::read(&pin).unwrap());
+    fs::remove_file(&output).unwrap();
+    fs::remove_file(&copy).unwrap();
+
+    // By another source all is written to.
+    let other: Vec<u8> = fs::read(&clone.source).unwrap().iter().map(|byte| !byte).collect();
+    let right = std::mem::replace(&mut clone.source, clone.scratch.file("other", other));
+    for options in [&[][..], &["--lost", "hydrated"], &["--json", "--lost", "hydrated"]] {
+        let ran = clone.repair(options, &output).exits(1).leaves_stdout_empty();
+        ran.says("cannot compare with the source ").says("is not what the clone was begun with");
+        assert!(!output.exists() && !copy.exists());
+    }
+    // Under another name it is the right one.
+    fs::rename(right, clone.scratch.path("moved")).unwrap();
+    clone.source = clone.scratch.path("moved");
+    // A repair that decides nothing leaves nothing.
+    clone.repair(&[], &output).exits(1).says("50 regions: the same on source and destination");
+    assert!(!output.exists() && !copy.exists());
+    clone.repair(&["--lost", "hydrated"], &output).exits(0);
+    assert_eq!(fs::read(&copy).unwrap(), fs::read(&pin).unwrap());
+    // Whoever knows better may say so.
+    clone.source = clone.scratch.file("same", fs::read(&clone.source).unwrap());
+    let ran = clone.repair(&["--repin", "--lost", "hydrated"], &output).exits(0);
+    ran.says("50 regions: the same on source and destination");
+    assert!(fs::read_to_string(&copy).unwrap().contains("/same"));
+}

@@ -1,8 +1,10 @@
 //! Which version of which object a source is.
 
-use std::fmt;
+use std::fmt::{self, Display};
 
 use serde::{Deserialize, Serialize};
+
+use super::PinError;
 
 /// What one version of a source is told from others by.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +92,17 @@ impl Identity {
         Some(format!("it was known by {}, and now by {}", self.version, found.version))
     }
 
+    /// Fails if `found`, which is called `place`, is another version than this.
+    ///
+    /// # Errors
+    /// [`PinError::Differs`].
+    pub fn require(&self, place: impl Display, found: &Self) -> Result<(), PinError> {
+        match self.difference(found) {
+            None => Ok(()),
+            Some(difference) => Err(PinError::Differs { place: place.to_string(), difference }),
+        }
+    }
+
     /// What changes of the source cannot be seen by this, for whoever relies on it.
     pub fn warning(&self) -> Option<&'static str> {
         match self.version {
@@ -113,7 +126,7 @@ impl Identity {
     }
 
     /// Whether it hardly tells apart what has the same size.
-    pub(crate) fn is_size_alone(&self) -> bool {
+    pub(super) fn is_size_alone(&self) -> bool {
         matches!(
             self.version,
             Version::Device { serial: None } | Version::Export { .. } | Version::Unknown
@@ -123,8 +136,7 @@ impl Identity {
 
 impl Version {
     /// What a store that keeps old versions calls this one.
-    #[cfg(feature = "object-store")]
-    pub(super) fn generation(&self) -> Option<&str> {
+    pub fn generation(&self) -> Option<&str> {
         match self {
             Self::Generation { generation, .. } => Some(generation),
             _ => None,
@@ -132,7 +144,7 @@ impl Version {
     }
 }
 
-impl fmt::Display for Version {
+impl Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Etag { etag } => write!(f, "the ETag {etag}"),
