@@ -19,11 +19,11 @@
 //!
 //! | lock | what it guards | taken |
 //! |---|---|---|
-//! | `control` | that a clone is suspended by one at a time | first; held while a suspend waits |
-//! | `Crew::state` | the engine, the queue, the tables of requests and copies | after `control` |
+//! | `RunningClone::threads` | that a clone is ended by one at a time | first; held until it has ended |
+//! | `Crew::state` | the engine, the queue, the tables of requests and copies | after that, or alone |
 //! | `Front::lanes` | who has a lane, whether lanes are closed | after `Crew::state`, or alone |
 //! | `Notices::listener` | who listens | with none of those above |
-//! | `Notices::book` | the last notices | after any of those above |
+//! | `Notices::book` | the last notices, and the calls that wait for the clone | after any of those above |
 //! | metadata | metadata | by a worker that holds no other |
 //! | those of a buffer, and of the pool | bytes | after all of those above |
 //! | `Direct::locks` | blocks that are changed past the page cache | by a `FileDestination`, last |
@@ -43,8 +43,20 @@
 //! *Invariant:* every request is answered once. Those who work for it hold it, and the last to let
 //! it go answers; until then its buffer is its own.
 //!
-//! *Invariant:* no thread waits for one that has panicked. A panic in a device, a callback or the
-//! engine ends the clone: all requests fail, a notice says why, and nothing more is begun.
+//! *Invariant:* no thread waits for one that has panicked. A panic in a device or the engine ends
+//! the clone: all requests fail, a notice says why, and nothing more is begun. A panic in a callback
+//! or the listener is caught and counted, and the clone goes on: they are not the clone.
+//!
+//! # The end of a clone
+//!
+//! *Invariant:* a clone that ends never goes on. [`RunningClone::end`] says that it ends, and tells
+//! the engine to suspend, under the one lock, and a resume looks at that under the same lock. Then
+//! the rest that the end waits for is a state which nothing undoes, and whatever is answered
+//! before that rest is committed.
+//!
+//! *Invariant:* calls that suspend, resume, ask for a status or give a message hold no lock while
+//! they wait for a device. Each has a `Wait` in the book, which the first event that concerns it
+//! ends: the rest or the commit that it is for, a resume, a failure, or the end of the clone.
 
 pub use self::aligned::AlignedBuf;
 pub use self::client::{Client, Stretch};

@@ -13,7 +13,7 @@ mod open;
 
 pub use file::{FileDevice, ReadOnly, ReadWrite};
 pub use memory::MemoryDevice;
-pub use open::{Caching, OpenError, Purpose, open};
+pub use open::{Caching, OpenError, Purpose, open, unlock};
 
 /// A device that can be read. A type that has this and not [`Device`] cannot be written to.
 pub trait ReadDevice: Send + Sync {

@@ -167,6 +167,9 @@ impl Client {
     ///
     /// This waits for nothing but a lock that is never held for long.
     ///
+    /// A panic of `done` is caught and [counted](super::RunningClone::caught_panics); the clone and
+    /// other requests go on.
+    ///
     /// # Panics
     /// If the buffer of a read or a write has another length.
     pub fn submit(
@@ -181,7 +184,9 @@ impl Client {
             let len = range.end.checked_sub(range.start);
             assert!(len == Some(buffer.len() as u64), "a buffer that does not fit {range:?}");
         }
-        self.crew.submit(operation, range, durable, buffer, Box::new(done));
+        let crew = self.crew.clone();
+        let guarded = move |result, buffer| crew.notices.guard(|| done(result, buffer));
+        self.crew.submit(operation, range, durable, buffer, Box::new(guarded));
     }
 
     fn ask(

@@ -90,4 +90,8 @@ pub trait Destination: ReadData {
     /// Whatever the device says. Nobody knows then what is on the medium, and trying again does
     /// not tell.
     fn flush(&self) -> io::Result<()>;
+
+    /// Gives up its claim on what is below it, so that others may open that. Nothing is read or
+    /// written afterwards.
+    fn release(&self) {}
 }

@@ -13,6 +13,7 @@ use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::ioctl::{Opcode, Setter, ioctl, opcode};
 
+use self::release::release;
 use super::aligned::AlignedBuf;
 use super::buffers::lock;
 use super::data_file::{Access, DataFile};
@@ -213,6 +214,11 @@ impl Destination for FileDestination {
     fn flush(&self) -> io::Result<()> {
         self.flushes.run(|| self.data.file.sync_data())
     }
+
+    /// What still holds this has an empty file that cannot be written.
+    fn release(&self) {
+        release(&self.data.file);
+    }
 }
 
 /// Discards whole blocks of a block device. `fallocate` cannot ask for this, only for zeroes,
@@ -247,5 +253,6 @@ impl Flushes {
     }
 }
 
+mod release;
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,9 @@
 //! What happened, kept for those who ask later, and told to one who listens.
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use crate::driver::buffers::lock;
@@ -11,7 +12,10 @@ use crate::engine::{Failure, Happening, Notice};
 /// How many of the last notices are kept.
 pub const NOTICES_MAX: usize = 1024;
 
-/// Hears of each notice, in their order. One that panics ends the clone, and hears of that too.
+/// Hears of each notice, in their order. A panic of it is caught and [counted]; the clone goes on,
+/// and the listener hears the next notice.
+///
+/// [counted]: super::RunningClone::caught_panics
 pub type Listener = Box<dyn FnMut(&Notice) + Send>;
 
 /// A notice, and when it came.
@@ -29,6 +33,8 @@ pub(super) struct Notices {
     changed: Condvar,
     /// Taken out while it is listening, so that it can do what leads to other notices.
     listener: Mutex<Option<Listener>>,
+    /// Panics of the listener and of callbacks.
+    panics: AtomicU64,
 }
 
 #[derive(Default)]
@@ -41,30 +47,81 @@ struct Book {
     /// Why nothing can become hydrated any more, or nothing works at all.
     failure: Option<Failure>,
     has_failed: bool,
+    /// Why the source cannot be used any more.
+    source_changed: Option<String>,
+    /// Nobody may suspend, resume or change the clone any more: it ends.
+    is_ending: bool,
     /// Nothing more will happen.
     is_over: bool,
+    /// Calls that wait.
+    waits: Vec<Arc<Wait>>,
+}
+
+/// What a call waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Awaited {
+    /// That the clone is at rest.
+    Rest,
+    /// That what is hydrated is committed.
+    Commit,
+}
+
+/// How a wait ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum WaitEnd {
+    /// What was awaited is there.
+    Done,
+    /// The clone is to go on, and so it does not stay at rest.
+    Resumed,
+    /// The clone has failed.
+    Failed(Failure),
+    /// The clone ends.
+    Ending,
+}
+
+/// A call that waits.
+///
+/// *Invariant:* the first thing that ends it counts, whether the waiting thread runs by then or
+/// not. So nothing that is undone a moment later is missed.
+#[derive(Debug)]
+pub(super) struct Wait {
+    awaited: Awaited,
+    end: OnceLock<WaitEnd>,
+}
+
+impl Wait {
+    /// Whether it has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        self.end.get().is_some()
+    }
 }
 
 /// How a clone stands.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Standing {
-    pub(super) is_at_rest: bool,
+    /// Nobody may suspend, resume or change it any more.
+    pub(super) is_ending: bool,
     pub(super) has_failed: bool,
     pub(super) failure: Option<Failure>,
+    /// Why its source cannot be used any more.
+    pub(super) source_changed: Option<String>,
 }
 
 impl Notices {
     pub(super) fn new(listener: Option<Listener>) -> Self {
         let book = Book { has_listener: listener.is_some(), ..Book::default() };
         let (book, listener) = (Mutex::new(book), Mutex::new(listener));
-        Self { book, changed: Condvar::new(), listener }
+        Self { book, changed: Condvar::new(), listener, panics: AtomicU64::new(0) }
     }
 
     /// Takes in a notice.
     pub(super) fn push(&self, notice: Notice) {
         let mut book = lock(&self.book);
         match &notice.what {
-            Happening::Suspended => book.is_at_rest = true,
+            Happening::Suspended => {
+                book.is_at_rest = true;
+                book.end_waits(|awaited| awaited == Awaited::Rest, &WaitEnd::Done);
+            }
             Happening::Resumed => book.is_at_rest = false,
             Happening::ReadOnly(failure) | Happening::FlushFailed(failure) => {
                 book.failure = Some(failure.clone());
@@ -72,7 +129,9 @@ impl Notices {
             Happening::Failed(failure) => {
                 book.failure = Some(failure.clone());
                 book.has_failed = true;
+                book.end_waits(|_| true, &WaitEnd::Failed(failure.clone()));
             }
+            Happening::SourceChanged { reason } => book.source_changed = Some(reason.clone()),
             _ => {}
         }
         if book.last.len() == NOTICES_MAX {
@@ -105,11 +164,7 @@ impl Notices {
         loop {
             let next = lock(&self.book).untold.pop_front();
             if let Some(notice) = next {
-                let heard = catch_unwind(AssertUnwindSafe(|| listener(&notice)));
-                if let Err(panic) = heard {
-                    *lock(&self.listener) = Some(listener);
-                    resume_unwind(panic);
-                }
+                self.guard(|| listener(&notice));
                 continue;
             }
             let mut place = lock(&self.listener);
@@ -119,6 +174,19 @@ impl Notices {
                 return;
             }
         }
+    }
+
+    /// Calls somebody outside of the driver. A panic there says nothing about the clone: it is
+    /// caught and counted.
+    pub(super) fn guard(&self, call: impl FnOnce()) {
+        if catch_unwind(AssertUnwindSafe(call)).is_err() {
+            self.panics.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many panics were caught.
+    pub(super) fn panics(&self) -> u64 {
+        self.panics.load(Ordering::Relaxed)
     }
 
     /// The notices after number `after`. Waits until there is one, but no longer than `timeout`.
@@ -133,7 +201,57 @@ impl Notices {
         book.last.iter().filter(is_new).cloned().collect()
     }
 
-    /// Waits until the clone is at rest, or has failed, or is no more.
+    /// Begins a wait, which may end at once.
+    pub(super) fn begin_wait(&self, awaited: Awaited) -> Arc<Wait> {
+        let mut book = lock(&self.book);
+        let wait = Arc::new(Wait { awaited, end: OnceLock::new() });
+        let end = match &book.failure {
+            _ if book.is_ending || book.is_over => Some(WaitEnd::Ending),
+            Some(failure) if book.has_failed => Some(WaitEnd::Failed(failure.clone())),
+            _ if book.is_at_rest => Some(WaitEnd::Done),
+            _ => None,
+        };
+        match end {
+            // The first word counts, and this is it.
+            Some(end) => drop(wait.end.set(end)),
+            None => book.waits.push(wait.clone()),
+        }
+        wait
+    }
+
+    /// What `wait` was for is there, unless it ended before.
+    pub(super) fn end_wait(&self, wait: &Wait) {
+        let mut book = lock(&self.book);
+        let _ = wait.end.set(WaitEnd::Done);
+        book.waits.retain(|wait| wait.end.get().is_none());
+        drop(book);
+        self.changed.notify_all();
+    }
+
+    /// Waits for the end of a wait.
+    pub(super) fn wait_to_end(&self, wait: &Wait) -> WaitEnd {
+        let waits = |_: &mut Book| wait.end.get().is_none();
+        drop(self.changed.wait_while(lock(&self.book), waits));
+        wait.end.get().cloned().unwrap_or(WaitEnd::Ending)
+    }
+
+    /// The clone is about to go on: calls that wait for its rest need not wait any more.
+    pub(super) fn end_waits_for_rest(&self) {
+        lock(&self.book).end_waits(|awaited| awaited == Awaited::Rest, &WaitEnd::Resumed);
+        self.changed.notify_all();
+    }
+
+    /// From now on nobody may suspend, resume or change the clone. Calls that wait are told so.
+    pub(super) fn begin_end(&self) {
+        let mut book = lock(&self.book);
+        book.is_ending = true;
+        book.end_waits(|_| true, &WaitEnd::Ending);
+        drop(book);
+        self.changed.notify_all();
+    }
+
+    /// Waits until the clone is at rest, or has failed, or is no more. Call it only when it
+    /// [ends](Self::begin_end) and was told to come to rest: then nothing undoes that.
     pub(super) fn wait_for_rest(&self) -> Standing {
         let waits = |book: &mut Book| !(book.is_at_rest || book.has_failed || book.is_over);
         let book = self.changed.wait_while(lock(&self.book), waits);
@@ -142,6 +260,11 @@ impl Notices {
 
     pub(super) fn standing(&self) -> Standing {
         lock(&self.book).standing()
+    }
+
+    /// Notes why what was answered may not be stored, unless an earlier reason is known.
+    pub(super) fn note_failure(&self, failure: Failure) {
+        lock(&self.book).failure.get_or_insert(failure);
     }
 
     /// Nobody needs to wait any more.
@@ -153,8 +276,17 @@ impl Notices {
 
 impl Book {
     fn standing(&self) -> Standing {
-        let Self { is_at_rest, has_failed, ref failure, .. } = *self;
-        Standing { is_at_rest, has_failed, failure: failure.clone() }
+        let Self { is_ending, has_failed, ref failure, ref source_changed, .. } = *self;
+        let (failure, source_changed) = (failure.clone(), source_changed.clone());
+        Standing { is_ending, has_failed, failure, source_changed }
+    }
+
+    /// Ends those of the waits that `which` says.
+    fn end_waits(&mut self, which: impl Fn(Awaited) -> bool, end: &WaitEnd) {
+        for wait in self.waits.iter().filter(|wait| which(wait.awaited)) {
+            let _ = wait.end.set(end.clone());
+        }
+        self.waits.retain(|wait| wait.end.get().is_none());
     }
 }
 

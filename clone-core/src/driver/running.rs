@@ -1,8 +1,9 @@
 //! A clone that runs, for whoever is in charge of it.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, Builder, JoinHandle};
 use std::time::Duration;
 
@@ -13,15 +14,16 @@ use crate::driver::buffers::{Pool, lock};
 use crate::driver::client::Client;
 use crate::driver::crew::Crew;
 use crate::driver::device::{Destination, Source};
-use crate::driver::notices::{Dated, Listener, Notices};
-use crate::driver::perform::{Hands, Tally};
+use crate::driver::notices::{Awaited, Dated, Listener, Notices, WaitEnd};
+use crate::driver::perform::{Hands, Tally, is_full};
 use crate::driver::queue::WORKERS_MIN;
+use crate::driver::state::panicked;
 use crate::engine::{
     Command, Device, Engine, Event, Failure, Notice, Opened, Operation, RequestError, SetAside,
     Settings, Trace,
 };
 use crate::metadata::Metadata;
-use crate::target::Status;
+use crate::target::{Message, Status};
 
 /// What a clone runs on.
 pub struct Devices<D> {
@@ -68,6 +70,18 @@ pub enum DriverError {
     /// Nothing works any more.
     #[error("the clone has failed: {0}")]
     Failed(Failure),
+    /// It ends, or has ended.
+    #[error("the clone is being stopped")]
+    Ending,
+    /// It was resumed before it had come to rest.
+    #[error("the clone was resumed before it had come to rest")]
+    Resumed,
+    /// Nothing can become hydrated any more.
+    #[error("nothing can be hydrated: the clone is read-only ({0}); start it again")]
+    ReadOnly(Failure),
+    /// The source cannot be used any more.
+    #[error("nothing can be hydrated: the source has changed ({0}); start the clone again")]
+    SourceChanged(String),
 }
 
 /// What is left of a clone that was stopped.
@@ -109,8 +123,9 @@ pub struct RunningClone<D: device::Device + 'static> {
     pub(super) crew: Arc<Crew>,
     metadata: Arc<Mutex<Option<Metadata<D>>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Held by whoever suspends or resumes, or must not be suspended meanwhile.
-    control: Mutex<()>,
+    /// Whether the destination stays claimed when it is dropped: the caller of [`Self::stop`] has
+    /// it.
+    keeps_claim: bool,
     regions: u64,
     size_bytes: u64,
 }
@@ -155,7 +170,7 @@ impl<D: device::Device + 'static> RunningClone<D> {
             crew: Arc::new(crew),
             metadata,
             threads: Mutex::default(),
-            control: Mutex::new(()),
+            keeps_claim: false,
             regions: geometry.nr_regions(),
             size_bytes,
         };
@@ -180,29 +195,53 @@ impl<D: device::Device + 'static> RunningClone<D> {
         Client::new(self.crew.clone(), self.size_bytes)
     }
 
-    /// Gives the clone a message.
+    /// Gives the clone a message. See [`Self::try_command`] for one that says whether it took it.
     pub fn command(&self, command: Command) {
         self.tell(Event::Command(command));
+    }
+
+    /// Gives the clone a message, if it can do what that says. This waits for no device.
+    ///
+    /// # Errors
+    /// [`DriverError::Ending`] and [`DriverError::Failed`]. For messages that ask for hydration
+    /// also [`DriverError::ReadOnly`] and [`DriverError::SourceChanged`]. Nothing has changed then.
+    pub fn try_command(&self, command: Command) -> Result<(), DriverError> {
+        let hydrates =
+            matches!(command, Command::Hydrate(_) | Command::Kernel(Message::EnableHydration));
+        let mut state = self.crew.lock();
+        let standing = self.crew.notices.standing();
+        if standing.is_ending {
+            return Err(DriverError::Ending);
+        }
+        match standing.failure {
+            Some(failure) if standing.has_failed => return Err(DriverError::Failed(failure)),
+            Some(failure) if hydrates => return Err(DriverError::ReadOnly(failure)),
+            _ => {}
+        }
+        if let Some(reason) = standing.source_changed.filter(|_| hydrates)
+            && !self.crew.front.is_complete()
+        {
+            return Err(DriverError::SourceChanged(reason));
+        }
+        self.crew.tell(&mut state, Event::Command(command));
+        Ok(())
     }
 
     fn tell(&self, event: Event) {
         self.crew.tell(&mut self.crew.lock(), event);
     }
 
-    /// What the clone tells of itself, after a commit, so that it is current; unless it is
-    /// suspended.
+    /// What the clone tells of itself, after a commit, so that it is current. There is no commit
+    /// if the clone is at rest, for then all is committed, nor if it has failed or ends.
     pub fn status(&self) -> Status {
-        // Without that it might be suspended meanwhile, and the commit would wait for its end.
-        let control = lock(&self.control);
-        let standing = self.crew.notices.standing();
-        if !(standing.is_at_rest || standing.has_failed) {
-            let (done, wait) = mpsc::channel();
-            let callback = Box::new(move |_, _| drop(done));
+        let wait = self.crew.notices.begin_wait(Awaited::Commit);
+        if !wait.has_ended() {
+            let (crew, theirs) = (self.crew.clone(), wait.clone());
+            let callback = Box::new(move |_, _| crew.notices.end_wait(&theirs));
             self.crew.submit(Operation::Commit, 0..0, false, Vec::new(), callback);
-            // It ends with an error: nothing is ever sent. What came of it the status says.
-            let _: Result<(), _> = wait.recv();
+            // What came of it the status says.
+            self.crew.notices.wait_to_end(&wait);
         }
-        drop(control);
         self.status_now()
     }
 
@@ -229,31 +268,53 @@ impl<D: device::Device + 'static> RunningClone<D> {
     /// Waits until all that is under way has ended and is committed, and lets nothing begin.
     /// Requests that come wait until the clone [goes on](Self::resume).
     ///
+    /// Several may do this at a time. None keeps another call waiting.
+    ///
     /// # Errors
-    /// [`DriverError::Failed`].
+    /// [`DriverError::Failed`]; [`DriverError::Resumed`] if it was told to go on before it had come
+    /// to rest; [`DriverError::Ending`] if it ends. The last two come at once, whatever the devices
+    /// do.
     pub fn suspend(&self) -> Result<(), DriverError> {
-        let _control = lock(&self.control);
-        self.suspend_alone()
-    }
-
-    fn suspend_alone(&self) -> Result<(), DriverError> {
-        let standing = self.crew.notices.standing();
-        let standing = if standing.is_at_rest || standing.has_failed {
-            standing
-        } else {
-            self.tell(Event::Suspend);
-            self.crew.notices.wait_for_rest()
-        };
-        match standing.failure.filter(|_| standing.has_failed) {
-            Some(failure) => Err(DriverError::Failed(failure)),
-            None => Ok(()),
+        let mut state = self.crew.lock();
+        let wait = self.crew.notices.begin_wait(Awaited::Rest);
+        if !wait.has_ended() {
+            self.crew.tell(&mut state, Event::Suspend);
+        }
+        drop(state);
+        match self.crew.notices.wait_to_end(&wait) {
+            WaitEnd::Done => Ok(()),
+            WaitEnd::Resumed => Err(DriverError::Resumed),
+            WaitEnd::Failed(failure) => Err(DriverError::Failed(failure)),
+            WaitEnd::Ending => Err(DriverError::Ending),
         }
     }
 
-    /// Lets a suspended clone go on.
-    pub fn resume(&self) {
-        let _control = lock(&self.control);
-        self.tell(Event::Resume);
+    /// Lets a suspended clone go on. This waits for no device. If the clone is still coming to
+    /// rest, it goes on as soon as what is under way has ended, and whoever waits for its rest is
+    /// told so at once.
+    ///
+    /// # Errors
+    /// [`DriverError::Ending`]: a clone that ends does not go on.
+    pub fn resume(&self) -> Result<(), DriverError> {
+        let mut state = self.crew.lock();
+        if self.crew.notices.standing().is_ending {
+            return Err(DriverError::Ending);
+        }
+        self.crew.notices.end_waits_for_rest();
+        self.crew.tell(&mut state, Event::Resume);
+        Ok(())
+    }
+
+    /// From now on nobody can suspend, resume or change the clone, and calls that wait for it
+    /// return at once. Requests of users go on until [`end`](Self::end), which does this too.
+    pub fn begin_end(&self) {
+        self.crew.notices.begin_end();
+    }
+
+    /// How many panics of the listener and of callbacks of requests were caught. They do the clone
+    /// no harm; an answer may be lost.
+    pub fn caught_panics(&self) -> u64 {
+        self.crew.notices.panics()
     }
 
     /// The notices after number `after`: those that are kept, the last [`super::NOTICES_MAX`].
@@ -294,9 +355,10 @@ impl<D: device::Device + 'static> RunningClone<D> {
 
     /// Waits until all that is under way has ended and is committed, and ends it. Requests that
     /// come later fail. If the clone has failed nothing is committed, but what is under way on its
-    /// devices has ended all the same.
-    pub fn stop(self) -> Stopped<D> {
+    /// devices has ended all the same. The destination stays claimed while somebody holds it.
+    pub fn stop(mut self) -> Stopped<D> {
         self.halt();
+        self.keeps_claim = true;
         let metadata = lock(&self.metadata).take();
         let hands = &self.crew.hands;
         Stopped {
@@ -307,13 +369,17 @@ impl<D: device::Device + 'static> RunningClone<D> {
         }
     }
 
-    /// Stops it like [`stop`](Self::stop), where several share it, and closes its metadata. Whoever
-    /// does it while another is at it waits for the end of it too. Returns why what was hydrated
-    /// last is not committed, if it is not.
+    /// Stops it like [`stop`](Self::stop), where several share it, closes its metadata and gives up
+    /// the claim on its destination: both can be opened again when this returns, though clients
+    /// still hold the destination. Whoever does it while another is at it waits for the end of it too.
+    ///
+    /// Returns `None` if everything that was answered is on stable storage, and what is hydrated is
+    /// committed; otherwise why it may not be.
     pub fn end(&self) -> Option<Failure> {
         self.halt();
         let metadata = lock(&self.metadata).take();
         drop(metadata);
+        self.crew.hands.destination.release();
         self.crew.notices.standing().failure
     }
 
@@ -322,8 +388,13 @@ impl<D: device::Device + 'static> RunningClone<D> {
         if threads.is_empty() {
             return;
         }
+        // Both under the one lock: a resume comes before them, and is undone, or is refused.
+        let mut state = self.crew.lock();
+        self.crew.notices.begin_end();
+        self.crew.tell(&mut state, Event::Suspend);
+        drop(state);
         // If it fails there is nothing to wait for. The failure is in the notices.
-        let _ = self.suspend_alone();
+        let standing = self.crew.notices.wait_for_rest();
         self.crew.end(RequestError::Stopped);
         for ended in threads.drain(..) {
             // What a thread panicked of is in the notices.
@@ -333,7 +404,25 @@ impl<D: device::Device + 'static> RunningClone<D> {
         while self.crew.front.passes() > 0 {
             thread::sleep(GLANCE);
         }
+        if standing.failure.is_none() {
+            self.flush_at_end();
+        }
         self.crew.notices.end();
+    }
+
+    /// Flushes what users have written to hydrated regions since the last commit, of which the
+    /// engine knows nothing.
+    fn flush_at_end(&self) {
+        let flush = AssertUnwindSafe(|| self.crew.hands.destination.flush());
+        let device = Device::Destination;
+        let failure = match catch_unwind(flush) {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => {
+                Failure { device, reason: error.to_string(), is_full: is_full(&error) }
+            }
+            Err(panic) => panicked(device, "what drives it", &*panic),
+        };
+        self.crew.notices.note_failure(failure);
     }
 }
 
@@ -348,7 +437,10 @@ pub(super) fn pool_bytes(settings: &Settings) -> u64 {
 
 impl<D: device::Device + 'static> Drop for RunningClone<D> {
     fn drop(&mut self) {
-        // Clients that are still there do not keep the device. What failed is in the notices.
+        if self.keeps_claim {
+            return;
+        }
+        // Clients that are still there do not keep the devices. What failed is in the notices.
         self.end();
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use self::disk::{Brittle, Disk};
 use super::{Devices, DriverOptions, RunningClone};
-use crate::engine::{Happening, Settings};
+use crate::engine::{Done, Event, Happening, OpId, Settings};
 use crate::geometry::{Geometry, RegionSize, Sectors};
 use crate::ir::Header;
 use crate::metadata::Metadata;
@@ -14,6 +14,7 @@ use crate::target::{Options, Status};
 mod control;
 mod disk;
 mod faults;
+mod life;
 mod model;
 mod ways;
 
@@ -102,6 +103,12 @@ fn wait_for(clone: &Clone, is_it: impl Fn(&Happening) -> bool) {
         }
         last = notices.last().map_or(last, |notice| notice.number);
     }
+}
+
+/// Has the engine panic, by the end of an operation that it knows nothing of.
+fn break_engine(clone: &Clone) {
+    let unheard_of = Event::Done { op: OpId(u64::MAX), result: Ok(Done::Plain) };
+    clone.crew.tell(&mut clone.crew.lock(), unheard_of);
 }
 
 fn wait_until_complete(clone: &Clone) {

@@ -150,6 +150,21 @@ fn lock_open_file(file: &File, purpose: Purpose) -> io::Result<()> {
     Ok(())
 }
 
+/// Gives up the locks that [`open`] has put on a regular file, though the file stays open: whoever
+/// opens it next gets them. The claim on a block device lasts until the device is closed.
+pub fn unlock(file: &File) {
+    // Without support for locks there was none.
+    let _ = file.unlock();
+    let all = libc::flock {
+        l_type: libc::F_UNLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    let _ = fcntl(file, FcntlArg::F_OFD_SETLK(&all));
+}
+
 /// Why a device could not be opened.
 #[derive(Debug, Error)]
 #[non_exhaustive]

@@ -163,7 +163,7 @@ impl Ours {
         // What is under way ends with that.
         self.clone.command(Command::parse("disable_hydration")?);
         self.clone.suspend()?;
-        self.clone.resume();
+        self.clone.resume()?;
         self.clone.command(Command::HydrationRate(None));
         Ok(())
     }

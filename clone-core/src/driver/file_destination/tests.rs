@@ -4,7 +4,9 @@ use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::Duration;
 
+use persistent_data::device::OpenError;
 use tempfile::TempDir;
 
 use super::{FileDestination, Flushes};
@@ -266,13 +268,25 @@ fn a_device_tells_its_size_and_its_blocks() {
     }
 }
 
+/// Opens what nobody has open any more. A program that another test is just starting has copies of
+/// all open files for a moment.
+fn open_released(path: &Path, access: Access) -> FileDestination {
+    for _ in 0..600 {
+        match FileDestination::open(path, access) {
+            Err(OpenError::InUse { .. }) => thread::sleep(Duration::from_millis(100)),
+            opened => return opened.unwrap(),
+        }
+    }
+    FileDestination::open(path, access).unwrap()
+}
+
 #[test]
 fn a_destination_has_one_owner() {
     let (folder, path) = file_of(8192);
     let blocks = LoopDevice::new(folder.path(), 1 << 20, 512);
     for path in [Some(&path), blocks.as_ref().map(|blocks| &blocks.path)].into_iter().flatten() {
         for access in WAYS {
-            let owner = FileDestination::open(path, access).unwrap();
+            let owner = open_released(path, access);
             for second in WAYS {
                 let told = FileDestination::open(path, second).unwrap_err().to_string();
                 assert_eq!(
@@ -283,6 +297,25 @@ fn a_destination_has_one_owner() {
             // Who only reads is nobody's business.
             FileSource::open(path, Access::Buffered).unwrap();
             drop(owner);
+        }
+    }
+}
+
+#[test]
+fn a_destination_that_is_released_can_be_opened_again_though_it_is_still_held() {
+    let (folder, path) = file_of(8192);
+    let blocks = LoopDevice::new(folder.path(), 1 << 20, 512);
+    for path in [Some(&path), blocks.as_ref().map(|blocks| &blocks.path)].into_iter().flatten() {
+        for access in WAYS {
+            let held = open_released(path, access);
+            FileDestination::open(path, access).unwrap_err();
+            held.release();
+            let next = open_released(path, access);
+            // It takes nothing away from the next one.
+            held.release();
+            drop(held);
+            FileDestination::open(path, access).unwrap_err();
+            drop(next);
         }
     }
 }

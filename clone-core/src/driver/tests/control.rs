@@ -2,6 +2,7 @@
 
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
 use super::{Bench, Clone, REGION, nr_hydrated, source_bytes, wait_for, wait_until_complete};
@@ -9,7 +10,7 @@ use crate::driver::buffers::lock;
 use crate::driver::{Client, Devices, DriverError, DriverOptions, RunningClone};
 use crate::engine::{Command, Device, Happening, Operation, RequestError};
 use crate::metadata::Metadata;
-use crate::target::Message;
+use crate::target::{Message, Status};
 
 /// Asks for a write of one region, and for its answer.
 fn write_later(client: &Client, region: u64) -> Receiver<Result<(), RequestError>> {
@@ -61,7 +62,7 @@ fn a_suspended_clone_keeps_requests_until_it_goes_on() {
     assert_eq!(nr_hydrated(&clone.status()), 1);
     assert!(answer.try_recv().is_err());
     assert_eq!(bench.destination.take_log(), []);
-    clone.resume();
+    clone.resume().unwrap();
     assert_eq!(answer.recv(), Ok(Ok(())));
     assert!(client.try_read(5 * REGION, &mut [0; 9]).is_some());
     bench.stop(clone);
@@ -75,18 +76,94 @@ fn a_suspend_waits_for_what_is_under_way_and_commits_it() {
     bench.destination.hold(2 * REGION..3 * REGION);
     let answer = write_later(&client, 2);
     bench.destination.wait_until_held(1);
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         let suspended = scope.spawn(|| clone.suspend());
-        // It does not overtake the suspend, if that came first.
-        let resumed = scope.spawn(|| clone.resume());
         assert!(answer.try_recv().is_err());
         bench.destination.let_go();
         assert_eq!(answer.recv(), Ok(Ok(())));
         suspended.join().unwrap().unwrap();
-        resumed.join().unwrap();
     });
+    let on_device = Metadata::open(bench.metadata_device.clone()).unwrap();
+    assert!(on_device.is_hydrated(2));
     bench.stop(clone);
-    assert!(bench.is_hydrated(2));
+}
+
+/// Waits until a clone lets no request pass the engine: it is coming to rest, or at rest. Region 0
+/// is hydrated.
+fn wait_until_closed(client: &Client) {
+    while client.try_read(0, &mut [0; 9]).is_some() {
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn a_resume_waits_for_no_device_and_ends_the_wait_of_those_who_suspend() {
+    let mut bench = Bench::new(16 * REGION);
+    let clone = bench.start();
+    let client = clone.client();
+    client.write(0, &[1; REGION as usize], false).unwrap();
+    bench.destination.hold(2 * REGION..3 * REGION);
+    let answer = write_later(&client, 2);
+    bench.destination.wait_until_held(1);
+    thread::scope(|scope| {
+        let suspends: Vec<_> = (0..3).map(|_| scope.spawn(|| clone.suspend())).collect();
+        wait_until_closed(&client);
+        // One that begins only now suspends it again.
+        while suspends.iter().any(|suspend| !suspend.is_finished()) {
+            clone.resume().unwrap();
+        }
+        for suspend in suspends {
+            assert!(matches!(suspend.join().unwrap(), Err(DriverError::Resumed)));
+        }
+        assert!(answer.try_recv().is_err());
+    });
+    bench.destination.let_go();
+    assert_eq!(answer.recv(), Ok(Ok(())));
+    wait_for(&clone, |what| *what == Happening::Resumed);
+    client.write(5 * REGION, &[1; 10], true).unwrap();
+    bench.stop(clone);
+}
+
+#[test]
+fn a_clone_that_ends_lets_go_of_all_who_wait_for_it_and_is_never_resumed() {
+    let mut bench = Bench::new(16 * REGION);
+    let clone = bench.start();
+    let client = clone.client();
+    client.write(0, &[1; REGION as usize], false).unwrap();
+    bench.destination.hold(2 * REGION..3 * REGION);
+    let answer = write_later(&client, 2);
+    bench.destination.wait_until_held(1);
+    let enable = || Command::Kernel(Message::EnableHydration);
+    thread::scope(|scope| {
+        let suspend = scope.spawn(|| clone.suspend());
+        wait_until_closed(&client);
+        let status = scope.spawn(|| clone.status());
+        let ended = scope.spawn(|| clone.end());
+        assert!(matches!(suspend.join().unwrap(), Err(DriverError::Ending)));
+        assert!(matches!(status.join().unwrap(), Status::Running(_)));
+        // The device does not answer yet, and nobody waits for it but the end.
+        assert!(matches!(clone.resume(), Err(DriverError::Ending)));
+        assert!(matches!(clone.suspend(), Err(DriverError::Ending)));
+        assert!(matches!(clone.try_command(enable()), Err(DriverError::Ending)));
+        assert!(matches!(clone.status(), Status::Running(_)));
+        assert!(!ended.is_finished() && answer.try_recv().is_err());
+        bench.destination.let_go();
+        assert_eq!(answer.recv(), Ok(Ok(())));
+        assert_eq!(ended.join().unwrap(), None);
+    });
+    assert!(matches!(clone.resume(), Err(DriverError::Ending)));
+    assert!(Metadata::open(bench.metadata_device.clone()).unwrap().is_hydrated(2));
+}
+
+#[test]
+fn a_clone_that_is_about_to_end_serves_its_users_and_nobody_else() {
+    let mut bench = Bench::new(16 * REGION);
+    let clone = bench.start();
+    clone.begin_end();
+    assert!(matches!(clone.suspend(), Err(DriverError::Ending)));
+    clone.client().write(REGION, &[1; 10], true).unwrap();
+    bench.stop(clone);
+    assert!(bench.is_hydrated(1));
 }
 
 #[test]
@@ -214,7 +291,7 @@ fn notices_are_numbered_and_kept_and_told_to_the_listener_in_their_order() {
     let (clone, heard) = started_with_listener(&mut bench, |_| {});
     assert!(clone.wait_for(0, Duration::ZERO).is_empty());
     clone.suspend().unwrap();
-    clone.resume();
+    clone.resume().unwrap();
     clone.command(Command::Kernel(Message::HydrationThreshold(16)));
     clone.command(Command::Kernel(Message::EnableHydration));
     wait_until_complete(&clone);
@@ -231,15 +308,22 @@ fn notices_are_numbered_and_kept_and_told_to_the_listener_in_their_order() {
 }
 
 #[test]
-fn a_listener_that_panics_ends_the_clone_and_hears_of_that_too() {
+fn a_listener_that_panics_does_the_clone_no_harm_and_hears_what_comes_next() {
     let mut bench = Bench::new(16 * REGION);
     let (clone, heard) = started_with_listener(&mut bench, |what| {
         assert!(*what != Happening::Suspended, "on purpose");
     });
-    // Whether this comes to its end before the panic does not matter.
-    let _ = clone.suspend();
-    wait_for(&clone, |what| matches!(what, Happening::Failed(_)));
-    let failure = clone.stop().failure.unwrap();
-    assert_eq!(failure.reason, "who was told an answer or a notice panicked: on purpose");
-    assert_eq!(*lock(&heard), [Happening::Suspended, Happening::Failed(failure)]);
+    let client = clone.client();
+    for _ in 0..5 {
+        clone.suspend().unwrap();
+        clone.resume().unwrap();
+        client.write(REGION, &[1; 10], true).unwrap();
+    }
+    let crew = clone.crew.clone();
+    bench.stop(clone);
+    // The last time it was suspended by the end.
+    assert_eq!(crew.notices.panics(), 6);
+    let both = [Happening::Suspended, Happening::Resumed];
+    let expected: Vec<Happening> = both.into_iter().cycle().take(11).collect();
+    assert_eq!(*lock(&heard), expected);
 }

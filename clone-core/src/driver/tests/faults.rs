@@ -7,11 +7,11 @@ use std::thread;
 use std::time::Duration;
 
 use super::disk::{Asked, Disk, eio};
-use super::{Bench, REGION, nr_hydrated, source_bytes, wait_for, wait_until_complete};
-use crate::driver::SourceChanged;
-use crate::engine::{
-    Command, Device, Done, Event, Failure, Happening, OpId, Operation, RequestError,
+use super::{
+    Bench, REGION, break_engine, nr_hydrated, source_bytes, wait_for, wait_until_complete,
 };
+use crate::driver::{DriverError, SourceChanged};
+use crate::engine::{Command, Device, Failure, Happening, Operation, RequestError};
 use crate::metadata::Metadata;
 use crate::target::{Message, Status};
 
@@ -100,7 +100,7 @@ fn after_a_flush_that_failed_nothing_more_becomes_hydrated_and_that_is_told() {
     assert!(client.flush().is_err());
     client.read(5 * REGION, &mut [0; 10]).unwrap();
     clone.suspend().unwrap();
-    clone.resume();
+    clone.resume().unwrap();
     let stopped = clone.stop();
     assert_eq!(stopped.failure, Some(expected));
     assert_eq!(stopped.metadata.map(|metadata| metadata.nr_hydrated()), Some(1));
@@ -150,7 +150,7 @@ fn a_panic_of_a_device_ends_the_clone_and_leaves_nobody_waiting() {
         assert_eq!(client.try_read(region(63).start, &mut [0; 10]), None);
         assert_eq!(client.flush(), Err(RequestError::Failed));
         assert!(clone.suspend().is_err());
-        clone.resume();
+        clone.resume().unwrap();
         bench.source.let_go();
         (0..2).for_each(|_| assert_eq!(answers.recv(), Ok(Err(RequestError::Failed))));
         let stopped = clone.stop();
@@ -159,7 +159,7 @@ fn a_panic_of_a_device_ends_the_clone_and_leaves_nobody_waiting() {
 }
 
 #[test]
-fn a_callback_that_panics_ends_the_clone_and_others_are_answered() {
+fn a_callback_that_panics_costs_its_own_answer_and_nothing_else() {
     let mut bench = Bench::new(64 * REGION);
     let clone = bench.start();
     let client = clone.client();
@@ -170,18 +170,23 @@ fn a_callback_that_panics_ends_the_clone_and_others_are_answered() {
         done.send(result).unwrap();
     });
     bench.source.wait_until_held(1);
-    client.submit(Operation::Flush, 0..0, false, Vec::new(), |_, _| panic!("on purpose"));
-    wait_for(&clone, |what| match what {
-        Happening::Failed(failure) => {
-            assert_eq!(failure.reason, "who was told an answer or a notice panicked: on purpose");
-            true
-        }
-        _ => false,
-    });
-    assert_eq!(client.flush(), Err(RequestError::Failed));
+    // More than there are workers, so that none is lost.
+    for _ in 0..10 {
+        let (called, is_called) = mpsc::channel();
+        client.submit(Operation::Flush, 0..0, false, Vec::new(), move |_, _| {
+            called.send(()).unwrap();
+            panic!("on purpose");
+        });
+        is_called.recv().unwrap();
+    }
+    client.write(0, &[1; REGION as usize], true).unwrap();
     bench.source.let_go();
-    assert_eq!(answer.recv(), Ok(Err(RequestError::Failed)));
-    drop(clone);
+    assert_eq!(answer.recv(), Ok(Ok(())));
+    while clone.caught_panics() < 10 {
+        thread::yield_now();
+    }
+    bench.stop(clone);
+    assert!(bench.is_hydrated(0));
 }
 
 #[test]
@@ -194,9 +199,7 @@ fn a_clone_that_failed_is_not_stopped_before_its_users_have_ended_what_they_writ
     thread::scope(|scope| {
         let written = scope.spawn(|| client.try_write(100, &[2; 100]));
         bench.destination.wait_until_held(1);
-        let past_end = 16 * REGION..16 * REGION + 1;
-        let other = clone.client();
-        other.submit(Operation::Read, past_end, false, vec![0], |_, _| panic!("on purpose"));
+        break_engine(&clone);
         wait_for(&clone, |what| matches!(what, Happening::Failed(_)));
         let (done, stopped) = mpsc::channel();
         scope.spawn(move || done.send(clone.stop().failure).unwrap());
@@ -305,13 +308,70 @@ fn a_panic_of_the_engine_ends_the_clone_and_not_whoever_called_it() {
         done.send((result, buffer.len())).unwrap();
     });
     bench.source.wait_until_held(1);
-    let unheard_of = Event::Done { op: OpId(u64::MAX), result: Ok(Done::Plain) };
-    clone.crew.tell(&mut clone.crew.lock(), unheard_of);
+    break_engine(&clone);
     assert_eq!(client.flush(), Err(RequestError::Failed));
     assert_eq!(client.try_read(0, &mut [0; 10]), None);
     assert_eq!(clone.status(), Status::Fail);
     bench.source.let_go();
     let failed = (Err(RequestError::Failed), 2 * REGION as usize);
     assert_eq!(answer.recv(), Ok(failed));
+    assert!(clone.stop().failure.is_some());
+}
+
+#[test]
+fn what_was_written_past_the_engine_is_flushed_at_the_end_or_the_end_says_that_it_is_not() {
+    for fails in [false, true] {
+        let mut bench = Bench::new(16 * REGION);
+        let clone = bench.start();
+        let client = clone.client();
+        client.write(0, &[1; REGION as usize], true).unwrap();
+        bench.destination.take_log();
+        assert_eq!(client.try_write(100, &[2; 10]), Some(Ok(())));
+        if fails {
+            bench
+                .destination
+                .rule(|asked| if *asked == Asked::Flush { Err(eio()) } else { Ok(()) });
+        }
+        let failure = clone.end();
+        assert_eq!(bench.destination.take_log(), [Asked::Write(100..110), Asked::Flush]);
+        assert_eq!(failure.map(|failure| failure.reason), fails.then(|| "a bad sector".to_owned()));
+    }
+}
+
+#[test]
+fn what_cannot_be_hydrated_any_more_is_refused_with_the_reason() {
+    let enable = || Command::Kernel(Message::EnableHydration);
+    let asks = || [enable(), Command::Hydrate(0..REGION)];
+    let settings = Command::Kernel(Message::HydrationThreshold(4));
+    let mut bench = Bench::new(16 * REGION);
+    let clone = bench.start();
+    bench.destination.rule(|asked| if *asked == Asked::Flush { Err(eio()) } else { Ok(()) });
+    clone.client().flush().unwrap_err();
+    wait_for(&clone, |what| matches!(what, Happening::ReadOnly(_)));
+    for ask in asks() {
+        let refused = clone.try_command(ask);
+        assert!(matches!(refused, Err(DriverError::ReadOnly(_))), "{refused:?}");
+    }
+    assert!(!clone.settings().options.hydration);
+    clone.try_command(settings.clone()).unwrap();
+    clone.end();
+    assert!(matches!(clone.try_command(settings.clone()), Err(DriverError::Ending)));
+
+    let mut bench = Bench::new(16 * REGION);
+    bench.source.rule(|_| Err(SourceChanged("another size".into()).into()));
+    let clone = bench.start();
+    clone.client().read(0, &mut [0; 10]).unwrap_err();
+    wait_for(&clone, |what| matches!(what, Happening::SourceChanged { .. }));
+    for ask in asks() {
+        let refused = clone.try_command(ask);
+        assert!(matches!(refused, Err(DriverError::SourceChanged(_))), "{refused:?}");
+    }
+    clone.try_command(settings.clone()).unwrap();
+    // When all is written, nothing is needed of the source.
+    clone.client().write(0, &[1; 16 * REGION as usize], true).unwrap();
+    wait_until_complete(&clone);
+    clone.try_command(enable()).unwrap();
+    break_engine(&clone);
+    assert!(matches!(clone.try_command(settings), Err(DriverError::Failed(_))));
     assert!(clone.stop().failure.is_some());
 }

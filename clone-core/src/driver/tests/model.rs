@@ -111,7 +111,7 @@ fn work(bench: &mut Bench, parts: &mut [Part], rng: &mut StdRng, steps: u64) {
         for _ in 0..rng.random_range(0..3) {
             clone.status();
             clone.suspend().unwrap();
-            clone.resume();
+            clone.resume().unwrap();
         }
     });
     bench.stop(clone);

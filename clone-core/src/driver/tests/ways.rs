@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use super::disk::{Asked, Disk};
-use super::{Bench, REGION, source_bytes, wait_for, wait_until_complete};
+use super::{Bench, REGION, break_engine, source_bytes, wait_for, wait_until_complete};
 use crate::content::ReadData;
 use crate::driver::buffers::lock;
 use crate::driver::running::pool_bytes;
@@ -257,7 +257,7 @@ fn refusals_too_come_from_workers_of_a_clone_that_failed_and_of_one_that_was_sto
     bench.source.hold(0..REGION);
     client.submit(Operation::Read, 0..1, false, vec![0], |_, _| {});
     bench.source.wait_until_held(1);
-    client.submit(Operation::Flush, 0..0, false, Vec::new(), |_, _| panic!("on purpose"));
+    break_engine(&clone);
     wait_for(&clone, |what| matches!(what, Happening::Failed(_)));
     let mut told = vec![refused(&client)];
     thread::scope(|scope| {

@@ -79,7 +79,7 @@ fn requests_under_way_are_answered_when_the_server_stops() {
         server.stop();
         stopped.send(()).unwrap();
     });
-    clone.resume();
+    clone.resume().unwrap();
     let mut cookies: Vec<u64> = (0..20)
         .map(|_| {
             let reply = raw.reply();
@@ -114,7 +114,7 @@ fn a_server_stops_though_nothing_is_answered_and_nobody_reads() {
     let Served { server, clone, rig: _rig, .. } = served;
     server.stop();
     assert!(waiting.hung_up().is_empty());
-    clone.resume();
+    clone.resume().unwrap();
     clone.stop();
 }
 
