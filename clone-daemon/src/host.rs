@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Place;
-use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, anyhow};
 use clone_tools::output::replace;
+use clone_tools::small_file;
 use thiserror::Error;
 
 pub use self::hosted::Hosted;
@@ -340,11 +340,8 @@ fn withdraw(exporters: &[Arc<dyn Exporter>], hosted: &Hosted) {
 /// That it cannot be read, or which line is wrong.
 pub fn read_table(path: &Path) -> Result<Vec<Entry>> {
     let name = path.display();
-    let size = fs::metadata(path).with_context(|| format!("cannot read {name}"))?.len();
-    if size > CLONETAB_MAX {
-        return Err(anyhow!("{name} is no clonetab: it has more than {CLONETAB_MAX} bytes"));
-    }
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
+    let text = small_file::read_text(path, CLONETAB_MAX)
+        .with_context(|| format!("cannot read the table {name}"))?;
     clonetab::parse(&text).with_context(|| name.to_string())
 }
 

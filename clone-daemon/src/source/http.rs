@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use clone_tools::small_file;
 use ureq::config::RedirectAuthHeaders;
 use ureq::http::header::{AUTHORIZATION, HeaderName, IF_MATCH, IF_UNMODIFIED_SINCE, RANGE};
 use ureq::http::{HeaderMap, HeaderValue, StatusCode, Uri};
@@ -286,11 +287,7 @@ fn base64(bytes: &[u8]) -> String {
 
 /// The headers of a file: a line each, `Name: value`.
 fn headers(path: &std::path::Path) -> io::Result<HeaderMap> {
-    let mut text = String::new();
-    std::fs::File::open(path)?.take(HEADER_FILE_MAX + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > HEADER_FILE_MAX {
-        return Err(io::Error::other(format!("longer than {HEADER_FILE_MAX} bytes")));
-    }
+    let text = small_file::read_text(path, HEADER_FILE_MAX)?;
     let mut headers = HeaderMap::new();
     for (at, line) in text.lines().enumerate() {
         if line.trim().is_empty() || line.starts_with('#') {

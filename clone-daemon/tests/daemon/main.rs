@@ -12,6 +12,7 @@ mod nbd_client;
 mod nbd_server;
 #[cfg(feature = "object-store")]
 mod object_source;
+mod small_files;
 mod support;
 mod volume;
 mod web_clone;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use clone_tools::small_file;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, crypto};
@@ -17,6 +18,9 @@ const SYSTEM: [&str; 3] = [
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/ca-bundle.pem",
 ];
+
+/// The longest file of certificates, in bytes.
+const BUNDLE_MAX: u64 = 16 << 20;
 
 /// TLS with a server at `endpoint`, whose certificate is by an authority of the file `ca`, in PEM,
 /// or by one that the system trusts.
@@ -36,8 +40,8 @@ pub(super) fn set_up(endpoint: &NbdEndpoint, ca: Option<&Path>) -> Result<Tls, N
         NbdError::Tls(format!("cannot use the authorities of {}: {error}", path.display()))
     };
     let mut roots = RootCertStore::empty();
-    let certificates = CertificateDer::pem_file_iter(&path).map_err(|error| unusable(&error))?;
-    for certificate in certificates {
+    let pem = small_file::read(&path, BUNDLE_MAX).map_err(|error| unusable(&error))?;
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
         let certificate = certificate.map_err(|error| unusable(&error))?;
         let added = roots.add(certificate);
         // One of many that is odd is no reason to do without the others.

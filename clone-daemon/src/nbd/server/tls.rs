@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use clone_tools::small_file;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -60,7 +61,8 @@ impl TlsOptions {
     ) -> Result<Self, TlsError> {
         let chain = read_certificates("certificates", certificates)?;
         let wrong = |source| TlsError::File { what: "a private key", path: key.into(), source };
-        let key = PrivateKeyDer::from_pem_file(key).map_err(wrong)?;
+        let key =
+            read_pem(key).and_then(|pem| PrivateKeyDer::from_pem_slice(&pem)).map_err(wrong)?;
         let provider = Arc::new(ring::default_provider());
         let builder = ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()?;
@@ -84,13 +86,21 @@ impl TlsOptions {
     }
 }
 
+/// The longest file of certificates or keys, in bytes.
+const PEM_MAX: u64 = 16 << 20;
+
+fn read_pem(path: &Path) -> Result<Vec<u8>, pem::Error> {
+    small_file::read(path, PEM_MAX).map_err(pem::Error::Io)
+}
+
 fn read_certificates(
     what: &'static str,
     path: &Path,
 ) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let wrong = |source| TlsError::File { what, path: path.into(), source };
-    let certificates = CertificateDer::pem_file_iter(path).map_err(wrong)?;
-    let certificates = certificates.collect::<Result<Vec<_>, _>>().map_err(wrong)?;
+    let pem = read_pem(path).map_err(wrong)?;
+    let certificates = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
+    let certificates = certificates.map_err(wrong)?;
     match certificates.is_empty() {
         true => Err(wrong(pem::Error::NoItemsFound)),
         false => Ok(certificates),

@@ -1,10 +1,10 @@
 //! Whom to trust.
 
 use std::env;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
+use clone_tools::small_file;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 
 use crate::source::open::SourceError;
@@ -38,11 +38,7 @@ fn of_the_system() -> Option<PathBuf> {
 }
 
 fn certificates(path: &Path) -> io::Result<Vec<Certificate<'static>>> {
-    let mut pem = Vec::new();
-    File::open(path)?.take(BUNDLE_MAX + 1).read_to_end(&mut pem)?;
-    if pem.len() as u64 > BUNDLE_MAX {
-        return Err(io::Error::other(format!("longer than {BUNDLE_MAX} bytes")));
-    }
+    let pem = small_file::read(path, BUNDLE_MAX)?;
     let items: Result<Vec<PemItem<'static>>, _> = parse_pem(&pem).collect();
     let items = items.map_err(|error| io::Error::other(error.to_string()))?;
     let certificates: Vec<_> = (items.into_iter())
