@@ -120,8 +120,10 @@ impl NbdRemote {
 
     fn connection(&self, deadline: Instant) -> Result<Lease, NbdError> {
         let (connection, losses) = self.pool.get(deadline)?;
+        // Under the lock, so that nobody finds what another is about to forget.
+        let mut extents = lock(&self.extents);
         if self.losses.swap(losses, Ordering::Relaxed) != losses {
-            lock(&self.extents).clear();
+            extents.clear();
         }
         Ok(connection)
     }

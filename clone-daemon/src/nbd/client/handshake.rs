@@ -253,8 +253,10 @@ impl Greeting<'_> {
             if reply != option_reply::META_CONTEXT || rest != BASE_ALLOCATION.as_bytes() {
                 return nonsense("a context that was not asked for");
             }
-            context = Some(number);
-            Ok(())
+            match context.replace(number) {
+                None => Ok(()),
+                Some(_) => nonsense("the context is told twice"),
+            }
         })?;
         Ok(match answer {
             Answer::Done => context,
@@ -266,15 +268,15 @@ impl Greeting<'_> {
         let mut data = string(name)?;
         let wanted = [info::DESCRIPTION, info::BLOCK_SIZE];
         data.extend([2, wanted[0], wanted[1]].map(u16::to_be_bytes).concat());
-        let mut is_told = false;
+        let mut told = Told::default();
         let answer = self.haggle(option::GO, &data, |reply, payload| {
             if reply != option_reply::INFO {
                 return unexpected(reply, payload);
             }
-            is_told |= tell(payload, found)?;
-            Ok(())
+            told.once(payload)?;
+            tell(payload, found)
         })?;
-        if matches!(answer, Answer::Done) && !is_told {
+        if matches!(answer, Answer::Done) && !told.has(info::EXPORT) {
             return nonsense("it does not tell the size of the export");
         }
         Ok(answer)
@@ -311,14 +313,36 @@ fn string(text: &str) -> Result<Vec<u8>, NbdError> {
     }
 }
 
-/// Takes what a server tells of an export; true if it is its size.
-fn tell(payload: &[u8], found: &mut Export) -> Result<bool, NbdError> {
+/// What a server has told of an export: of each kind of what is heeded the first.
+#[derive(Default)]
+struct Told(Vec<(u16, Vec<u8>)>);
+
+impl Told {
+    /// Refuses what says something else than before: neither counts.
+    fn once(&mut self, payload: &[u8]) -> Result<(), NbdError> {
+        let (rest, kind) = parse(be_u16, payload)?;
+        match self.0.iter().find(|(told, _)| *told == kind) {
+            Some((_, before)) if before != rest => {
+                nonsense(format!("it tells two things of the export (information {kind})"))
+            }
+            None if [info::EXPORT, info::DESCRIPTION, info::BLOCK_SIZE].contains(&kind) => {
+                self.0.push((kind, rest.to_vec()));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn has(&self, kind: u16) -> bool {
+        self.0.iter().any(|(told, _)| *told == kind)
+    }
+}
+
+/// Takes what a server tells of an export.
+fn tell(payload: &[u8], found: &mut Export) -> Result<(), NbdError> {
     let (rest, kind) = parse(be_u16, payload)?;
     match kind {
-        info::EXPORT => {
-            (found.size, found.flags) = numbers((be_u64, be_u16), rest)?;
-            return Ok(true);
-        }
+        info::EXPORT => (found.size, found.flags) = numbers((be_u64, be_u16), rest)?,
         info::DESCRIPTION => found.description = Some(String::from_utf8_lossy(rest).into_owned()),
         info::BLOCK_SIZE => {
             let (least, _best, most) = numbers((be_u32, be_u32, be_u32), rest)?;
@@ -327,7 +351,7 @@ fn tell(payload: &[u8], found: &mut Export) -> Result<bool, NbdError> {
         // Others need not be known.
         _ => {}
     }
-    Ok(false)
+    Ok(())
 }
 
 type NomError<'a> = nom::error::Error<&'a [u8]>;

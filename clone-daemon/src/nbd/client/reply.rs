@@ -31,6 +31,8 @@ pub(super) enum Style {
 pub(super) struct Message {
     /// Which request it replies to.
     pub(super) cookie: u64,
+    /// Where the request begins that it replies to, if it tells.
+    pub(super) offset: Option<u64>,
     /// Whether it is the last one of the reply.
     pub(super) done: bool,
     pub(super) body: Body,
@@ -130,17 +132,19 @@ fn simple(fields_of: &[u8]) -> Result<Parsed, Violation> {
         0 => Body::Simple,
         error => Body::Error { error, text: String::new() },
     };
-    Ok(Parsed::Message(SIMPLE_REPLY_BYTES, Message { cookie, done: true, body }))
+    Ok(Parsed::Message(SIMPLE_REPLY_BYTES, Message { cookie, offset: None, done: true, body }))
 }
 
 /// A chunk ("Structured reply chunk message", "Extended reply chunk message") in `bytes`, with a
 /// header of so many bytes, of which `rest` is what follows the magic.
 fn chunk(wide: bool, rest: &[u8], bytes: &[u8], header: usize) -> Result<Parsed, Violation> {
     let (rest, (flags, kind, cookie)) = fields((be_u16, be_u16, be_u64), rest)?;
-    // The offset of an extended header is that of the request, which the cookie names already.
-    let len = match wide {
-        true => fields((be_u64, be_u64), rest)?.1.1,
-        false => fields(be_u32, rest)?.1.into(),
+    let (offset, len) = match wide {
+        true => {
+            let (_, (offset, len)) = fields((be_u64, be_u64), rest)?;
+            (Some(offset), len)
+        }
+        false => (None, fields(be_u32, rest)?.1.into()),
     };
     let Payload { len: fixed, limit } = payload(kind);
     if len > limit || len < fixed {
@@ -156,7 +160,7 @@ fn chunk(wide: bool, rest: &[u8], bytes: &[u8], header: usize) -> Result<Parsed,
     if body == Body::Nothing && !done {
         return violation("a chunk with nothing in it does not end the reply");
     }
-    Ok(Parsed::Message(end, Message { cookie, done, body }))
+    Ok(Parsed::Message(end, Message { cookie, offset, done, body }))
 }
 
 /// What is known of a payload from its type alone.
@@ -283,7 +287,10 @@ mod tests {
             assert!(need > have && need <= bytes.len().max(16), "{need} of {have}");
         }
         match parse(style, bytes).unwrap() {
-            Parsed::Message(len, Message { cookie: 7, done: true, body }) => {
+            Parsed::Message(
+                len,
+                Message { cookie: 7, offset: None | Some(0), done: true, body },
+            ) => {
                 assert_eq!(len, bytes.len());
                 body
             }
@@ -312,12 +319,12 @@ mod tests {
     #[test]
     fn data_follow_their_message() {
         let bytes = chunk(0, 1, &[&512_u64.to_be_bytes()[..], &[9; 100]].concat());
-        let message = Message { cookie: 7, done: false, body: Body::Data(512..612) };
+        let message = Message { cookie: 7, offset: None, done: false, body: Body::Data(512..612) };
         let parsed = parse(Style::Structured, &bytes).unwrap();
         assert_eq!(parsed, Parsed::Message(bytes.len() - 100, message));
         let mut bytes = SIMPLE_REPLY_MAGIC.to_be_bytes().to_vec();
         bytes.extend([&[0; 4][..], &7_u64.to_be_bytes(), &[9; 100]].concat());
-        let message = Message { cookie: 7, done: true, body: Body::Simple };
+        let message = Message { cookie: 7, offset: None, done: true, body: Body::Simple };
         assert_eq!(parse(Style::Simple, &bytes).unwrap(), Parsed::Message(16, message));
     }
 

@@ -83,6 +83,10 @@ impl Request {
         if self.done {
             return violation("a reply goes on after its end");
         }
+        // Cookie and offset both name the request.
+        if message.offset.is_some_and(|offset| offset != self.range.start) {
+            return violation(format!("a reply to {:?} is for another offset", self.range));
+        }
         let follows = match (message.body, self.wish) {
             (Body::Simple, Wish::Read) if style == Style::Simple => {
                 self.covered.add(&self.range, self.range.clone())?;
@@ -245,7 +249,7 @@ mod tests {
     }
 
     fn take(request: &mut Request, done: bool, body: Body) -> Result<(), Violation> {
-        request.take(Style::Structured, Message { cookie: 0, done, body }).map(drop)
+        request.take(Style::Structured, Message { cookie: 0, offset: None, done, body }).map(drop)
     }
 
     #[test]
@@ -281,6 +285,11 @@ mod tests {
         }
         let mut request = read(100..200);
         assert!(take(&mut request, true, Body::Nothing).is_err());
+        for (offset, is_right) in [(100, true), (0, false), (101, false)] {
+            let (offset, body) = (Some(offset), Body::Hole(100..200));
+            let message = Message { cookie: 0, offset, done: true, body };
+            assert_eq!(read(100..200).take(Style::Extended, message).is_ok(), is_right);
+        }
         let status = Body::Status { context: 1, extents: vec![Run { len: 1, zeroes: true }] };
         assert!(take(&mut read(100..200), true, status).is_err());
         assert!(take(&mut read(100..200), true, Body::Simple).is_err());

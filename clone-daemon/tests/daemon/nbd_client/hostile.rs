@@ -56,6 +56,8 @@ struct Talk {
     skill: Skill,
     /// What was agreed upon.
     style: Skill,
+    /// Where the request begins that is answered.
+    asked: u64,
     said: usize,
 }
 
@@ -167,6 +169,7 @@ impl Talk {
             let offset = u64::from_be_bytes(header[16..24].try_into().unwrap());
             let len = u64::from(u32::from_be_bytes(header[24..28].try_into().unwrap()));
             let end = offset.saturating_add(len) as usize;
+            self.asked = offset;
             match (asked, content.get(offset as usize..end)) {
                 (command::READ, Some(data)) => self.read(cookie, offset, data)?,
                 (command::BLOCK_STATUS, Some(_)) => {
@@ -219,7 +222,9 @@ impl Talk {
         };
         bytes.extend([&what[..], &cookie].concat());
         match self.style {
-            Skill::Extended => bytes.extend([0, len as u64].map(u64::to_be_bytes).concat()),
+            Skill::Extended => {
+                bytes.extend([self.asked, len as u64].map(u64::to_be_bytes).concat());
+            }
             _ => bytes.extend((len as u32).to_be_bytes()),
         }
         self.say(&[&bytes[..], payload].concat())
@@ -241,7 +246,7 @@ fn content() -> Vec<u8> {
 fn serve(listener: &UnixListener, skill: Skill, harm: Harm, content: &[u8]) -> usize {
     let (stream, _) = listener.accept().unwrap();
     stream.set_read_timeout(Some(LONG)).unwrap();
-    let mut talk = Talk { stream, harm, skill, style: Skill::Simple, said: 0 };
+    let mut talk = Talk { stream, harm, skill, style: Skill::Simple, asked: 0, said: 0 };
     // However it ends, the client is hung up on.
     let _ = talk.greet().and_then(|()| talk.serve(content));
     talk.said
@@ -360,7 +365,7 @@ fn a_server_that_stops_in_the_middle_of_a_reply_is_left_and_another_asked() {
     let server = thread::spawn(move || {
         let (stream, _) = listener.accept().unwrap();
         let (harm, skill) = (Harm::None, Skill::Structured);
-        let mut talk = Talk { stream, harm, skill, style: Skill::Simple, said: 0 };
+        let mut talk = Talk { stream, harm, skill, style: Skill::Simple, asked: 0, said: 0 };
         talk.greet().unwrap();
         let cookie = talk.hear::<28>().unwrap()[8..16].try_into().unwrap();
         talk.chunk(cookie, chunk::OFFSET_DATA, true, &[0; 8], 8 + PIECE as usize).unwrap();
@@ -382,4 +387,55 @@ fn a_server_that_stops_in_the_middle_of_a_reply_is_left_and_another_asked() {
     assert!(into == content);
     drop(remote);
     server.join().unwrap();
+}
+
+/// A greeting with these replies to the choice of an export, each an information.
+fn greeting_with(told: &[Vec<u8>], contexts: &[u32]) -> Vec<u8> {
+    let reply = |option: u32, kind: u32, payload: &[u8]| {
+        let numbers = [option, kind, payload.len() as u32].map(u32::to_be_bytes).concat();
+        [&OPTION_REPLY_MAGIC.to_be_bytes()[..], &numbers, payload].concat()
+    };
+    let mut bytes = [MAGIC, OPTION_MAGIC].map(u64::to_be_bytes).concat();
+    bytes.extend((handshake::FIXED_NEWSTYLE | handshake::NO_ZEROES).to_be_bytes());
+    bytes.extend(reply(option::EXTENDED_HEADERS, option_reply::ACK, &[]));
+    for context in contexts {
+        let name = [&context.to_be_bytes()[..], b"base:allocation"].concat();
+        bytes.extend(reply(option::SET_META_CONTEXT, option_reply::META_CONTEXT, &name));
+    }
+    bytes.extend(reply(option::SET_META_CONTEXT, option_reply::ACK, &[]));
+    for information in told {
+        bytes.extend(reply(option::GO, option_reply::INFO, information));
+    }
+    bytes.extend(reply(option::GO, option_reply::ACK, &[]));
+    bytes
+}
+
+#[test]
+fn what_a_server_tells_twice_of_an_export_is_settled_by_neither() {
+    let folder = tempfile::tempdir().unwrap();
+    let size = |size: u64| tell(info::EXPORT, &[&size.to_be_bytes()[..], &[0, 3]].concat());
+    let blocks =
+        |most: u32| tell(info::BLOCK_SIZE, &[512, 4096, most].map(u32::to_be_bytes).concat());
+    let name = |name: &str| tell(info::DESCRIPTION, name.as_bytes());
+    for (told, contexts, wrong) in [
+        (vec![size(4096), name("a"), blocks(4096)], vec![7], None),
+        // The same again is nothing new.
+        (vec![size(4096), size(4096), name("a"), name("a")], vec![7], None),
+        (vec![size(4096), size(8192)], vec![7], Some("two things of the export (information 0)")),
+        (vec![size(8192), size(4096)], vec![7], Some("two things of the export (information 0)")),
+        (vec![size(4096), name("a"), name("b")], vec![], Some("(information 2)")),
+        (vec![size(4096), blocks(4096), blocks(8192)], vec![], Some("(information 3)")),
+        (vec![size(4096)], vec![7, 8], Some("the context is told twice")),
+        (vec![name("a")], vec![7], Some("does not tell the size")),
+    ] {
+        let (socket, server) = chatter(folder.path(), greeting_with(&told, &contexts), vec![]);
+        let opened = open(&socket, soon(), NbdOptions::default());
+        match (opened, wrong) {
+            (Ok(remote), None) => assert_eq!(remote.size_bytes(), 4096),
+            (Err(error), Some(words)) => assert!(error.to_string().contains(words), "{error}"),
+            (Ok(_), Some(words)) => panic!("{words} is taken"),
+            (Err(error), None) => panic!("{error}"),
+        }
+        server.join().unwrap();
+    }
 }
