@@ -74,6 +74,14 @@ pub enum EntryError {
         /// What it should be.
         wanted: &'static str,
     },
+    /// An option that is given twice, or two that say the same thing.
+    #[error("{option}: {name} is given already; which of both counts is yours to say")]
+    Repeated {
+        /// The option, as it stands there for the second time.
+        option: String,
+        /// What it sets.
+        name: &'static str,
+    },
     /// Two clones of one name.
     #[error("{name} is on line {first} already")]
     Twice {
@@ -88,6 +96,23 @@ const OPTIONS: &str = "region_size=SECTORS, region-size=BYTES, length=SECTORS, n
                        no_discard_passdown, hydration_threshold=N, hydration_batch_size=N, \
                        hydration_rate=BYTES, hydrate_on_read[=on|off], max_failures=N, \
                        discard_zeroes=on|off, direct, record=FILE and prefetch=FILE";
+
+/// What options set, each of which is set once.
+const SETTINGS: [&str; 13] = [
+    "region_size",
+    "length",
+    "no_hydration",
+    "no_discard_passdown",
+    "hydration_threshold",
+    "hydration_batch_size",
+    "hydration_rate",
+    "hydrate_on_read",
+    "max_failures",
+    "discard_zeroes",
+    "direct",
+    "record",
+    "prefetch",
+];
 
 /// Options that tell systemd when to set a clone up. They say nothing of the clone.
 const OF_SYSTEMD: [&str; 5] = ["_netdev", "noauto", "auto", "nofail", "defaults"];
@@ -139,8 +164,14 @@ pub fn parse_line(line: usize, text: &str) -> Result<Option<Entry>, EntryError> 
         prefetch: None,
         repin: false,
     };
+    let mut given = Vec::new();
     for option in options.split(',').filter(|option| !matches!(*option, "-" | "none" | "")) {
-        apply(&mut spec, option)?;
+        if let Some(name) = apply(&mut spec, option)? {
+            if given.contains(&name) {
+                return Err(EntryError::Repeated { option: option.to_owned(), name });
+            }
+            given.push(name);
+        }
     }
     Ok(Some(Entry { line, text: fields.join(" "), spec }))
 }
@@ -152,7 +183,8 @@ fn fields(text: &str) -> IResult<&str, Vec<&str>> {
     all_consuming(delimited(space0, words, space0)).parse(text)
 }
 
-fn apply(spec: &mut CloneSpec, option: &str) -> Result<(), EntryError> {
+/// Sets what an option says. Returns the name of what it sets, if that is something of ours.
+fn apply(spec: &mut CloneSpec, option: &str) -> Result<Option<&'static str>, EntryError> {
     let (name, value) = match option.split_once('=') {
         Some((name, value)) => (name, Some(value)),
         None => (option, None),
@@ -180,7 +212,9 @@ fn apply(spec: &mut CloneSpec, option: &str) -> Result<(), EntryError> {
         _ if OF_SYSTEMD.contains(&name) || name.starts_with("x-") => {}
         _ => return Err(EntryError::Unknown(option.to_owned())),
     }
-    Ok(())
+    // Both set one thing.
+    let name = if name == "region-size" { "region_size" } else { name };
+    Ok(SETTINGS.iter().copied().find(|known| *known == name))
 }
 
 /// An option as it stands there.
@@ -260,7 +294,7 @@ mod tests {
 
 root   /dev/vda2\t/dev/vdb  PARTLABEL=meta  region_size=16,x-initrd.attach,_netdev
   home UUID=12-34 /dev/vdc /dev/vdd
-swap /dev/vde /dev/vdf /dev/vdg -
+swap /dev/vde /dev/vdf /dev/vdg noauto,x-a,noauto,x-a
 var /dev/vdh /dev/vdi /dev/vdj region-size=65536
 ";
         let entries = parse(text).unwrap();
@@ -319,6 +353,9 @@ var /dev/vdh /dev/vdi /dev/vdj region-size=65536
             ("a s d m max_failures=-1", "max_failures=-1: it must be a number of copies"),
             ("a s d m hydration_rate=fast", "hydration_rate=fast: it must be bytes a second"),
             ("a s d m direct=perhaps", "direct=perhaps: it must be on or off"),
+            ("a s d m direct,direct=off", "direct=off: direct is given already; which of both"),
+            ("a s d m length=8,length=8", "length=8: length is given already"),
+            ("a s d m region-size=4096,region_size=16", "region_size=16: region_size is given"),
             ("a s d m\nb s d m\na s d m", "line 3: a is on line 1 already"),
         ] {
             let error = parse(text).unwrap_err().to_string();
