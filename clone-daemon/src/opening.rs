@@ -286,10 +286,17 @@ fn look_at_source(
     if place.is_none() {
         tracing::warn!(clone = spec.name, "{}", pin::no_place(&spec.metadata));
     }
+    let new_pin = place.zip(new_pin);
+    if let (Some((path, _)), Found::Metadata(metadata), false) = (&new_pin, metadata, spec.repin)
+        && metadata.nr_hydrated() > 0
+    {
+        let told = pin::not_noted(path, metadata.nr_hydrated(), &spec.source);
+        tracing::warn!(clone = spec.name, "{told}");
+    }
     if let Some(warning) = opened.identity.warning() {
         tracing::warn!(clone = spec.name, "the source {}: {warning}", spec.source);
     }
-    Ok((opened, place.zip(new_pin)))
+    Ok((opened, new_pin))
 }
 
 fn is_complete(metadata: &Metadata<FileDevice>) -> bool {

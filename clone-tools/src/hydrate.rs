@@ -48,12 +48,13 @@ pub fn run(tool: &Tool, args: &HydrateArgs) -> Result<Exit> {
         return Ok(Exit::Success);
     }
     check_limit(args, &metadata)?;
-    let Opened { devices, source, pin } = open(args, metadata)?;
+    let opened = open(args, metadata)?;
     if !args.quiet {
-        for warning in warnings(args, &source) {
+        for warning in warnings(args, &opened) {
             tool.say(warning);
         }
     }
+    let Opened { devices, source, pin } = opened;
     // Before anything is copied: what is copied is of the source that is written down.
     if let Some((path, pin)) = pin {
         pin.store(&path)?;

@@ -26,6 +26,7 @@ use thiserror::Error;
 
 pub use self::identity::{Identity, Version};
 pub use self::local::LocalSource;
+use crate::figures::Counted;
 use crate::input::are_same;
 use crate::output::replace;
 use crate::small_file;
@@ -273,6 +274,16 @@ pub fn no_place(metadata: &Path) -> String {
         "{} is a block device: nothing is noted of the source, and whether it is still the one \
          that the clone was begun with is not seen at the next start",
         metadata.display()
+    )
+}
+
+/// What is told where `hydrated` regions are there already and nothing says of which source they are.
+pub fn not_noted(pin: &Path, hydrated: u64, place: impl Display) -> String {
+    format!(
+        "{} does not exist, and the clone has {} already: {place} is taken for the source that it \
+         was begun with, and required from now on",
+        pin.display(),
+        Counted(hydrated, "hydrated region")
     )
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-pub use clone_tools::pin::{Pin, PinError, no_place, place};
+pub use clone_tools::pin::{Pin, PinError, no_place, not_noted, place};
 
 use super::open::{Opened, SourceError};
 use super::options::SourceOptions;

@@ -89,11 +89,17 @@ pub(super) fn open(args: &HydrateArgs, metadata: Metadata<FileDevice>) -> Result
     Ok(Opened { devices, source, pin: place.zip(new_pin) })
 }
 
-/// What changes of the source nobody would see, for people.
-pub(super) fn warnings(args: &HydrateArgs, source: &LocalSource) -> Vec<String> {
-    let unseen = source.identity().warning();
-    let unseen = unseen.map(|what| format!("the source {}: {what}", args.source.display()));
-    let unpinned = pin::place(&args.metadata).is_none().then(|| pin::no_place(&args.metadata));
+/// What nobody would see of the source, for people.
+pub(super) fn warnings(args: &HydrateArgs, opened: &Opened) -> Vec<String> {
+    let place = args.source.display();
+    let hydrated = opened.devices.metadata.nr_hydrated();
+    let unseen = opened.source.identity().warning();
+    let unseen = unseen.map(|what| format!("the source {place}: {what}"));
+    let unpinned = match &opened.pin {
+        _ if pin::place(&args.metadata).is_none() => Some(pin::no_place(&args.metadata)),
+        Some((pin, _)) if hydrated > 0 && !args.repin => Some(pin::not_noted(pin, hydrated, place)),
+        _ => None,
+    };
     unpinned.into_iter().chain(unseen).collect()
 }
 
