@@ -136,10 +136,13 @@ impl Bucket {
         // Not everybody who may read an object may read its versions.
         let call = Call::new(1, deadline);
         let told = self.get(&(0..1), None, Some(&generation), &call);
-        match (told, call.answer(None)) {
-            (Ok(_), Ok((StatusCode::PARTIAL_CONTENT, _))) => {
-                Ok(Identity { version: Version::Generation { etag, generation }, ..etag_alone })
-            }
+        let version = Version::Generation { etag, generation };
+        let identity = Identity { version, ..etag_alone };
+        let judged = call.answer(told.as_ref().err());
+        let judged =
+            judged.and_then(|(status, headers)| check(status, &headers, &(0..1), &identity));
+        match (told, judged) {
+            (Ok(_), Ok(())) => Ok(identity),
             (_, Err(trouble @ Trouble::Passing(_))) => Err(trouble),
             _ => Ok(etag_alone),
         }

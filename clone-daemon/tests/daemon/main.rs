@@ -16,5 +16,6 @@ mod small_files;
 mod support;
 mod volume;
 mod web_clone;
+mod web_malformed;
 mod web_servers;
 mod web_source;

@@ -5,14 +5,13 @@ use std::ops::Range;
 use std::time::Duration;
 
 use clone_core::driver::SourceChanged;
-use ureq::http::header::{
-    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderName, LAST_MODIFIED, RETRY_AFTER,
-    TRANSFER_ENCODING,
-};
 use ureq::http::{HeaderMap, StatusCode};
 
+use self::fields::{Malformed, content_range, is_strong, length, total_of};
 use crate::source::identity::{Identity, Version};
 use crate::source::remote::{Busy, Trouble};
+
+pub(super) mod fields;
 
 /// How long a server is left alone that says when to come back by a date: nobody compares clocks.
 const DATE_WAIT: Duration = Duration::from_secs(2);
@@ -36,6 +35,13 @@ fn changed(told: impl Into<String>) -> Trouble {
     Trouble::Changed(SourceChanged(told.into()))
 }
 
+/// Another answer may make sense: it may come from one server of several, or past a proxy.
+impl From<Malformed> for Trouble {
+    fn from(Malformed(what): Malformed) -> Self {
+        passing(format!("the answer is malformed: {what}"))
+    }
+}
+
 /// What the answer to a request for the first byte says of the object.
 pub(in crate::source) fn found(status: StatusCode, headers: &HeaderMap) -> Result<Found, Trouble> {
     match status {
@@ -44,7 +50,7 @@ pub(in crate::source) fn found(status: StatusCode, headers: &HeaderMap) -> Resul
             return Err(lasting("the server sends the whole object where a part was asked for"));
         }
         // There is no first byte. Not all servers say how long the object is.
-        StatusCode::RANGE_NOT_SATISFIABLE if total_of(headers).unwrap_or(0) == 0 => {
+        StatusCode::RANGE_NOT_SATISFIABLE if total_of(headers)?.unwrap_or(0) == 0 => {
             return Ok(Found::Empty);
         }
         _ => return Err(refusal(status, headers)),
@@ -57,7 +63,7 @@ pub(in crate::source) fn found(status: StatusCode, headers: &HeaderMap) -> Resul
     let Some(size_bytes) = total else {
         return Err(lasting("the server does not tell how long the object is"));
     };
-    Ok(Found::Object(Identity { size_bytes, version: version(headers) }))
+    Ok(Found::Object(Identity { size_bytes, version: version(headers)? }))
 }
 
 /// Whether the body that goes with an answer is what was asked for: `range` of the object that is
@@ -72,7 +78,7 @@ pub(in crate::source) fn check(
         StatusCode::PARTIAL_CONTENT => {}
         StatusCode::OK => {
             same_version(headers, pinned)?;
-            let length = size_of(headers);
+            let length = length(headers)?;
             if let Some(length) = length.filter(|&length| length != pinned.size_bytes) {
                 return Err(changed(lengths(pinned.size_bytes, length)));
             }
@@ -83,7 +89,7 @@ pub(in crate::source) fn check(
             return Err(changed(told));
         }
         StatusCode::RANGE_NOT_SATISFIABLE => {
-            return Err(match total_of(headers) {
+            return Err(match total_of(headers)? {
                 Some(total) if total == pinned.size_bytes => lasting("it refuses this range"),
                 Some(total) => changed(lengths(pinned.size_bytes, total)),
                 None => changed(format!("it ends before byte {}", range.end)),
@@ -134,46 +140,40 @@ fn refusal(status: StatusCode, headers: &HeaderMap) -> Trouble {
 
 /// When the server wants to be asked again (RFC 9110, section 10.2.3).
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = text(headers, &RETRY_AFTER)?;
-    // A number too large for us is one that will be cut down anyway.
-    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let seconds = if is_number { Some(text.parse().unwrap_or(u64::MAX)) } else { None };
-    Some(seconds.map_or(DATE_WAIT, Duration::from_secs))
-}
-
-fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim)
+    let wait = |text: &str| {
+        // A number too large for us is one that will be cut down anyway.
+        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let seconds = is_number.then(|| text.parse().unwrap_or(u64::MAX));
+        seconds.map_or(DATE_WAIT, Duration::from_secs)
+    };
+    fields::retry_after(headers).map(wait).max()
 }
 
 /// What tells this version of the object from others.
-fn version(headers: &HeaderMap) -> Version {
-    let last_modified = text(headers, &LAST_MODIFIED).map(str::to_owned);
-    match (text(headers, &ETAG), last_modified) {
-        (Some(etag), _) if is_strong(etag) => Version::Etag { etag: etag.to_owned() },
-        (Some(etag), last_modified) if !etag.is_empty() => {
-            Version::WeakEtag { etag: etag.to_owned(), last_modified }
-        }
-        (_, Some(last_modified)) => Version::LastModified { last_modified },
-        (_, None) => Version::Unknown,
-    }
-}
-
-/// Only such an ETag can be required with If-Match (RFC 9110, section 13.1.1).
-fn is_strong(etag: &str) -> bool {
-    etag.len() >= 2 && etag.starts_with('"') && etag.ends_with('"')
+fn version(headers: &HeaderMap) -> Result<Version, Malformed> {
+    let last_modified = fields::last_modified(headers)?.map(str::to_owned);
+    Ok(match (fields::etag(headers)?.map(str::to_owned), last_modified) {
+        (Some(etag), _) if is_strong(&etag) => Version::Etag { etag },
+        (Some(etag), last_modified) => Version::WeakEtag { etag, last_modified },
+        (None, Some(last_modified)) => Version::LastModified { last_modified },
+        (None, None) => Version::Unknown,
+    })
 }
 
 /// Whether the answer is of the version that is pinned. Where an answer does not tell, it cannot be
 /// used; another may.
 fn same_version(headers: &HeaderMap, pinned: &Identity) -> Result<(), Trouble> {
-    let has = version(headers);
+    let has = version(headers)?;
     let had = &pinned.version;
     let opaque = |etag: &str| etag.strip_prefix("W/").unwrap_or(etag).to_owned();
     let (is_same, is_other) = match (had, &has) {
         (Version::Unknown, _) => (true, false),
-        (Version::Generation { etag, .. }, Version::Etag { etag: has }) => (etag == has, true),
+        (Version::Generation { etag, generation }, Version::Etag { etag: has }) => {
+            let is_same = fields::generation(headers)?.is_none_or(|told| told == generation);
+            (etag == has && is_same, true)
+        }
         (Version::LastModified { last_modified }, _) => {
-            let has = text(headers, &LAST_MODIFIED);
+            let has = fields::last_modified(headers)?;
             (has == Some(last_modified), has.is_some())
         }
         (
@@ -200,46 +200,20 @@ fn same_version(headers: &HeaderMap, pinned: &Identity) -> Result<(), Trouble> {
     }
 }
 
-/// Which bytes of how many the body holds (RFC 9110, section 14.4); the total may be unknown.
-fn content_range(headers: &HeaderMap) -> Result<(Range<u64>, Option<u64>), Trouble> {
-    let parsed = text(headers, &CONTENT_RANGE).and_then(|text| {
-        let (range, total) = text.strip_prefix("bytes ")?.trim_start().split_once('/')?;
-        let (first, last) = range.split_once('-')?;
-        let (first, last) = (number(first)?, number(last)?);
-        let total = if total == "*" { None } else { Some(number(total)?) };
-        let end = last.checked_add(1)?;
-        (first < end && total.is_none_or(|total| end <= total)).then_some((first..end, total))
-    });
-    parsed.ok_or_else(|| passing("it is not said which part of the object came"))
-}
-
-/// The total of an answer that no such range is there: `bytes */1234`.
-fn total_of(headers: &HeaderMap) -> Option<u64> {
-    number(text(headers, &CONTENT_RANGE)?.strip_prefix("bytes */")?)
-}
-
-/// Digits, and nothing else: signs are no numbers here.
-fn number(text: &str) -> Option<u64> {
-    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
-}
-
-/// The length of the body, if it is told.
+/// The length of the body, if it is told, for what is of no account.
 pub(in crate::source) fn size_of(headers: &HeaderMap) -> Option<u64> {
-    number(text(headers, &CONTENT_LENGTH)?)
+    length(headers).ok().flatten()
 }
 
 /// Whether the body is `length` bytes as they are in the object.
-fn plain(headers: &HeaderMap, length: u64) -> Result<(), Trouble> {
-    let coded = |name, plain: &str| {
-        let values = headers.get_all(name).into_iter();
-        values.into_iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(plain.as_bytes()))
-    };
-    if coded(CONTENT_ENCODING, "identity") || coded(TRANSFER_ENCODING, "chunked") {
+fn plain(headers: &HeaderMap, wanted: u64) -> Result<(), Trouble> {
+    if fields::is_encoded(headers) {
         return Err(lasting("the server encodes what it sends, though it was asked not to"));
     }
-    match size_of(headers) {
-        Some(told) if told != length => {
-            Err(passing(format!("a body of {told} bytes came where {length} were asked for")))
+    fields::check_framing(headers)?;
+    match length(headers)? {
+        Some(told) if told != wanted => {
+            Err(passing(format!("a body of {told} bytes came where {wanted} were asked for")))
         }
         _ => Ok(()),
     }

@@ -2,8 +2,9 @@
 
 use std::io;
 
-use ureq::http::header::LOCATION;
 use ureq::http::{HeaderMap, StatusCode, Uri};
+
+use super::answer::fields::{Malformed, location};
 
 pub(super) fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
@@ -11,8 +12,8 @@ pub(super) fn is_redirect(status: StatusCode) -> bool {
 
 /// Where the server at `from` sends one.
 pub(super) fn target(from: &Uri, headers: &HeaderMap) -> io::Result<Uri> {
-    let location = headers.get(LOCATION).and_then(|location| location.to_str().ok());
-    let Some(location) = location else {
+    let told = |Malformed(what)| io::Error::other(format!("sent somewhere else: {what}"));
+    let Some(location) = location(headers).map_err(told)? else {
         return Err(io::Error::other("sent somewhere else, without being told where"));
     };
     // The place may hold a signature, and is not told.
@@ -131,6 +132,13 @@ mod tests {
         }
         let base: Uri = "http://a/".parse().unwrap();
         assert!(target(&base, &HeaderMap::new()).is_err());
+        let mut two = HeaderMap::new();
+        two.append(LOCATION, "http://a/secret".parse().unwrap());
+        two.append(LOCATION, "http://a/secret".parse().unwrap());
+        assert_eq!(target(&base, &two).unwrap().to_string(), "http://a/secret");
+        two.append(LOCATION, "http://b/secret".parse().unwrap());
+        let told = target(&base, &two).unwrap_err().to_string();
+        assert_eq!(told, "sent somewhere else: it has two location that differ");
     }
 
     #[test]

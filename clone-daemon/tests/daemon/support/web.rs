@@ -47,6 +47,8 @@ pub(crate) enum Act {
     Encoded,
     /// No word on which version it is, or which part.
     Silent,
+    /// These bytes, whatever they mean.
+    Raw(Vec<u8>),
 }
 
 /// A request, as it came.
@@ -273,6 +275,11 @@ impl Shared {
             Act::Redirect(status, place) => {
                 let head = format!("HTTP/1.1 {status} There\r\nlocation: {place}\r\n");
                 write!(to, "{head}content-length: 5\r\n\r\nthere")?;
+                return Ok(true);
+            }
+            Act::Raw(bytes) => {
+                to.write_all(&bytes)?;
+                to.flush()?;
                 return Ok(true);
             }
             Act::Short => drop(sent.body.pop()),

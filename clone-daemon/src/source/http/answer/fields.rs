@@ -1,0 +1,152 @@
+//! The fields of a header that the judgement of an answer relies on.
+//!
+//! *Invariant:* nothing that is said twice is settled by the first or by the last. Who says two
+//! things of one body may have sent either, or what a cache or a proxy has put together of two: such
+//! an answer is malformed, and its body is not used.
+
+use std::ops::Range;
+
+use ureq::http::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, LAST_MODIFIED,
+    LOCATION, RETRY_AFTER, TRANSFER_ENCODING,
+};
+use ureq::http::{HeaderMap, HeaderValue};
+
+/// Why a header makes no sense.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::source) struct Malformed(pub(in crate::source) String);
+
+/// The bytes that a body holds, and of how many, if that is told.
+pub(in crate::source) type Part = (Range<u64>, Option<u64>);
+
+/// The value of a field, which may be repeated as it is.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Malformed> {
+    let mut values = headers.get_all(name).iter();
+    let Some(first) = values.next() else { return Ok(None) };
+    let trimmed = |value: &'a HeaderValue| value.as_bytes().trim_ascii();
+    if values.any(|value| trimmed(value) != trimmed(first)) {
+        return Err(Malformed(format!("it has two {name} that differ")));
+    }
+    Ok(first.to_str().ok().map(str::trim))
+}
+
+/// The value of a field that must not be repeated.
+fn sole<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Malformed> {
+    match headers.get_all(name).iter().count() {
+        0 | 1 => only(headers, name),
+        count => Err(Malformed(format!("it has {name} {count} times"))),
+    }
+}
+
+/// The ETag (RFC 9110, section 8.8.3), strong or weak, or what stands in its place; `None` if there
+/// is none.
+pub(super) fn etag(headers: &HeaderMap) -> Result<Option<&str>, Malformed> {
+    let etag = only(headers, &ETAG)?.filter(|etag| !etag.is_empty());
+    match etag {
+        // Some servers have no quotes. Such a thing is compared as it is.
+        Some(etag) if etag.matches('"').count() > 2 => {
+            Err(Malformed("it has several ETags in one line".into()))
+        }
+        etag => Ok(etag),
+    }
+}
+
+/// Only such an ETag can be required with If-Match (RFC 9110, section 13.1.1).
+pub(super) fn is_strong(etag: &str) -> bool {
+    let inner = etag.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    inner.is_some_and(|inner| !inner.contains('"'))
+}
+
+/// When the object was changed last.
+pub(super) fn last_modified(headers: &HeaderMap) -> Result<Option<&str>, Malformed> {
+    let time = only(headers, &LAST_MODIFIED)?;
+    // A date has one comma, after the day of the week, or none.
+    if time.is_some_and(|time| time.matches(',').count() > 1) {
+        return Err(Malformed("it has several Last-Modified in one line".into()));
+    }
+    Ok(time)
+}
+
+/// Which bytes of how many the body holds (RFC 9110, section 14.4); the total may be unknown.
+pub(super) fn content_range(headers: &HeaderMap) -> Result<Part, Malformed> {
+    let parsed = sole(headers, &CONTENT_RANGE)?.and_then(|text| {
+        let (range, total) = text.strip_prefix("bytes ")?.trim_start().split_once('/')?;
+        let (first, last) = range.split_once('-')?;
+        let (first, last) = (number(first)?, number(last)?);
+        let total = if total == "*" { None } else { Some(number(total)?) };
+        let end = last.checked_add(1)?;
+        (first < end && total.is_none_or(|total| end <= total)).then_some((first..end, total))
+    });
+    parsed.ok_or_else(|| Malformed("it is not said which part of the object came".into()))
+}
+
+/// The total of an answer that no such range is there: `bytes */1234`; `None` if that is not told.
+pub(super) fn total_of(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
+    let text = sole(headers, &CONTENT_RANGE)?;
+    Ok(text.and_then(|text| number(text.strip_prefix("bytes */")?)))
+}
+
+/// The length of the body, if it is told.
+pub(super) fn length(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
+    match only(headers, &CONTENT_LENGTH)? {
+        None => Ok(None),
+        Some(text) => match number(text) {
+            Some(length) => Ok(Some(length)),
+            None => Err(Malformed(format!("its Content-Length is {text:?}"))),
+        },
+    }
+}
+
+/// Digits, and nothing else: signs are no numbers here.
+pub(super) fn number(text: &str) -> Option<u64> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+/// Whether the body is not the bytes as they are in the object.
+pub(super) fn is_encoded(headers: &HeaderMap) -> bool {
+    let coded = |name, plain: &str| {
+        let mut values = headers.get_all(name).iter();
+        values.any(|value| !value.as_bytes().eq_ignore_ascii_case(plain.as_bytes()))
+    };
+    coded(CONTENT_ENCODING, "identity") || coded(TRANSFER_ENCODING, "chunked")
+}
+
+/// Fails if it is said in two ways where the body ends, or that it holds several parts.
+pub(super) fn check_framing(headers: &HeaderMap) -> Result<(), Malformed> {
+    let chunks = headers.get_all(TRANSFER_ENCODING).iter().count();
+    if chunks > 1 {
+        return Err(Malformed(format!("it has {TRANSFER_ENCODING} {chunks} times")));
+    }
+    if chunks > 0 && headers.contains_key(CONTENT_LENGTH) {
+        return Err(Malformed("it has chunks and a Content-Length (RFC 9112, section 6.1)".into()));
+    }
+    let several = b"multipart/byteranges";
+    let is_several = |value: &HeaderValue| {
+        let value = value.as_bytes().trim_ascii_start();
+        value.get(..several.len()).is_some_and(|start| start.eq_ignore_ascii_case(several))
+    };
+    if headers.get_all(CONTENT_TYPE).iter().any(is_several) {
+        return Err(Malformed("it holds several parts where one was asked for".into()));
+    }
+    Ok(())
+}
+
+/// What a store that keeps old versions calls the one that came, if it tells.
+pub(super) fn generation(headers: &HeaderMap) -> Result<Option<&str>, Malformed> {
+    let stores = ["x-amz-version-id", "x-goog-generation", "x-ms-version-id"];
+    let mut told = None;
+    for store in stores.map(HeaderName::from_static) {
+        told = told.or(only(headers, &store)?);
+    }
+    Ok(told)
+}
+
+/// Where one is sent.
+pub(in crate::source::http) fn location(headers: &HeaderMap) -> Result<Option<&str>, Malformed> {
+    only(headers, &LOCATION)
+}
+
+/// The longest wait that the server asks for, as it says it: nobody is hurt by waiting.
+pub(super) fn retry_after(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    headers.get_all(RETRY_AFTER).iter().filter_map(|value| value.to_str().ok()).map(str::trim)
+}
