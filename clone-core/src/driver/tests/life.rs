@@ -105,8 +105,9 @@ impl Run {
         }
     }
 
-    /// Does what is done on the control path, until the clone has ended.
-    fn control(&self, controller: u64, rng: &mut StdRng) {
+    /// Does what is done on the control path, so often. After that nobody brings the clone to rest
+    /// but the end.
+    fn control(&self, controller: u64, calls: u64, rng: &mut StdRng) {
         let name = format!("controller {controller}");
         let call = |what, call: &dyn Fn() -> Result<(), DriverError>| match self
             .watchdog
@@ -115,10 +116,12 @@ impl Run {
             Ok(()) | Err(DriverError::Resumed | DriverError::Ending) => {}
             Err(other) => panic!("{name}: {what}: {other}"),
         };
-        while !self.has_ended.load(Ordering::SeqCst) {
+        for _ in 0..calls {
+            self.calls.fetch_add(1, Ordering::SeqCst);
             let on = rng.random_bool(0.5);
             match rng.random_range(0..10) {
                 0..3 => call("a suspend", &|| self.clone.suspend()),
+                // More of them, so that the last word is mostly theirs.
                 3..7 => call("a resume", &|| self.clone.resume()),
                 7 => drop(self.watchdog.call(&name, "a status", || self.clone.status())),
                 8 => {
@@ -132,7 +135,6 @@ impl Run {
                     drop(self.watchdog.call(&name, "the progress", look));
                 }
             }
-            self.calls.fetch_add(1, Ordering::SeqCst);
             thread::yield_now();
         }
     }
@@ -143,7 +145,7 @@ impl Run {
             let disk = if rng.random() { &self.source } else { &self.destination };
             let first = rng.random_range(0..USERS * REGIONS) * REGION;
             disk.hold(first..first + rng.random_range(1..8) * REGION);
-            (0..rng.random_range(0..200)).for_each(|_| thread::yield_now());
+            (0..rng.random_range(0..1000)).for_each(|_| thread::yield_now());
             disk.let_go();
             (0..rng.random_range(0..50)).for_each(|_| thread::yield_now());
         }
@@ -173,8 +175,9 @@ fn start(run: &Arc<Run>, done: &Sender<()>, work: impl FnOnce(&Run) + Send + 'st
 #[test]
 fn every_call_returns_whoever_suspends_resumes_and_ends_the_clone_meanwhile() {
     let test = "every_call_returns_whoever_suspends_resumes_and_ends_the_clone_meanwhile";
-    for seed in seeds(test, 60) {
+    for seed in seeds(test, 100) {
         let mut rng = seed.rng();
+        let calls: Vec<u64> = (0..CONTROLLERS).map(|_| rng.random_range(1..20)).collect();
         let mut bench = Bench::hydrating((USERS * REGIONS + 16) * REGION);
         bench.workers = rng.random_range(3..7);
         let (source, destination) = (bench.source.bytes(), bench.destination.bytes());
@@ -186,7 +189,7 @@ fn every_call_returns_whoever_suspends_resumes_and_ends_the_clone_meanwhile() {
             destination: bench.destination.clone(),
             watchdog: Watchdog::default(),
             calls: AtomicU64::new(0),
-            calls_before_end: rng.random_range(0..200),
+            calls_before_end: rng.random_range(0..=calls.iter().sum()),
             has_ended: AtomicBool::new(false),
             regions: Mutex::default(),
             failures: Mutex::default(),
@@ -197,9 +200,9 @@ fn every_call_returns_whoever_suspends_resumes_and_ends_the_clone_meanwhile() {
             let (client, mut rng) = (run.clone.client(), another());
             start(&run, &done, move |run| run.use_clone(user, &client, &mut rng));
         }
-        for controller in 0..CONTROLLERS {
+        for (controller, calls) in (0..).zip(calls) {
             let mut rng = another();
-            start(&run, &done, move |run| run.control(controller, &mut rng));
+            start(&run, &done, move |run| run.control(controller, calls, &mut rng));
         }
         let mut rng = another();
         start(&run, &done, move |run| run.slow_down(&mut rng));
