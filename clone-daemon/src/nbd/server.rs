@@ -32,7 +32,6 @@ mod channel;
 mod connection;
 pub mod haggle;
 mod memory;
-mod outbox;
 pub mod parse;
 mod registry;
 pub mod reply;
@@ -195,7 +194,7 @@ fn pause(end: &OwnedFd) {
 
 /// Serves a client with a thread of its own.
 fn begin(shared: &Arc<Shared>, stream: Stream) -> io::Result<()> {
-    let channel = Arc::new(Channel::new(stream));
+    let (channel, writer) = Channel::new(stream);
     let most = shared.options.connections_max;
     let id = shared.registry.add(&channel, most).or_else(|| {
         shared.registry.give_way(Instant::now() + WAY);
@@ -204,7 +203,8 @@ fn begin(shared: &Arc<Shared>, stream: Stream) -> io::Result<()> {
     let id = id.ok_or_else(|| io::Error::other("there are too many connections"))?;
     let entry = Entry { shared: shared.clone(), id };
     let thread = Builder::new().name("nbd-receiver".into()).stack_size(STACK_BYTES);
-    let thread = thread.spawn(move || connection::serve(&entry.shared, entry.id, &channel))?;
+    let thread = thread.spawn(move || connection::serve(&entry.shared, entry.id, &channel, writer));
+    let thread = thread?;
     shared.registry.started(thread);
     Ok(())
 }

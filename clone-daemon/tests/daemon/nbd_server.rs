@@ -3,6 +3,7 @@
 mod extended;
 mod haggling;
 mod hostile;
+mod interleavings;
 mod libnbd;
 mod life;
 mod raw;

@@ -3,9 +3,8 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
 
-use crate::nbd::server::channel::{Channel, Intake};
+use crate::nbd::server::channel::{Channel, Intake, Patience};
 use crate::nbd::server::memory::Lease;
 
 /// The most bytes of data that the buffers of a connection hold; longer requests are done in
@@ -36,17 +35,17 @@ pub(super) struct Inbox {
 pub(super) struct End;
 
 impl Inbox {
-    /// `lease` is one of a connection's own; nothing may be received after `deadline`.
-    pub(super) fn new(channel: Arc<Channel>, lease: Lease, deadline: Instant) -> Self {
+    /// `lease` is one of a connection's own.
+    pub(super) fn new(channel: Arc<Channel>, lease: Lease, patience: Patience) -> Self {
         let mut intake = Intake::default();
-        intake.set_deadline(Some(deadline));
+        intake.set_patience(Some(patience));
         Self { channel, intake, bytes: Vec::new(), start: 0, end: 0, was_filled: false, lease }
     }
 
     /// The handshake is over.
-    pub(super) fn no_deadline(&mut self) -> io::Result<()> {
-        self.intake.set_deadline(None);
-        self.channel.limit(None)
+    pub(super) fn be_patient(&mut self) -> io::Result<()> {
+        self.intake.set_patience(None);
+        self.channel.be_patient()
     }
 
     /// What is there.

@@ -5,7 +5,7 @@ use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::io::retry_on_intr;
@@ -71,9 +71,16 @@ impl Stream {
         };
     }
 
-    fn send_all(&self, mut pieces: &mut [IoSlice<'_>]) -> io::Result<()> {
+    fn send_all(
+        &self,
+        mut pieces: &mut [IoSlice<'_>],
+        patience: Option<Patience>,
+    ) -> io::Result<()> {
         IoSlice::advance_slices(&mut pieces, 0);
         while !pieces.is_empty() {
+            if let Some(patience) = patience {
+                self.set_patience(Some(patience.left()?))?;
+            }
             let some = &pieces[..pieces.len().min(PIECES_MAX)];
             let sent = retry_on_intr(|| {
                 let mut none = SendAncillaryBuffer::default();
@@ -97,7 +104,44 @@ const SEND_BYTES: usize = 1 << 20;
 /// How long a client may take to hear that it is over.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// The way to a client. One thread receives; any may send.
+/// How long a client is waited for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// How long for each step that it makes: for some bytes to come, or to go.
+    pub(super) silence: Duration,
+    /// When it ends, whatever steps are made.
+    pub(super) until: Instant,
+}
+
+impl Patience {
+    /// How long the next step may take.
+    fn left(&self) -> io::Result<Duration> {
+        let left = self.silence.min(self.until.saturating_duration_since(Instant::now()));
+        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+    }
+}
+
+/// The right to send to the client: there is one for each channel, so that whoever has it sends
+/// whole messages, and nobody else sends anything between their parts.
+#[derive(Debug)]
+pub(super) struct Writer {
+    channel: Arc<Channel>,
+    patience: Option<Patience>,
+}
+
+impl Writer {
+    /// From now on sending has a limit, or none any more.
+    pub(super) fn set_patience(&mut self, patience: Option<Patience>) {
+        self.patience = patience;
+    }
+
+    /// Sends all of `pieces`.
+    pub(super) fn send(&mut self, pieces: &mut [IoSlice<'_>]) -> io::Result<()> {
+        self.channel.send(pieces, self.patience)
+    }
+}
+
+/// The way to a client. One thread receives; whoever has its [`Writer`] sends.
 #[derive(Debug)]
 pub(super) struct Channel {
     stream: Stream,
@@ -111,7 +155,7 @@ pub(super) struct Channel {
 /// What belongs to the thread that receives.
 #[derive(Debug, Default)]
 pub(super) struct Intake {
-    deadline: Option<Instant>,
+    patience: Option<Patience>,
     /// What was read under TLS; from `start` to `end` it was not looked at.
     bytes: Vec<u8>,
     start: usize,
@@ -119,9 +163,9 @@ pub(super) struct Intake {
 }
 
 impl Intake {
-    /// Nothing may be received after `deadline`, if there is one.
-    pub(super) fn set_deadline(&mut self, deadline: Option<Instant>) {
-        self.deadline = deadline;
+    /// From now on receiving has a limit, or none any more.
+    pub(super) fn set_patience(&mut self, patience: Option<Patience>) {
+        self.patience = patience;
     }
 }
 
@@ -130,33 +174,30 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Channel {
-    pub(super) fn new(stream: Stream) -> Self {
+    pub(super) fn new(stream: Stream) -> (Arc<Self>, Writer) {
         stream.prepare();
-        Self {
+        let channel = Arc::new(Self {
             stream,
             tls: OnceLock::new(),
             sending: Mutex::default(),
             is_cut: AtomicBool::new(false),
-        }
+        });
+        (channel.clone(), Writer { channel, patience: None })
     }
 
     pub(super) fn stream(&self) -> &Stream {
         &self.stream
     }
 
-    /// From now on nothing may block for longer than until `deadline`, if there is one.
-    pub(super) fn limit(&self, deadline: Option<Instant>) -> io::Result<()> {
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        if left.is_some_and(|left| left.is_zero()) {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        self.stream.set_patience(left)
+    /// Nothing has a limit any more.
+    pub(super) fn be_patient(&self) -> io::Result<()> {
+        self.stream.set_patience(None)
     }
 
     /// Receives some bytes; 0 if there are no more.
     pub(super) fn receive(&self, intake: &mut Intake, into: &mut [u8]) -> io::Result<usize> {
         let Some(tls) = self.tls.get() else {
-            return self.receive_raw(intake.deadline, into);
+            return self.receive_raw(intake.patience, into);
         };
         loop {
             match lock(tls).reader().read(into) {
@@ -171,9 +212,9 @@ impl Channel {
         }
     }
 
-    fn receive_raw(&self, deadline: Option<Instant>, into: &mut [u8]) -> io::Result<usize> {
-        if deadline.is_some() {
-            self.limit(deadline)?;
+    fn receive_raw(&self, patience: Option<Patience>, into: &mut [u8]) -> io::Result<usize> {
+        if let Some(patience) = patience {
+            self.stream.set_patience(Some(patience.left()?))?;
         }
         let (_, len) = retry_on_intr(|| recv(&self.stream, &mut *into, RecvFlags::empty()))?;
         Ok(len)
@@ -183,7 +224,7 @@ impl Channel {
     fn feed(&self, tls: &Mutex<ServerConnection>, intake: &mut Intake) -> io::Result<bool> {
         if intake.start == intake.end {
             intake.bytes.resize(CIPHER_BYTES, 0);
-            (intake.start, intake.end) = (0, self.receive_raw(intake.deadline, &mut intake.bytes)?);
+            (intake.start, intake.end) = (0, self.receive_raw(intake.patience, &mut intake.bytes)?);
             if intake.end == 0 {
                 return Ok(false);
             }
@@ -196,33 +237,39 @@ impl Channel {
         drop(connection);
         if owes {
             // Also why it does not go on, if it does not.
-            self.send(&mut [])?;
+            self.send(&mut [], intake.patience)?;
         }
         processed.map_err(io::Error::other)?;
         // After a farewell nothing is taken.
         Ok(took > 0)
     }
 
-    /// Sends all of `pieces`.
-    pub(super) fn send(&self, pieces: &mut [IoSlice<'_>]) -> io::Result<()> {
+    /// Sends all of `pieces`. Only a [`Writer`] sends any; without them, records of TLS are sent
+    /// that it owes.
+    fn send(&self, pieces: &mut [IoSlice<'_>], patience: Option<Patience>) -> io::Result<()> {
         let mut records = lock(&self.sending);
         let Some(tls) = self.tls.get() else {
-            return self.stream.send_all(pieces);
+            return self.stream.send_all(pieces, patience);
         };
-        self.send_records(tls, &mut records)?;
+        self.send_records(tls, &mut records, patience)?;
         for piece in pieces {
             let mut left: &[u8] = piece;
             while !left.is_empty() {
                 // It takes no more than its buffer holds.
                 let took = lock(tls).writer().write(left)?;
                 left = &left[took..];
-                self.send_records(tls, &mut records)?;
+                self.send_records(tls, &mut records, patience)?;
             }
         }
         Ok(())
     }
 
-    fn send_records(&self, tls: &Mutex<ServerConnection>, records: &mut Vec<u8>) -> io::Result<()> {
+    fn send_records(
+        &self,
+        tls: &Mutex<ServerConnection>,
+        records: &mut Vec<u8>,
+        patience: Option<Patience>,
+    ) -> io::Result<()> {
         let mut connection = lock(tls);
         while connection.wants_write() {
             connection.write_tls(records)?;
@@ -230,7 +277,7 @@ impl Channel {
         drop(connection);
         let sent = match records.is_empty() {
             true => Ok(()),
-            false => self.stream.send_all(&mut [IoSlice::new(records)]),
+            false => self.stream.send_all(&mut [IoSlice::new(records)], patience),
         };
         records.clear();
         sent
@@ -263,8 +310,9 @@ impl Channel {
     pub(super) fn close(&self) {
         if let Some(tls) = self.tls.get() {
             lock(tls).send_close_notify();
+            let patience = Patience { silence: FAREWELL, until: Instant::now() + FAREWELL };
             // Nobody has to hear it.
-            let _ = self.limit(Some(Instant::now() + FAREWELL)).and_then(|()| self.send(&mut []));
+            let _ = self.send(&mut [], Some(patience));
         }
         self.stream.shut_down(Shutdown::Both);
     }

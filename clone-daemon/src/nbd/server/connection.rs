@@ -9,11 +9,10 @@ use tracing::debug;
 
 use crate::nbd::server::Shared;
 use crate::nbd::server::buffers::Inbox;
-use crate::nbd::server::channel::Channel;
+use crate::nbd::server::channel::{Channel, Patience, Writer};
 use crate::nbd::server::haggle::{Chosen, Haggle, Next, Security};
-use crate::nbd::server::outbox::Outbox;
 use crate::nbd::server::parse::{self, OPTION_BYTES, OPTION_DATA_MAX, Violation};
-use crate::nbd::server::reply::Bytes;
+use crate::nbd::server::reply::{Bytes, Outbox};
 use crate::nbd::server::session::{Ended, Session};
 use crate::nbd::wire::{MAGIC, OPTION_MAGIC, handshake};
 
@@ -21,21 +20,29 @@ use crate::nbd::wire::{MAGIC, OPTION_MAGIC, handshake};
 const SKIPPED_MAX: u32 = 1 << 20;
 
 /// Serves the client of `channel`, whose number is `id`, until it is gone.
-pub(super) fn serve(shared: &Shared, id: u64, channel: &Arc<Channel>) {
-    let deadline = Instant::now() + shared.options.handshake;
-    let mut inbox = Inbox::new(channel.clone(), shared.memory.own(), deadline);
-    let ended = match haggle(shared, id, channel, &mut inbox) {
-        Ok(chosen) => transmit(shared, channel, inbox, &chosen),
+pub(super) fn serve(shared: &Shared, id: u64, channel: &Arc<Channel>, mut writer: Writer) {
+    let handshake = shared.options.handshake;
+    let patience = Patience { silence: handshake, until: Instant::now() + handshake };
+    writer.set_patience(Some(patience));
+    let mut inbox = Inbox::new(channel.clone(), shared.memory.own(), patience);
+    let ended = match haggle(shared, id, channel, &mut inbox, &mut writer) {
+        Ok(chosen) => transmit(shared, channel, (inbox, writer), &chosen),
         Err(ended) => ended,
     };
     debug!(id, "connection ended: {ended}");
     channel.close();
 }
 
-fn haggle(shared: &Shared, id: u64, channel: &Channel, inbox: &mut Inbox) -> Result<Chosen, Ended> {
+fn haggle(
+    shared: &Shared,
+    id: u64,
+    channel: &Channel,
+    inbox: &mut Inbox,
+    writer: &mut Writer,
+) -> Result<Chosen, Ended> {
     let mut out = Bytes::default();
     out.u64(MAGIC).u64(OPTION_MAGIC).u16(handshake::FIXED_NEWSTYLE | handshake::NO_ZEROES);
-    channel.send(&mut [IoSlice::new(&out.0)])?;
+    writer.send(&mut [IoSlice::new(&out.0)])?;
     inbox.receive_all(4)??;
     let mut flags = [0; 4];
     flags.copy_from_slice(&inbox.have()[..4]);
@@ -52,7 +59,7 @@ fn haggle(shared: &Shared, id: u64, channel: &Channel, inbox: &mut Inbox) -> Res
         if let Next::Transmission(chosen) = &next {
             enter(shared, id, chosen)?;
         }
-        channel.send(&mut [IoSlice::new(&out)])?;
+        writer.send(&mut [IoSlice::new(&out)])?;
         match next {
             Next::Option => {}
             Next::HangUp => return Err(Ended::Client),
@@ -106,11 +113,17 @@ fn enter(shared: &Shared, id: u64, chosen: &Chosen) -> Result<(), Ended> {
     }
 }
 
-fn transmit(shared: &Shared, channel: &Arc<Channel>, mut inbox: Inbox, chosen: &Chosen) -> Ended {
-    if let Err(error) = inbox.no_deadline() {
+fn transmit(
+    shared: &Shared,
+    channel: &Arc<Channel>,
+    (mut inbox, mut writer): (Inbox, Writer),
+    chosen: &Chosen,
+) -> Ended {
+    if let Err(error) = inbox.be_patient() {
         return error.into();
     }
-    let outbox = Outbox::new(channel.clone());
+    writer.set_patience(None);
+    let outbox = Outbox::new(channel.clone(), writer);
     let sender = outbox.clone();
     let thread = Builder::new().name("nbd-sender".into()).stack_size(super::STACK_BYTES);
     let thread = match thread.spawn(move || sender.keep_sending()) {

@@ -1,10 +1,22 @@
-//! Replies, as bytes.
+//! Replies: how they are written as bytes, and how they get to the client.
+//!
+//! *Invariant:* the headers of replies exist only in here, and each is tied to its payload. A
+//! [`Message`] is a header with all of its payload. Where data are read straight into the buffer
+//! that is sent, [`Replies::data`] adds header and data, or nothing. What is too long for a buffer
+//! is a [`LongReply`], which has the only [`Writer`](super::channel::Writer) of the connection
+//! from its first byte to its last; if it is given up before that, the connection ends. So nothing
+//! can come between a header and its payload, whatever other threads do meanwhile.
 
 use byteorder::{BigEndian, ByteOrder};
 
+pub(super) use self::outbox::{GLANCE, Outbox};
+pub(super) use self::outgoing::{Data, Replies, Torn};
 use crate::nbd::wire::{
     EXTENDED_REPLY_MAGIC, OPTION_REPLY_MAGIC, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC, chunk,
 };
+
+mod outbox;
+mod outgoing;
 
 /// Which replies a client understands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,34 +69,49 @@ impl Bytes {
     }
 }
 
-/// The most bytes of a header of a reply, with the fields that come before the data of a read.
-pub(super) const HEAD_MAX: usize = 40;
+/// The most bytes of a header, with the offset that comes before the data of a read.
+const HEAD_MAX: usize = 40;
 
-/// A header of a reply, and what it says before the data.
+/// A header, and what a chunk of data says before the data. It is of no use without its payload:
+/// nothing outside of this module can have one.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Head {
+struct Head {
     bytes: [u8; HEAD_MAX],
     len: usize,
 }
 
 impl Head {
-    pub(super) fn as_slice(&self) -> &[u8] {
+    fn as_slice(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
 }
 
+/// A whole simple reply, or a whole chunk of a reply: a header, and as much payload as it says.
+#[derive(Debug)]
+pub(super) struct Message {
+    head: Head,
+    payload: Vec<u8>,
+}
+
+impl Message {
+    fn parts(&self) -> [&[u8]; 2] {
+        [self.head.as_slice(), &self.payload]
+    }
+}
+
 impl Ticket {
-    /// The header of a chunk with so many bytes of payload.
-    fn chunk(&self, flags: u16, kind: u16, payload: u32) -> Head {
+    fn chunk_head(&self, flags: u16, kind: u16, payload: usize) -> Head {
         let mut bytes = [0; HEAD_MAX];
         BigEndian::write_u16(&mut bytes[4..6], flags);
         BigEndian::write_u16(&mut bytes[6..8], kind);
         BigEndian::write_u64(&mut bytes[8..16], self.cookie);
         let (magic, len) = if self.style == Style::Extended {
             BigEndian::write_u64(&mut bytes[16..24], self.offset);
-            BigEndian::write_u64(&mut bytes[24..32], payload.into());
+            BigEndian::write_u64(&mut bytes[24..32], payload as u64);
             (EXTENDED_REPLY_MAGIC, 32)
         } else {
+            // No payload comes near to 4 GiB: a read has 32 MiB at most.
+            let payload = u32::try_from(payload).unwrap_or(u32::MAX);
             BigEndian::write_u32(&mut bytes[16..20], payload);
             (STRUCTURED_REPLY_MAGIC, 20)
         };
@@ -92,7 +119,7 @@ impl Ticket {
         Head { bytes, len }
     }
 
-    fn simple(&self, error: u32) -> Head {
+    fn simple_head(&self, error: u32) -> Head {
         let mut bytes = [0; HEAD_MAX];
         BigEndian::write_u32(&mut bytes[..4], SIMPLE_REPLY_MAGIC);
         BigEndian::write_u32(&mut bytes[4..8], error);
@@ -100,66 +127,80 @@ impl Ticket {
         Head { bytes, len: 16 }
     }
 
-    /// It is done, and there are no data, or all have been sent in chunks; `is_read` if it was a
-    /// read, which is answered by chunks if anything is ("Structured reply chunk message").
-    pub(super) fn done(&self, is_read: bool) -> Head {
-        match self.style {
-            Style::Simple => self.simple(0),
-            Style::Structured if !is_read => self.simple(0),
-            Style::Structured | Style::Extended => self.chunk(chunk::DONE, chunk::NONE, 0),
-        }
-    }
-
-    /// What comes before `len` bytes of data from `offset` on. After the last of them the request
-    /// is answered. A simple reply has all data of its request.
-    pub(super) fn data(&self, offset: u64, len: u32, last: bool) -> Head {
+    /// What comes before `len` bytes of data from `offset` on. After the `last` of them the request
+    /// is answered. A simple reply has all data of its request, so it is the last one.
+    fn data_head(&self, offset: u64, len: usize, last: bool) -> Head {
         if self.style == Style::Simple {
-            return self.simple(0);
+            return self.simple_head(0);
         }
-        let flags = if last { chunk::DONE } else { 0 };
-        let mut head = self.chunk(flags, chunk::OFFSET_DATA, len.saturating_add(8));
+        let mut head = self.chunk_head(done(last), chunk::OFFSET_DATA, len.saturating_add(8));
         BigEndian::write_u64(&mut head.bytes[head.len..head.len + 8], offset);
         head.len += 8;
         head
     }
 
-    /// A hole of `len` bytes at `offset`; no simple reply can tell of it.
-    pub(super) fn hole(&self, out: &mut Bytes, offset: u64, len: u32, last: bool) {
-        let flags = if last { chunk::DONE } else { 0 };
-        out.raw(self.chunk(flags, chunk::OFFSET_HOLE, 12).as_slice()).u64(offset).u32(len);
+    fn chunk(&self, flags: u16, kind: u16, payload: Vec<u8>) -> Message {
+        Message { head: self.chunk_head(flags, kind, payload.len()), payload }
     }
 
-    /// It failed, for a reason that people may read.
-    pub(super) fn error(&self, out: &mut Bytes, error: u32, reason: &str) {
+    fn simple(&self, error: u32) -> Message {
+        Message { head: self.simple_head(error), payload: Vec::new() }
+    }
+
+    /// The request is done, and there are no data, or all have been sent in chunks; `is_read` if it
+    /// was a read, which is answered by chunks if anything is ("Structured reply chunk message").
+    pub(super) fn done(&self, is_read: bool) -> Message {
+        match self.style {
+            Style::Simple => self.simple(0),
+            Style::Structured if !is_read => self.simple(0),
+            Style::Structured | Style::Extended => self.chunk(chunk::DONE, chunk::NONE, Vec::new()),
+        }
+    }
+
+    /// Data from `offset` on. After the `last` ones the request is answered.
+    pub(super) fn data(&self, offset: u64, data: Vec<u8>, last: bool) -> Message {
+        Message { head: self.data_head(offset, data.len(), last), payload: data }
+    }
+
+    /// A hole of `len` bytes at `offset`; no simple reply can tell of it.
+    pub(super) fn hole(&self, offset: u64, len: u32, last: bool) -> Message {
+        let mut bytes = Bytes::default();
+        bytes.u64(offset).u32(len);
+        self.chunk(done(last), chunk::OFFSET_HOLE, bytes.0)
+    }
+
+    /// The request failed, for a reason that people may read.
+    pub(super) fn error(&self, error: u32, reason: &str) -> Message {
         if self.style == Style::Simple {
-            out.raw(self.simple(error).as_slice());
-            return;
+            return self.simple(error);
         }
         let len = u16::try_from(reason.len()).unwrap_or(0);
-        let reason = &reason.as_bytes()[..len.into()];
-        let head = self.chunk(chunk::DONE, chunk::ERROR, u32::from(len) + 6);
-        out.raw(head.as_slice()).u32(error).u16(len).raw(reason);
+        let mut bytes = Bytes::default();
+        bytes.u32(error).u16(len).raw(&reason.as_bytes()[..len.into()]);
+        self.chunk(chunk::DONE, chunk::ERROR, bytes.0)
     }
 
     /// The extents of a context: their lengths and flags.
-    pub(super) fn status(&self, out: &mut Bytes, context: u32, extents: &[(u64, u32)], last: bool) {
-        let flags = if last { chunk::DONE } else { 0 };
-        let count = u32::try_from(extents.len()).unwrap_or(u32::MAX);
+    pub(super) fn status(&self, context: u32, extents: &[(u64, u32)], last: bool) -> Message {
+        let mut bytes = Bytes::default();
+        bytes.u32(context);
         if self.style == Style::Extended {
-            let payload = count.saturating_mul(16).saturating_add(8);
-            out.raw(self.chunk(flags, chunk::BLOCK_STATUS_EXT, payload).as_slice());
-            out.u32(context).u32(count);
+            bytes.u32(u32::try_from(extents.len()).unwrap_or(u32::MAX));
             for &(len, state) in extents {
-                out.u64(len).u64(state.into());
+                bytes.u64(len).u64(state.into());
             }
-        } else {
-            let payload = count.saturating_mul(8).saturating_add(4);
-            out.raw(self.chunk(flags, chunk::BLOCK_STATUS, payload).as_slice()).u32(context);
-            for &(len, state) in extents {
-                out.u32(u32::try_from(len).unwrap_or(u32::MAX)).u32(state);
-            }
+            return self.chunk(done(last), chunk::BLOCK_STATUS_EXT, bytes.0);
         }
+        for &(len, state) in extents {
+            bytes.u32(u32::try_from(len).unwrap_or(u32::MAX)).u32(state);
+        }
+        self.chunk(done(last), chunk::BLOCK_STATUS, bytes.0)
     }
+}
+
+/// The flags of a chunk.
+fn done(last: bool) -> u16 {
+    if last { chunk::DONE } else { 0 }
 }
 
 /// A reply to an option.

@@ -7,22 +7,18 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use clone_core::engine::{ByteRange, Operation, RequestError};
 use thiserror::Error;
 
-use crate::nbd::server::buffers::{Batch, End, Inbox};
+use crate::nbd::server::buffers::{End, Inbox};
 use crate::nbd::server::channel::Channel;
 use crate::nbd::server::haggle::{Chosen, Contexts};
 use crate::nbd::server::memory::{Lease, Memory};
-use crate::nbd::server::outbox::{GLANCE, Outbox};
 use crate::nbd::server::parse::{self, Request, Task, Terms, Violation};
-use crate::nbd::server::reply::{Bytes, Style, Ticket};
+use crate::nbd::server::reply::{GLANCE, Message, Outbox, Replies, Style, Ticket, Torn};
 use crate::nbd::server::status;
 use crate::nbd::wire::errno;
 use crate::volume::User;
 
 mod read;
 mod write;
-
-/// Replies are sent when there are so many bytes of them, or nothing else is to be done.
-const ENOUGH: usize = 64 << 10;
 
 /// How a connection ended.
 #[derive(Debug, Error)]
@@ -50,17 +46,21 @@ impl From<End> for Ended {
     }
 }
 
+impl From<Torn> for Ended {
+    fn from(_: Torn) -> Self {
+        Self::HalfRead
+    }
+}
+
 /// A connection that has an export.
 pub(super) struct Session {
-    pub(super) user: User,
-    pub(super) region_bytes: u64,
-    pub(super) terms: Terms,
+    asker: Asker,
+    region_bytes: u64,
+    terms: Terms,
     style: Style,
     contexts: Contexts,
-    channel: Arc<Channel>,
     inbox: Inbox,
-    batch: Batch,
-    outbox: Arc<Outbox>,
+    replies: Replies,
     memory: Arc<Memory>,
     /// A stretch that was data when it was asked for; it costs nothing to believe it.
     data: ByteRange,
@@ -82,15 +82,13 @@ impl Session {
             contexts: !contexts.is_empty(),
         };
         Self {
-            user: volume.user(),
+            asker: Asker { user: volume.user(), channel },
             region_bytes: volume.region_bytes(),
             terms,
             style: *style,
             contexts: *contexts,
-            channel,
             inbox,
-            batch: Batch::new(memory.own()),
-            outbox,
+            replies: Replies::new(outbox, memory.own()),
             memory,
             data: 0..0,
         }
@@ -102,8 +100,8 @@ impl Session {
         let header = parse::request_bytes(self.terms.extended);
         loop {
             if let Err(ended) = self.next(header) {
-                return match self.flush() {
-                    Err(error) if matches!(ended, Ended::Client) => error,
+                return match self.replies.flush() {
+                    Err(error) if matches!(ended, Ended::Client) => error.into(),
                     _ => ended,
                 };
             }
@@ -115,23 +113,14 @@ impl Session {
         let request = parse::request(&self.inbox.have()[..header], self.terms.extended)?;
         self.inbox.consume(header);
         self.handle(&request)?;
-        if self.batch.len() >= ENOUGH { self.flush() } else { Ok(()) }
+        Ok(self.replies.flush_many()?)
     }
 
     /// Receives until there are `len` bytes. Before it waits all replies are sent.
     fn need(&mut self, len: usize) -> Result<(), Ended> {
         while self.inbox.have().len() < len {
-            self.flush()?;
+            self.replies.flush()?;
             self.inbox.receive(len)??;
-        }
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<(), Ended> {
-        if self.batch.len() > 0 {
-            let sent = self.outbox.send(self.batch.as_slice());
-            self.batch.truncate(0);
-            sent?;
         }
         Ok(())
     }
@@ -178,13 +167,13 @@ impl Session {
 
     fn skip(&mut self, len: usize) -> Result<(), Ended> {
         if len > self.inbox.have().len() {
-            self.flush()?;
+            self.replies.flush()?;
         }
         Ok(self.inbox.skip(len)??)
     }
 
     fn done(&mut self, ticket: Ticket) {
-        self.batch.put(ticket.done(false).as_slice());
+        self.replies.put(&ticket.done(false));
     }
 
     fn refuse(&mut self, ticket: Ticket, error: u32) {
@@ -198,16 +187,11 @@ impl Session {
     }
 
     fn fail(&mut self, ticket: Ticket, error: u32, reason: &str) {
-        let mut bytes = Bytes::default();
-        ticket.error(&mut bytes, error, reason);
-        self.batch.put(&bytes.0);
+        self.replies.put(&ticket.error(error, reason));
     }
 
     fn answer(&mut self, ticket: Ticket, operation: Operation, result: Result<(), RequestError>) {
-        match result {
-            Ok(()) => self.done(ticket),
-            Err(error) => self.batch.put(&error_bytes(ticket, operation, error)),
-        }
+        self.replies.put(&answer(ticket, operation, result));
     }
 
     /// Whether zeroes take no copying, and little writing: where a region is covered in part, it
@@ -216,17 +200,24 @@ impl Session {
     fn is_fast(&self, range: &ByteRange) -> bool {
         let is_there = |at: u64| {
             let covers = at.is_multiple_of(self.region_bytes) || at == self.terms.size_bytes;
-            covers || matches!(self.user.hydrated(&(at..at.saturating_add(1))), Some((true, _)))
+            covers
+                || matches!(self.asker.user.hydrated(&(at..at.saturating_add(1))), Some((true, _)))
         };
         range.end - range.start >= GRANULES && is_there(range.start) && is_there(range.end)
+    }
+
+    /// Sends the replies that there are before the source is asked what it knows of `range`: it may
+    /// be far away, and need not be asked of what is hydrated.
+    fn before_source(&mut self, range: &ByteRange) -> io::Result<()> {
+        if self.asker.is_there(range) { Ok(()) } else { self.replies.flush() }
     }
 
     /// Room for the buffer of a request. Waits until the connection may have more; `None` if all
     /// connections together have too much: then it is done in pieces.
     fn lease(&mut self, bytes: u64) -> Result<Option<Lease>, Ended> {
-        if !self.outbox.has_room(bytes) {
-            self.flush()?;
-            self.outbox.wait_for_room(bytes)?;
+        if !self.replies.outbox().has_room(bytes) {
+            self.replies.flush()?;
+            self.replies.outbox().wait_for_room(bytes)?;
         }
         Ok(self.memory.lease(bytes))
     }
@@ -241,34 +232,11 @@ impl Session {
     ) -> Result<(), Ended> {
         // No room is needed for a buffer, and a place will be free.
         let Some(lease) = self.lease(0)? else { return Err(io::Error::other("no room").into()) };
-        let slot = self.outbox.slot(lease);
-        self.user.submit(operation, range, durable, Vec::new(), move |result, _| {
-            slot.answer(answer_bytes(ticket, operation, result), Vec::new());
+        let slot = self.replies.outbox().slot(lease);
+        self.asker.user.submit(operation, range, durable, Vec::new(), move |result, _| {
+            slot.answer(None, answer(ticket, operation, result));
         });
         Ok(())
-    }
-
-    /// Asks for something and waits for it, but not for ever if the connection is cut.
-    fn ask(
-        &mut self,
-        operation: Operation,
-        range: ByteRange,
-        durable: bool,
-        buffer: Vec<u8>,
-    ) -> Result<(Result<(), RequestError>, Vec<u8>), Ended> {
-        self.flush()?;
-        let (done, wait) = mpsc::sync_channel(1);
-        self.user.submit(operation, range, durable, buffer, move |result, buffer| {
-            // It may have been given up.
-            let _ = done.send((result, buffer));
-        });
-        loop {
-            match wait.recv_timeout(GLANCE) {
-                Ok(answer) => return Ok(answer),
-                Err(RecvTimeoutError::Timeout) if !self.channel.is_cut() => {}
-                Err(_) => return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into()),
-            }
-        }
     }
 
     /// Tells of a range.
@@ -302,14 +270,13 @@ impl Session {
             return Ok(());
         };
         let range = request.offset..request.offset.saturating_add(length);
-        let mut bytes = Bytes::default();
+        self.before_source(&range)?;
         let mut left = contexts.iter().count();
         for context in contexts.iter() {
             left -= 1;
-            let extents = status::extents(&self.user, context, &range, one);
-            ticket.status(&mut bytes, context.id(), &extents, left == 0);
+            let extents = status::extents(&self.asker.user, context, &range, one);
+            self.replies.put(&ticket.status(context.id(), &extents, left == 0));
         }
-        self.batch.put(&bytes.0);
         Ok(())
     }
 }
@@ -336,15 +303,49 @@ fn errno_of(operation: Operation, error: RequestError) -> u32 {
 }
 
 /// The reply to a request that has no data.
-fn answer_bytes(ticket: Ticket, operation: Operation, result: Result<(), RequestError>) -> Vec<u8> {
+fn answer(ticket: Ticket, operation: Operation, result: Result<(), RequestError>) -> Message {
     match result {
-        Ok(()) => ticket.done(false).as_slice().to_vec(),
-        Err(error) => error_bytes(ticket, operation, error),
+        Ok(()) => ticket.done(false),
+        Err(error) => failure(ticket, operation, error),
     }
 }
 
-fn error_bytes(ticket: Ticket, operation: Operation, error: RequestError) -> Vec<u8> {
-    let mut bytes = Bytes::default();
-    ticket.error(&mut bytes, errno_of(operation, error), &error.to_string());
-    bytes.0
+fn failure(ticket: Ticket, operation: Operation, error: RequestError) -> Message {
+    ticket.error(errno_of(operation, error), &error.to_string())
+}
+
+/// The clone, as this connection uses it.
+struct Asker {
+    user: User,
+    channel: Arc<Channel>,
+}
+
+impl Asker {
+    /// Whether all of `range` is hydrated.
+    fn is_there(&self, range: &ByteRange) -> bool {
+        matches!(self.user.hydrated(range), Some((true, end)) if end >= range.end)
+    }
+
+    /// Asks for something and waits for it, but not for ever if the connection is cut. Whoever
+    /// calls this has sent the replies that there are.
+    fn ask(
+        &self,
+        operation: Operation,
+        range: ByteRange,
+        durable: bool,
+        buffer: Vec<u8>,
+    ) -> Result<(Result<(), RequestError>, Vec<u8>), Ended> {
+        let (done, wait) = mpsc::sync_channel(1);
+        self.user.submit(operation, range, durable, buffer, move |result, buffer| {
+            // It may have been given up.
+            let _ = done.send((result, buffer));
+        });
+        loop {
+            match wait.recv_timeout(GLANCE) {
+                Ok(answer) => return Ok(answer),
+                Err(RecvTimeoutError::Timeout) if !self.channel.is_cut() => {}
+                Err(_) => return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into()),
+            }
+        }
+    }
 }

@@ -11,8 +11,8 @@ use clone_daemon::nbd::wire::{
 };
 
 /// A connection, by bytes. Nothing takes it longer than a minute.
-pub(crate) struct Raw {
-    pub(crate) stream: UnixStream,
+pub(crate) struct Raw<S = UnixStream> {
+    pub(crate) stream: S,
     extended: bool,
 }
 
@@ -53,15 +53,15 @@ impl Chunk {
 
 impl Raw {
     /// Has read the greeting, and said nothing.
-    pub(crate) fn new(mut stream: UnixStream) -> Self {
+    pub(crate) fn new(stream: UnixStream) -> Self {
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         stream.set_write_timeout(Some(Duration::from_secs(60))).unwrap();
-        let mut greeting = [0; 18];
-        stream.read_exact(&mut greeting).unwrap();
+        let mut raw = Self::over(stream);
+        let greeting = raw.receive(18);
         assert_eq!(BigEndian::read_u64(&greeting), MAGIC);
         assert_eq!(BigEndian::read_u64(&greeting[8..]), OPTION_MAGIC);
         assert_eq!(greeting[16..], [0, 3]);
-        Self { stream, extended: false }
+        raw
     }
 
     /// Has greeted.
@@ -82,20 +82,6 @@ impl Raw {
         raw
     }
 
-    pub(crate) fn go(&mut self) {
-        let told = self.option(option::GO, b"\0\0\0\x04disk\0\0");
-        assert_eq!(told.last(), Some(&(option_reply::ACK, vec![])), "{told:?}");
-    }
-
-    /// Extended headers have been agreed on.
-    pub(crate) fn speak_extended(&mut self) {
-        self.extended = true;
-    }
-
-    pub(crate) fn send(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).unwrap();
-    }
-
     /// The bytes of an option.
     pub(crate) fn option_bytes(option: u32, data: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -103,27 +89,6 @@ impl Raw {
         bytes.write_u32::<BigEndian>(option).unwrap();
         bytes.write_u32::<BigEndian>(data.len() as u32).unwrap();
         [bytes, data.to_vec()].concat()
-    }
-
-    /// All replies to an option: their kinds and data.
-    pub(crate) fn option(&mut self, option: u32, data: &[u8]) -> Vec<(u32, Vec<u8>)> {
-        self.send(&Self::option_bytes(option, data));
-        self.option_replies(option)
-    }
-
-    pub(crate) fn option_replies(&mut self, option: u32) -> Vec<(u32, Vec<u8>)> {
-        let mut replies = Vec::new();
-        loop {
-            let header = self.receive(20);
-            assert_eq!(BigEndian::read_u64(&header), OPTION_REPLY_MAGIC);
-            assert_eq!(BigEndian::read_u32(&header[8..]), option);
-            let kind = BigEndian::read_u32(&header[12..]);
-            let data = self.receive(BigEndian::read_u32(&header[16..]) as usize);
-            replies.push((kind, data));
-            if kind == option_reply::ACK || kind & option_reply::ERROR != 0 {
-                return replies;
-            }
-        }
     }
 
     /// The bytes of a request; `what` is flags and command.
@@ -147,9 +112,51 @@ impl Raw {
         }
         bytes
     }
+}
+
+impl<S: Read + Write> Raw<S> {
+    /// Goes on over `stream`, without extended headers.
+    pub(crate) fn over(stream: S) -> Self {
+        Self { stream, extended: false }
+    }
+
+    pub(crate) fn go(&mut self) {
+        let told = self.option(option::GO, b"\0\0\0\x04disk\0\0");
+        assert_eq!(told.last(), Some(&(option_reply::ACK, vec![])), "{told:?}");
+    }
+
+    /// Extended headers have been agreed on.
+    pub(crate) fn speak_extended(&mut self) {
+        self.extended = true;
+    }
+
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    /// All replies to an option: their kinds and data.
+    pub(crate) fn option(&mut self, option: u32, data: &[u8]) -> Vec<(u32, Vec<u8>)> {
+        self.send(&Raw::option_bytes(option, data));
+        self.option_replies(option)
+    }
+
+    pub(crate) fn option_replies(&mut self, option: u32) -> Vec<(u32, Vec<u8>)> {
+        let mut replies = Vec::new();
+        loop {
+            let header = self.receive(20);
+            assert_eq!(BigEndian::read_u64(&header), OPTION_REPLY_MAGIC);
+            assert_eq!(BigEndian::read_u32(&header[8..]), option);
+            let kind = BigEndian::read_u32(&header[12..]);
+            let data = self.receive(BigEndian::read_u32(&header[16..]) as usize);
+            replies.push((kind, data));
+            if kind == option_reply::ACK || kind & option_reply::ERROR != 0 {
+                return replies;
+            }
+        }
+    }
 
     pub(crate) fn request(&mut self, what: (u16, u16), cookie: u64, offset: u64, length: u64) {
-        self.send(&Self::request_bytes(self.extended, what, cookie, offset, length));
+        self.send(&Raw::request_bytes(self.extended, what, cookie, offset, length));
     }
 
     /// The next reply, or chunk of one.

@@ -38,6 +38,11 @@ impl Served {
 
     pub(crate) fn with(rig: Rig, options: ServerOptions) -> Self {
         let clone = rig.start(false);
+        Self::of(rig, clone, options)
+    }
+
+    /// Serves `clone`, which is on the devices of `rig`.
+    pub(crate) fn of(rig: Rig, clone: RunningClone<FileDevice>, options: ServerOptions) -> Self {
         let listeners = listen(&rig.path("socket"));
         let volume = volume(&rig, "disk", &clone);
         let volumes = Arc::new(List(vec![volume.clone()]));

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 /// A folder with the names that libnbd and QEMU expect: `ca-cert.pem`, `server-cert.pem`,
 /// `server-key.pem`, `client-cert.pem` and `client-key.pem`.
-fn certificates() -> TempDir {
+pub(super) fn certificates() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: String| fs::write(folder.path().join(name), text).unwrap();
     let mut params = CertificateParams::default();
@@ -32,7 +32,7 @@ fn certificates() -> TempDir {
     folder
 }
 
-fn options(folder: &Path, clients: bool) -> ServerOptions {
+pub(super) fn options(folder: &Path, clients: bool) -> ServerOptions {
     let [certificates, key, authority] =
         ["server-cert.pem", "server-key.pem", "ca-cert.pem"].map(|name| folder.join(name));
     let tls = TlsOptions::load(&certificates, &key, clients.then_some(&*authority)).unwrap();

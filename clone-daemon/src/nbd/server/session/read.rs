@@ -1,10 +1,12 @@
 //! Reads: at once from the destination, whole from the source, or in pieces.
 
-use clone_core::engine::{ByteRange, Operation, RequestError};
+use std::io;
+
+use clone_core::engine::{ByteRange, Operation};
 
 use crate::nbd::server::buffers::PIECE;
-use crate::nbd::server::reply::{Bytes, Style, Ticket};
-use crate::nbd::server::session::{ENOUGH, Ended, Session, errno_of, error_bytes};
+use crate::nbd::server::reply::{Data, Message, Style, Ticket};
+use crate::nbd::server::session::{Ended, Session, failure};
 
 /// Reads that are shorter are not looked at for holes: that would take as long as the read.
 const LONG: u64 = 64 << 10;
@@ -17,152 +19,129 @@ impl Session {
         whole: bool,
     ) -> Result<(), Ended> {
         if range.is_empty() {
-            self.batch.put(ticket.done(true).as_slice());
+            self.replies.put(&ticket.done(true));
             return Ok(());
         }
-        let range = match self.style {
-            Style::Structured | Style::Extended if !whole => self.read_hole(ticket, range),
-            _ => range,
+        let (hole, range) = match self.style {
+            Style::Structured | Style::Extended if !whole => self.find_hole(ticket, range)?,
+            _ => (None, range),
         };
         let len = range.end - range.start;
-        if len == 0 || len <= PIECE as u64 && self.read_now(ticket, &range) {
+        if len == 0 {
+            hole.iter().for_each(|hole| self.replies.put(hole));
             return Ok(());
         }
-        let is_there = matches!(self.user.hydrated(&range), Some((true, end)) if end >= range.end);
-        let lease = if is_there { None } else { self.lease(len)? };
+        let is_long = len > PIECE as u64;
+        if !is_long && self.read_now(ticket, &range, hole.as_ref()) {
+            return Ok(());
+        }
+        // What is short and could not be read now is waited for, wherever it is.
+        let lease = if is_long && self.asker.is_there(&range) { None } else { self.lease(len)? };
         let Some(lease) = lease else {
-            return self.read_pieces(ticket, range, whole);
+            hole.iter().for_each(|hole| self.replies.put(hole));
+            return match whole || self.style == Style::Simple {
+                true => self.read_in_one(ticket, range),
+                false => self.read_in_chunks(ticket, range),
+            };
         };
-        // What tells of a hole in front must not come after the end of the reply.
-        self.flush()?;
-        let slot = self.outbox.slot(lease);
-        let (offset, len) = (range.start, len as u32);
+        let slot = self.replies.outbox().slot(lease);
+        let offset = range.start;
         let buffer = vec![0; len as usize];
-        self.user.submit(Operation::Read, range, false, buffer, move |result, data| match result {
-            Ok(()) => slot.answer(ticket.data(offset, len, true).as_slice().to_vec(), data),
-            Err(error) => slot.answer(error_bytes(ticket, Operation::Read, error), Vec::new()),
+        self.asker.user.submit(Operation::Read, range, false, buffer, move |result, data| {
+            match result {
+                Ok(()) => slot.answer(hole, ticket.data(offset, data, true)),
+                Err(error) => slot.answer(None, failure(ticket, Operation::Read, error)),
+            }
         });
         Ok(())
     }
 
-    /// Tells of the hole that a long `range` begins with, if it does; returns what is left.
-    fn read_hole(&mut self, ticket: Ticket, range: ByteRange) -> ByteRange {
+    /// The hole that a long `range` begins with, if it does, as a chunk; and what is left.
+    fn find_hole(
+        &mut self,
+        ticket: Ticket,
+        range: ByteRange,
+    ) -> Result<(Option<Message>, ByteRange), io::Error> {
         let is_data = self.data.start <= range.start && range.end <= self.data.end;
         if range.end - range.start < LONG || is_data {
-            return range;
+            return Ok((None, range));
         }
-        let Ok(Some(stretch)) = self.user.stretch(&range) else { return range };
+        self.before_source(&range)?;
+        let Ok(Some(stretch)) = self.asker.user.stretch(&range) else { return Ok((None, range)) };
         if !stretch.zeroes {
             self.data = range.start..stretch.end;
-            return range;
+            return Ok((None, range));
         }
         let end = stretch.end.min(range.end);
-        let mut bytes = Bytes::default();
         // No read is longer than 32 bits.
         let len = (end - range.start) as u32;
-        ticket.hole(&mut bytes, range.start, len, end == range.end);
-        self.batch.put(&bytes.0);
-        end..range.end
+        Ok((Some(ticket.hole(range.start, len, end == range.end)), end..range.end))
     }
 
-    /// Reads a piece, if it is on the destination; whether it was.
-    fn read_now(&mut self, ticket: Ticket, range: &ByteRange) -> bool {
-        let before = self.batch.len();
-        let len = range.end - range.start;
-        self.batch.put(ticket.data(range.start, len as u32, true).as_slice());
-        let result = self.user.read_now(range.start, self.batch.add(len as usize));
-        if result != Some(Ok(())) {
-            self.batch.truncate(before);
-        }
+    /// Reads `range` if it is on the destination; whether it was. `front` goes before it.
+    fn read_now(&mut self, ticket: Ticket, range: &ByteRange, front: Option<&Message>) -> bool {
+        let len = (range.end - range.start) as usize;
+        let data = Data { offset: range.start, len, last: true };
+        let user = &self.asker.user;
+        let read = |into: &mut [u8]| user.read_now(range.start, into);
+        let result = self.replies.data(ticket, &data, front, read);
         if let Some(Err(error)) = result {
-            self.fail(ticket, errno_of(Operation::Read, error), &error.to_string());
+            self.replies.put(&failure(ticket, Operation::Read, error));
         }
         result.is_some()
     }
 
-    /// Reads piece after piece, and waits for each.
-    fn read_pieces(&mut self, ticket: Ticket, range: ByteRange, whole: bool) -> Result<(), Ended> {
-        if !(whole || self.style == Style::Simple) {
-            return self.read_each(ticket, range, whole, false);
-        }
-        self.outbox.hold();
-        let read = self.read_each(ticket, range, whole, true).and_then(|()| self.flush());
-        self.outbox.let_go();
-        read
-    }
-
-    /// Reads pieces, in one chunk or in one each.
-    fn read_each(
-        &mut self,
-        ticket: Ticket,
-        range: ByteRange,
-        whole: bool,
-        in_one: bool,
-    ) -> Result<(), Ended> {
-        let mut at = range.start;
-        while at < range.end {
-            let end = range.end.min(at + PIECE as u64);
-            let before = self.batch.len();
-            if !in_one || at == range.start {
-                // The rest may fail, so that a chunk with all of it is not the last one.
-                let (chunk_end, last) =
-                    if in_one { (range.end, false) } else { (end, end == range.end) };
-                let head = ticket.data(at, (chunk_end - at) as u32, last);
-                self.batch.put(head.as_slice());
-            }
-            if let Err(error) = self.read_piece(at..end)? {
-                self.batch.truncate(before);
-                if in_one && at > range.start {
-                    return self.fail_in_chunk(ticket, range.end - at, error);
+    /// Reads piece after piece, waits for each, and sends each as a chunk.
+    fn read_in_chunks(&mut self, ticket: Ticket, range: ByteRange) -> Result<(), Ended> {
+        for piece in pieces(&range) {
+            let (offset, len) = (piece.start, (piece.end - piece.start) as usize);
+            let data = Data { offset, len, last: piece.end == range.end };
+            let user = &self.asker.user;
+            let read = |into: &mut [u8]| user.read_now(offset, into);
+            let result = match self.replies.data(ticket, &data, None, read) {
+                Some(result) => result,
+                None => {
+                    self.replies.flush()?;
+                    let buffer = vec![0; len];
+                    let (result, read) = self.asker.ask(Operation::Read, piece, false, buffer)?;
+                    let message = || ticket.data(offset, read, data.last);
+                    result.map(|()| self.replies.put(&message()))
                 }
-                self.fail(ticket, errno_of(Operation::Read, error), &error.to_string());
+            };
+            if let Err(error) = result {
+                self.replies.put(&failure(ticket, Operation::Read, error));
                 return Ok(());
             }
-            at = end;
-            if self.batch.len() >= ENOUGH {
-                self.flush()?;
-            }
-        }
-        if whole {
-            self.batch.put(ticket.done(true).as_slice());
+            self.replies.flush_many()?;
         }
         Ok(())
     }
 
-    /// Puts a piece of data behind the replies.
-    fn read_piece(&mut self, range: ByteRange) -> Result<Result<(), RequestError>, Ended> {
+    /// Reads piece after piece, waits for each, and sends all of them in one message.
+    fn read_in_one(&mut self, ticket: Ticket, range: ByteRange) -> Result<(), Ended> {
         let len = (range.end - range.start) as usize;
-        let before = self.batch.len();
-        if let Some(result) = self.user.read_now(range.start, self.batch.add(len)) {
-            return Ok(result);
+        let (asker, mut reply) = (&self.asker, self.replies.long(ticket, len));
+        for piece in pieces(&range) {
+            let (offset, len) = (piece.start, (piece.end - piece.start) as usize);
+            let result = match reply.data(len, |into| asker.user.read_now(offset, into)) {
+                Some(result) => result,
+                None => {
+                    reply.flush()?;
+                    let (result, read) = asker.ask(Operation::Read, piece, false, vec![0; len])?;
+                    result.map(|()| reply.put(&read))
+                }
+            };
+            if let Err(error) = result {
+                return Ok(reply.fail(&failure(ticket, Operation::Read, error))??);
+            }
+            reply.flush()?;
         }
-        self.batch.truncate(before);
-        let (result, data) = self.ask(Operation::Read, range, false, vec![0; len])?;
-        self.batch.put(&data);
-        Ok(result)
+        Ok(reply.finish()?)
     }
+}
 
-    /// After the first piece of a chunk a read failed. `left` bytes of the chunk are missing.
-    fn fail_in_chunk(
-        &mut self,
-        ticket: Ticket,
-        left: u64,
-        error: RequestError,
-    ) -> Result<(), Ended> {
-        if self.style == Style::Simple {
-            // Nothing that came now would be understood.
-            self.channel.cut();
-            return Err(Ended::HalfRead);
-        }
-        // "it MUST use padding bytes which SHOULD be zero" ("`NBD_CMD_READ`").
-        let mut left = left as usize;
-        while left > 0 {
-            let some = left.min(ENOUGH);
-            self.batch.add(some).fill(0);
-            left -= some;
-            self.flush()?;
-        }
-        self.fail(ticket, errno_of(Operation::Read, error), &error.to_string());
-        Ok(())
-    }
+/// The pieces of a range that are read one after the other.
+fn pieces(range: &ByteRange) -> impl Iterator<Item = ByteRange> {
+    let end = range.end;
+    (range.start..end).step_by(PIECE).map(move |at| at..end.min(at.saturating_add(PIECE as u64)))
 }

@@ -4,7 +4,7 @@ use clone_core::engine::{ByteRange, Operation, RequestError};
 
 use crate::nbd::server::buffers::PIECE;
 use crate::nbd::server::reply::Ticket;
-use crate::nbd::server::session::{Ended, Session, answer_bytes};
+use crate::nbd::server::session::{Ended, Session, answer};
 
 /// What is written at once goes in strips that are no longer: that is how a destination gives it
 /// to the page cache anyway, and what is longer it may take for a copy, which it has stored early
@@ -31,23 +31,21 @@ impl Session {
                 return Ok(());
             }
         }
-        let is_there =
-            || matches!(self.user.hydrated(&range), Some((true, end)) if end >= range.end);
-        let lease = match len > PIECE && !durable && is_there() {
+        let lease = match len > PIECE && !durable && self.asker.is_there(&range) {
             true => None,
             false => self.lease(len as u64)?,
         };
         let Some(lease) = lease else {
             return self.write_pieces(ticket, range, durable);
         };
-        let slot = self.outbox.slot(lease);
+        let slot = self.replies.outbox().slot(lease);
         let mut buffer = vec![0; len];
         if len > self.inbox.have().len() {
-            self.flush()?;
+            self.replies.flush()?;
         }
         self.inbox.fill(&mut buffer)??;
-        self.user.submit(Operation::Write, range, durable, buffer, move |result, _| {
-            slot.answer(answer_bytes(ticket, Operation::Write, result), Vec::new());
+        self.asker.user.submit(Operation::Write, range, durable, buffer, move |result, _| {
+            slot.answer(None, answer(ticket, Operation::Write, result));
         });
         Ok(())
     }
@@ -56,7 +54,7 @@ impl Session {
     /// out is written again.
     fn write_now(&self, offset: u64, data: &[u8]) -> Option<Result<(), RequestError>> {
         for (strip, at) in data.chunks(STRIP).zip((offset..).step_by(STRIP)) {
-            if let Err(error) = self.user.write_now(at, strip)? {
+            if let Err(error) = self.asker.user.write_now(at, strip)? {
                 return Some(Err(error));
             }
         }
@@ -97,7 +95,8 @@ impl Session {
             Some(result) => Ok(result),
             None => {
                 let data = data.to_vec();
-                Ok(self.ask(Operation::Write, range, durable, data)?.0)
+                self.replies.flush()?;
+                Ok(self.asker.ask(Operation::Write, range, durable, data)?.0)
             }
         }
     }

@@ -5,7 +5,8 @@ use std::io::{self, IoSlice};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::nbd::server::channel::Channel;
+use super::Message;
+use crate::nbd::server::channel::{Channel, Writer};
 use crate::nbd::server::memory::Lease;
 
 /// The most requests of a connection that are under way, or answered and not sent.
@@ -15,27 +16,35 @@ const REQUESTS_MAX: usize = 256;
 const BYTES_MAX: u64 = 64 << 20;
 
 /// How often it is looked whether a connection was cut.
-pub(super) const GLANCE: Duration = Duration::from_millis(100);
+pub(in crate::nbd::server) const GLANCE: Duration = Duration::from_millis(100);
 
 /// A reply that is ready.
 #[derive(Debug)]
 struct Reply {
-    head: Vec<u8>,
-    data: Vec<u8>,
+    /// Chunks that come before the last one.
+    front: Option<Message>,
+    last: Message,
     /// Given back when it is sent.
     _slot: Slot,
 }
 
+impl Reply {
+    fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        let front = self.front.iter().flat_map(Message::parts);
+        front.chain(self.last.parts())
+    }
+}
+
 /// A request's place among those that are under way.
 #[derive(Debug)]
-pub(super) struct Slot {
+pub(in crate::nbd::server) struct Slot {
     outbox: Arc<Outbox>,
     lease: Lease,
 }
 
 /// The replies of one connection.
 #[derive(Debug)]
-pub(super) struct Outbox {
+pub(in crate::nbd::server) struct Outbox {
     channel: Arc<Channel>,
     state: Mutex<State>,
     /// There is a reply, or there will be none any more.
@@ -50,20 +59,77 @@ struct State {
     /// Slots, and bytes of their leases.
     slots: usize,
     bytes: u64,
-    /// Somebody sends what was taken off the queue.
-    is_sending: bool,
-    /// A reply has been sent in part by the thread that receives: no other may come between.
-    is_held: bool,
+    /// What sends, unless somebody has it. Only its owner can send anything.
+    writer: Option<Writer>,
     /// No more requests come.
     is_ending: bool,
     /// Nothing can be sent any more.
     is_broken: bool,
 }
 
+/// The right to send, until this is dropped.
+///
+/// *Invariant:* nobody else sends meanwhile. Replies of other threads go out with the first bytes,
+/// before which no message has begun, or wait until there is no turn. If it is dropped within a
+/// message the connection ends: what came then would be taken for the rest of that message.
+#[derive(Debug)]
+pub(super) struct Turn<'a> {
+    outbox: &'a Outbox,
+    /// It is there until this is dropped.
+    writer: Option<Writer>,
+    /// Replies that go out with the first bytes.
+    waiting: Vec<Reply>,
+    is_within: bool,
+}
+
+/// Where a message is after some of its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ends {
+    /// At its end.
+    Whole,
+    /// There is more of it to come.
+    Within,
+}
+
+impl Turn<'_> {
+    /// Sends what waits, and then `bytes`.
+    pub(super) fn send(&mut self, bytes: &[u8], ends: Ends) -> io::Result<()> {
+        let waiting = std::mem::take(&mut self.waiting);
+        let parts = waiting.iter().flat_map(Reply::parts);
+        let parts = parts.chain([bytes]).filter(|part| !part.is_empty());
+        let mut pieces: Vec<IoSlice<'_>> = parts.map(IoSlice::new).collect();
+        let Some(writer) = self.writer.as_mut().filter(|_| !pieces.is_empty()) else {
+            return Ok(());
+        };
+        self.is_within = true;
+        writer.send(&mut pieces)?;
+        self.is_within = ends == Ends::Within;
+        Ok(())
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if self.is_within {
+            self.outbox.give_up();
+        }
+        let mut state = self.outbox.lock();
+        state.writer = self.writer.take();
+        for reply in self.waiting.drain(..).rev() {
+            state.queue.push_front(reply);
+        }
+        drop(state);
+        self.outbox.work.notify_one();
+        self.outbox.room.notify_all();
+    }
+}
+
 impl Outbox {
-    pub(super) fn new(channel: Arc<Channel>) -> Arc<Self> {
-        let (state, work, room) = Default::default();
-        Arc::new(Self { channel, state, work, room })
+    /// `writer` is that of `channel`.
+    pub(in crate::nbd::server) fn new(channel: Arc<Channel>, writer: Writer) -> Arc<Self> {
+        let state = State { writer: Some(writer), ..State::default() };
+        let (work, room) = Default::default();
+        Arc::new(Self { channel, state: Mutex::new(state), work, room })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -71,12 +137,12 @@ impl Outbox {
     }
 
     /// Whether a request with a buffer of so many bytes may begin now.
-    pub(super) fn has_room(&self, bytes: u64) -> bool {
+    pub(in crate::nbd::server) fn has_room(&self, bytes: u64) -> bool {
         self.lock().has_room(bytes)
     }
 
     /// Waits until [`has_room`](Self::has_room); fails if the connection has been cut.
-    pub(super) fn wait_for_room(&self, bytes: u64) -> io::Result<()> {
+    pub(in crate::nbd::server) fn wait_for_room(&self, bytes: u64) -> io::Result<()> {
         let mut state = self.lock();
         while !state.has_room(bytes) {
             if state.is_broken || self.channel.is_cut() {
@@ -92,7 +158,7 @@ impl Outbox {
     }
 
     /// A place for a request whose buffer is accounted for by `lease`.
-    pub(super) fn slot(self: &Arc<Self>, lease: Lease) -> Slot {
+    pub(in crate::nbd::server) fn slot(self: &Arc<Self>, lease: Lease) -> Slot {
         let mut state = self.lock();
         state.slots += 1;
         state.bytes += lease.bytes();
@@ -113,67 +179,38 @@ impl Outbox {
         self.work.notify_one();
     }
 
-    /// Sends what waits, and then `bytes`. Only the thread that receives does that.
-    pub(super) fn send(&self, bytes: &[u8]) -> io::Result<()> {
-        let waiting = self.begin(self.lock());
-        let sent = self.transmit(&waiting, bytes);
-        self.end();
-        sent
-    }
-
-    /// Until it is [let go](Self::let_go), nothing is sent but by [`send`](Self::send): what is
-    /// sent so is one reply. Only the thread that receives does that.
-    pub(super) fn hold(&self) {
-        self.lock().is_held = true;
-    }
-
-    /// The reply is complete, or has failed for good.
-    pub(super) fn let_go(&self) {
-        self.lock().is_held = false;
-        self.work.notify_one();
-    }
-
-    /// Waits for whoever sends, and takes what waits. Nobody else sends before [`Self::end`].
-    fn begin(&self, mut state: MutexGuard<'_, State>) -> Vec<Reply> {
-        while state.is_sending {
-            state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+    /// Waits for whoever sends, and takes its place.
+    pub(super) fn turn(&self) -> Turn<'_> {
+        let mut state = self.lock();
+        loop {
+            match state.writer.take() {
+                Some(writer) => return self.begin(state, writer),
+                None => state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner),
+            }
         }
-        state.is_sending = true;
-        if state.is_held { Vec::new() } else { state.queue.drain(..).collect() }
     }
 
-    fn end(&self) {
-        self.lock().is_sending = false;
-        self.work.notify_one();
-        self.room.notify_all();
-    }
-
-    fn transmit(&self, replies: &[Reply], bytes: &[u8]) -> io::Result<()> {
-        let parts = replies.iter().flat_map(|reply| [&reply.head[..], &reply.data]);
-        let parts = parts.chain([bytes]).filter(|part| !part.is_empty());
-        let mut pieces: Vec<IoSlice<'_>> = parts.map(IoSlice::new).collect();
-        if pieces.is_empty() {
-            return Ok(());
-        }
-        self.channel.send(&mut pieces).inspect_err(|_| self.give_up())
+    fn begin(&self, mut state: MutexGuard<'_, State>, writer: Writer) -> Turn<'_> {
+        let waiting = state.queue.drain(..).collect();
+        Turn { outbox: self, writer: Some(writer), waiting, is_within: false }
     }
 
     /// Sends replies as they come, until no more do.
-    pub(super) fn keep_sending(&self) {
+    pub(in crate::nbd::server) fn keep_sending(&self) {
         let mut state = self.lock();
         loop {
             if state.is_broken || state.is_ending && state.queue.is_empty() {
                 return;
             }
-            if state.queue.is_empty() || state.is_held || state.is_sending {
+            let writer = match state.queue.is_empty() {
+                true => None,
+                false => state.writer.take(),
+            };
+            let Some(writer) = writer else {
                 state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
-            }
-            let replies = self.begin(state);
-            let sent = self.transmit(&replies, &[]);
-            drop(replies);
-            self.end();
-            if sent.is_err() {
+            };
+            if self.begin(state, writer).send(&[], Ends::Whole).is_err() {
                 return;
             }
             state = self.lock();
@@ -181,7 +218,7 @@ impl Outbox {
     }
 
     /// Nothing can be sent any more. Whoever receives finds that out too.
-    fn give_up(&self) {
+    pub(super) fn give_up(&self) {
         let mut state = self.lock();
         state.is_broken = true;
         let dropped = std::mem::take(&mut state.queue);
@@ -194,7 +231,7 @@ impl Outbox {
 
     /// Waits until all requests are answered, but no longer than until `deadline`, and has
     /// [`keep_sending`](Self::keep_sending) return.
-    pub(super) fn finish(&self, deadline: Instant) {
+    pub(in crate::nbd::server) fn finish(&self, deadline: Instant) {
         let mut state = self.lock();
         while state.slots > 0 && !state.is_broken && !self.channel.is_cut() {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -222,11 +259,11 @@ impl State {
 }
 
 impl Slot {
-    /// The request that has it is answered. This waits for nothing but a lock that is never held
-    /// for long.
-    pub(super) fn answer(self, head: Vec<u8>, data: Vec<u8>) {
+    /// The request that has it is answered by `last`, and by a chunk in `front` of that if there
+    /// is one. This waits for nothing but a lock that is never held for long.
+    pub(in crate::nbd::server) fn answer(self, front: Option<Message>, last: Message) {
         let outbox = self.outbox.clone();
-        outbox.push(Reply { head, data, _slot: self });
+        outbox.push(Reply { front, last, _slot: self });
     }
 }
 
