@@ -9,6 +9,9 @@ use std::time::Duration;
 use assert_cmd::Command;
 use tempfile::TempDir;
 
+/// How long a tool may run: far longer than any takes, also on a machine that is busy.
+const TIMEOUT: Duration = Duration::from_secs(600);
+
 /// The path of a tool's binary.
 pub(crate) fn binary(tool: &str) -> &'static Path {
     Path::new(match tool {
@@ -93,7 +96,7 @@ impl std::fmt::Display for Ran {
 /// A tool with arguments, ready to run.
 pub(crate) fn command<S: AsRef<OsStr>>(tool: &str, args: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(binary(tool));
-    command.args(args).env_remove("COLUMNS").timeout(Duration::from_secs(120));
+    command.args(args).env_remove("COLUMNS").timeout(TIMEOUT);
     command
 }
 
@@ -124,7 +127,7 @@ pub(crate) fn run_after<S: AsRef<OsStr>>(
         .args(["-c", &format!("{prepare}; exec \"$@\""), "sh"])
         .arg(binary(tool))
         .args(&args)
-        .timeout(Duration::from_secs(120))
+        .timeout(TIMEOUT)
         .output()
         .expect("sh runs");
     Ran::new(line, output)

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use rustix::process::Signal;
 use serde_json::json;
 
 use super::Trio;
@@ -116,7 +117,7 @@ fn a_clone_that_somebody_works_on_is_refused() {
     let mut other = Trio::full(16384);
     other.destination.clone_from(&clone.destination);
     refuses(&other, &["destination is in use by another program"]);
-    running.signal("KILL");
+    running.signal(Signal::KILL);
     running.wait();
     clone.run(&["-q"]).exits(0);
 }

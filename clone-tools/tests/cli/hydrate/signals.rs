@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use super::Trio;
@@ -65,10 +66,9 @@ impl Running {
         mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
     }
 
-    pub(crate) fn signal(&self, name: &str) {
-        let id = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-s", name, &id]).status().unwrap();
-        assert!(sent.success(), "{}: it is gone", self.line);
+    pub(crate) fn signal(&self, signal: Signal) {
+        let sent = kill_process(Pid::from_child(&self.child), signal);
+        assert_eq!(sent, Ok(()), "{}: it is gone", self.line);
     }
 
     pub(crate) fn wait(self) -> Ran {
@@ -78,11 +78,11 @@ impl Running {
 
 #[test]
 fn a_signal_stops_it_cleanly_and_the_same_command_goes_on() {
-    for signal in ["INT", "TERM", "HUP"] {
+    for (signal, name) in [(Signal::INT, "INT"), (Signal::TERM, "TERM"), (Signal::HUP, "HUP")] {
         let clone = Trio::full(32768);
         let running = Running::start(&clone, &["--rate=8", "--json"]);
         running.signal(signal);
-        let ran = running.wait().exits(1).says(&format!("stopped by SIG{signal}"));
+        let ran = running.wait().exits(1).says(&format!("stopped by SIG{name}"));
         let ran = ran.says("committed; the same command goes on");
         let told = ran.json();
         assert_eq!((&told["ok"], &told["ended"]), (&json!(false), &json!("signal")));
@@ -100,10 +100,10 @@ fn a_second_signal_ends_it_at_once() {
     // Which of two signals that come together is the second is not known to either at times.
     let was_killed = (0..50).any(|_| {
         let running = Running::start(&clone, &["--rate=8"]);
-        running.signal("STOP");
-        running.signal("INT");
-        running.signal("TERM");
-        running.signal("CONT");
+        running.signal(Signal::STOP);
+        running.signal(Signal::INT);
+        running.signal(Signal::TERM);
+        running.signal(Signal::CONT);
         let ran = running.wait();
         clone.check(&[]);
         assert!(ran.code.is_none_or(|code| code == 1), "{ran}");
@@ -117,7 +117,7 @@ fn a_signal_that_was_ignored_before_stays_ignored() {
     let clone = Trio::full(32768);
     let running = Running::start_by("trap '' HUP; exec", &clone, &["--rate=8"]);
     assert_eq!(running.mask("SigIgn:") & 1, 1);
-    running.signal("HUP");
-    running.signal("TERM");
+    running.signal(Signal::HUP);
+    running.signal(Signal::TERM);
     running.wait().exits(1).says("stopped by SIGTERM");
 }
