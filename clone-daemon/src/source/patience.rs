@@ -164,6 +164,12 @@ impl Patience {
                 },
             };
             let result = act(later(Instant::now(), self.time_for(tries)).min(deadline));
+            if let Err(Trouble::Passing(error)) = &result
+                && let Some(wait) = Busy::wait_of(error)
+            {
+                // Before others may enter in its place.
+                self.rest(wait.min(RETRY_AFTER_MAX));
+            }
             drop(pass);
             tries += 1;
             let error = match result {
@@ -184,11 +190,7 @@ impl Patience {
             tracing::debug!(source = %self.place, %doing, tries, %error, "trying again");
             self.tell_failure(doing, tries, &error);
             let wait = match Busy::wait_of(&error) {
-                Some(wait) => {
-                    let wait = wait.min(RETRY_AFTER_MAX);
-                    self.rest(wait);
-                    wait.max(jittered(WAIT_MIN))
-                }
+                Some(wait) => wait.min(RETRY_AFTER_MAX).max(jittered(WAIT_MIN)),
                 None => jittered(wait_after(tries)),
             };
             let until = later(Instant::now(), wait);
