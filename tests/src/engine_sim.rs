@@ -21,6 +21,7 @@ pub use self::violation::{Oracle, Violation};
 use self::world::World;
 
 mod action;
+mod answer;
 mod destination;
 mod effect;
 mod figures;
@@ -34,6 +35,7 @@ mod saboteur;
 mod source;
 mod unit;
 mod violation;
+mod watch;
 mod world;
 
 /// Requests after a clone is complete.

@@ -112,6 +112,7 @@ impl Round<'_> {
                 let rests = self.suspension != Suspension::Running;
                 require!(rests, Notices, "resumed unasked");
                 self.suspension = Suspension::Running;
+                self.slots.iter_mut().for_each(|slot| slot.wait.is_held = false);
             }
             other => require!(false, Notices, "unknown: {other:?}"),
         }
@@ -193,6 +194,9 @@ impl Round<'_> {
     }
 
     pub(super) fn suspend(&mut self) -> Result<(), Halt> {
+        if self.suspension == Suspension::Running {
+            self.watch_suspend();
+        }
         self.suspension = Suspension::Asked { to_go_on: false };
         self.tell(Event::Suspend)
     }

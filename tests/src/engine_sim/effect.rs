@@ -187,6 +187,7 @@ impl Round<'_> {
             }
             Io::Write { .. } | Io::Zero { .. } | Io::Discard { .. } => {}
         }
+        self.watch_end(key, &op);
         if op.is_change() {
             self.world.destination.end(op.write);
         }

@@ -12,7 +12,7 @@ use super::unit::{Cells, Tag, ZERO, cells};
 use super::violation::{Halt, Violation, require};
 
 /// Set in the numbers of operations that clients do by themselves.
-const LANE: u64 = 1 << 63;
+pub(super) const LANE: u64 = 1 << 63;
 
 /// What an operation names.
 #[derive(Debug, Default)]
@@ -40,6 +40,8 @@ pub(super) struct Op {
     pub(super) landings: u32,
     pub(super) has_ended: bool,
     pub(super) is_lane: bool,
+    /// Whether it is for a copy that hydration began.
+    pub(super) is_background: bool,
     /// What became of it on the metadata device.
     pub(super) done: Option<Result<Done, Failure>>,
 }
@@ -61,6 +63,8 @@ pub(super) struct CopyBuffer {
     pub(super) cells: Cells,
     /// Whether the fetch has succeeded.
     pub(super) is_filled: bool,
+    /// Whether hydration began it.
+    pub(super) is_background: bool,
     /// Operations under way that name it.
     pub(super) users: u32,
 }
@@ -100,6 +104,7 @@ impl Round<'_> {
         let (latency, device) = (self.latency(&op), device_of(&op.io));
         op.failure = self.fails(&op, device);
         self.note_hydrated(&op)?;
+        op.is_background = self.watch_start(&op)?;
         let early = self.world.is(Mutant::EarlyEnd) && lane.is_none();
         let delay =
             if early && matches!(op.io, Io::Write { .. } | Io::Store { .. } | Io::Zero { .. }) {
@@ -148,6 +153,7 @@ impl Round<'_> {
             landings: 0,
             has_ended: false,
             is_lane,
+            is_background: false,
             done: None,
         })
     }
@@ -178,7 +184,7 @@ impl Round<'_> {
             Io::Fetch { copy, range, .. } => {
                 about.cells = self.inside(range, io)?;
                 let cells = about.cells.clone();
-                let buffer = CopyBuffer { cells, is_filled: false, users: 1 };
+                let buffer = CopyBuffer { cells, is_filled: false, is_background: false, users: 1 };
                 let before = self.copies.insert(copy.0, buffer);
                 require!(before.is_none(), Protocol, "{io:?}, but that buffer is in use");
             }

@@ -7,10 +7,11 @@ use rand::RngExt;
 
 use super::model::{Force, Moment, RecordId};
 use super::plan::Wish;
-use super::round::{Coming, Round, Suspension};
+use super::round::{Round, Suspension};
 use super::saboteur::{self, Mutant};
-use super::unit::{CELL, Cells, POISON, SECTOR, Tag, ZERO, bytes, named, overlap};
+use super::unit::{CELL, Cells, POISON, SECTOR, Tag, ZERO, bytes, overlap};
 use super::violation::{Halt, Violation, require};
+use super::watch::Wait;
 
 /// Beyond so many requests without a flush there is one whatever clients want: of each cell all is
 /// kept that a crash could bring back.
@@ -18,28 +19,29 @@ const CHANGES_MAX: u32 = 100;
 
 /// What a write means for the cells that it is about.
 #[derive(Clone, Copy, Debug)]
-struct Effect {
-    record: RecordId,
-    force: Force,
+pub(super) struct Effect {
+    pub(super) record: RecordId,
+    pub(super) force: Force,
 }
 
 /// A place for one request at a time.
 #[derive(Debug, Default)]
 pub(super) struct Slot {
-    id: u64,
-    operation: Option<Operation>,
+    pub(super) id: u64,
+    pub(super) operation: Option<Operation>,
     pub(super) cells: Cells,
-    durable: bool,
-    submitted: Moment,
-    effects: Vec<Effect>,
+    pub(super) durable: bool,
+    pub(super) submitted: Moment,
+    pub(super) effects: Vec<Effect>,
     tag: Tag,
     /// What a read has got.
     pub(super) buffer: Vec<Tag>,
     /// Operations under way that name it.
     pub(super) names: u32,
-    is_past_end: bool,
+    pub(super) is_past_end: bool,
+    pub(super) wait: Wait,
     /// Regions that were hydrated when it was submitted.
-    hydrated: u64,
+    pub(super) hydrated: u64,
 }
 
 impl Slot {
@@ -154,6 +156,7 @@ impl Round<'_> {
         let generation = if self.world.plan.reuses_numbers { 0 } else { self.nr_requests };
         let id = generation << 8 | slot as u64;
         let effects = Vec::new();
+        let is_held = self.suspension != Suspension::Running && operation != Operation::Commit;
         let buffer = std::mem::take(&mut self.slots[slot].buffer);
         let mut new = Slot {
             id,
@@ -162,6 +165,7 @@ impl Round<'_> {
             effects,
             buffer,
             is_past_end,
+            wait: Wait::new(is_held),
             hydrated: if operation == Operation::Commit { self.count_hydrated() } else { 0 },
             ..Slot::default()
         };
@@ -239,7 +243,7 @@ impl Round<'_> {
     }
 
     /// The regions that a discard is for.
-    fn covered(&self, cells: &Cells) -> std::ops::Range<usize> {
+    pub(super) fn covered(&self, cells: &Cells) -> std::ops::Range<usize> {
         let (region, clone) = (self.world.plan.region, self.world.plan.clone);
         let zero = self.settings.discards == Discards::Zero;
         let first = cells.start.div_ceil(region);
@@ -358,132 +362,5 @@ impl Round<'_> {
         self.passes[slot] = None;
         let error = Err(RequestError::Device(Device::Destination));
         self.answer(RequestId(self.slots[slot].id), if is_ok { Ok(()) } else { error })
-    }
-
-    /// A request is answered.
-    pub(super) fn answer(
-        &mut self,
-        request: RequestId,
-        result: Result<(), RequestError>,
-    ) -> Result<(), Halt> {
-        let slot = self.slot_of(request)?;
-        let mut of = std::mem::take(&mut self.slots[slot]);
-        require!(of.names == 0, Protocol, "answered while operations name it: {of:?}");
-        self.world.figures.answered += 1;
-        self.world.figures.errors += u64::from(result.is_err());
-        match result {
-            Ok(()) => self.judge_success(&of)?,
-            Err(error) => self.judge_error(&of, error)?,
-        }
-        if of.is_read() && !of.is_past_end {
-            if result.is_ok() {
-                self.judge_read(&of)?;
-            }
-            self.world.model.end_read(of.submitted);
-        }
-        for effect in std::mem::take(&mut of.effects) {
-            let is_full = result.is_ok()
-                && !(of.operation == Some(Operation::Discard) && self.trouble.is_failing);
-            let force =
-                if is_full || effect.force != Force::Full { effect.force } else { Force::Partial };
-            self.world.model.end(effect.record, force, of.durable && result.is_ok());
-        }
-        if result.is_ok() && of.operation == Some(Operation::Flush) {
-            self.world.model.flush(of.submitted);
-        }
-        self.slots[slot].buffer = of.buffer;
-        let think = self.world.plan.think;
-        let after = if think > 0 { self.world.rng.random_range(0..=think) } else { 0 };
-        if !self.is_closing && self.requests_left > 0 {
-            self.schedule(after, Coming::Client { slot });
-        }
-        Ok(())
-    }
-
-    fn judge_success(&mut self, of: &Slot) -> Result<(), Violation> {
-        require!(!of.is_past_end, Errors, "past the end, and no error: {of:?}");
-        let has_failed = self.trouble.told_failed.is_some_and(|at| at < of.submitted);
-        require!(!has_failed, Mode, "the clone has failed, and yet succeeds: {of:?}");
-        let promises = of.operation == Some(Operation::Flush)
-            || of.durable
-                && matches!(of.operation, Some(Operation::Write | Operation::WriteZeroes { .. }));
-        if let (Some(since), true) = (self.trouble.since, promises) {
-            let is_before = of.submitted <= since;
-            require!(is_before, Mode, "a flush or a commit failed at {since}, and yet: {of:?}");
-        }
-        if self.trouble.is_failing {
-            return Ok(());
-        }
-        if of.operation == Some(Operation::Commit) {
-            self.world.check_committed(of.hydrated)?;
-        }
-        if of.operation == Some(Operation::Hydrate) && !of.cells.is_empty() && self.is_open() {
-            let is_done = self.lanes[0].pass(&bytes(&of.cells)).is_some();
-            require!(is_done, Hydrated, "hydrated, and it is not: {of:?}");
-            for region in self.world.regions(&of.cells) {
-                self.hydrated[region] = true;
-            }
-        }
-        Ok(())
-    }
-
-    fn judge_read(&mut self, of: &Slot) -> Result<(), Violation> {
-        for (cell, &tag) in of.cells.clone().zip(&of.buffer) {
-            let region = cell / self.world.plan.region;
-            let of_source = self.world.source.all()[cell];
-            let is_right = match self.reverted[region] {
-                Some(at) if at < of.submitted => tag == of_source,
-                None if !self.trouble.is_failing || self.world.committed[region] => {
-                    self.world.model.read(cell, tag, of.submitted)
-                }
-                _ => tag == of_source || self.world.model.read(cell, tag, of.submitted),
-            };
-            require!(
-                is_right,
-                Read,
-                "a read submitted at {} of bytes {:?} returns {} for cell {cell} (byte {}) of \
-                 region {region}: {}",
-                of.submitted,
-                bytes(&of.cells),
-                named(tag),
-                cell as u64 * CELL,
-                self.world.model.explain(cell)
-            );
-        }
-        Ok(())
-    }
-
-    /// Whether there is a reason for an error.
-    fn judge_error(&mut self, of: &Slot, error: RequestError) -> Result<(), Violation> {
-        let trouble = &self.trouble;
-        let is_change = !matches!(of.operation, Some(Operation::Read));
-        let wants_marks = matches!(of.operation, Some(Operation::Flush | Operation::Commit))
-            || of.durable
-            || self.world.regions(&of.cells).any(|region| !self.world.committed[region]);
-        let is_fair = match error {
-            RequestError::PastEnd => of.is_past_end,
-            RequestError::Failed => trouble.abort_failed,
-            _ if of.is_past_end => false,
-            RequestError::Device(Device::Source) => {
-                self.world.regions(&of.cells).any(|it| trouble.bad_regions.contains(&it))
-            }
-            RequestError::Device(Device::Destination) => trouble.destination,
-            RequestError::Device(Device::Metadata) => {
-                trouble.commit_failed && is_change && wants_marks
-            }
-            // Those that wait for copies are not looked at one by one when there will be no more.
-            RequestError::ReadOnly if of.operation == Some(Operation::Hydrate) => {
-                trouble.is_failing
-                    && (wants_marks || trouble.since.is_some_and(|at| of.submitted <= at))
-            }
-            RequestError::ReadOnly => trouble.is_failing && is_change && wants_marks,
-            RequestError::NotCopied => {
-                let has_failed = trouble.failed_copies > 0 || trouble.destination;
-                of.operation == Some(Operation::Hydrate) && has_failed
-            }
-            _ => false,
-        };
-        require!(is_fair, Errors, "{error:?} of {of:?}, after {trouble:?}");
-        Ok(())
     }
 }

@@ -15,6 +15,7 @@ use super::plan::{Ending, RoundPlan};
 use super::request::Slot;
 use super::unit::Cells;
 use super::violation::{Halt, require};
+use super::watch::Watch;
 use super::world::World;
 
 /// Ticks without any other event or action, after which the clone is taken to be stuck.
@@ -128,6 +129,7 @@ pub(super) struct Round<'l> {
     pub(super) is_retired: bool,
     /// Whether all that goes in and out is printed.
     is_traced: bool,
+    pub(super) watch: Watch,
 }
 
 impl<'l> Round<'l> {
@@ -185,6 +187,7 @@ impl<'l> Round<'l> {
             told_finished: false,
             is_retired: false,
             is_traced: std::env::var_os(TRACE).is_some(),
+            watch: Watch::default(),
         }
     }
 
@@ -274,6 +277,7 @@ impl<'l> Round<'l> {
         if self.is_traced {
             eprintln!("{:?} {:?} {event:?}", self.world.model.now(), now);
         }
+        self.judge_gaps()?;
         self.engine.handle(now, event, &mut actions);
         for action in actions.drain(..) {
             if self.is_traced {
@@ -292,7 +296,7 @@ impl<'l> Round<'l> {
         if self.suspension == Suspension::AtRest {
             self.judge_rest()?;
         }
-        Ok(())
+        Ok(self.judge_time()?)
     }
 
     /// Notes that the engine hears of a failure.

@@ -6,6 +6,7 @@ use clone_core::engine::{Device, Done, Failure, Io, Operation, Request};
 
 use super::operation::failure;
 use super::unit::{Cells, bytes, cells};
+use super::violation::Oracle;
 
 /// Who looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +15,10 @@ pub enum Sight {
     All,
     /// Only those that see what users do: what is read, and what a crash leaves.
     Users,
+    /// All but this one, which is one of time.
+    Without(Oracle),
+    /// All but those of time.
+    Timeless,
 }
 
 /// One bad behaviour.

@@ -27,8 +27,28 @@ pub enum Oracle {
     Errors,
     /// A status is wrong.
     Status,
+    /// A request waits while nothing is under way that it could wait for.
+    Waiting,
+    /// A request is overtaken too often.
+    Turns,
+    /// A user waits for what is copied as if nobody did.
+    Urgency,
+    /// A clone of which every region is hydrated does not become complete.
+    Completion,
+    /// Hydration does not go on.
+    Background,
+    /// A clone does not come to rest, or begins something new before it does.
+    Rest,
     /// A region that was hydrated is treated as if it were not, or the other way round.
     Hydrated,
+}
+
+impl Oracle {
+    /// Whether it judges how long something takes.
+    pub(super) fn is_of_time(self) -> bool {
+        use Oracle::{Background, Completion, Rest, Turns, Urgency, Waiting};
+        matches!(self, Waiting | Turns | Urgency | Completion | Background | Rest)
+    }
 }
 
 /// A promise that was not kept.

@@ -17,7 +17,7 @@ use super::plan::Plan;
 use super::saboteur::{Mutant, Sight};
 use super::source::Source;
 use super::unit::{Cells, Tag, named, of_write};
-use super::violation::{Violation, require};
+use super::violation::{Oracle, Violation, require};
 
 /// Devices, and what is known of them.
 #[derive(Debug)]
@@ -72,6 +72,16 @@ impl World {
 
     pub(super) fn is(&self, mutant: Mutant) -> bool {
         self.mutant == Some(mutant)
+    }
+
+    /// Whether one of the judges of time looks.
+    pub(super) fn judges(&self, oracle: Oracle) -> bool {
+        match self.sight {
+            Sight::All => true,
+            Sight::Users => false,
+            Sight::Without(other) => other != oracle,
+            Sight::Timeless => !oracle.is_of_time(),
+        }
     }
 
     pub(super) fn nr_regions(&self) -> usize {

@@ -1,0 +1,387 @@
+//! Judges of time. None of them holds a clock against a number that was found by trying: what a
+//! request may wait for are operations, and how long those take is the world's business.
+//!
+//! - `Waiting`: a request waits for operations and for nothing else. At any moment there is one
+//!   under way that it may wait for; never does it wait for the clock, as what lacks rate or
+//!   patience does.
+//! - `Turns`: nobody is overtaken for ever. A turn ends when all that the request might have waited
+//!   for at its beginning has ended, so that it lasts as long as one operation at the most. A read
+//!   takes two turns: what was fetched for it, and the source itself if that failed. A flush takes
+//!   four: flush and commit of the round under way, and those of its own round. Others take as many
+//!   as there are claims and buffers that they may have to wait for: see [`Round::turns_max`].
+//!   So a request is answered within as many times the longest operation as it has turns.
+//! - `Urgency`: what is fetched of a region for which a user waits is fetched as urgent, whoever
+//!   began its copy.
+//! - `Completion`: once every region is hydrated there is at most one more flush of the destination
+//!   before the clone is complete, that of the round that commits the last of them; and until then
+//!   a flush or a commit is under way.
+//! - `Background`: while hydration is switched on, has something to copy and room for it, no more
+//!   than a rest passes without a copy of its own under way, whatever users do. What it has to wait
+//!   for its rate comes on top: one chunk, as long as the rate has it.
+//! - `Rest`: a clone that is to be suspended finishes the copies that were begun, and begins none
+//!   for which nobody waits; until it is at rest, something is under way.
+
+use std::collections::BTreeSet;
+
+use clone_core::engine::{Io, Operation};
+use clone_core::target::Status;
+
+use super::operation::{LANE, Op};
+use super::request::Slot;
+use super::round::{Round, Suspension};
+use super::unit::{CELL, Cells, overlap};
+use super::violation::{Oracle, Violation, require};
+
+/// The longest rest between two copies while users are at work, with a glance whether they are.
+const REST: u64 = 105_000_000;
+
+/// How often passes are counted by a clone that comes to rest.
+const GLANCE: u64 = 1_000_000;
+
+/// The least that a buffer holds.
+const CHUNK_MIN: u64 = 64 << 10;
+
+/// How a request waits.
+#[derive(Debug, Default)]
+pub(super) struct Wait {
+    /// It came while the clone did not run.
+    pub(super) is_held: bool,
+    /// An operation under way that it may wait for: the oldest.
+    reason: Option<u64>,
+    /// The last operation of this turn.
+    turn_until: u64,
+    turns: u32,
+}
+
+/// What has to be remembered of the past.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    /// Flushes of the destination that were started, and how many there were at the last event.
+    flushes: u32,
+    flushes_before: u32,
+    /// So many flushes had been started when the last region was hydrated.
+    complete_since: Option<u32>,
+    /// Operations under way for copies that hydration began.
+    background: u32,
+    /// Regions of which hydration has fetched something.
+    begun: BTreeSet<usize>,
+    /// Since when hydration could copy something, and has nothing under way.
+    idle_since: Option<u64>,
+    /// It was limited, and has not told that the limit is reached.
+    pub(super) is_limited: bool,
+    /// Regions that were claimed when the clone was asked to come to rest.
+    claimed: u64,
+    /// Those among them of which something was fetched since for nobody.
+    finished: BTreeSet<usize>,
+    /// Since when nothing keeps it from its rest.
+    rest_since: Option<u64>,
+}
+
+impl Wait {
+    /// Of a request that comes now.
+    pub(super) fn new(is_held: bool) -> Self {
+        Self { is_held, ..Self::default() }
+    }
+}
+
+impl Round<'_> {
+    /// An operation starts. Whether it is for a copy that hydration began.
+    pub(super) fn watch_start(&mut self, op: &Op) -> Result<bool, Violation> {
+        if op.is_lane {
+            return Ok(false);
+        }
+        let regions = self.world.regions(&op.about.cells);
+        let is_background = match &op.io {
+            Io::Flush => {
+                self.watch.flushes += 1;
+                false
+            }
+            Io::Fetch { urgent: false, .. } => {
+                self.judge_urgency(op)?;
+                self.judge_begun(&regions)?;
+                self.watch.begun.extend(regions);
+                true
+            }
+            Io::Zero { urgent: false, .. } => {
+                self.judge_urgency(op)?;
+                true
+            }
+            // A copy that users wait for stays one of hydration's.
+            Io::Fetch { .. } => self.watch.begun.contains(&regions.start),
+            Io::Store { copy, .. } => {
+                self.copies.get(&copy.0).is_some_and(|buffer| buffer.is_background)
+            }
+            _ => false,
+        };
+        if let Io::Fetch { copy, .. } = &op.io
+            && let Some(buffer) = self.copies.get_mut(&copy.0)
+        {
+            buffer.is_background = is_background;
+        }
+        self.watch.background += u32::from(is_background);
+        Ok(is_background)
+    }
+
+    /// An operation ends.
+    pub(super) fn watch_end(&mut self, key: u64, op: &Op) {
+        self.watch.background -= u32::from(op.is_background);
+        for slot in &mut self.slots {
+            slot.wait.reason.take_if(|reason| *reason == key);
+        }
+    }
+
+    /// Nobody waits for what is fetched for nobody.
+    fn judge_urgency(&self, op: &Op) -> Result<(), Violation> {
+        let trouble = &self.trouble;
+        let mut regions = self.world.regions(&op.about.cells);
+        // Who has failed there already may still be at work elsewhere.
+        let is_spoilt = trouble.destination
+            || trouble.is_failing
+            || regions.any(|region| trouble.bad_regions.contains(&region));
+        if is_spoilt || !self.world.judges(Oracle::Urgency) {
+            return Ok(());
+        }
+        let cells = &op.about.cells;
+        let waits =
+            |of: &&Slot| of.is_busy() && !of.wait.is_held && overlap(&self.claimed_for(of), cells);
+        let waiting = (self.slots.iter().enumerate())
+            .filter(|(slot, _)| self.passes[*slot].is_none())
+            .find(|(_, of)| waits(of));
+        require!(waiting.is_none(), Urgency, "{:?} is not urgent, but for {waiting:?}", op.io);
+        Ok(())
+    }
+
+    /// The cells that must be hydrated, or become so, before a request is answered.
+    fn claimed_for(&self, of: &Slot) -> Cells {
+        match of.operation {
+            Some(Operation::Write | Operation::WriteZeroes { .. } | Operation::Hydrate)
+                if !of.cells.is_empty() =>
+            {
+                let regions = self.world.regions(&of.cells);
+                self.world.cells_of(regions)
+            }
+            Some(Operation::Discard) => self.world.cells_of(self.covered(&of.cells)),
+            _ => 0..0,
+        }
+    }
+
+    /// Before an event: how long nothing has come of what could have.
+    pub(super) fn judge_gaps(&mut self) -> Result<(), Violation> {
+        self.watch.flushes_before = self.watch.flushes;
+        let (now, late) = (self.world.now, self.world.plan.late);
+        if let Some(since) = self.watch.idle_since.filter(|_| self.world.judges(Oracle::Background))
+        {
+            let rate = self.engine.settings().hydration_rate;
+            let chunk = u128::from(self.chunk()) * 1_000_000_000;
+            let cost = rate.map_or(0, |rate| (chunk / u128::from(rate.max(1))) as u64);
+            let (most, passed) = (REST + late + cost, now - since);
+            require!(
+                passed <= most,
+                Background,
+                "hydration has had nothing under way for {passed} ns, of {most} at most: {:?}",
+                self.engine.status()
+            );
+        }
+        if let Some(since) = self.watch.rest_since.filter(|_| self.world.judges(Oracle::Rest)) {
+            let (most, passed) = (GLANCE + late, now - since);
+            require!(passed <= most, Rest, "nothing under way for {passed} ns, and no rest");
+        }
+        Ok(())
+    }
+
+    /// After an event.
+    pub(super) fn judge_time(&mut self) -> Result<(), Violation> {
+        self.judge_waits()?;
+        self.judge_completion()?;
+        let is_idle = self.watch.background == 0 && self.could_hydrate();
+        keep_since(&mut self.watch.idle_since, is_idle, self.world.now);
+        let is_asked = matches!(self.suspension, Suspension::Asked { .. });
+        let is_still = is_asked && self.engine.front().passes() == 0 && !self.is_at_work();
+        keep_since(&mut self.watch.rest_since, is_still, self.world.now);
+        Ok(())
+    }
+
+    /// Whether the engine has anything under way.
+    fn is_at_work(&self) -> bool {
+        self.ops.range(..LANE).any(|(_, op)| !op.has_ended)
+    }
+
+    /// The most bytes in a buffer.
+    fn chunk(&self) -> u64 {
+        1 << self.settings.copy_bytes.max(CHUNK_MIN).ilog2()
+    }
+
+    /// Whether so little room is left in buffers that a chunk may have to wait for it. There are
+    /// two shares of the same size, and one of them may be full.
+    fn is_room_short(&self) -> bool {
+        let used: usize = self.copies.values().map(|copy| copy.cells.len()).sum();
+        let share = self.chunk() * u64::from(self.settings.copies.max(1));
+        used as u64 * CELL + self.chunk() > share
+    }
+
+    /// Whether hydration has something to copy, and nothing in its way but users.
+    fn could_hydrate(&self) -> bool {
+        let options = &self.engine.settings().options;
+        if !options.hydration
+            || options.hydration_threshold == 0
+            || self.suspension != Suspension::Running
+            || self.trouble.is_failing
+            || self.watch.is_limited
+        {
+            return false;
+        }
+        let Status::Running(figures) = self.engine.status() else { return false };
+        let taken = figures.hydrated + figures.hydrating;
+        if taken >= figures.regions || self.is_room_short() {
+            return false;
+        }
+        let aside = self.engine.set_aside().map(|place| place.regions.end - place.regions.start);
+        taken + aside.sum::<u64>() < figures.regions
+    }
+
+    fn judge_completion(&mut self) -> Result<(), Violation> {
+        if self.told_finished || self.trouble.is_failing || !self.world.judges(Oracle::Completion) {
+            return Ok(());
+        }
+        let Status::Running(figures) = self.engine.status() else { return Ok(()) };
+        if figures.hydrated < figures.regions {
+            return Ok(());
+        }
+        let before = self.watch.flushes_before;
+        let since = *self.watch.complete_since.get_or_insert(before);
+        let flushes = self.watch.flushes - since;
+        require!(flushes <= 1, Completion, "{flushes} flushes, and the clone is not complete");
+        let is_barrier = |op: &Op| matches!(op.io, Io::Flush | Io::Commit { .. } | Io::Abort);
+        let is_awaited = self.ops.values().any(|op| is_barrier(op) && !op.has_ended);
+        require!(is_awaited, Completion, "all is hydrated, nothing under way, and not complete");
+        Ok(())
+    }
+
+    /// The clone is asked to come to rest.
+    pub(super) fn watch_suspend(&mut self) {
+        let Status::Running(figures) = self.engine.status() else { return };
+        self.watch.claimed = figures.hydrating;
+        self.watch.finished.clear();
+    }
+
+    /// A clone that comes to rest begins no copies for nobody.
+    fn judge_begun(&mut self, regions: &std::ops::Range<usize>) -> Result<(), Violation> {
+        let is_asked = matches!(self.suspension, Suspension::Asked { .. });
+        if is_asked && self.world.judges(Oracle::Rest) {
+            self.watch.finished.extend(regions.clone());
+            let (claimed, finished) = (self.watch.claimed, self.watch.finished.len() as u64);
+            require!(
+                finished <= claimed,
+                Rest,
+                "{finished} regions are copied before the clone is at rest, and {claimed} were begun"
+            );
+        }
+        Ok(())
+    }
+
+    /// Every request waits for something, and nothing comes before it for ever.
+    fn judge_waits(&mut self) -> Result<(), Violation> {
+        for slot in 0..self.slots.len() {
+            let of = &self.slots[slot];
+            let is_asleep =
+                of.operation == Some(Operation::Hydrate) && self.suspension != Suspension::Running;
+            if of.wait.reason.is_some()
+                || !of.is_busy()
+                || of.wait.is_held
+                || self.passes[slot].is_some()
+                || is_asleep
+            {
+                continue;
+            }
+            let reason = self.reason(slot);
+            if reason.is_none() {
+                let waits = self.world.judges(Oracle::Waiting);
+                require!(!waits, Waiting, "nothing is under way for {of:?}: {:?}", self.ops);
+                continue;
+            }
+            let Some((key, is_lasting)) = reason else { continue };
+            let last = self.last_op.unwrap_or(0);
+            let wait = &mut self.slots[slot].wait;
+            wait.reason = is_lasting.then_some(key);
+            if wait.turns == 0 || key > wait.turn_until {
+                wait.turns += 1;
+                wait.turn_until = last;
+                self.judge_turns(slot)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn judge_turns(&mut self, slot: usize) -> Result<(), Violation> {
+        let of = &self.slots[slot];
+        let (turns, most) = (of.wait.turns, self.turns_max(of));
+        let is_fair = turns <= most || !self.world.judges(Oracle::Turns);
+        require!(is_fair, Turns, "{turns} turns, of {most} at most: {of:?}");
+        Ok(())
+    }
+
+    /// The oldest operation that a request may wait for, and whether it may until that ends.
+    fn reason(&self, slot: usize) -> Option<(u64, bool)> {
+        let of = &self.slots[slot];
+        let claimed = self.claimed_for(of);
+        let is_room_short = self.is_room_short();
+        let reason = |op: &Op| {
+            if op.has_ended {
+                return None;
+            }
+            if op.about.slots.contains(&slot) {
+                return Some(true);
+            }
+            let is_copy = matches!(op.io, Io::Fetch { .. } | Io::Store { .. } | Io::Zero { .. });
+            let is_barrier = matches!(op.io, Io::Flush | Io::Commit { .. } | Io::Abort);
+            let is_reason = match of.operation? {
+                Operation::Read => {
+                    matches!(op.io, Io::Fetch { .. }) && overlap(&op.about.cells, &of.cells)
+                }
+                Operation::Flush | Operation::Commit => is_barrier,
+                _ if is_barrier => of.durable && of.operation != Some(Operation::Hydrate),
+                _ if (is_copy || op.is_change()) && overlap(&op.about.cells, &claimed) => true,
+                // It comes after those that were here before, as far as there is room.
+                Operation::Hydrate => is_copy,
+                _ => return (is_copy && is_room_short).then_some(false),
+            };
+            is_reason.then_some(true)
+        };
+        self.ops.range(..LANE).find_map(|(&key, op)| Some((key, reason(op)?)))
+    }
+
+    /// How many turns a request may take.
+    ///
+    /// Of a region, one chunk after the other is fetched and stored: two turns each. Before it
+    /// there may be as many other copies as can wait for room: two of each request that changes
+    /// parts of regions, and those that hydration has begun, but no more than there are regions.
+    /// Such a claim may have to end before the request has one of its own; and each time that a
+    /// copy fails, those who waited for it try anew, one after the other.
+    fn turns_max(&self, of: &Slot) -> u32 {
+        const ROUND: u32 = 2;
+        let (nr_regions, slots) = (self.world.nr_regions() as u32, self.slots.len() as u32);
+        let region = self.world.plan.region as u64 * CELL;
+        let chunks = 2 * region.div_ceil(self.chunk()) as u32;
+        let failed = self.trouble.failed_copies;
+        let barrier = if of.durable { 2 * ROUND } else { 0 };
+        match of.operation {
+            None => 0,
+            Some(Operation::Read) => 2,
+            Some(Operation::Flush | Operation::Commit) => 2 * ROUND,
+            Some(Operation::Hydrate) => chunks * (nr_regions + 1 + failed),
+            Some(_) => {
+                let ahead = nr_regions.min(2 * slots + self.settings.copies);
+                chunks * (ahead + 1) * (2 + failed.min(slots)) + barrier
+            }
+        }
+    }
+}
+
+/// Keeps since when something has been so.
+fn keep_since(since: &mut Option<u64>, is_so: bool, now: u64) {
+    if is_so {
+        since.get_or_insert(now);
+    } else {
+        *since = None;
+    }
+}
