@@ -3,7 +3,9 @@
 //! against a model of what a plain copy of the source could give.
 //!
 //! Time is simulated: operations end in any order, some of them after very long, and a run takes
-//! no longer for it. A run is a few rounds, each of which opens the clone anew.
+//! no longer for it. Whether somebody waits too long is judged all the same: `watch.rs` says how.
+//! Where only time matters there is a world without data: `timed.rs`. A run is a few rounds, each
+//! of which opens the clone anew.
 
 use std::time::Duration;
 
@@ -14,8 +16,13 @@ use rand::RngExt;
 pub use self::figures::Figures;
 use self::plan::{Ending, RoundPlan};
 use self::request::Slot;
-use self::round::{Coming, Round, Suspension};
+use self::round::{Coming, Round, Suspension, Trouble};
 pub use self::saboteur::{Mutant, Sight};
+pub use self::scenario::{
+    Beside, Bounded, SlowLine, run_beside_large_region, run_beside_readers, run_flushes,
+    run_on_slow_line,
+};
+pub use self::timed::Delay;
 use self::violation::{Halt, require};
 pub use self::violation::{Oracle, Violation};
 use self::world::World;
@@ -25,6 +32,8 @@ mod answer;
 mod destination;
 mod effect;
 mod figures;
+mod late;
+mod line;
 mod model;
 mod operation;
 mod plan;
@@ -32,7 +41,9 @@ mod recovery;
 mod request;
 mod round;
 mod saboteur;
+mod scenario;
 mod source;
+mod timed;
 mod unit;
 mod violation;
 mod watch;
@@ -200,6 +211,7 @@ impl Round<'_> {
         self.heal_source();
         let threshold = self.world.rng.random_range(1..=8);
         self.send(Command::HydrationRate(None))?;
+        self.send(Command::HydrationLimit(None))?;
         self.send(Command::Kernel(Message::HydrationThreshold(threshold)))?;
         self.send(Command::Kernel(Message::EnableHydration))?;
         while !self.is_finished() && !self.trouble.is_failing {
@@ -232,9 +244,8 @@ impl Round<'_> {
                 break;
             }
         }
-        let told = self.trouble.told_read_only
-            || self.trouble.told_flush_failed
-            || self.trouble.told_failed.is_some();
+        let Trouble { told_read_only, told_failed, told_unflushed, .. } = self.trouble;
+        let told = told_read_only || told_failed.is_some() || told_unflushed;
         let must_tell = self.trouble.since.is_some();
         require!(
             told || !must_tell,

@@ -2,8 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::time::Duration;
+
+use clone_core::engine::{
+    Action, ByteRange, Done, Engine, Event, OpId, Opened, Operation, Request, RequestId, Settings,
+};
+use clone_core::geometry::{Geometry, RegionSize, Sectors};
 use clone_tests::assert_seen;
-use clone_tests::engine_sim::{Figures, Mutant, Oracle, Sight, run, run_under_load, run_with};
+use clone_tests::engine_sim::{
+    Bounded, Delay, Figures, Mutant, Oracle, Sight, SlowLine, run, run_beside_large_region,
+    run_beside_readers, run_flushes, run_on_slow_line, run_under_load, run_with,
+};
 use persistent_data::sim::seeds;
 
 /// Seeds that a mutant may survive, before it is taken for one that nobody sees.
@@ -103,4 +112,168 @@ fn a_write_that_is_not_laid_over_its_copy_is_found_out() {
 #[test]
 fn a_commit_that_does_nothing_is_found_out() {
     expect_seen(Mutant::NoCommit, &[Oracle::Committed, Oracle::Durable]);
+}
+
+/// The judge of time that is there for it sees it, and nobody else does: what comes late comes.
+#[track_caller]
+fn expect_late(mutant: Mutant, oracle: Oracle) {
+    assert!(is_seen(mutant, Sight::All, &[oracle]), "{mutant:?} survives");
+    for seed in 0..SURVIVED_MAX {
+        let without = run_with(seed, Some(mutant), Sight::Without(oracle));
+        assert!(without.is_ok(), "others see {mutant:?} in run {seed}: {without:?}");
+    }
+}
+
+#[test]
+fn a_fetch_that_keeps_to_a_rate_while_a_user_waits_is_found_out() {
+    expect_late(Mutant::LateFetch, Oracle::Waiting);
+}
+
+#[test]
+fn a_flush_that_is_overtaken_by_others_is_found_out() {
+    expect_late(Mutant::LateFlush, Oracle::Turns);
+}
+
+#[test]
+fn a_copy_for_a_user_that_is_no_more_urgent_than_others_is_found_out() {
+    expect_late(Mutant::NotUrgent, Oracle::Urgency);
+}
+
+#[test]
+fn a_clone_that_is_complete_and_does_not_tell_is_found_out() {
+    expect_late(Mutant::LateFinish, Oracle::Completion);
+}
+
+#[test]
+fn hydration_that_starves_beside_users_is_found_out() {
+    expect_late(Mutant::Starved, Oracle::Background);
+}
+
+#[test]
+fn a_clone_that_goes_on_when_it_is_suspended_is_found_out() {
+    expect_late(Mutant::LateSuspend, Oracle::Rest);
+}
+
+const MS: u64 = 1_000_000;
+
+/// Whether a run kept what users on a slow line are promised, and whether hydration did.
+fn is_fast(seed: u64, delay: Option<Delay>) -> (bool, bool, SlowLine) {
+    let line = run_on_slow_line(seed, delay);
+    let users = line.median <= line.median_max && line.longest <= 1000 * MS;
+    (users, line.used_alone >= 0.9, line)
+}
+
+#[test]
+fn a_user_on_a_slow_line_does_not_wait_for_hydration_and_hydration_uses_all_of_it() {
+    let name = "a_user_on_a_slow_line_does_not_wait_for_hydration_and_hydration_uses_all_of_it";
+    for seed in seeds(name, 60) {
+        let (users, hydration, line) = is_fast(seed.value(), None);
+        assert!(users && hydration, "{line:?}");
+    }
+    let is_seen = |delay| (0..20).map(move |seed| is_fast(seed, Some(delay)));
+    assert!(is_seen(Delay::BlindWindow).any(|(users, ..)| !users), "a blind window survives");
+    assert!(is_seen(Delay::OneByOne).any(|(_, alone, _)| !alone), "one by one survives");
+}
+
+/// All runs keep their bound, and some of those that are late on purpose do not.
+#[track_caller]
+fn expect_bounded(name: &'static str, run: impl Fn(u64, Option<Delay>) -> Bounded, delay: Delay) {
+    for seed in seeds(name, 200) {
+        let bounded = run(seed.value(), None);
+        assert!(bounded.is_kept(), "{bounded:?}");
+    }
+    let is_seen = (0..20).any(|seed| !run(seed, Some(delay)).is_kept());
+    assert!(is_seen, "{delay:?} survives");
+}
+
+#[test]
+fn a_user_never_waits_for_the_rate_of_a_large_region() {
+    let name = "a_user_never_waits_for_the_rate_of_a_large_region";
+    expect_bounded(name, run_beside_large_region, Delay::KeptRate);
+}
+
+#[test]
+fn a_clone_is_complete_while_clients_write_and_flush_in_a_loop() {
+    let name = "a_clone_is_complete_while_clients_write_and_flush_in_a_loop";
+    expect_bounded(name, run_flushes, Delay::LateFinish);
+}
+
+#[test]
+fn hydration_goes_on_beside_readers_whose_copies_leave_no_gap() {
+    let name = "hydration_goes_on_beside_readers_whose_copies_leave_no_gap";
+    for seed in seeds(name, 40) {
+        let beside = run_beside_readers(seed.value(), None);
+        assert!(beside.copies >= beside.least, "{beside:?}");
+    }
+    let mut starved = (0..20).map(|seed| run_beside_readers(seed, Some(Delay::Starved)));
+    assert!(starved.any(|beside| beside.copies < beside.least), "starving survives");
+}
+
+/// A clone of 2^24 regions, all of them hydrated but the first, which is being copied and does not
+/// become so.
+struct Huge {
+    engine: Engine,
+    requests: u64,
+}
+
+const HUGE: u64 = 1 << 24;
+const REGION: u64 = 4096;
+
+impl Huge {
+    fn new() -> Self {
+        let region_size = RegionSize::new(Sectors(REGION / 512)).unwrap();
+        let geometry = Geometry::new(region_size, Sectors(HUGE * REGION / 512)).unwrap();
+        let words = (0..HUGE / 64).map(|word| if word == 0 { !1 } else { !0 });
+        let opened = Opened { geometry, metadata_used: 1, metadata_total: 2 };
+        let mut huge =
+            Self { engine: Engine::new(opened, words, Settings::default()), requests: 0 };
+        huge.submit(Operation::Write, 0..512);
+        huge
+    }
+
+    /// Submits a request; the operations that it starts.
+    fn submit(&mut self, operation: Operation, range: ByteRange) -> Vec<OpId> {
+        self.requests += 1;
+        let id = RequestId(self.requests);
+        let mut actions = Vec::new();
+        let request = Request { id, operation, range, durable: false };
+        self.engine.handle(Duration::ZERO, Event::Submit(request), &mut actions);
+        let started = |action: &Action| match action {
+            Action::Start { op, .. } => Some(*op),
+            _ => None,
+        };
+        actions.iter().filter_map(started).collect()
+    }
+
+    /// How many reads of one region can be done in a tenth of a second of processor time.
+    fn count_reads(&mut self) -> u64 {
+        let (mut reads, until) = (0, busy() + 100 * MS);
+        while busy() < until {
+            for region in 1..=16 {
+                let started = self.submit(Operation::Read, region * REGION..(region + 1) * REGION);
+                for op in started {
+                    let done = Event::Done { op, result: Ok(Done::Plain) };
+                    self.engine.handle(Duration::ZERO, done, &mut Vec::new());
+                }
+                reads += 1;
+            }
+        }
+        reads
+    }
+}
+
+/// The processor time of this thread, in nanoseconds: how busy the machine is does not count.
+fn busy() -> u64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    stat.split(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_request_to_hydrate_that_waits_for_its_first_region_is_not_walked_at_each_event() {
+    let alone = Huge::new().count_reads();
+    let mut beside = Huge::new();
+    beside.submit(Operation::Hydrate, 0..HUGE * REGION);
+    let beside = beside.count_reads();
+    // If it is walked, a read takes some hundreds of times as long.
+    assert!(beside * 10 > alone, "{beside} reads beside it, and {alone} alone");
 }

@@ -12,8 +12,12 @@ impl Round<'_> {
     /// Does what the engine wants.
     pub(super) fn perform(&mut self, action: Action) -> Result<(), Halt> {
         match action {
-            Action::Start { op, io } => self.start_op(op.0, io),
+            Action::Start { op, io } => {
+                let io = self.keep_op(op.0, io);
+                io.map_or(Ok(()), |io| self.start_op(op.0, io))
+            }
             Action::Promote { op } => {
+                self.begin_kept(op.0)?;
                 require!(
                     self.ops.contains_key(&op.0),
                     Protocol,
@@ -32,8 +36,12 @@ impl Round<'_> {
                 require!(is_free, Protocol, "{copy:?} is released: {buffer:?}");
                 Ok(())
             }
+            Action::Answer { request, result } if self.keep_answer(request, result) => Ok(()),
             Action::Answer { request, result } => self.answer(request, result),
-            Action::Tell(notice) => Ok(self.hear(&notice)?),
+            Action::Tell(notice) => {
+                let notice = self.keep_notice(notice);
+                Ok(notice.map_or(Ok(()), |notice| self.hear(&notice))?)
+            }
             Action::Retire => Ok(self.retire()?),
         }
     }
@@ -54,7 +62,7 @@ impl Round<'_> {
         Ok(())
     }
 
-    fn hear(&mut self, notice: &Notice) -> Result<(), Violation> {
+    pub(super) fn hear(&mut self, notice: &Notice) -> Result<(), Violation> {
         self.notices += 1;
         require!(notice.number == self.notices, Notices, "number {} is {notice:?}", self.notices);
         let trouble = &mut self.trouble;
@@ -70,17 +78,17 @@ impl Round<'_> {
                 );
                 self.world.figures.finished += 1;
             }
+            Happening::FlushFailed(_) => {
+                require!(trouble.is_unflushed, Notices, "no flush of a complete clone has failed");
+                let is_first = !std::mem::replace(&mut trouble.told_unflushed, true);
+                require!(is_first, Notices, "told twice that a flush has failed");
+                self.world.figures.unflushed += 1;
+            }
             Happening::ReadOnly(_) => {
                 require!(trouble.is_failing, Mode, "read-only, but nothing has failed");
                 let is_first = !std::mem::replace(&mut trouble.told_read_only, true);
                 require!(is_first, Notices, "read-only twice");
                 self.world.figures.read_only += 1;
-            }
-            Happening::FlushFailed(_) => {
-                let is_complete = self.is_retired;
-                require!(trouble.is_failing && is_complete, Mode, "a flush fails, and none has");
-                let is_first = !std::mem::replace(&mut trouble.told_flush_failed, true);
-                require!(is_first && !trouble.told_read_only, Notices, "a flush failed twice");
             }
             Happening::Failed(_) => {
                 require!(trouble.abort_failed, Mode, "failed, but no abort has");
@@ -94,6 +102,12 @@ impl Round<'_> {
                 require!(is_true, Notices, "{failures} copies failed, but of {most} that did");
                 trouble.is_stopped = true;
                 self.world.figures.stopped += 1;
+            }
+            Happening::LimitReached => {
+                let was_limited = std::mem::replace(&mut self.watch.is_limited, false);
+                require!(was_limited, Notices, "a limit is reached, but there is none");
+                self.settings.options.hydration = false;
+                self.world.figures.limited += 1;
             }
             Happening::SourceChanged { .. } => {
                 require!(false, Notices, "the source changed, and nobody said so");
@@ -150,7 +164,7 @@ impl Round<'_> {
         self.schedule_command();
         let small = [0, 1, 2, 5, 40][self.world.rng.random_range(0..5)];
         let region_bytes = self.world.plan.region as u64 * 64;
-        let command = match self.world.rng.random_range(0..12) {
+        let command = match self.world.rng.random_range(0..13) {
             0 => Command::Kernel(Message::DisableHydration),
             1 | 2 => Command::Kernel(Message::EnableHydration),
             3 => Command::Kernel(Message::HydrationThreshold(small)),
@@ -163,6 +177,10 @@ impl Round<'_> {
             7 => Command::Hydrate(bytes(&self.some_cells())),
             8 => Command::MaxFailures(small),
             9 => Command::Record(self.world.rng.random_bool(0.5)),
+            10 => {
+                let limits = [None, Some(0), Some(5 * region_bytes)];
+                Command::HydrationLimit(limits[self.world.rng.random_range(0..3)])
+            }
             _ if self.world.plan.suspends => return self.suspend_or_resume(),
             _ => return Ok(()),
         };
@@ -172,7 +190,10 @@ impl Round<'_> {
     pub(super) fn send(&mut self, command: Command) -> Result<(), Halt> {
         let options = &mut self.settings.options;
         match &command {
-            Command::Kernel(Message::DisableHydration) => options.hydration = false,
+            Command::Kernel(Message::DisableHydration) => {
+                options.hydration = false;
+                self.watch.forget_begun();
+            }
             Command::Kernel(Message::EnableHydration) => {
                 options.hydration = true;
                 self.trouble.is_stopped = false;
@@ -180,6 +201,7 @@ impl Round<'_> {
             Command::Kernel(Message::HydrationThreshold(to)) => options.hydration_threshold = *to,
             Command::Kernel(Message::HydrationBatchSize(to)) => options.hydration_batch_size = *to,
             Command::Record(on) => self.is_recording = *on,
+            Command::HydrationLimit(limit) => self.watch.is_limited = limit.is_some(),
             _ => {}
         }
         self.tell(Event::Command(command))
@@ -188,8 +210,12 @@ impl Round<'_> {
     fn suspend_or_resume(&mut self) -> Result<(), Halt> {
         match self.suspension {
             Suspension::Running => self.suspend(),
-            Suspension::Asked { .. } if self.world.rng.random_bool(0.7) => Ok(()),
-            _ => self.resume(),
+            Suspension::Asked { .. } => match self.world.rng.random_range(0..10) {
+                0..=5 => Ok(()),
+                6 | 7 => self.suspend(),
+                _ => self.resume(),
+            },
+            Suspension::AtRest => self.resume(),
         }
     }
 
@@ -198,13 +224,15 @@ impl Round<'_> {
             self.watch_suspend();
         }
         self.suspension = Suspension::Asked { to_go_on: false };
-        self.tell(Event::Suspend)
+        self.begin_all_kept()?;
+        if self.keep_suspend() { Ok(()) } else { self.tell(Event::Suspend) }
     }
 
     pub(super) fn resume(&mut self) -> Result<(), Halt> {
         if self.suspension != Suspension::AtRest {
             self.suspension = Suspension::Asked { to_go_on: true };
         }
+        self.give_kept_suspend()?;
         self.tell(Event::Resume)
     }
 

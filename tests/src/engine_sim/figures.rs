@@ -43,12 +43,16 @@ figures! {
     commits: "a commit",
     /// Times that a clone became read-only.
     read_only: "a clone that became read-only",
+    /// Times that a complete clone could not be flushed.
+    unflushed: "a complete clone whose flush failed",
     /// Regions that went back to the source after a failure.
     reverted: "a region that went back to the source",
     /// Times that a clone failed.
     failed: "a clone that failed",
     /// Times that hydration stopped after failures.
     stopped: "hydration that stopped",
+    /// Times that hydration stopped at its limit.
+    limited: "hydration that stopped at its limit",
     /// Times that a clone came to rest when it was suspended.
     suspended: "a suspended clone",
     /// Times that a clone was complete.

@@ -100,7 +100,7 @@ impl Round<'_> {
     }
 
     fn begin(&mut self, key: u64, io: Io, lane: Option<usize>) -> Result<(), Halt> {
-        let mut op = self.op(io, lane)?;
+        let mut op = self.op(saboteur::started(self.world.mutant, io), lane)?;
         let (latency, device) = (self.latency(&op), device_of(&op.io));
         op.failure = self.fails(&op, device);
         self.note_hydrated(&op)?;
@@ -201,7 +201,14 @@ impl Round<'_> {
                 self.world.figures.stores += 1;
                 self.world.figures.overlays += u64::from(!overlays.is_empty());
             }
-            Io::Flush => {}
+            Io::Flush => {
+                let since = self.trouble.since;
+                require!(
+                    since.is_none(),
+                    Mode,
+                    "a flush, but one or a commit had failed: {since:?}"
+                );
+            }
             Io::Commit { regions } => {
                 self.may_commit(io)?;
                 for run in regions.runs() {

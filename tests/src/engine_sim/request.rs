@@ -1,5 +1,7 @@
 //! Clients: what they ask, by which way, and whether the answers are right.
 
+use std::fmt;
+
 use clone_core::engine::{
     Device, Discards, Event, Io, Operation, Request, RequestError, RequestId,
 };
@@ -25,7 +27,7 @@ pub(super) struct Effect {
 }
 
 /// A place for one request at a time.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Slot {
     pub(super) id: u64,
     pub(super) operation: Option<Operation>,
@@ -42,6 +44,14 @@ pub(super) struct Slot {
     pub(super) wait: Wait,
     /// Regions that were hydrated when it was submitted.
     pub(super) hydrated: u64,
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, operation, cells, durable, submitted, names, wait, .. } = self;
+        write!(f, "request {id}, {operation:?} of cells {cells:?}, submitted at {submitted}")?;
+        write!(f, ", durable {durable}, named by {names}, {wait:?}")
+    }
 }
 
 impl Slot {
@@ -143,6 +153,9 @@ impl Round<'_> {
             return Ok(());
         }
         self.requests_left -= 1;
+        if self.world.is(Mutant::Starved) {
+            self.begin_all_kept()?;
+        }
         let operation = if self.changes < CHANGES_MAX { self.wish() } else { Operation::Flush };
         self.changes = if operation == Operation::Flush { 0 } else { self.changes + 1 };
         let mut cells = self.some_cells();
@@ -324,7 +337,7 @@ impl Round<'_> {
         // Between two chunks of a region nothing of its copy need be under way.
         let in_chunks = self.world.plan.region as u64 * CELL > self.settings.copy_bytes / 2;
         let is_copied = in_chunks && self.is_hydrating();
-        let is_free = self.is_open() && !is_copied;
+        let is_free = self.is_open() && !is_copied && !self.is_op_kept();
         let near = |of: &Cells| {
             let regions = self.world.regions(of);
             overlap(&self.world.cells_of(regions), cells)

@@ -9,6 +9,7 @@ use clone_core::metadata::Metadata;
 use persistent_data::sim::SimDisk;
 use rand::RngExt;
 
+use super::late::Late;
 use super::model::Moment;
 use super::operation::{CopyBuffer, Op};
 use super::plan::{Ending, RoundPlan};
@@ -35,6 +36,12 @@ pub(super) enum Coming {
     Client { slot: usize },
     /// Someone sends a message.
     Command,
+    /// An operation begins that was kept back.
+    Begin { op: u64 },
+    /// It is told that the clone is complete, which was kept back.
+    Finish,
+    /// The clone is told to suspend, which was kept back.
+    Suspend,
 }
 
 /// Whether the clone is suspended.
@@ -63,12 +70,13 @@ pub(super) struct Trouble {
     /// When the engine was told that a flush or a commit had failed.
     pub(super) since: Option<Moment>,
     pub(super) commit_failed: bool,
+    /// A flush of a complete clone has failed, and whether that was told.
+    pub(super) is_unflushed: bool,
+    pub(super) told_unflushed: bool,
     pub(super) abort_failed: bool,
     /// Copies that failed.
     pub(super) failed_copies: u32,
     pub(super) told_read_only: bool,
-    /// The same of a complete clone, which stays as it is.
-    pub(super) told_flush_failed: bool,
     /// When it told that it had failed.
     pub(super) told_failed: Option<Moment>,
     /// Hydration has stopped, and was not enabled since.
@@ -130,6 +138,7 @@ pub(super) struct Round<'l> {
     /// Whether all that goes in and out is printed.
     is_traced: bool,
     pub(super) watch: Watch,
+    pub(super) kept: Late,
 }
 
 impl<'l> Round<'l> {
@@ -188,6 +197,7 @@ impl<'l> Round<'l> {
             is_retired: false,
             is_traced: std::env::var_os(TRACE).is_some(),
             watch: Watch::default(),
+            kept: Late::default(),
         }
     }
 
@@ -243,6 +253,12 @@ impl<'l> Round<'l> {
                     Coming::End { op } => self.end(op)?,
                     Coming::Client { slot } => self.submit(slot)?,
                     Coming::Command => self.command()?,
+                    Coming::Begin { op } => self.begin_kept(op)?,
+                    Coming::Finish => {
+                        let notice = self.kept_finish();
+                        notice.map_or(Ok(()), |notice| self.hear(&notice))?;
+                    }
+                    Coming::Suspend => self.give_kept_suspend()?,
                 }
             }
         }
@@ -293,17 +309,22 @@ impl<'l> Round<'l> {
             self.perform(action)?;
         }
         self.actions = actions;
+        self.give_kept_answers()?;
+        let trouble = &self.trouble;
+        let is_told = trouble.is_unflushed == trouble.told_unflushed;
+        require!(is_told, Notices, "a flush of a complete clone has failed, and nobody was told");
         if self.suspension == Suspension::AtRest {
             self.judge_rest()?;
         }
         Ok(self.judge_time()?)
     }
 
-    /// Notes that the engine hears of a failure.
+    /// Notes that the engine hears of a failure. Of a complete clone nothing is taken back.
     pub(super) fn note_failure(&mut self, of_flush_or_commit: bool) {
-        self.trouble.is_failing = true;
         if of_flush_or_commit {
             self.trouble.since.get_or_insert(self.world.model.now());
+            self.trouble.is_unflushed |= self.engine.front().is_complete();
         }
+        self.trouble.is_failing |= !(of_flush_or_commit && self.trouble.is_unflushed);
     }
 }

@@ -44,6 +44,18 @@ pub enum Mutant {
     LostOverlay,
     /// A commit has marked regions, and has not committed them.
     NoCommit,
+    /// What users wait for is fetched late, as if it had to keep to a rate.
+    LateFetch,
+    /// A flush is not answered while the next round is under way.
+    LateFlush,
+    /// What is fetched for users is as urgent as what is fetched for nobody.
+    NotUrgent,
+    /// That a clone is complete is told late.
+    LateFinish,
+    /// What is fetched for nobody is fetched late, while users are at work.
+    Starved,
+    /// A clone hears late that it is to be suspended.
+    LateSuspend,
 }
 
 /// The engine's clients, as a mutant has them.
@@ -62,6 +74,16 @@ pub(super) fn submitted(
         _ => request.range,
     };
     Request { range, ..request }
+}
+
+/// An operation that is about to start, as a mutant has it.
+pub(super) fn started(mutant: Option<Mutant>, io: Io) -> Io {
+    match io {
+        Io::Fetch { copy, range, .. } if mutant == Some(Mutant::NotUrgent) => {
+            Io::Fetch { copy, range, urgent: false }
+        }
+        _ => io,
+    }
 }
 
 /// Which cells an operation is for, as a mutant has it.

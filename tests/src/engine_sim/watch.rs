@@ -11,7 +11,8 @@
 //!   as there are claims and buffers that they may have to wait for: see [`Round::turns_max`].
 //!   So a request is answered within as many times the longest operation as it has turns.
 //! - `Urgency`: what is fetched of a region for which a user waits is fetched as urgent, whoever
-//!   began its copy.
+//!   began its copy. Those who ask for regions to be hydrated have a place in a queue, and so only
+//!   the copy that the first of them waits for is judged, once it has been begun.
 //! - `Completion`: once every region is hydrated there is at most one more flush of the destination
 //!   before the clone is complete, that of the round that commits the last of them; and until then
 //!   a flush or a commit is under way.
@@ -29,7 +30,7 @@ use clone_core::target::Status;
 use super::operation::{LANE, Op};
 use super::request::Slot;
 use super::round::{Round, Suspension};
-use super::unit::{CELL, Cells, overlap};
+use super::unit::{CELL, Cells, bytes, overlap};
 use super::violation::{Oracle, Violation, require};
 
 /// The longest rest between two copies while users are at work, with a glance whether they are.
@@ -77,6 +78,13 @@ pub(super) struct Watch {
     rest_since: Option<u64>,
 }
 
+impl Watch {
+    /// Copies may have been given up: of all regions it may be begun anew.
+    pub(super) fn forget_begun(&mut self) {
+        self.begun.clear();
+    }
+}
+
 impl Wait {
     /// Of a request that comes now.
     pub(super) fn new(is_held: bool) -> Self {
@@ -97,13 +105,14 @@ impl Round<'_> {
                 false
             }
             Io::Fetch { urgent: false, .. } => {
-                self.judge_urgency(op)?;
+                let goes_on = self.watch.begun.contains(&regions.start);
+                self.judge_urgency(op, goes_on)?;
                 self.judge_begun(&regions)?;
                 self.watch.begun.extend(regions);
                 true
             }
             Io::Zero { urgent: false, .. } => {
-                self.judge_urgency(op)?;
+                self.judge_urgency(op, true)?;
                 true
             }
             // A copy that users wait for stays one of hydration's.
@@ -125,13 +134,14 @@ impl Round<'_> {
     /// An operation ends.
     pub(super) fn watch_end(&mut self, key: u64, op: &Op) {
         self.watch.background -= u32::from(op.is_background);
+        self.kept.barriers += u32::from(is_barrier(&op.io));
         for slot in &mut self.slots {
             slot.wait.reason.take_if(|reason| *reason == key);
         }
     }
 
-    /// Nobody waits for what is fetched for nobody.
-    fn judge_urgency(&self, op: &Op) -> Result<(), Violation> {
+    /// Nobody waits for what is fetched for nobody; `goes_on` with a copy, or begins one.
+    fn judge_urgency(&self, op: &Op, goes_on: bool) -> Result<(), Violation> {
         let trouble = &self.trouble;
         let mut regions = self.world.regions(&op.about.cells);
         // Who has failed there already may still be at work elsewhere.
@@ -142,13 +152,25 @@ impl Round<'_> {
             return Ok(());
         }
         let cells = &op.about.cells;
-        let waits =
-            |of: &&Slot| of.is_busy() && !of.wait.is_held && overlap(&self.claimed_for(of), cells);
-        let waiting = (self.slots.iter().enumerate())
-            .filter(|(slot, _)| self.passes[*slot].is_none())
-            .find(|(_, of)| waits(of));
+        let here = (self.slots.iter().zip(&self.passes))
+            .filter(|(of, pass)| of.is_busy() && !of.wait.is_held && pass.is_none())
+            .map(|(of, _)| of);
+        let is_hydrate = |of: &&Slot| of.operation == Some(Operation::Hydrate);
+        // Those that ask for copies are served in their order, each from its beginning, as far as
+        // there is room. What they wait for is a copy that has been begun.
+        let first = here.clone().filter(|of| goes_on && is_hydrate(of));
+        let first = first.min_by_key(|of| of.submitted);
+        let first = first.filter(|of| overlap(&self.first_of(of), cells));
+        let waits = |of: &&Slot| !is_hydrate(of) && overlap(&self.claimed_for(of), cells);
+        let waiting = first.or_else(|| here.clone().find(waits));
         require!(waiting.is_none(), Urgency, "{:?} is not urgent, but for {waiting:?}", op.io);
         Ok(())
+    }
+
+    /// The first region that a request to hydrate waits for.
+    fn first_of(&self, of: &Slot) -> Cells {
+        let mut regions = self.world.regions(&of.cells).map(|at| self.world.cells_of(at..at + 1));
+        regions.find(|cells| !self.lanes[0].is_hydrated(&bytes(cells))).unwrap_or(0..0)
     }
 
     /// The cells that must be hydrated, or become so, before a request is answered.
@@ -160,7 +182,10 @@ impl Round<'_> {
                 let regions = self.world.regions(&of.cells);
                 self.world.cells_of(regions)
             }
-            Some(Operation::Discard) => self.world.cells_of(self.covered(&of.cells)),
+            Some(Operation::Discard) if !self.covered(&of.cells).is_empty() => {
+                self.world.cells_of(self.covered(&of.cells))
+            }
+            // Nothing overlaps with it.
             _ => 0..0,
         }
     }
@@ -204,6 +229,11 @@ impl Round<'_> {
     /// Whether the engine has anything under way.
     fn is_at_work(&self) -> bool {
         self.ops.range(..LANE).any(|(_, op)| !op.has_ended)
+    }
+
+    /// Whether something is being made durable.
+    pub(super) fn is_barrier_under_way(&self) -> bool {
+        self.ops.values().any(|op| is_barrier(&op.io) && !op.has_ended)
     }
 
     /// The most bytes in a buffer.
@@ -251,8 +281,7 @@ impl Round<'_> {
         let since = *self.watch.complete_since.get_or_insert(before);
         let flushes = self.watch.flushes - since;
         require!(flushes <= 1, Completion, "{flushes} flushes, and the clone is not complete");
-        let is_barrier = |op: &Op| matches!(op.io, Io::Flush | Io::Commit { .. } | Io::Abort);
-        let is_awaited = self.ops.values().any(|op| is_barrier(op) && !op.has_ended);
+        let is_awaited = self.is_barrier_under_way();
         require!(is_awaited, Completion, "all is hydrated, nothing under way, and not complete");
         Ok(())
     }
@@ -261,6 +290,7 @@ impl Round<'_> {
     pub(super) fn watch_suspend(&mut self) {
         let Status::Running(figures) = self.engine.status() else { return };
         self.watch.claimed = figures.hydrating;
+        self.watch.forget_begun();
         self.watch.finished.clear();
     }
 
@@ -273,7 +303,7 @@ impl Round<'_> {
             require!(
                 finished <= claimed,
                 Rest,
-                "{finished} regions are copied before the clone is at rest, and {claimed} were begun"
+                "{finished} regions are copied before the rest, and {claimed} were begun"
             );
         }
         Ok(())
@@ -333,7 +363,7 @@ impl Round<'_> {
                 return Some(true);
             }
             let is_copy = matches!(op.io, Io::Fetch { .. } | Io::Store { .. } | Io::Zero { .. });
-            let is_barrier = matches!(op.io, Io::Flush | Io::Commit { .. } | Io::Abort);
+            let is_barrier = is_barrier(&op.io);
             let is_reason = match of.operation? {
                 Operation::Read => {
                     matches!(op.io, Io::Fetch { .. }) && overlap(&op.about.cells, &of.cells)
@@ -375,6 +405,11 @@ impl Round<'_> {
             }
         }
     }
+}
+
+/// Whether something is made durable, or taken back.
+fn is_barrier(io: &Io) -> bool {
+    matches!(io, Io::Flush | Io::Commit { .. } | Io::Abort)
 }
 
 /// Keeps since when something has been so.

@@ -1,0 +1,363 @@
+//! A world of nothing but time: an engine, the line to its source, a destination, and users. There
+//! is no data in it, so that regions may be as large as they are in life.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Duration;
+
+use clone_core::engine::{
+    Action, ByteRange, Command, Done, Engine, Event, Happening, Io, OpId, Opened, Operation,
+    Request, RequestId, Settings,
+};
+use clone_core::geometry::{Geometry, RegionSize, Sectors};
+use clone_core::target::Status;
+
+use super::line::{Discipline, Line};
+
+pub(super) const MS: u64 = 1_000_000;
+pub(super) const SECOND: u64 = 1000 * MS;
+
+/// One bad behaviour: something takes longer than it must.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delay {
+    /// The engine hears at once that a background fetch has ended, and so asks for more than the
+    /// line can carry.
+    BlindWindow,
+    /// Background fetches go one by one.
+    OneByOne,
+    /// All that is fetched keeps to the rate of hydration, whoever waits for it.
+    KeptRate,
+    /// Background fetches make way for all others for ever.
+    Starved,
+    /// It is told that the clone is complete only when no flush is under way.
+    LateFinish,
+}
+
+/// The devices of a clone, and its settings.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Setup {
+    /// Bytes of a region.
+    pub(super) region: u64,
+    pub(super) regions: u64,
+    pub(super) settings: Settings,
+    pub(super) discipline: Discipline,
+    /// Bytes a second of the line to the source, and how long the source takes to answer.
+    pub(super) line: u64,
+    pub(super) latency: u64,
+    /// How long an operation on the destination takes, and bytes a second beyond that.
+    pub(super) destination: u64,
+    pub(super) destination_rate: u64,
+    /// How long a flush of the destination takes, and a commit.
+    pub(super) flush: u64,
+    pub(super) commit: u64,
+}
+
+impl Setup {
+    /// How long it takes to copy so many bytes in pieces of `piece`, one after the other.
+    pub(super) fn copy_time(&self, bytes: u64, piece: u64) -> u64 {
+        let pieces = bytes.div_ceil(piece);
+        let carried = u128::from(bytes) * u128::from(SECOND);
+        let transfer =
+            carried / u128::from(self.line) + carried / u128::from(self.destination_rate);
+        pieces * (self.latency + self.destination) + transfer as u64
+    }
+}
+
+/// What a user does.
+#[derive(Clone, Debug)]
+pub(super) enum Turn {
+    /// Asks for something, and has its next turn when that is answered.
+    Ask(Operation, ByteRange),
+    /// Waits so many nanoseconds.
+    Wait(u64),
+    /// Sends a message, and has its next turn at once.
+    Tell(Command),
+    /// Does nothing any more.
+    Leave,
+}
+
+#[derive(Debug)]
+enum Coming {
+    /// What was asked for has come to the source.
+    Arrive {
+        op: u64,
+        bytes: u64,
+    },
+    End {
+        op: u64,
+    },
+    User {
+        user: usize,
+    },
+}
+
+/// An operation under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Op {
+    Fetch(Fetch),
+    Flush,
+    Other,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Fetch {
+    bytes: u64,
+    is_background: bool,
+    /// It has been sent to the source.
+    is_sent: bool,
+    /// The engine has been told that it has ended.
+    is_told: bool,
+}
+
+/// A clone at work.
+pub(super) struct Timed {
+    pub(super) setup: Setup,
+    pub(super) engine: Engine,
+    pub(super) line: Line,
+    pub(super) now: u64,
+    delay: Option<Delay>,
+    actions: Vec<Action>,
+    coming: BTreeMap<(u64, u64), Coming>,
+    scheduled: u64,
+    ops: HashMap<u64, Op>,
+    /// Background fetches that a delay keeps back.
+    held: VecDeque<u64>,
+    /// By when all that was fetched has been paid for, where everything keeps to the rate.
+    paid_at: u64,
+    flushes: u32,
+    is_finish_held: bool,
+    /// Who asked, and when.
+    requests: HashMap<u64, (usize, u64)>,
+    nr_requests: u64,
+    /// How long each request took that was answered.
+    pub(super) took: Vec<u64>,
+    /// Background fetches that were begun.
+    pub(super) background: u64,
+    /// When the last region became hydrated, and when it was told that the clone is complete.
+    pub(super) hydrated_at: Option<u64>,
+    pub(super) finished_at: Option<u64>,
+}
+
+impl Timed {
+    pub(super) fn new(setup: Setup, delay: Option<Delay>) -> Self {
+        let sectors = |bytes: u64| Sectors(bytes / 512);
+        let region_size = RegionSize::new(sectors(setup.region)).expect("a region size");
+        let size = sectors(setup.region * setup.regions);
+        let geometry = Geometry::new(region_size, size).expect("a geometry");
+        let opened = Opened { geometry, metadata_used: 1, metadata_total: 2 };
+        Self {
+            setup,
+            engine: Engine::new(opened, [], setup.settings),
+            line: Line::new(setup.discipline, setup.line),
+            now: 0,
+            delay,
+            actions: Vec::new(),
+            coming: BTreeMap::new(),
+            scheduled: 0,
+            ops: HashMap::new(),
+            held: VecDeque::new(),
+            paid_at: 0,
+            flushes: 0,
+            is_finish_held: false,
+            requests: HashMap::new(),
+            nr_requests: 0,
+            took: Vec::new(),
+            background: 0,
+            hydrated_at: None,
+            finished_at: None,
+        }
+    }
+
+    fn schedule(&mut self, at: u64, what: Coming) {
+        self.scheduled += 1;
+        self.coming.insert((at, self.scheduled), what);
+    }
+
+    /// Lets `users` use the clone until `until`, or until it is complete, if that ends it.
+    pub(super) fn run(
+        &mut self,
+        until: u64,
+        users: usize,
+        ends_complete: bool,
+        turn: &mut dyn FnMut(&mut Self, usize) -> Turn,
+    ) {
+        for user in 0..users {
+            self.schedule(self.now, Coming::User { user });
+        }
+        self.tell(Event::Tick);
+        while !(ends_complete && self.finished_at.is_some()) {
+            let coming = self.coming.first_key_value().map(|((at, _), _)| *at);
+            let tick = self.engine.next_tick().map(|at| (at.as_nanos() as u64).max(self.now));
+            let line = self.line.next_end();
+            let Some(next) = [coming, tick, line].into_iter().flatten().min() else { break };
+            if next > until {
+                break;
+            }
+            self.now = next;
+            if line == Some(next) {
+                while let Some(op) = self.line.take_ended(next) {
+                    self.carried(op);
+                }
+            } else if coming == Some(next) {
+                let (_, what) = self.coming.pop_first().expect("it is there");
+                match what {
+                    Coming::Arrive { op, bytes } => self.line.begin(self.now, op, bytes),
+                    Coming::End { op } => self.end(op),
+                    Coming::User { user } => self.act(user, turn),
+                }
+            } else {
+                self.tell(Event::Tick);
+            }
+        }
+    }
+
+    fn act(&mut self, user: usize, turn: &mut dyn FnMut(&mut Self, usize) -> Turn) {
+        match turn(self, user) {
+            Turn::Leave => {}
+            Turn::Wait(time) => self.schedule(self.now + time, Coming::User { user }),
+            Turn::Tell(command) => {
+                self.schedule(self.now, Coming::User { user });
+                self.tell(Event::Command(command));
+            }
+            Turn::Ask(operation, range) => {
+                self.nr_requests += 1;
+                let id = self.nr_requests;
+                self.requests.insert(id, (user, self.now));
+                // What is hydrated passes the engine by.
+                let is_here = operation == Operation::Read && self.is_hydrated(&range);
+                if is_here {
+                    self.answered(id);
+                } else {
+                    let id = RequestId(id);
+                    self.tell(Event::Submit(Request { id, operation, range, durable: false }));
+                }
+            }
+        }
+    }
+
+    /// Whether all of a range is hydrated.
+    pub(super) fn is_hydrated(&self, range: &ByteRange) -> bool {
+        let lane = self.engine.front().lane();
+        lane.is_hydrated(range)
+    }
+
+    fn answered(&mut self, request: u64) {
+        let asked = self.requests.remove(&request);
+        let (user, at) = asked.expect("it was asked, and not answered");
+        self.took.push(self.now - at);
+        self.schedule(self.now, Coming::User { user });
+    }
+
+    fn tell(&mut self, event: Event) {
+        let mut actions = std::mem::take(&mut self.actions);
+        self.engine.handle(Duration::from_nanos(self.now), event, &mut actions);
+        for action in actions.drain(..) {
+            match action {
+                Action::Start { op, io } => self.start(op.0, io),
+                Action::Answer { request, .. } => self.answered(request.0),
+                Action::Tell(notice) if notice.what == Happening::Finished => {
+                    self.is_finish_held = true;
+                }
+                _ => {}
+            }
+        }
+        self.actions = actions;
+        let may_tell = self.delay != Some(Delay::LateFinish) || self.flushes == 0;
+        if self.is_finish_held && may_tell {
+            self.is_finish_held = false;
+            self.finished_at = Some(self.now);
+        }
+        if let (None, Status::Running(figures)) = (self.hydrated_at, self.engine.status())
+            && figures.hydrated == figures.regions
+        {
+            self.hydrated_at = Some(self.now);
+        }
+    }
+
+    fn start(&mut self, key: u64, io: Io) {
+        let setup = self.setup;
+        let written = |range: &ByteRange| {
+            let bytes = u128::from(range.end - range.start) * u128::from(SECOND);
+            setup.destination + (bytes / u128::from(setup.destination_rate)) as u64
+        };
+        let took = match &io {
+            Io::ReadSource { range, .. } | Io::Fetch { range, .. } => {
+                let is_background = matches!(io, Io::Fetch { urgent: false, .. });
+                self.background += u64::from(is_background);
+                let bytes = range.end - range.start;
+                let fetch = Fetch { bytes, is_background, is_sent: false, is_told: false };
+                return self.send_fetch(key, fetch);
+            }
+            Io::Store { range, .. }
+            | Io::Write { range, .. }
+            | Io::ReadDestination { range, .. } => written(range),
+            Io::Zero { .. } | Io::Discard { .. } => setup.destination,
+            Io::Flush => {
+                self.flushes += 1;
+                setup.flush
+            }
+            Io::Commit { .. } | Io::Abort => setup.commit,
+        };
+        let op = if matches!(io, Io::Flush) { Op::Flush } else { Op::Other };
+        self.ops.insert(key, op);
+        self.schedule(self.now + took, Coming::End { op: key });
+    }
+
+    /// Sends a fetch to the source, unless a delay keeps it back.
+    fn send_fetch(&mut self, key: u64, mut fetch: Fetch) {
+        let mut others = self.ops.values().filter_map(|op| match op {
+            Op::Fetch(other) if other.is_sent && !other.is_told => Some(other.is_background),
+            _ => None,
+        });
+        let is_kept = match self.delay {
+            Some(Delay::OneByOne) if fetch.is_background => others.any(|it| it),
+            Some(Delay::Starved) if fetch.is_background => others.any(|it| !it),
+            _ => false,
+        };
+        fetch.is_sent = !is_kept;
+        self.ops.insert(key, Op::Fetch(fetch));
+        if is_kept {
+            self.held.push_back(key);
+            return;
+        }
+        let mut at = self.now;
+        if let (Some(Delay::KeptRate), Some(rate)) =
+            (self.delay, self.setup.settings.hydration_rate)
+        {
+            at = at.max(self.paid_at);
+            self.paid_at = at + fetch.bytes * SECOND / rate;
+        }
+        if fetch.is_background && self.delay == Some(Delay::BlindWindow) {
+            self.schedule(at + 1000, Coming::End { op: key });
+        }
+        let arrives = at + self.setup.latency / 2;
+        self.schedule(arrives, Coming::Arrive { op: key, bytes: fetch.bytes });
+    }
+
+    /// The line has carried what was fetched.
+    fn carried(&mut self, key: u64) {
+        if matches!(self.ops.get(&key), Some(Op::Fetch(fetch)) if fetch.is_told) {
+            self.ops.remove(&key);
+        } else {
+            self.schedule(self.now + self.setup.latency.div_ceil(2), Coming::End { op: key });
+        }
+    }
+
+    fn end(&mut self, key: u64) {
+        match self.ops.remove(&key) {
+            Some(Op::Flush) => self.flushes -= 1,
+            Some(Op::Fetch(fetch)) if fetch.is_background => {
+                let is_told = true;
+                if self.delay == Some(Delay::BlindWindow) {
+                    self.ops.insert(key, Op::Fetch(Fetch { is_told, ..fetch }));
+                }
+            }
+            _ => {}
+        }
+        for held in std::mem::take(&mut self.held) {
+            if let Some(&Op::Fetch(fetch)) = self.ops.get(&held) {
+                self.send_fetch(held, fetch);
+            }
+        }
+        self.tell(Event::Done { op: OpId(key), result: Ok(Done::Plain) });
+    }
+}
