@@ -128,7 +128,7 @@ fn suspend_again_and_again(
     while !is_over.load(Ordering::Relaxed) {
         clone.suspend().unwrap();
         thread::sleep(Duration::from_micros(rng.next_u64() % 3000));
-        clone.resume();
+        let _ = clone.resume();
         thread::sleep(Duration::from_micros(rng.next_u64() % 3000));
         times += 1;
     }
@@ -304,7 +304,7 @@ fn what_others_answer_meanwhile_comes_before_or_after_a_long_reply() {
         }
         told.send(cookies).unwrap();
     });
-    served.clone.resume();
+    let _ = served.clone.resume();
     let mut cookies = wait.recv_timeout(Duration::from_secs(120)).unwrap();
     reader.join().unwrap();
     cookies.sort_unstable();
