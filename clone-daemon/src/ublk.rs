@@ -82,7 +82,7 @@ impl Export {
         let path = PathBuf::from(format!("/dev/ublkb{}", info.dev_id));
         let (id, queues) = (info.dev_id, Vec::new());
         let mut export = Self { control, id, path, queues, is_there: true };
-        let params = Params::of(volume.size_bytes(), volume.region_bytes());
+        let params = Params::of(volume.size_bytes(), volume.region_bytes(), volume.block_bytes());
         export.control.set_params(id, params).map_err(refused("make a device like this"))?;
         export
             .serve(volume, info)

@@ -39,6 +39,12 @@ impl Volume {
         self.region_bytes
     }
 
+    /// What requests should begin and end at multiples of, in bytes: a power of two, 4096 or more.
+    /// All others are done too, with more effort.
+    pub fn block_bytes(&self) -> u64 {
+        self.client.block_bytes()
+    }
+
     /// What was counted of all its users.
     pub fn figures(&self) -> &Arc<Figures> {
         &self.figures
@@ -73,6 +79,11 @@ impl User {
     /// Bytes of the clone.
     pub fn size_bytes(&self) -> u64 {
         self.client.size_bytes()
+    }
+
+    /// See [`Volume::block_bytes`].
+    pub fn block_bytes(&self) -> u64 {
+        self.client.block_bytes()
     }
 
     /// Reads from `offset` on, if all of it is on the destination. The calling thread does it.

@@ -44,6 +44,12 @@ impl Client {
         self.size_bytes
     }
 
+    /// What requests should begin and end at multiples of, in bytes: see
+    /// [`Destination::block_bytes`](super::Destination::block_bytes).
+    pub fn block_bytes(&self) -> u64 {
+        self.crew.hands.destination.block_bytes()
+    }
+
     /// Somebody else who uses the same clone.
     pub fn another(&self) -> Self {
         Self::new(self.crew.clone(), self.size_bytes)

@@ -33,7 +33,7 @@ pub(super) struct DataFile {
     /// As it was when it was opened.
     pub(super) size_bytes: u64,
     pub(super) is_block_device: bool,
-    logical_block_size: u64,
+    pub(super) logical_block_size: u64,
     pub(super) direct: Option<Direct>,
 }
 

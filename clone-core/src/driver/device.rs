@@ -54,6 +54,12 @@ pub trait Source: ReadData {
 /// that cover it leaves it, whatever blocks the device has: a change takes nothing from others
 /// outside of its own range.
 pub trait Destination: ReadData {
+    /// What writes and zeroes should begin and end at multiples of, in bytes: a power of two, 4096
+    /// or more. All others are done too, with more effort.
+    fn block_bytes(&self) -> u64 {
+        4096
+    }
+
     /// The stretch that begins at `offset`, which lies on the device, as it is now. A device that
     /// knows nothing says that all of it is data.
     ///

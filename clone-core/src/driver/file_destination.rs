@@ -33,8 +33,9 @@ pub struct FileDestination {
     turn: Mutex<()>,
 }
 
-/// What holes are made of, in bytes. It suits every block device and most file systems, and those
-/// with larger blocks write the zeroes at the ends of a hole themselves.
+/// What holes are made of at least, in bytes. Block devices may have larger blocks and take nothing
+/// that is not made of these; file systems with larger ones write the zeroes at the ends of a hole
+/// themselves.
 const GRANULE: u64 = 4096;
 
 /// The most that is written to the page cache at once, in bytes. What is written at once lies in
@@ -121,7 +122,7 @@ impl FileDestination {
     /// What holes are made of, in bytes: a power of two.
     fn granule(&self) -> u64 {
         let unit = self.data.direct.as_ref().map_or(1, Direct::unit);
-        unit.max(GRANULE)
+        unit.max(self.data.logical_block_size).max(GRANULE)
     }
 
     /// What of `range` can be made a hole beside writes to the rest; `None` if nothing can.
@@ -164,6 +165,10 @@ impl ReadData for FileDestination {
 }
 
 impl Destination for FileDestination {
+    fn block_bytes(&self) -> u64 {
+        self.granule()
+    }
+
     /// By the holes of a regular file. Of a block device nothing is known.
     fn extent(&self, offset: u64) -> io::Result<Extent> {
         self.data.extent(offset)

@@ -120,8 +120,9 @@ pub(super) struct Params {
 }
 
 impl Params {
-    /// Of a clone, with its sizes in bytes.
-    pub(super) fn of(size: u64, region: u64) -> Self {
+    /// Of a clone, with its sizes in bytes: of all of it, of a region, and of what is written without
+    /// being read first.
+    pub(super) fn of(size: u64, region: u64, block: u64) -> Self {
         const BASIC: u32 = 1 << 0;
         const DISCARD: u32 = 1 << 1;
         const VOLATILE_CACHE: u32 = 1 << 2;
@@ -131,9 +132,9 @@ impl Params {
             types: BASIC | DISCARD,
             attrs: VOLATILE_CACHE | FUA,
             logical_bs_shift: 9,
-            physical_bs_shift: 12,
-            io_opt_shift: 12,
-            io_min_shift: 12,
+            physical_bs_shift: block.ilog2() as u8,
+            io_opt_shift: block.ilog2() as u8,
+            io_min_shift: block.ilog2() as u8,
             max_sectors: REQUEST_BYTES / 512,
             dev_sectors: size / 512,
             discard_granularity: u32::try_from(region).unwrap_or(1 << 31),

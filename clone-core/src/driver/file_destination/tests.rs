@@ -60,7 +60,7 @@ fn on_all(size_bytes: usize, test: impl Fn(&str, &FileDestination)) {
                 Ok(device) => test(&format!("{name}, {access:?}"), &device),
                 Err(error) => assert!(access == Access::Direct, "{name}: {error}"),
             }
-            for block_bytes in [512, 4096] {
+            for block_bytes in [512, 4096, 16384] {
                 let blocks = LoopDevice::new(folder, size_bytes as u64, block_bytes);
                 let Some(blocks) = blocks else { continue };
                 let name = format!("blocks of {block_bytes} on {name}, {access:?}");
@@ -255,7 +255,7 @@ fn a_device_tells_its_size_and_its_blocks() {
     let (folder, path) = file_of(1001 * 512 + 511);
     let device = FileDestination::open(&path, Access::Buffered).unwrap();
     assert_eq!(device.limits(), limits(1001, 512));
-    for block_bytes in [512, 4096] {
+    for block_bytes in [512, 4096, 16384] {
         let Some(blocks) = LoopDevice::new(folder.path(), 1 << 20, block_bytes) else { return };
         for access in WAYS {
             let device = FileDestination::open(&blocks.path, access).unwrap();

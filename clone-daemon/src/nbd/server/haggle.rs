@@ -321,7 +321,10 @@ impl Chosen {
         match kind {
             info::NAME => bytes.raw(self.volume.name().as_bytes()),
             info::DESCRIPTION => bytes.raw(describe(&self.volume).as_bytes()),
-            info::BLOCK_SIZE => bytes.u32(1).u32(4096).u32(parse::PAYLOAD_MAX),
+            info::BLOCK_SIZE => {
+                let block = u32::try_from(self.volume.block_bytes()).unwrap_or(parse::PAYLOAD_MAX);
+                bytes.u32(1).u32(block.min(parse::PAYLOAD_MAX)).u32(parse::PAYLOAD_MAX)
+            }
             _ => bytes.u64(self.volume.size_bytes()).u16(self.flags()),
         };
         bytes.0

@@ -203,7 +203,9 @@ impl Session {
             covers
                 || matches!(self.asker.user.hydrated(&(at..at.saturating_add(1))), Some((true, _)))
         };
-        range.end - range.start >= GRANULES && is_there(range.start) && is_there(range.end)
+        // Wherever it begins, that holds a whole block, which can become a hole.
+        let enough = self.user.block_bytes().saturating_mul(2);
+        range.end - range.start >= enough && is_there(range.start) && is_there(range.end)
     }
 
     /// Sends the replies that there are before the source is asked what it knows of `range`: it may
@@ -280,9 +282,6 @@ impl Session {
         Ok(())
     }
 }
-
-/// A range that is so long holds a block of 4096 bytes that can become a hole, wherever it begins.
-const GRANULES: u64 = 2 * 4096;
 
 /// Room for a length and more contexts than there are.
 const STATUS_PAYLOAD_MAX: usize = 4096;
