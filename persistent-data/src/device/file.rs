@@ -3,7 +3,8 @@
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::marker::PhantomData;
-use std::os::unix::fs::FileExt;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use rustix::fs::SeekFrom as Position;
@@ -27,10 +28,16 @@ pub enum ReadWrite {}
 ///
 /// Its size is the one at the time of opening. What is left of it after the last whole block is
 /// no part of the device: it is never written, and read only as the [`tail`](FileDevice::tail).
+///
+/// A flush fails if the device has become shorter, or if it is a file that was deleted: what was
+/// written is then not there, or not for long.
 #[derive(Debug)]
 pub struct FileDevice<Access = ReadWrite> {
     file: File,
     size_bytes: u64,
+    is_block_device: bool,
+    /// Whether it had no name any more when it was opened, so that it can lose none.
+    was_deleted: bool,
     access: PhantomData<Access>,
 }
 
@@ -85,7 +92,8 @@ impl FileDevice {
 
     /// Gives up writing. What was claimed or locked stays so.
     pub fn read_only(self) -> FileDevice<ReadOnly> {
-        FileDevice { file: self.file, size_bytes: self.size_bytes, access: PhantomData }
+        let Self { file, size_bytes, is_block_device, was_deleted, .. } = self;
+        FileDevice { file, size_bytes, is_block_device, was_deleted, access: PhantomData }
     }
 }
 
@@ -124,7 +132,36 @@ impl<Access> FileDevice<Access> {
     fn sized(file: File) -> io::Result<Self> {
         // The metadata of a block device say nothing about its size; its end does.
         let size_bytes = (&file).seek(SeekFrom::End(0))?;
-        Ok(Self { file, size_bytes, access: PhantomData })
+        let metadata = file.metadata()?;
+        let is_block_device = Kind::of(&metadata) == Some(Kind::BlockDevice);
+        let was_deleted = metadata.nlink() == 0;
+        Ok(Self { file, size_bytes, is_block_device, was_deleted, access: PhantomData })
+    }
+
+    /// Fails if what was written is not there any more, or not for long.
+    fn check_lasts(&self) -> io::Result<()> {
+        let metadata = self.file.metadata()?;
+        let size_bytes = match self.is_block_device {
+            true => rustix::fs::seek(&self.file, Position::End(0))?,
+            false => metadata.len(),
+        };
+        let told = if size_bytes < self.size_bytes {
+            let had = self.size_bytes;
+            format!(
+                "it has become shorter: it had {had} bytes when it was opened, and {size_bytes} now"
+            )
+        } else if metadata.nlink() == 0 && !self.was_deleted && !self.is_block_device {
+            "it has been deleted: what is in it is gone when it is closed".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(io::Error::other(told))
+    }
+}
+
+impl<Access> AsFd for FileDevice<Access> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 
@@ -155,6 +192,10 @@ impl<Access: Send + Sync> ReadDevice for FileDevice<Access> {
 impl Device for FileDevice {
     fn write(&self, first: BlockNr, from: &[RawBlock]) -> io::Result<()> {
         check_range(self.nr_blocks(), first, from.len())?;
+        // A write of the last block would make a file as long as it was that has become shorter.
+        if first.0 + from.len() as u64 == self.nr_blocks() {
+            self.check_lasts()?;
+        }
         self.file.write_all_at(from.as_bytes(), first.0 * BLOCK_SIZE as u64)
     }
 
@@ -162,7 +203,8 @@ impl Device for FileDevice {
     /// takes to find the data of a sparse file again; all it leaves out are times. The size never
     /// changes, for nothing is written past the end.
     fn flush(&self) -> io::Result<()> {
-        self.file.sync_data()
+        let flushed = self.file.sync_data();
+        self.check_lasts().and(flushed)
     }
 }
 

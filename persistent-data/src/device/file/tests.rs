@@ -293,3 +293,37 @@ fn a_file_that_is_written_is_locked_against_those_who_lock_open_files_too() {
     let refused = FileDevice::open_write(file.path()).map(drop);
     assert!(matches!(refused, Err(OpenError::InUse { .. })), "{refused:?}");
 }
+
+#[test]
+fn a_flush_of_a_file_that_became_shorter_fails_whatever_is_written_to_it() {
+    let (_directory, path) = file_of(4 * BLOCK_SIZE as u64);
+    let device = FileDevice::open_write(&path).unwrap();
+    device.write(BlockNr(0), &[filled(1), filled(2), filled(3), filled(4)]).unwrap();
+    device.flush().unwrap();
+    File::options().write(true).open(&path).unwrap().set_len(BLOCK_SIZE as u64).unwrap();
+    let told = "it has become shorter: it had 16384 bytes when it was opened, and 4096 now";
+    assert_eq!(device.flush().unwrap_err().to_string(), told);
+    // This makes it longer again, but not as long as it was.
+    device.write(BlockNr(2), &[filled(3)]).unwrap();
+    let told = "it has become shorter: it had 16384 bytes when it was opened, and 12288 now";
+    assert_eq!(device.flush().unwrap_err().to_string(), told);
+    assert_eq!(device.write(BlockNr(3), &[filled(4)]).unwrap_err().to_string(), told);
+    assert_eq!(device.flush().unwrap_err().to_string(), told);
+}
+
+#[test]
+fn a_flush_of_a_file_that_was_deleted_fails() {
+    let (directory, path) = file_of(4 * BLOCK_SIZE as u64);
+    let device = FileDevice::open_write(&path).unwrap();
+    // Another name is as good.
+    let other = directory.path().join("other");
+    fs::rename(&path, &other).unwrap();
+    device.flush().unwrap();
+    fs::remove_file(&other).unwrap();
+    let told = device.flush().unwrap_err().to_string();
+    assert_eq!(told, "it has been deleted: what is in it is gone when it is closed");
+    // Whoever opens one that has no name knows that.
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(BLOCK_SIZE as u64).unwrap();
+    FileDevice::from_file(file).unwrap().flush().unwrap();
+}
