@@ -28,13 +28,15 @@
 //! | those of a buffer, and of the pool | bytes | after all of those above |
 //! | `Direct::locks` | blocks that are changed past the page cache | by a `FileDestination`, last |
 //! | `Flushes` | that one flush at a time is done, and whether one failed | likewise |
+//! | the one of a `Tail` | memory out of which the last blocks are written | likewise |
 //!
 //! *Invariant:* no device is touched and no callback called with `Crew::state` held, and no memory
 //! of size is moved; but what is told of a [trace](RunningClone::trace), 16 MiB at most, and of
 //! what is [set aside](RunningClone::set_aside) is copied with it, for those who ask for that. What
 //! is held during I/O is the lock of a copy's buffer, for reading, while it is stored; that of
-//! metadata during a commit, which is one at a time anyway; and the two of a `FileDestination`:
-//! that of blocks while they are changed past the page cache, and that of flushes.
+//! metadata during a commit, which is one at a time anyway; and those of a `FileDestination`:
+//! that of blocks while they are changed past the page cache, that of flushes, and that of the end
+//! of a file.
 //!
 //! *Invariant:* a callback runs on a worker, whoever told the engine what led to the answer, and
 //! also if the clone has failed or was stopped; so a server may hold a lock that its callback wants
@@ -61,7 +63,7 @@
 pub use self::aligned::AlignedBuf;
 pub use self::client::{Client, Stretch};
 pub use self::data_file::Access;
-pub use self::device::{Destination, Extent, Source, SourceChanged};
+pub use self::device::{Destination, DestinationLost, Extent, Source, SourceChanged};
 pub use self::file_destination::FileDestination;
 pub use self::file_source::FileSource;
 pub use self::notices::{Dated, Listener, NOTICES_MAX};
@@ -87,6 +89,8 @@ mod running;
 #[cfg(test)]
 mod scratch;
 mod state;
+mod tail;
+mod writes;
 mod zero_runs;
 
 #[cfg(test)]

@@ -12,6 +12,9 @@ struct Page([u8; PAGE_BYTES]);
 
 const PAGE_BYTES: usize = 4096;
 
+/// What addresses of an [`AlignedBuf`] are multiples of, in bytes.
+pub(super) const ALIGNMENT: usize = PAGE_BYTES;
+
 /// Bytes that begin at a multiple of 4096 in memory. What is read into them, or written from them,
 /// by direct I/O needs no copy on the way.
 #[derive(Clone)]

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::mpsc;
 
 use crate::driver::crew::Crew;
+use crate::driver::device::DestinationLost;
 use crate::driver::perform::is_full;
-use crate::engine::{ByteRange, Device, Lane, Operation, RequestError};
+use crate::engine::{ByteRange, Device, Failure, Lane, Operation, RequestError};
 
 /// Somebody who uses a clone: one for each thread, or for each connection.
 ///
@@ -65,7 +66,7 @@ impl Client {
         let Some((hydrated, end)) = self.hydrated(range) else { return Ok(None) };
         let hands = &self.crew.hands;
         let extent = match hydrated {
-            true => hands.destination.extent(range.start)?,
+            true => hands.destination.extent(range.start).inspect_err(|error| self.heed(error))?,
             false => hands.source.extent(range.start)?,
         };
         Ok(Some(Stretch { hydrated, zeroes: extent.zeroes, end: extent.end.min(end) }))
@@ -223,10 +224,21 @@ impl Client {
         act: impl FnOnce() -> io::Result<()>,
     ) -> Option<Result<(), RequestError>> {
         let _pass = self.lane.pass(range)?;
-        Some(act().map_err(|error| match is_full(&error) {
-            true => RequestError::Full(Device::Destination),
-            false => RequestError::Device(Device::Destination),
+        Some(act().map_err(|error| {
+            self.heed(&error);
+            match is_full(&error) {
+                true => RequestError::Full(Device::Destination),
+                false => RequestError::Device(Device::Destination),
+            }
         }))
+    }
+
+    /// Ends the clone if the destination has lost what was on it.
+    fn heed(&self, error: &io::Error) {
+        if DestinationLost::of(error).is_some() {
+            let reason = error.to_string();
+            self.crew.fail(Failure { device: Device::Destination, reason, is_full: false });
+        }
     }
 
     fn range(&self, offset: u64, len: usize) -> Result<ByteRange, RequestError> {

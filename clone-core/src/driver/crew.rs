@@ -208,6 +208,10 @@ impl Crew {
         });
 
         let changed = result.as_ref().err().and_then(|_| lock(&self.hands.changed).take());
+        // Before the failure itself, after which the engine would go on.
+        if let Some(lost) = result.as_ref().err().and_then(|_| lock(&self.hands.lost).take()) {
+            self.fail(lost);
+        }
         let mut state = self.lock();
         state.queue.end(place);
         // Before the failure itself, which would have more of the same begun.

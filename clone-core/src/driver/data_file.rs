@@ -3,13 +3,15 @@
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use persistent_data::device::{Caching, OpenError, Purpose, open};
-use rustix::fs::{AtFlags, SeekFrom as Position, StatxFlags, ioctl_blksszget, statx};
+use rustix::fs::{AtFlags, SeekFrom as Position, StatxFlags, fstat, ioctl_blksszget, statx};
 use rustix::io::Errno;
 
+use super::aligned::ALIGNMENT;
 use super::device::Extent;
 use super::direct::Direct;
 use crate::geometry::{SECTOR_SIZE, Sectors};
@@ -26,6 +28,9 @@ pub enum Access {
 }
 
 /// A block device, or a regular file in its place.
+///
+/// *Invariant:* once it has been found shorter than it was, everything fails, also if it is made
+/// longer again: what was cut off reads as zeroes then.
 #[derive(Debug)]
 pub(super) struct DataFile {
     pub(super) file: File,
@@ -35,17 +40,32 @@ pub(super) struct DataFile {
     pub(super) is_block_device: bool,
     pub(super) logical_block_size: u64,
     pub(super) direct: Option<Direct>,
+    /// Whether it had no name any more when it was opened, so that it can lose none.
+    was_deleted: bool,
+    /// How it has become shorter, since that was seen.
+    cut_off: OnceLock<String>,
+    /// Makes an error of that.
+    lost: Lost,
 }
 
+/// Makes an error out of how a device has become shorter.
+pub(super) type Lost = fn(String) -> io::Error;
+
 impl DataFile {
-    pub(super) fn open(path: &Path, purpose: Purpose, access: Access) -> Result<Self, OpenError> {
+    pub(super) fn open(
+        path: &Path,
+        purpose: Purpose,
+        access: Access,
+        lost: Lost,
+    ) -> Result<Self, OpenError> {
         let refused = |source| OpenError::new(path, source);
         let caching = match access {
             Access::Buffered => Caching::Use,
             Access::Direct => Caching::Avoid,
         };
         let mut file = open(path, purpose, caching)?;
-        let is_block_device = file.metadata().map_err(refused)?.file_type().is_block_device();
+        let metadata = file.metadata().map_err(refused)?;
+        let is_block_device = metadata.file_type().is_block_device();
         // The metadata of a block device say nothing about its size; its end does.
         let size_bytes = file.seek(SeekFrom::End(0)).map_err(refused)?;
         let logical_block_size = match is_block_device {
@@ -62,8 +82,17 @@ impl DataFile {
                 Some(direct)
             }
         };
-        let path = path.to_owned();
-        Ok(Self { file, path, size_bytes, is_block_device, logical_block_size, direct })
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            size_bytes,
+            is_block_device,
+            logical_block_size,
+            direct,
+            was_deleted: metadata.nlink() == 0,
+            cut_off: OnceLock::new(),
+            lost,
+        })
     }
 
     pub(super) fn limits(&self) -> DeviceLimits {
@@ -74,15 +103,69 @@ impl DataFile {
     }
 
     pub(super) fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        self.check_known()?;
         self.check_range(offset, into.len() as u64)?;
         let read = match &self.direct {
             None => self.file.read_exact_at(into, offset),
             Some(direct) => direct.read(&self.file, offset, into),
         };
         read.map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => self.cut_off(),
-            _ => error,
+            // It had ended before, whatever its size is by now.
+            io::ErrorKind::UnexpectedEof => self.set_cut_off(self.size_now().ok()),
+            _ => self.explain(error),
         })
+    }
+
+    /// Fails if it has been seen to be shorter than it was.
+    pub(super) fn check_known(&self) -> io::Result<()> {
+        match self.cut_off.get() {
+            Some(how) => Err((self.lost)(how.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Looks whether it is shorter than it was, and fails then and from then on.
+    pub(super) fn check(&self) -> io::Result<()> {
+        self.check_known()?;
+        match self.size_now()? {
+            size if size < self.size_bytes => Err(self.set_cut_off(Some(size))),
+            _ => Ok(()),
+        }
+    }
+
+    /// [Looks](Self::check) at its size, and whether what it holds lasts longer than it is open.
+    pub(super) fn check_lasts(&self) -> io::Result<()> {
+        self.check()?;
+        if self.was_deleted || self.is_block_device || fstat(&self.file)?.st_nlink > 0 {
+            return Ok(());
+        }
+        Err(io::Error::other(format!(
+            "{} has been deleted: what is in it is gone when it is closed. Copy what is needed \
+             through the clone before you end it",
+            self.path.display()
+        )))
+    }
+
+    /// What is behind an error of it.
+    pub(super) fn explain(&self, error: io::Error) -> io::Error {
+        self.check().err().unwrap_or(error)
+    }
+
+    fn size_now(&self) -> io::Result<u64> {
+        if self.is_block_device {
+            return Ok(rustix::fs::seek(&self.file, Position::End(0))?);
+        }
+        Ok(fstat(&self.file)?.st_size.try_into().unwrap_or(0))
+    }
+
+    fn set_cut_off(&self, has: Option<u64>) -> io::Error {
+        let how = self.cut_off.get_or_init(|| {
+            let (path, had) = (self.path.display(), self.size_bytes);
+            let now = has.filter(|&has| has < had).map(|has| format!(", and has {has}"));
+            let now = now.unwrap_or_default();
+            format!("{path} has become shorter: it had {had} bytes when it was opened{now}")
+        });
+        (self.lost)(how.clone())
     }
 
     /// Checks that `len` bytes from `offset` on lie on the device.
@@ -98,6 +181,7 @@ impl DataFile {
 
     /// The extent at `offset`. Without help from the file system all is data.
     pub(super) fn extent(&self, offset: u64) -> io::Result<Extent> {
+        self.check_known()?;
         let size_bytes = self.size_bytes;
         let data = Extent { zeroes: false, end: size_bytes };
         if self.is_block_device || offset >= size_bytes {
@@ -124,20 +208,12 @@ impl DataFile {
             Ok(data) => Ok(data.clamp(offset, self.size_bytes)),
             Err(Errno::NXIO) => {
                 // That there is no more data is also said of what lies past the end of a file.
-                if self.file.metadata()?.len() < self.size_bytes {
-                    return Err(self.cut_off());
-                }
+                self.check()?;
                 Ok(self.size_bytes)
             }
             Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(offset),
             Err(error) => Err(error.into()),
         }
-    }
-
-    fn cut_off(&self) -> io::Error {
-        let (path, had) = (self.path.display(), self.size_bytes);
-        let told = format!("{path} has become shorter: it had {had} bytes when it was opened");
-        io::Error::new(io::ErrorKind::UnexpectedEof, told)
     }
 }
 
@@ -156,6 +232,6 @@ fn direct(file: &File, usual: u64) -> Option<Direct> {
         None => (usual, usual as usize),
     };
     // Zeroes say that this file cannot be read in this way, though others may.
-    let is_possible = unit.is_power_of_two() && memory.is_power_of_two();
+    let is_possible = unit.is_power_of_two() && memory.is_power_of_two() && memory <= ALIGNMENT;
     is_possible.then(|| Direct::new(unit, memory))
 }

@@ -35,6 +35,28 @@ impl SourceChanged {
     }
 }
 
+/// The error of a destination, inside an [`io::Error`], that has lost what was stored on it: none of
+/// its bytes can be used any more, also if it looks well again, and the clone fails.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "{0}; what was stored there is lost. End the clone, and restore the destination from a backup \
+     or make the clone anew, with new metadata"
+)]
+pub struct DestinationLost(pub String);
+
+impl From<DestinationLost> for io::Error {
+    fn from(lost: DestinationLost) -> Self {
+        Self::other(lost)
+    }
+}
+
+impl DestinationLost {
+    /// The one that `error` is, if it is one.
+    pub fn of(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
+}
+
 /// What is cloned. There is no way to write to it.
 pub trait Source: ReadData {
     /// The stretch that begins at `offset`, which lies on the device. A device that knows nothing
@@ -53,6 +75,9 @@ pub trait Source: ReadData {
 /// Writes, zeroes and discards may be under way at the same time. Each byte ends as one of those
 /// that cover it leaves it, whatever blocks the device has: a change takes nothing from others
 /// outside of its own range.
+///
+/// Whatever it is asked, a destination that may have lost what was stored on it fails with
+/// [`DestinationLost`].
 pub trait Destination: ReadData {
     /// What writes and zeroes should begin and end at multiples of, in bytes: a power of two, 4096
     /// or more. All others are done too, with more effort.

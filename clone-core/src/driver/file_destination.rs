@@ -17,17 +17,31 @@ use self::release::release;
 use super::aligned::AlignedBuf;
 use super::buffers::lock;
 use super::data_file::{Access, DataFile};
-use super::device::{Destination, Extent};
+use super::device::{Destination, DestinationLost, Extent};
 use super::direct::Direct;
 use super::range_locks::RangeLock;
+use super::tail::Tail;
+use super::writes::Writes;
 use crate::content::ReadData;
 use crate::target::DeviceLimits;
 
 /// A block device, or a regular file in its place, that is read and written by nobody else: a
 /// block device is claimed exclusively, a file is locked.
+///
+/// That keeps nobody from cutting a file off, and the next write makes it longer again, with zeroes
+/// in between.
+///
+/// *Invariant:* no write makes a file that was cut off as long as it was: what reaches its end goes
+/// through a [`Tail`]. *Invariant:* before bytes or an extent are given away, the file is seen to
+/// have its size, after all writes that were under way until then; before a flush succeeds too. So
+/// zeroes that take the place of what was cut off are given to nobody, and nothing is committed on
+/// top of them.
 #[derive(Debug)]
 pub struct FileDestination {
     data: DataFile,
+    /// Of a regular file that is not empty.
+    tail: Option<Tail>,
+    writes: Writes,
     flushes: Flushes,
     /// Held for a piece of a large write to a file.
     turn: Mutex<()>,
@@ -56,7 +70,8 @@ impl FileDestination {
     /// kernel or claimed by somebody else, or if a file is locked.
     pub fn open(path: impl AsRef<Path>, access: Access) -> Result<Self, OpenError> {
         let path = path.as_ref();
-        let data = DataFile::open(path, Purpose::Write, access)?;
+        let lost = |how| DestinationLost(how).into();
+        let data = DataFile::open(path, Purpose::Write, access, lost)?;
         if let Some(unit) = data.direct.as_ref().map(Direct::unit)
             && !data.size_bytes.is_multiple_of(unit)
         {
@@ -70,12 +85,69 @@ impl FileDestination {
             );
             return Err(OpenError::new(path, source));
         }
-        Ok(Self { data, flushes: Flushes::default(), turn: Mutex::default() })
+        let unit = data.direct.as_ref().map_or(1, Direct::unit);
+        let has_tail = !data.is_block_device && data.size_bytes > 0;
+        let tail = has_tail.then(|| Tail::new(&data.file, data.size_bytes, unit));
+        Ok(Self {
+            data,
+            tail,
+            writes: Writes::default(),
+            flushes: Flushes::default(),
+            turn: Mutex::default(),
+        })
     }
 
     /// What a clone has to know of it.
     pub fn limits(&self) -> DeviceLimits {
         self.data.limits()
+    }
+
+    /// Fails if what was just read or found may be zeroes in the place of what was cut off.
+    fn look(&self) -> io::Result<()> {
+        self.writes.look(|| self.data.check())
+    }
+
+    fn write_parts(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let Some(tail) = &self.tail else {
+            return self.write_front(offset, data);
+        };
+        let front = tail.begin().saturating_sub(offset).min(data.len() as u64) as usize;
+        let _under_way = self.writes.begin();
+        if front == data.len() {
+            return self.write_front(offset, data);
+        }
+        let (front, rest) = data.split_at(front);
+        self.write_front(offset, front)?;
+        self.write_tail(tail, offset + front.len() as u64, rest)
+    }
+
+    /// Writes what does not reach the end of a file, or anything to a block device.
+    fn write_front(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        match &self.data.direct {
+            None => self.write_buffered(offset, data),
+            Some(direct) => direct.write(&self.data.file, offset, data),
+        }
+    }
+
+    fn write_tail(&self, tail: &Tail, offset: u64, data: &[u8]) -> io::Result<()> {
+        let range = offset..offset + data.len() as u64;
+        for _ in 0..2 {
+            match tail.write(offset, data) {
+                Some(Err(error)) if Errno::from_io_error(&error) == Some(Errno::FAULT) => {
+                    self.data.check()?;
+                    // It was not cut off, so there may be no room: this says so.
+                    if !self.allocate(FallocateFlags::empty(), &range)? {
+                        break;
+                    }
+                }
+                Some(written) => return written,
+                None => break,
+            }
+        }
+        // What cannot be mapped is written as all else. If it is cut off between the look and the
+        // write, that is not seen.
+        self.data.check()?;
+        self.write_front(offset, data)
     }
 
     /// Writes through the page cache. A file system lets no two threads write to one file at a
@@ -119,6 +191,22 @@ impl FileDestination {
         Ok(())
     }
 
+    fn make_zeroes(&self, range: Range<u64>, deallocate: bool) -> io::Result<()> {
+        if range.is_empty() || deallocate && self.data.is_hole(&range)? {
+            return Ok(());
+        }
+        let Some(whole) = self.whole_granules(&range) else {
+            return self.write_zeroes(range);
+        };
+        self.write_zeroes(range.start..whole.start)?;
+        self.write_zeroes(whole.end..range.end)?;
+        let locked = self.lock_whole(&whole);
+        let is_done = deallocate && self.allocate(FallocateFlags::PUNCH_HOLE, &whole)?
+            || self.allocate(FallocateFlags::ZERO_RANGE, &whole)?;
+        drop(locked);
+        if is_done { Ok(()) } else { self.write_zeroes(whole) }
+    }
+
     /// What holes are made of, in bytes: a power of two.
     fn granule(&self) -> u64 {
         let unit = self.data.direct.as_ref().map_or(1, Direct::unit);
@@ -160,7 +248,8 @@ impl ReadData for FileDestination {
     }
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        self.data.read_at(offset, into)
+        self.data.read_at(offset, into)?;
+        self.look()
     }
 }
 
@@ -171,53 +260,46 @@ impl Destination for FileDestination {
 
     /// By the holes of a regular file. Of a block device nothing is known.
     fn extent(&self, offset: u64) -> io::Result<Extent> {
-        self.data.extent(offset)
+        let extent = self.data.extent(offset)?;
+        self.look()?;
+        Ok(extent)
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.data.check_range(offset, data.len() as u64)?;
-        match &self.data.direct {
-            None => self.write_buffered(offset, data),
-            Some(direct) => direct.write(&self.data.file, offset, data),
-        }
+        self.data.check_known()?;
+        self.write_parts(offset, data).map_err(|error| self.data.explain(error))
     }
 
     fn zero(&self, range: Range<u64>, deallocate: bool) -> io::Result<()> {
         let len = range.end.saturating_sub(range.start);
         self.data.check_range(range.start, len)?;
-        if len == 0 || deallocate && self.data.is_hole(&range)? {
-            return Ok(());
-        }
-        let Some(whole) = self.whole_granules(&range) else {
-            return self.write_zeroes(range);
-        };
-        self.write_zeroes(range.start..whole.start)?;
-        self.write_zeroes(whole.end..range.end)?;
-        let locked = self.lock_whole(&whole);
-        let is_done = deallocate && self.allocate(FallocateFlags::PUNCH_HOLE, &whole)?
-            || self.allocate(FallocateFlags::ZERO_RANGE, &whole)?;
-        drop(locked);
-        if is_done { Ok(()) } else { self.write_zeroes(whole) }
+        self.data.check_known()?;
+        self.make_zeroes(range, deallocate).map_err(|error| self.data.explain(error))
     }
 
     fn discard(&self, range: Range<u64>) -> io::Result<()> {
         self.data.check_range(range.start, range.end.saturating_sub(range.start))?;
+        self.data.check_known()?;
         let Some(whole) = self.whole_granules(&range) else {
             return Ok(());
         };
         let _locked = self.lock_whole(&whole);
-        if self.data.is_block_device {
-            can(discard_blocks(&self.data.file, &whole))?;
-        } else {
-            self.allocate(FallocateFlags::PUNCH_HOLE, &whole)?;
-        }
-        Ok(())
+        let discarded = match self.data.is_block_device {
+            true => can(discard_blocks(&self.data.file, &whole)),
+            false => self.allocate(FallocateFlags::PUNCH_HOLE, &whole),
+        };
+        discarded.map(drop).map_err(|error| self.data.explain(error))
     }
 
     /// `fdatasync` is enough. Like `fsync` it empties the disk's own cache, and it stores what it
     /// takes to find the data of a sparse file again; all it leaves out are times.
     fn flush(&self) -> io::Result<()> {
-        self.flushes.run(|| self.data.file.sync_data())
+        self.data.check_known()?;
+        self.flushes.run(|| {
+            let flushed = self.data.file.sync_data();
+            self.data.check_lasts().and(flushed)
+        })
     }
 
     /// What still holds this has an empty file that cannot be written.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use persistent_data::device;
 
 use crate::driver::buffers::{CopyBuffer, Pool, length, lock};
-use crate::driver::device::{Destination, Extent, Source, SourceChanged};
+use crate::driver::device::{Destination, DestinationLost, Extent, Source, SourceChanged};
 use crate::driver::queue::{Laid, Work};
 use crate::driver::zero_runs::zero_runs;
 use crate::engine::{ByteRange, Done, Failure, RegionSet};
@@ -25,6 +25,8 @@ pub(super) struct Hands {
     pub(super) tally: Tally,
     /// Why the source is not what it was, until the engine is told.
     pub(super) changed: Mutex<Option<String>>,
+    /// Why the clone cannot go on, until it has failed.
+    pub(super) lost: Mutex<Option<Failure>>,
 }
 
 /// Metadata, of whatever device. Only one operation at a time is under way on it.
@@ -98,7 +100,11 @@ impl Hands {
                 if let Some(SourceChanged(what)) = SourceChanged::of(&error) {
                     *lock(&self.changed) = Some(what.clone());
                 }
-                failed(&error, is_full(&error))
+                let failure = failed(&error, is_full(&error));
+                if DestinationLost::of(&error).is_some() {
+                    *lock(&self.lost) = Some(failure.clone());
+                }
+                failure
             });
         }
         let used = match work {

@@ -163,6 +163,7 @@ impl<D: device::Device + 'static> RunningClone<D> {
             pool: Arc::new(Pool::new(pool_bytes(&settings))),
             tally: Tally::default(),
             changed: Mutex::default(),
+            lost: Mutex::default(),
         };
         let workers = options.workers.max(WORKERS_MIN);
         let crew = Crew::new(engine, hands, Notices::new(options.listener), workers);

@@ -15,6 +15,7 @@ mod control;
 mod disk;
 mod faults;
 mod life;
+mod lost;
 mod model;
 mod ways;
 

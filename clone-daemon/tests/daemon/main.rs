@@ -4,6 +4,7 @@
 mod clonectl;
 mod cloned;
 mod control;
+mod cut_off;
 mod full;
 mod fuse;
 mod killed;

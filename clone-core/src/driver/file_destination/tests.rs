@@ -16,6 +16,7 @@ use crate::driver::{Access, Destination, Extent, FileSource, Source};
 use crate::geometry::Sectors;
 use crate::target::DeviceLimits;
 
+mod cut_off;
 mod overlapping;
 
 const WAYS: [Access; 2] = [Access::Buffered, Access::Direct];
