@@ -18,6 +18,7 @@ use self::collector::Clones;
 use self::http::Pages;
 use crate::host::Host;
 use crate::listening::Listening;
+use crate::nbd::server::Connections;
 
 mod collector;
 mod http;
@@ -76,6 +77,7 @@ pub enum MetricsError {
 pub struct BoundMetrics {
     listener: TcpListener,
     address: MetricsAddress,
+    nbd: Option<Connections>,
 }
 
 impl BoundMetrics {
@@ -90,7 +92,13 @@ impl BoundMetrics {
         let failed = |source| MetricsError::Io { address, source };
         let listener = TcpListener::bind(address.0).map_err(failed)?;
         let address = MetricsAddress(listener.local_addr().map_err(failed)?);
-        Ok(Self { listener, address })
+        Ok(Self { listener, address, nbd: None })
+    }
+
+    /// Also tells of the connections of an NBD server. Without one all of their numbers are 0.
+    #[must_use]
+    pub fn with_nbd(self, nbd: Option<Connections>) -> Self {
+        Self { nbd, ..self }
     }
 
     /// Serves the metrics of `host` there.
@@ -99,7 +107,7 @@ impl BoundMetrics {
     /// The system gives no thread.
     pub fn serve(self, host: Arc<Host>) -> io::Result<Server> {
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(Clones::new(host)));
+        registry.register_collector(Box::new(Clones::new(host, self.nbd)));
         let pages = Pages { registry };
         let listening = Listening::start("metrics", self.listener.into(), CONNECTIONS_MAX, pages)?;
         Ok(Server { listening, address: self.address })

@@ -167,6 +167,12 @@ pub struct CommonArgs {
     #[arg(long, value_name = "ADDRESS")]
     pub nbd: Vec<Address>,
 
+    /// How many connections of NBD clients there may be, to all clones. Half of them may be to one
+    /// clone, half from one peer, and a quarter from one peer to one clone.
+    #[arg(long, value_name = "N", default_value_t = 256, requires = "nbd")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=16384))]
+    pub nbd_connections: u16,
+
     /// Have NBD clients use TLS, with the chain of certificates in FILE, in PEM.
     #[arg(long, value_name = "FILE", requires_all = ["tls_key", "nbd"])]
     pub tls_cert: Option<PathBuf>,

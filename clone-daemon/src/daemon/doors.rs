@@ -15,7 +15,7 @@ use crate::nbd::server::{BindOptions, ServerOptions, TlsOptions};
 /// What is listened at; nobody is served yet.
 pub(super) struct Doors {
     nbd: Option<Arc<Nbd>>,
-    tls: Option<TlsOptions>,
+    nbd_options: ServerOptions,
     control: Option<BoundSocket>,
     metrics: Option<BoundMetrics>,
 }
@@ -69,7 +69,9 @@ impl Doors {
         }
         let metrics = args.metrics.map(|address| BoundMetrics::bind(address, args.insecure));
         let control = control_socket(args.control.as_deref())?;
-        Ok(Self { nbd, tls, control, metrics: metrics.transpose()? })
+        let connections_max = args.nbd_connections.into();
+        let nbd_options = ServerOptions { tls, connections_max, ..ServerOptions::default() };
+        Ok(Self { nbd, nbd_options, control, metrics: metrics.transpose()? })
     }
 
     /// Serves whoever comes.
@@ -77,9 +79,7 @@ impl Doors {
     /// # Errors
     /// That there are no threads for it.
     pub(super) fn open(self, host: &Arc<Host>) -> Result<OpenDoors> {
-        if let Some(nbd) = &self.nbd {
-            nbd.open(host, ServerOptions { tls: self.tls, ..ServerOptions::default() })?;
-        }
+        let nbd = self.nbd.as_ref().map(|nbd| nbd.open(host, self.nbd_options)).transpose()?;
         let control = self.control.map(|socket| socket.serve(host.clone())).transpose()?;
         if let Some(control) = &control {
             tracing::info!(
@@ -87,7 +87,8 @@ impl Doors {
                 control.path().display()
             );
         }
-        let metrics = self.metrics.map(|bound| bound.serve(host.clone())).transpose()?;
+        let metrics = self.metrics.map(|bound| bound.with_nbd(nbd).serve(host.clone()));
+        let metrics = metrics.transpose()?;
         if let Some(metrics) = &metrics {
             tracing::info!("metrics at http://{}/metrics", metrics.address().0);
         }

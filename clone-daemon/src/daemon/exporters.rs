@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::fuse::{Export, Options, Who};
 use crate::host::{Exporter, Host};
-use crate::nbd::server::{Address, BindOptions, Listener, Server, ServerOptions};
+use crate::nbd::server::{Address, BindOptions, Connections, Listener, Server, ServerOptions};
 use crate::source::{NbdAddress, NbdEndpoint, SourceSpec};
 use crate::volume::Volume;
 
@@ -52,12 +52,13 @@ impl Nbd {
     }
 
     /// Serves the clones of `host` to whoever comes.
-    pub(super) fn open(&self, host: &Arc<Host>, options: ServerOptions) -> Result<()> {
+    pub(super) fn open(&self, host: &Arc<Host>, options: ServerOptions) -> Result<Connections> {
         let listeners = mem::take(&mut *lock(&self.listeners));
         let server = Server::start(listeners, host.clone(), options)
             .context("cannot start to serve NBD clients")?;
+        let figures = server.figures();
         *lock(&self.server) = Some(server);
-        Ok(())
+        Ok(figures)
     }
 
     /// Lets what is under way be answered, for some time, and ends all connections.

@@ -16,16 +16,23 @@ use crate::control::protocol::CloneStatus;
 use crate::control::tell;
 use crate::figures::{Counts, Figures, Kind, LATENCY_ENDS};
 use crate::host::Host;
+use crate::nbd::server::Connections;
 use crate::source::SourceFigures;
 
 /// All clones of a host.
 pub(super) struct Clones {
     host: Arc<Host>,
+    nbd: Option<Connections>,
 }
 
 impl Clones {
-    pub(super) fn new(host: Arc<Host>) -> Self {
-        Self { host }
+    pub(super) fn new(host: Arc<Host>, nbd: Option<Connections>) -> Self {
+        Self { host, nbd }
+    }
+
+    /// The connections of NBD clients to the clone called `name`.
+    fn nbd_connections(&self, name: &str) -> u64 {
+        self.nbd.as_ref().map_or(0, |nbd| nbd.of(name) as u64)
     }
 }
 
@@ -41,12 +48,13 @@ struct Sample {
     progress: HydrationProgress,
     figures: Arc<Figures>,
     source: Option<Arc<SourceFigures>>,
+    nbd_connections: u64,
 }
 
 /// A number of a clone: what it is called, what it says, and where it comes from.
 type Number = (&'static str, &'static str, fn(&Sample) -> u64);
 
-const GAUGES: [Number; 19] = [
+const GAUGES: [Number; 20] = [
     ("cloned_size_bytes", "Bytes of the clone.", |s| s.status.size_bytes),
     ("cloned_region_bytes", "Bytes of a region.", |s| s.status.region_bytes),
     ("cloned_regions", "Regions of the clone.", |s| s.status.regions),
@@ -85,6 +93,9 @@ const GAUGES: [Number; 19] = [
     ("cloned_complete", "Whether all regions are hydrated.", |s| s.status.complete.into()),
     ("cloned_requests_in_flight", "Requests of users that are under way.", |s| {
         s.figures.in_flight()
+    }),
+    ("cloned_nbd_connections", "Connections of NBD clients that have chosen the clone.", |s| {
+        s.nbd_connections
     }),
     ("cloned_source_requests_in_flight", "Requests to a remote source that are under way.", |s| {
         s.of_source(|figures| &figures.in_flight)
@@ -149,9 +160,11 @@ impl Collector for Clones {
                 progress: clone.progress(),
                 figures: clone.volume().figures().clone(),
                 source: clone.source_figures().cloned(),
+                nbd_connections: self.nbd_connections(clone.volume().name()),
             })
             .collect();
         build_info(&mut encoder)?;
+        connections(&mut encoder, self.nbd.as_ref())?;
         for (name, help, number) in GAUGES {
             numbers(&mut encoder, (name, help, number), MetricType::Gauge, &samples)?;
         }
@@ -167,6 +180,45 @@ fn build_info(encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
     let mut metric =
         encoder.encode_descriptor("cloned_build_info", help, None, MetricType::Gauge)?;
     metric.encode_family(&[("version", env!("CARGO_PKG_VERSION"))])?.encode_gauge(&1i64)
+}
+
+/// The connections of NBD clients to all clones together.
+fn connections(
+    encoder: &mut DescriptorEncoder,
+    nbd: Option<&Connections>,
+) -> Result<(), fmt::Error> {
+    let (gauge, counter) = (MetricType::Gauge, MetricType::Counter);
+    let number = |number: fn(&Connections) -> u64| nbd.map_or(0, number);
+    for (name, help, kind, number) in [
+        (
+            "cloned_nbd_connections_max",
+            "Connections of NBD clients that there may be, to all clones.",
+            gauge,
+            number(|nbd| nbd.max() as u64),
+        ),
+        (
+            "cloned_nbd_handshakes",
+            "Connections of NBD clients that have not chosen a clone.",
+            gauge,
+            number(|nbd| nbd.handshakes() as u64),
+        ),
+        (
+            "cloned_nbd_connections_refused_total",
+            "Connections of NBD clients that got no clone, because there were too many.",
+            counter,
+            number(Connections::refused),
+        ),
+        (
+            "cloned_nbd_connections_evicted_total",
+            "Connections of NBD clients that were idle and made way for others.",
+            counter,
+            number(Connections::evicted),
+        ),
+    ] {
+        let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
+        metric.encode_gauge(&signed(number))?;
+    }
+    Ok(())
 }
 
 /// One number of each clone. Counters are written as gauges are: with the name that they have, as

@@ -16,11 +16,12 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::nbd::server::channel::{Channel, Stream};
+use crate::nbd::server::limits::Peer;
 use crate::nbd::server::memory::Memory;
-use crate::nbd::server::registry::Registry;
+use crate::nbd::server::registry::{Limits, Registry};
 use crate::volume::Volumes;
 
 pub use address::{Address, AddressError, BindError, BindOptions, Listener};
@@ -31,6 +32,7 @@ mod buffers;
 mod channel;
 mod connection;
 pub mod haggle;
+mod limits;
 mod memory;
 pub mod parse;
 mod registry;
@@ -45,19 +47,25 @@ const STACK_BYTES: usize = 512 << 10;
 /// How long it is waited when the system has no more files or threads.
 const SHORTAGE: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
-/// How long a new connection waits for one that gives way to it.
-const WAY: Duration = Duration::from_secs(1);
-
 /// What can be set on a server.
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
     /// With it, all clients have to use TLS.
     pub tls: Option<TlsOptions>,
-    /// The most connections at a time. When there are as many, those that have not chosen a volume
-    /// make way for new ones, the oldest first.
+    /// The most connections that have chosen a volume: half of them, rounded up, to one volume; half
+    /// of them from one peer, and a quarter from one peer to one volume. A peer is an address of
+    /// TCP, or a process at a socket of a path. Beside them there may be as many that have not
+    /// chosen, half of them from one peer; the oldest of those make way for new ones.
     pub connections_max: usize,
+    /// When one of these limits is reached, a connection makes way that has been silent for so long
+    /// and has never asked for anything; of the peer that has most of them, if there are several.
+    pub unused_max: Duration,
+    /// The same, for a connection that has asked for something.
+    pub idle_max: Duration,
     /// How long a client may take to choose a volume.
     pub handshake: Duration,
+    /// How long it may be silent, or take nothing of what it is sent, before it has chosen one.
+    pub handshake_silence: Duration,
     /// How long requests that are under way when a connection ends may take to be answered.
     pub grace: Duration,
     /// The most bytes of buffers that requests of all connections share. Beside them a connection
@@ -70,7 +78,10 @@ impl Default for ServerOptions {
         Self {
             tls: None,
             connections_max: 256,
-            handshake: Duration::from_secs(30),
+            unused_max: Duration::from_secs(10 * 60),
+            idle_max: Duration::from_secs(24 * 60 * 60),
+            handshake: Duration::from_secs(5 * 60),
+            handshake_silence: Duration::from_secs(30),
             grace: Duration::from_secs(5),
             shared_bytes: 256 << 20,
         }
@@ -82,8 +93,39 @@ struct Shared {
     volumes: Arc<dyn Volumes>,
     options: ServerOptions,
     memory: Arc<Memory>,
-    registry: Registry,
+    registry: Arc<Registry>,
     is_stopping: AtomicBool,
+}
+
+/// The connections of a server, for those who count them.
+#[derive(Clone, Debug)]
+pub struct Connections(Arc<Registry>);
+
+impl Connections {
+    /// How many have chosen the volume called `name`.
+    pub fn of(&self, name: &str) -> usize {
+        self.0.len_of(name)
+    }
+
+    /// How many have not chosen a volume yet.
+    pub fn handshakes(&self) -> usize {
+        self.0.haggling()
+    }
+
+    /// [How many there may be](ServerOptions::connections_max).
+    pub fn max(&self) -> usize {
+        self.0.most()
+    }
+
+    /// How many got no volume by now for want of room.
+    pub fn refused(&self) -> u64 {
+        self.0.refused.load(Ordering::Relaxed)
+    }
+
+    /// How many were idle and made way for others by now.
+    pub fn evicted(&self) -> u64 {
+        self.0.evicted.load(Ordering::Relaxed)
+    }
 }
 
 /// A server that runs. It stops when it is dropped, as by [`stop`](Self::stop).
@@ -105,7 +147,10 @@ impl Server {
         options: ServerOptions,
     ) -> io::Result<Self> {
         let memory = Memory::new(options.shared_bytes);
-        let (registry, is_stopping) = Default::default();
+        let ServerOptions { connections_max: most, unused_max: unused, idle_max: idle, .. } =
+            options;
+        let registry = Arc::new(Registry::new(Limits { most, unused, idle }));
+        let is_stopping = AtomicBool::new(false);
         let shared = Arc::new(Shared { volumes, options, memory, registry, is_stopping });
         let end = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let (for_thread, told) = (shared.clone(), end.clone());
@@ -117,14 +162,19 @@ impl Server {
     /// Serves the client at the other end of `stream`.
     ///
     /// # Errors
-    /// If there are too many connections, or the system gives no thread.
+    /// If the system gives no thread.
     pub fn serve(&self, stream: UnixStream) -> io::Result<()> {
         begin(&self.shared, Stream::Unix(stream))
     }
 
-    /// How many connections there are.
+    /// How many connections there are, with those that are about to end.
     pub fn connections(&self) -> usize {
         self.shared.registry.len()
+    }
+
+    /// What is counted of them.
+    pub fn figures(&self) -> Connections {
+        Connections(self.shared.registry.clone())
     }
 
     /// Bytes of buffers that all connections have now: those that requests share, and their own.
@@ -175,14 +225,24 @@ fn accept_all(shared: &Arc<Shared>, listeners: &[Listener], end: &OwnedFd) {
         }
         let ready = files[1..].iter().map(|file| !file.revents().is_empty());
         for (listener, _) in listeners.iter().zip(ready).filter(|(_, is_ready)| *is_ready) {
-            if let Err(error) = listener.accept().and_then(|stream| begin(shared, stream))
-                && error.kind() != io::ErrorKind::WouldBlock
-            {
-                warn!("cannot take a connection: {error}");
-                pause(end);
+            match listener.accept().and_then(|stream| begin(shared, stream)) {
+                Ok(()) => {}
+                Err(error) if is_passing(&error) => debug!("a connection is gone: {error}"),
+                Err(error) => {
+                    warn!("cannot take a connection: {error}");
+                    pause(end);
+                }
             }
         }
     }
+}
+
+/// Whether accepting failed because of the client, and not because the system is short of something.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
+    )
 }
 
 /// Waits a little, unless it is to end.
@@ -195,12 +255,10 @@ fn pause(end: &OwnedFd) {
 /// Serves a client with a thread of its own.
 fn begin(shared: &Arc<Shared>, stream: Stream) -> io::Result<()> {
     let (channel, writer) = Channel::new(stream);
-    let most = shared.options.connections_max;
-    let id = shared.registry.add(&channel, most).or_else(|| {
-        shared.registry.give_way(Instant::now() + WAY);
-        shared.registry.add(&channel, most)
-    });
-    let id = id.ok_or_else(|| io::Error::other("there are too many connections"))?;
+    // Nobody is waited for here: who comes next must not wait for who came before.
+    let Some(id) = shared.registry.add(&channel, Peer::of(channel.stream())) else {
+        return Ok(());
+    };
     let entry = Entry { shared: shared.clone(), id };
     let thread = Builder::new().name("nbd-receiver".into()).stack_size(STACK_BYTES);
     let thread = thread.spawn(move || connection::serve(&entry.shared, entry.id, &channel, writer));

@@ -6,6 +6,7 @@ mod hostile;
 mod interleavings;
 mod libnbd;
 mod life;
+mod limits;
 mod raw;
 pub(crate) mod served;
 mod streams;

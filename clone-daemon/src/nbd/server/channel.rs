@@ -4,7 +4,7 @@ use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -33,14 +33,22 @@ impl AsFd for Stream {
 }
 
 impl Stream {
-    /// Small replies are not held back, a peer that has gone is found out, and there is room for a
-    /// piece of a long reply, so that the next one can be read while the client takes it.
+    /// Small replies are not held back, a peer that has gone is found out within a minute if nothing
+    /// is under way, and there is room for a piece of a long reply, so that the next one can be read
+    /// while the client takes it.
+    ///
+    /// TCP_USER_TIMEOUT is not set: it would also end the connection of a client that is alive, and
+    /// does not read for a minute what it has asked for, because its own disk has stalled. A peer
+    /// that has gone while it was owed something is found out by the system (tcp_retries2).
     fn prepare(&self) {
         // Without any of them it works too.
         match self {
             Self::Tcp(stream) => {
                 let _ = stream.set_nodelay(true);
                 let _ = sockopt::set_socket_keepalive(stream, true);
+                let _ = sockopt::set_tcp_keepidle(stream, KEEPALIVE_AFTER);
+                let _ = sockopt::set_tcp_keepintvl(stream, KEEPALIVE_EVERY);
+                let _ = sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES);
             }
             Self::Unix(stream) => {
                 let _ = sockopt::set_socket_send_buffer_size(stream, SEND_BYTES);
@@ -91,6 +99,12 @@ impl Stream {
         Ok(())
     }
 }
+
+/// A peer that was silent for so long is asked whether it is there, and again and again, so often;
+/// after 60 seconds in all it is gone.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
+const KEEPALIVE_PROBES: u32 = 3;
 
 /// As many pieces as the kernel takes at a time (`UIO_MAXIOV`).
 const PIECES_MAX: usize = 1024;
@@ -150,6 +164,28 @@ pub(super) struct Channel {
     /// and what is used for that. It is taken before the lock of `tls`.
     sending: Mutex<Vec<u8>>,
     is_cut: AtomicBool,
+    activity: Activity,
+}
+
+/// What a connection does, as the one who looks for idle ones sees it.
+#[derive(Debug)]
+struct Activity {
+    began: Instant,
+    /// Since when bytes are waited for: milliseconds since it began, and 1; 0 if they are not.
+    waits_since: AtomicU64,
+    /// A request has come.
+    has_asked: AtomicBool,
+    /// Requests that are under way, or answered and not sent.
+    in_flight: AtomicUsize,
+}
+
+/// A client that says nothing, and waits for nothing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Silence {
+    /// How long it has said nothing.
+    pub(super) time: Duration,
+    /// It has asked for something before.
+    pub(super) has_asked: bool,
 }
 
 /// What belongs to the thread that receives.
@@ -181,12 +217,37 @@ impl Channel {
             tls: OnceLock::new(),
             sending: Mutex::default(),
             is_cut: AtomicBool::new(false),
+            activity: Activity {
+                began: Instant::now(),
+                waits_since: AtomicU64::new(0),
+                has_asked: AtomicBool::new(false),
+                in_flight: AtomicUsize::new(0),
+            },
         });
         (channel.clone(), Writer { channel, patience: None })
     }
 
     pub(super) fn stream(&self) -> &Stream {
         &self.stream
+    }
+
+    /// A request has come.
+    pub(super) fn note_request(&self) {
+        self.activity.has_asked.store(true, Ordering::Relaxed);
+    }
+
+    /// So many requests are under way, or answered and not sent.
+    pub(super) fn note_in_flight(&self, requests: usize) {
+        self.activity.in_flight.store(requests, Ordering::Relaxed);
+    }
+
+    /// How long the client has said nothing, if nothing is under way for it.
+    pub(super) fn silence(&self) -> Option<Silence> {
+        let Activity { began, waits_since, has_asked, in_flight } = &self.activity;
+        let since = waits_since.load(Ordering::Relaxed).checked_sub(1)?;
+        let is_idle = in_flight.load(Ordering::Relaxed) == 0;
+        let time = began.elapsed().saturating_sub(Duration::from_millis(since));
+        is_idle.then(|| Silence { time, has_asked: has_asked.load(Ordering::Relaxed) })
     }
 
     /// Nothing has a limit any more.
@@ -216,8 +277,12 @@ impl Channel {
         if let Some(patience) = patience {
             self.stream.set_patience(Some(patience.left()?))?;
         }
-        let (_, len) = retry_on_intr(|| recv(&self.stream, &mut *into, RecvFlags::empty()))?;
-        Ok(len)
+        let Activity { began, waits_since, .. } = &self.activity;
+        let now = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
+        waits_since.store(now.saturating_add(1), Ordering::Relaxed);
+        let received = retry_on_intr(|| recv(&self.stream, &mut *into, RecvFlags::empty()));
+        waits_since.store(0, Ordering::Relaxed);
+        received.map(|(_, len)| len).map_err(io::Error::from)
     }
 
     /// Gives TLS what has been read, or reads more; whether there was anything.
@@ -315,5 +380,30 @@ impl Channel {
             let _ = self.send(&mut [], Some(patience));
         }
         self.stream.shut_down(Shutdown::Both);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
+
+    use rustix::net::sockopt;
+
+    use super::{Channel, Stream};
+
+    #[test]
+    fn a_peer_of_tcp_that_has_gone_is_found_out_within_a_minute() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (channel, _writer) = Channel::new(Stream::Tcp(listener.accept().unwrap().0));
+        let stream = channel.stream();
+        assert!(sockopt::socket_keepalive(stream).unwrap());
+        let idle = sockopt::tcp_keepidle(stream).unwrap();
+        let every = sockopt::tcp_keepintvl(stream).unwrap();
+        let probes = sockopt::tcp_keepcnt(stream).unwrap();
+        assert_eq!(idle + every * probes, Duration::from_secs(60));
+        // With it, it would not be these that count.
+        assert_eq!(sockopt::tcp_user_timeout(stream).unwrap(), 0);
     }
 }

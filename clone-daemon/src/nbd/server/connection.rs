@@ -7,13 +7,14 @@ use std::time::Instant;
 
 use tracing::debug;
 
-use crate::nbd::server::Shared;
 use crate::nbd::server::buffers::Inbox;
 use crate::nbd::server::channel::{Channel, Patience, Writer};
 use crate::nbd::server::haggle::{Chosen, Haggle, Next, Security};
+use crate::nbd::server::limits::Limit;
 use crate::nbd::server::parse::{self, OPTION_BYTES, OPTION_DATA_MAX, Violation};
 use crate::nbd::server::reply::{Bytes, Outbox};
 use crate::nbd::server::session::{Ended, Session};
+use crate::nbd::server::{ServerOptions, Shared};
 use crate::nbd::wire::{MAGIC, OPTION_MAGIC, handshake};
 
 /// Options that are longer than what is looked at, but not longer than this, are answered.
@@ -21,8 +22,8 @@ const SKIPPED_MAX: u32 = 1 << 20;
 
 /// Serves the client of `channel`, whose number is `id`, until it is gone.
 pub(super) fn serve(shared: &Shared, id: u64, channel: &Arc<Channel>, mut writer: Writer) {
-    let handshake = shared.options.handshake;
-    let patience = Patience { silence: handshake, until: Instant::now() + handshake };
+    let ServerOptions { handshake, handshake_silence: silence, .. } = shared.options;
+    let patience = Patience { silence, until: Instant::now() + handshake };
     writer.set_patience(Some(patience));
     let mut inbox = Inbox::new(channel.clone(), shared.memory.own(), patience);
     let ended = match haggle(shared, id, channel, &mut inbox, &mut writer) {
@@ -55,9 +56,12 @@ fn haggle(
     let mut haggle = Haggle::new(&*shared.volumes, security, no_zeroes);
     loop {
         let mut out = Vec::new();
-        let next = next_option(&mut haggle, inbox, &mut out)?;
-        if let Next::Transmission(chosen) = &next {
-            enter(shared, id, chosen)?;
+        let (option, mut next) = next_option(&mut haggle, inbox, &mut out)?;
+        if let Next::Transmission(chosen) = &next
+            && let Err(limit) = enter(shared, id, chosen)?
+        {
+            out.clear();
+            next = haggle.refuse(option, &format!("too many connections: {limit}"), &mut out);
         }
         writer.send(&mut [IoSlice::new(&out)])?;
         match next {
@@ -81,7 +85,7 @@ fn next_option(
     haggle: &mut Haggle<'_>,
     inbox: &mut Inbox,
     out: &mut Vec<u8>,
-) -> Result<Next, Ended> {
+) -> Result<(u32, Next), Ended> {
     inbox.receive_all(OPTION_BYTES)??;
     let mut header = [0; OPTION_BYTES];
     header.copy_from_slice(&inbox.have()[..OPTION_BYTES]);
@@ -93,22 +97,25 @@ fn next_option(
     if len > OPTION_DATA_MAX {
         inbox.skip(len as usize)??;
         haggle.too_long(option, out);
-        return Ok(Next::Option);
+        return Ok((option, Next::Option));
     }
     inbox.receive_all(len as usize)??;
     let next = haggle.option(option, &inbox.have()[..len as usize], out);
     inbox.consume(len as usize);
-    Ok(next)
+    Ok((option, next))
 }
 
-/// The connection has its volume before the client knows: from then on it makes way for no other.
-fn enter(shared: &Shared, id: u64, chosen: &Chosen) -> Result<(), Ended> {
+/// The connection has its volume before the client knows: from then on it makes way for no other
+/// that haggles. If there are too many it goes on haggling.
+fn enter(shared: &Shared, id: u64, chosen: &Chosen) -> Result<Result<(), Limit>, Ended> {
     let name = chosen.volume.name();
-    shared.registry.enter(id, name);
+    if let Err(limit) = shared.registry.enter(id, name) {
+        return Ok(Err(limit));
+    }
     // Whoever removes a volume ends the connections that have entered it: this one may be late.
     let still = shared.volumes.find(name);
     match still.is_some_and(|volume| Arc::ptr_eq(&volume, &chosen.volume)) {
-        true => Ok(()),
+        true => Ok(Ok(())),
         false => Err(Ended::Removed),
     }
 }

@@ -167,6 +167,16 @@ impl<'a> Haggle<'a> {
         Next::Option
     }
 
+    /// The export that was chosen by `option` cannot be had now. There is no reply to
+    /// [`option::EXPORT_NAME`] that could say so.
+    pub(super) fn refuse(&self, option: u32, why: &str, out: &mut Vec<u8>) -> Next {
+        if option == option::EXPORT_NAME {
+            return Next::HangUp;
+        }
+        self.reply(option, answer::ERR_POLICY, why.as_bytes(), out);
+        Next::Option
+    }
+
     fn reply(&self, option: u32, kind: u32, data: &[u8], out: &mut Vec<u8>) {
         let mut bytes = Bytes(std::mem::take(out));
         reply::option(&mut bytes, option, kind, data);

@@ -112,6 +112,7 @@ impl Session {
         self.need(header)?;
         let request = parse::request(&self.inbox.have()[..header], self.terms.extended)?;
         self.inbox.consume(header);
+        self.asker.channel.note_request();
         self.handle(&request)?;
         Ok(self.replies.flush_many()?)
     }

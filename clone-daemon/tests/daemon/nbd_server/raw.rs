@@ -57,10 +57,7 @@ impl Raw {
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         stream.set_write_timeout(Some(Duration::from_secs(60))).unwrap();
         let mut raw = Self::over(stream);
-        let greeting = raw.receive(18);
-        assert_eq!(BigEndian::read_u64(&greeting), MAGIC);
-        assert_eq!(BigEndian::read_u64(&greeting[8..]), OPTION_MAGIC);
-        assert_eq!(greeting[16..], [0, 3]);
+        raw.read_greeting();
         raw
     }
 
@@ -120,9 +117,25 @@ impl<S: Read + Write> Raw<S> {
         Self { stream, extended: false }
     }
 
+    pub(crate) fn read_greeting(&mut self) {
+        let greeting = self.receive(18);
+        assert_eq!(BigEndian::read_u64(&greeting), MAGIC);
+        assert_eq!(BigEndian::read_u64(&greeting[8..]), OPTION_MAGIC);
+        assert_eq!(greeting[16..], [0, 3]);
+    }
+
     pub(crate) fn go(&mut self) {
-        let told = self.option(option::GO, b"\0\0\0\x04disk\0\0");
-        assert_eq!(told.last(), Some(&(option_reply::ACK, vec![])), "{told:?}");
+        assert_eq!(self.try_go("disk"), Ok(()));
+    }
+
+    /// Asks for a volume; else the error, and what the server says of it.
+    pub(crate) fn try_go(&mut self, name: &str) -> Result<(), (u32, String)> {
+        let name = [&be32(name.len() as u32)[..], name.as_bytes(), &[0, 0]].concat();
+        match self.option(option::GO, &name).pop() {
+            Some((option_reply::ACK, _)) => Ok(()),
+            Some((kind, why)) => Err((kind, String::from_utf8(why).unwrap())),
+            None => panic!("there is no reply"),
+        }
     }
 
     /// Extended headers have been agreed on.

@@ -162,6 +162,7 @@ impl Outbox {
         let mut state = self.lock();
         state.slots += 1;
         state.bytes += lease.bytes();
+        self.channel.note_in_flight(state.slots);
         drop(state);
         Slot { outbox: self.clone(), lease }
     }
@@ -272,6 +273,7 @@ impl Drop for Slot {
         let mut state = self.outbox.lock();
         state.slots -= 1;
         state.bytes -= self.lease.bytes();
+        self.outbox.channel.note_in_flight(state.slots);
         drop(state);
         self.outbox.room.notify_all();
     }
