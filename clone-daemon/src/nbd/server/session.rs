@@ -205,7 +205,7 @@ impl Session {
                 || matches!(self.asker.user.hydrated(&(at..at.saturating_add(1))), Some((true, _)))
         };
         // Wherever it begins, that holds a whole block, which can become a hole.
-        let enough = self.user.block_bytes().saturating_mul(2);
+        let enough = self.asker.user.block_bytes().saturating_mul(2);
         range.end - range.start >= enough && is_there(range.start) && is_there(range.end)
     }
 
