@@ -2,14 +2,14 @@
 //! only then is anything changed.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::iter;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use clone_core::driver::{Access, Devices, FileDestination};
 use clone_core::engine::Settings;
 use clone_core::geometry::{Geometry, MAX_REGIONS, RegionRange, RegionSize, SECTOR_SIZE, Sectors};
@@ -22,13 +22,17 @@ use clone_tools::figures::{Counted, Share, in_units};
 use clone_tools::input::{are_same, open_clone, open_metadata_to_change};
 use clone_tools::metadata_output::Place;
 use clone_tools::metadata_size::sectors_of_blocks;
-use clone_tools::output::{folder_of, sync_folder};
+use clone_tools::output::folder_of;
+use clone_tools::room;
 use persistent_data::BlockNr;
 use persistent_data::block::RawBlock;
 use persistent_data::device::{FileDevice, OpenError, ReadDevice};
 
+use self::made::make_destination;
 use crate::source::{Opened, Pin, RemoteHandle, SourceOptions, SourceSpec, pin};
 use crate::spec::CloneSpec;
+
+mod made;
 
 /// Everything that a clone needs, opened and claimed, and found to fit. Nothing was changed yet.
 pub struct Plan {
@@ -56,6 +60,42 @@ enum DestinationPlan {
     Make,
     /// There is one.
     Use(Arc<FileDestination>),
+}
+
+impl MetadataPlan {
+    /// Makes what is to be made. All blocks of a file are allocated: a destination that fills the
+    /// file system must not keep a commit from its room.
+    fn carry_out(self, spec: &CloneSpec, geometry: Geometry) -> Result<Metadata<FileDevice>> {
+        let path = &spec.metadata;
+        let header = Header { uuid: [0; 16], geometry };
+        let (metadata, warning) = match self {
+            Self::Go(metadata) => {
+                // It may do without more room.
+                let room = room::allocate(metadata.device(), path);
+                let warning = match room {
+                    Ok(room) => room.warning(path),
+                    Err(error) => Some(format!("{error:#}; until then a commit may fail")),
+                };
+                (*metadata, warning)
+            }
+            Self::Format(device) => {
+                let warning = room::allocate(&device, path)?.warning(path);
+                let metadata = Metadata::format(device, header)
+                    .with_context(|| format!("cannot format {}", path.display()))?;
+                (metadata, warning)
+            }
+            Self::Make => {
+                let output = Place::find(path, geometry, None)?.open()?;
+                let warning = output.warning().map(str::to_owned);
+                output.write(header, iter::empty::<io::Result<RegionRange>>(), true)?;
+                (open_clone(output.keep_open()?, path)?, warning)
+            }
+        };
+        if let Some(warning) = warning {
+            tracing::warn!(clone = spec.name, "{warning}");
+        }
+        Ok(metadata)
+    }
 }
 
 impl Plan {
@@ -121,25 +161,17 @@ impl Plan {
         let Self { spec, line, settings, source, pin, metadata, destination } = self;
         let geometry = line.geometry();
         // The destination is there for good before any metadata says what is on it.
-        let destination = match destination {
-            DestinationPlan::Use(destination) => destination,
+        let (destination, made) = match destination {
+            DestinationPlan::Use(destination) => (destination, None),
             DestinationPlan::Make => {
-                make_destination(&spec.destination, geometry.target_size())?;
-                open_destination(&spec)?
+                let made = make_destination(&spec.destination, geometry.target_size())?;
+                (open_destination(&spec)?, Some(made))
             }
         };
-        let path = &spec.metadata;
-        let header = Header { uuid: [0; 16], geometry };
-        let metadata = match metadata {
-            MetadataPlan::Go(metadata) => *metadata,
-            MetadataPlan::Format(device) => Metadata::format(device, header)
-                .with_context(|| format!("cannot format {}", path.display()))?,
-            MetadataPlan::Make => {
-                let output = Place::find(path, geometry, None)?.open()?;
-                output.write(header, iter::empty::<io::Result<RegionRange>>(), true)?;
-                open_clone(output.keep_open()?, path)?
-            }
-        };
+        let metadata = metadata.carry_out(&spec, geometry)?;
+        if let Some(made) = made {
+            made.keep();
+        }
         if let Some((path, pin)) = pin {
             pin.store(&path)?;
         }
@@ -424,23 +456,6 @@ fn look_at_destination(
 fn open_destination(spec: &CloneSpec) -> Result<Arc<FileDestination>, OpenError> {
     let access = if spec.tuning.direct { Access::Direct } else { Access::Buffered };
     FileDestination::open(&spec.destination, access).map(Arc::new)
-}
-
-/// Makes a file that is all hole.
-fn make_destination(path: &Path, size: Sectors) -> Result<()> {
-    let name = path.display();
-    let bytes = size.to_bytes().filter(|&bytes| i64::try_from(bytes).is_ok());
-    let bytes = bytes.ok_or_else(|| anyhow!("{name} would be larger than a file can be"))?;
-    let file = File::create_new(path).with_context(|| format!("cannot make {name}"))?;
-    let made = file
-        .set_len(bytes)
-        .and_then(|()| file.sync_all())
-        .and_then(|()| sync_folder(&folder_of(path)));
-    made.inspect_err(|_| {
-        // The error that is told is the first one.
-        let _ = fs::remove_file(path);
-    })
-    .with_context(|| format!("cannot make {name} of {}", human(size)))
 }
 
 /// Whether a regular file has data in it. Of a block device nobody can tell.

@@ -19,6 +19,7 @@ use crate::exit::{Exit, Tool};
 use crate::figures::{Counted, in_units};
 use crate::input::{open_clone, open_metadata_to_change};
 use crate::output;
+use crate::room;
 use crate::signals::StopSignals;
 
 pub mod args;
@@ -59,6 +60,7 @@ pub fn run(tool: &Tool, args: &HydrateArgs) -> Result<Exit> {
     if let Some((path, pin)) = pin {
         pin.store(&path)?;
     }
+    keep_room(tool, args, &devices);
 
     let settings = settings(args, geometry);
     let to_read = if args.quiet { 0 } else { to_read(&devices) };
@@ -86,6 +88,17 @@ pub fn run(tool: &Tool, args: &HydrateArgs) -> Result<Exit> {
     summary.outcome = Some(&outcome);
     tell(tool, &summary)?;
     Ok(Exit::Success)
+}
+
+/// Has commits succeed when the destination has filled the file system that the metadata is on, or
+/// says that they may fail.
+fn keep_room(tool: &Tool, args: &HydrateArgs, devices: &Devices<FileDevice>) {
+    let room = room::allocate(devices.metadata.device(), &args.metadata);
+    let warning =
+        room.map_or_else(|error| Some(format!("{error:#}")), |it| it.warning(&args.metadata));
+    if let Some(warning) = warning.filter(|_| !args.quiet) {
+        tool.say(warning);
+    }
 }
 
 /// Tells what has come of it.

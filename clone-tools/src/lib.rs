@@ -52,6 +52,7 @@ pub mod recovery;
 pub mod repair;
 pub mod report;
 pub mod restore;
+pub mod room;
 pub mod run_spool;
 pub mod signals;
 pub mod small_file;

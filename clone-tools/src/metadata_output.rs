@@ -17,6 +17,7 @@ use crate::figures::{Counted, in_units};
 use crate::metadata_size::sectors_of_blocks;
 use crate::output::{folder_of, sync_folder};
 use crate::progress::Bar;
+use crate::room::{self, Room};
 
 /// An output that is found fit for the metadata of a clone, and has not changed yet.
 pub struct Place<'a> {
@@ -73,20 +74,24 @@ impl<'a> Place<'a> {
         Ok(Self { path, has: Has::Nothing(size) })
     }
 
-    /// Opens it for writing. A file that has to be made is made now.
+    /// Opens it for writing. A file that has to be made is made now. One that is there gets all of
+    /// its blocks.
     ///
     /// # Errors
-    /// Why it cannot be made.
+    /// Why it cannot be made, or that there is too little room for it.
     pub fn open(self) -> Result<MetadataOutput<'a>> {
         let path = self.path;
-        let (device, made) = match self.has {
-            Has::Device(device) => (device, None),
+        let (device, made, room) = match self.has {
+            Has::Device(device) => {
+                let room = room::allocate(&device, path)?;
+                (device, None, room)
+            }
             Has::Nothing(size) => {
-                let made = MadeFile::new(path, size)?;
-                (FileDevice::open_write(path)?, Some(made))
+                let (made, room) = MadeFile::new(path, size)?;
+                (FileDevice::open_write(path)?, Some(made), room)
             }
         };
-        Ok(MetadataOutput { device, path, made })
+        Ok(MetadataOutput { device, path, made, warning: room.warning(path) })
     }
 }
 
@@ -95,9 +100,15 @@ pub struct MetadataOutput<'a> {
     device: FileDevice,
     path: &'a Path,
     made: Option<MadeFile>,
+    warning: Option<String>,
 }
 
 impl MetadataOutput<'_> {
+    /// What people should know of the place, if anything.
+    pub fn warning(&self) -> Option<&str> {
+        self.warning.as_deref()
+    }
+
     /// Writes whole metadata in which exactly `runs` are hydrated. Until that is done there is a
     /// mark in the place of the superblock that all tools and the kernel refuse.
     ///
@@ -222,9 +233,10 @@ struct MadeFile {
 }
 
 impl MadeFile {
-    /// Makes a file that is marked as unfinished. A kernel would take zeroes for a new device and
-    /// format it without a word, so there is no moment at which it is long enough and all zero.
-    fn new(path: &Path, size: Sectors) -> Result<Self> {
+    /// Makes a file that is marked as unfinished, with all of its blocks. A kernel would take zeroes
+    /// for a new device and format it without a word, so there is no moment at which it is long
+    /// enough and all zero.
+    fn new(path: &Path, size: Sectors) -> Result<(Self, Room)> {
         let name = path.display();
         let bytes = size.to_bytes().filter(|&bytes| i64::try_from(bytes).is_ok());
         let Some(bytes) = bytes else {
@@ -232,13 +244,14 @@ impl MadeFile {
         };
         let mut file = File::create_new(path).with_context(|| format!("cannot make {name}"))?;
         let made = Self { path: path.to_owned(), keep: false };
-        let sized = file
+        let told = || format!("cannot make {name} of {}", in_units(size));
+        let marked = file
             .write_all(&unfinished()?)
             // Or after a power cut there might be the length without the mark.
-            .and_then(|()| file.sync_data())
-            .and_then(|()| file.set_len(bytes));
-        sized.with_context(|| format!("cannot make {name} of {}", in_units(size)))?;
-        Ok(made)
+            .and_then(|()| file.sync_data());
+        marked.with_context(told)?;
+        let room = room::extend(&file, path, bytes).with_context(told)?;
+        Ok((made, room))
     }
 
     fn keep(mut self) -> io::Result<()> {
@@ -280,7 +293,7 @@ mod tests {
     fn a_file_that_was_only_made_is_none_that_a_kernel_formats() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("made");
-        let made = MadeFile::new(&path, Sectors(24)).unwrap();
+        let (made, _) = MadeFile::new(&path, Sectors(24)).unwrap();
         let content = fs::read(&path).unwrap();
         assert_eq!(content.len(), 24 * 512);
         assert!(is_unfinished(&MemoryDevice::from_bytes(&content).to_blocks()[0]));
@@ -297,7 +310,7 @@ mod tests {
     fn a_finished_file_stays_whatever_becomes_of_its_folder() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("made");
-        let mut made = MadeFile::new(&path, Sectors(24)).unwrap();
+        let (mut made, _) = MadeFile::new(&path, Sectors(24)).unwrap();
         made.path = folder.path().join("no such folder").join("made");
         let error = made.keep().unwrap_err().to_string();
         assert!(error.contains("its name may not survive a crash"), "{error}");

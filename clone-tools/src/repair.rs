@@ -120,6 +120,9 @@ fn repair(
     let carried = carried(args, devices)?;
     // From here on OUTPUT changes.
     let output = place.open()?;
+    if let Some(warning) = output.warning().filter(|_| talk != Talk::Quiet) {
+        tool.say(warning);
+    }
     // Before the superblock: what is whole metadata has its pin.
     let placed = put(&teller, args, carried)?;
     output.write_map(recovery.header, &settled, args.quiet)?;

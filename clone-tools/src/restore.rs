@@ -34,6 +34,9 @@ pub fn run(tool: &Tool, args: &RestoreArgs) -> Result<Exit> {
     let place = Place::find(&args.output, header.geometry, args.metadata_size)?;
     // From here on OUTPUT changes.
     let output = place.open()?;
+    if let Some(warning) = output.warning().filter(|_| !args.quiet) {
+        tool.say(warning);
+    }
     output.write(header, runs, args.quiet)?;
     let size = output.size();
     output.keep()?;
