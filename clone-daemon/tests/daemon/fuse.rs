@@ -32,7 +32,7 @@ const PUNCH: FallocateFlags = FallocateFlags::PUNCH_HOLE.union(FallocateFlags::K
 const ZERO: FallocateFlags = FallocateFlags::ZERO_RANGE;
 
 /// Whether file systems can be mounted here; it says so if not.
-fn can_mount() -> bool {
+pub(crate) fn can_mount() -> bool {
     let device = OpenOptions::new().read(true).write(true).open("/dev/fuse");
     let can = device.is_ok() && program("fusermount3").is_some();
     if !can {

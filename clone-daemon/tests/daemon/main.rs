@@ -13,6 +13,7 @@ mod nbd_client;
 mod nbd_server;
 #[cfg(feature = "object-store")]
 mod object_source;
+mod oracle;
 mod small_files;
 mod support;
 mod volume;

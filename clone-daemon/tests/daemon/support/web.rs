@@ -49,6 +49,9 @@ pub(crate) enum Act {
     Silent,
     /// These bytes, whatever they mean.
     Raw(Vec<u8>),
+    /// Other bytes than those asked for. The header says first that they are the right ones, and then
+    /// what they are.
+    Contradict(Range<usize>),
 }
 
 /// A request, as it came.
@@ -311,6 +314,11 @@ impl Shared {
             }
             Act::Encoded => sent.lines.push_str("content-encoding: gzip\r\n"),
             Act::Silent => sent.tells = false,
+            Act::Contradict(range) => {
+                sent = Answer::new(object, range);
+                let (first, last) = (asked.start, asked.end.saturating_sub(1));
+                write!(sent.lines, "content-range: bytes {first}-{last}/{size}\r\n").unwrap();
+            }
         }
         to.write_all(&sent.bytes())?;
         to.flush()?;
