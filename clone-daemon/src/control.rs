@@ -5,7 +5,8 @@
 //!
 //! *Invariant:* each connection has a thread of its own, so that one that waits for an event holds
 //! up nobody; there are [`CONNECTIONS_MAX`] of them at most, each with one line of
-//! [`LINE_MAX`](line::LINE_MAX) bytes at most in memory.
+//! [`LINE_MAX`](line::LINE_MAX) bytes at most in memory. If there are so many, the one that has been
+//! without a request for longest makes way for a new one.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -19,7 +20,7 @@ use rustix::process::geteuid;
 
 use self::line::{LineError, Lines};
 use self::place::Bound;
-pub use self::place::{BindError, default_path, service_path};
+pub use self::place::{BindError, check_place, default_path, service_path};
 use self::protocol::{ErrorKind, Refusal, Reply, Request};
 use self::verbs::Verbs;
 use crate::host::Host;
@@ -82,6 +83,12 @@ impl Server {
         self.bound.path()
     }
 
+    /// Lets nobody in any more, and has those go who wait for an event or say nothing. What is being
+    /// done for others is answered.
+    pub fn close(&self) {
+        self.listening.close();
+    }
+
     /// Ends all connections, and removes the socket.
     pub fn stop(mut self) {
         self.listening.stop();
@@ -105,7 +112,7 @@ impl Serve for Control {
         let told = stream.set_nonblocking(true).map_err(LineError::Io);
         let refusal = Refusal::new(
             ErrorKind::Busy,
-            format!("{CONNECTIONS_MAX} others are connected already: end some of them"),
+            format!("{CONNECTIONS_MAX} connections wait for answers; close some and try again"),
         );
         // Who does not read it finds the connection closed.
         let _ = told.and_then(|()| line::write(&mut &stream, &Reply::error(refusal)));
@@ -124,7 +131,10 @@ impl Control {
         }
         let mut lines = Lines::new(stream);
         while !over.is_now() {
-            let request = match lines.next::<Request>(IDLE_TIME, LINE_TIME) {
+            over.wait_for_peer(true);
+            let request = lines.next::<Request>(IDLE_TIME, LINE_TIME);
+            over.wait_for_peer(false);
+            let request = match request {
                 Ok(Some(request)) => request,
                 Ok(None) => return Ok(()),
                 Err(error) => {

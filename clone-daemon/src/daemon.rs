@@ -8,7 +8,7 @@ use clone_tools::output;
 
 use self::args::{CommonArgs, DaemonArgs, DaemonCommand, RunArgs, ServeArgs};
 use self::doors::Doors;
-use self::watch::{Asked, Watch, say_ready, say_stopping};
+use self::watch::{Asked, Attended, Watch, say_ready, say_stopping};
 use crate::host::{Host, Reloaded};
 use crate::opening::Plan;
 
@@ -17,7 +17,8 @@ pub mod args;
 mod disks;
 mod doors;
 mod exporters;
-mod log;
+pub(crate) mod log;
+mod notify;
 mod watch;
 
 /// Runs `cloned`.
@@ -35,6 +36,7 @@ pub fn run(_: &Tool, args: &DaemonArgs) -> Result<Exit> {
 /// Says what a start would do.
 fn dry_run(args: &RunArgs) -> Result<Exit> {
     let spec = args.spec().map_err(usage_error::<DaemonArgs>)?;
+    Doors::check(&args.common, &spec.name)?;
     let plan = Plan::make(spec, &args.common.source.options())?;
     output::say(|to| write!(to, "{plan}"))?;
     Ok(Exit::Success)
@@ -43,7 +45,7 @@ fn dry_run(args: &RunArgs) -> Result<Exit> {
 fn run_one(args: &RunArgs) -> Result<Exit> {
     let spec = args.spec().map_err(usage_error::<DaemonArgs>)?;
     let host = Host::new(args.common.source.options(), None);
-    serve_until_asked(&args.common, host, |host| {
+    serve_until_asked(&args.common, host, move |host| {
         host.start(spec, None)?;
         Ok(())
     })
@@ -61,24 +63,63 @@ fn serve(args: &ServeArgs) -> Result<Exit> {
 fn serve_until_asked(
     common: &CommonArgs,
     host: Host,
-    begin: impl FnOnce(&Host) -> Result<()>,
+    begin: impl FnOnce(&Host) -> Result<()> + Send + 'static,
 ) -> Result<Exit> {
-    log::start(common)?;
-    let watch = Watch::start(host.has_table())?;
-    let host = Arc::new(host);
+    let log = log::start(common)?;
+    let served = Watch::start(host.has_table())
+        .and_then(|watch| serve_watched(common, &Arc::new(host), &watch, begin));
+    let is_written = log.flush();
+    match served {
+        Ok(()) => Ok(Exit::Success),
+        // It would wait for whoever should read it.
+        Err(_) if !is_written => Ok(Exit::Failure),
+        Err(error) => Err(error),
+    }
+}
+
+fn serve_watched(
+    common: &CommonArgs,
+    host: &Arc<Host>,
+    watch: &Watch,
+    begin: impl FnOnce(&Host) -> Result<()> + Send + 'static,
+) -> Result<()> {
     // What cannot be listened at is told before anything is made.
-    let doors = Doors::bind(common, &host)?;
-    let served = begin(&host).and_then(|()| doors.open(&host));
-    let served = served.map(|open| {
-        say_ready(&host);
-        while watch.wait(&host) == Asked::Reload {
-            reload(&host);
+    let doors = Doors::bind(common, host)?;
+    let begun = match watch.attend(host, begin) {
+        Ok(Attended::Done(begun)) => begun,
+        Ok(Attended::Stop) => {
+            say_stopping();
+            return host.stop();
         }
-        say_stopping();
-        open.close();
-    });
+        Err(error) => Err(error),
+    };
+    let open = match begun.and_then(|()| doors.open(host)) {
+        Ok(open) => open,
+        Err(error) => {
+            // That it could not start is what counts.
+            let _ = host.stop();
+            return Err(error);
+        }
+    };
+    say_ready(host);
+    while watch.wait(host) == Asked::Reload {
+        match watch.attend(host, reload) {
+            Ok(Attended::Done(())) => {}
+            Ok(Attended::Stop) => break,
+            Err(error) => tracing::error!("the table may not have been read: {error:#}"),
+        }
+        say_ready(host);
+    }
+    say_stopping();
+    // Sources have some time left, from now on and not only when clients have gone. Nobody waits for
+    // a clone on the control socket any more.
+    host.begin_stop();
+    let control = open.close();
     let stopped = host.stop();
-    served.and(stopped).map(|()| Exit::Success)
+    if let Some(control) = control {
+        control.stop();
+    }
+    stopped
 }
 
 fn reload(host: &Host) {
@@ -86,7 +127,6 @@ fn reload(host: &Host) {
         Ok(reloaded) => tell(&reloaded),
         Err(error) => tracing::error!("nothing was changed: {error}"),
     }
-    say_ready(host);
 }
 
 fn tell(reloaded: &Reloaded) {

@@ -1,10 +1,9 @@
 //! The clones of a daemon.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry as Place;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, Builder};
 
 use anyhow::{Context, Result, anyhow};
 use clone_tools::output::replace;
@@ -12,6 +11,7 @@ use clone_tools::small_file;
 use thiserror::Error;
 
 pub use self::hosted::Hosted;
+use self::slots::{Reserved, Slots};
 use crate::clonetab::{self, Entry};
 use crate::opening::Plan;
 use crate::source::SourceOptions;
@@ -19,6 +19,7 @@ use crate::spec::CloneSpec;
 use crate::volume::{Volume, Volumes};
 
 mod hosted;
+mod slots;
 
 /// What serves clones to others.
 pub trait Exporter: Send + Sync {
@@ -62,6 +63,9 @@ pub enum HostError {
     /// It is being set up or taken down.
     #[error("the clone {0:?} is being set up or taken down; try again when that is done")]
     Busy(String),
+    /// The daemon stops.
+    #[error("the daemon is being stopped")]
+    Stopping,
     /// There is no table of clones to read again.
     #[error("this daemon has no clonetab: it was started with `cloned run`")]
     NoTable,
@@ -97,18 +101,11 @@ pub struct Reloaded {
     pub failed: Vec<(String, String)>,
 }
 
-/// Where a clone is in its life.
-enum Slot {
-    /// It is being set up or taken down.
-    Busy,
-    Runs(Arc<Hosted>),
-}
-
 /// All clones of a daemon.
 ///
 /// *Invariant:* the lock on the clones is not held while a device or a network is waited for.
 pub struct Host {
-    clones: Mutex<BTreeMap<String, Slot>>,
+    slots: Arc<Slots>,
     exporters: Mutex<Vec<Arc<dyn Exporter>>>,
     source: SourceOptions,
     clonetab: Option<PathBuf>,
@@ -123,7 +120,7 @@ impl Host {
     /// No clones yet; those of `clonetab` are set up by [`reload`](Self::reload).
     pub fn new(source: SourceOptions, clonetab: Option<PathBuf>) -> Self {
         Self {
-            clones: Mutex::default(),
+            slots: Arc::default(),
             exporters: Mutex::default(),
             source,
             clonetab,
@@ -138,24 +135,17 @@ impl Host {
 
     /// Has clones that are set up from now on served by `exporter` too.
     pub fn add_exporter(&self, exporter: Arc<dyn Exporter>) {
-        self.exporters.lock().unwrap_or_else(PoisonError::into_inner).push(exporter);
+        lock(&self.exporters).push(exporter);
     }
 
     /// The clones that run, by name.
     pub fn list(&self) -> Vec<Arc<Hosted>> {
-        let running = |slot: &Slot| match slot {
-            Slot::Runs(hosted) => Some(hosted.clone()),
-            Slot::Busy => None,
-        };
-        self.clones().values().filter_map(running).collect()
+        self.slots.list()
     }
 
     /// The clone called `name`, if it runs.
     pub fn find(&self, name: &str) -> Option<Arc<Hosted>> {
-        match self.clones().get(name)? {
-            Slot::Runs(hosted) => Some(hosted.clone()),
-            Slot::Busy => None,
-        }
+        self.slots.get(name).ok()
     }
 
     /// The clone called `name`.
@@ -163,15 +153,7 @@ impl Host {
     /// # Errors
     /// [`HostError::NoSuch`] and [`HostError::Busy`].
     pub fn get(&self, name: &str) -> Result<Arc<Hosted>, HostError> {
-        let clones = self.clones();
-        match clones.get(name) {
-            Some(Slot::Runs(hosted)) => Ok(hosted.clone()),
-            Some(Slot::Busy) => Err(HostError::Busy(name.to_owned())),
-            None => {
-                let there = clones.keys().cloned().collect();
-                Err(HostError::NoSuch { name: name.to_owned(), there })
-            }
-        }
+        self.slots.get(name)
     }
 
     /// Sets up the clone of a line of a clonetab.
@@ -189,23 +171,20 @@ impl Host {
     /// # Errors
     /// [`HostError`]. Nothing runs then that did not before.
     pub fn start(&self, spec: CloneSpec, line: Option<String>) -> Result<Arc<Hosted>, HostError> {
-        let name = spec.name.clone();
-        match self.clones().entry(name.clone()) {
-            Place::Occupied(_) => return Err(HostError::Exists(name)),
-            Place::Vacant(place) => drop(place.insert(Slot::Busy)),
-        }
-        let started = self.start_reserved(spec, line);
-        let mut clones = self.clones();
-        match &started {
-            Ok(hosted) => clones.insert(name, Slot::Runs(hosted.clone())),
-            Err(_) => clones.remove(&name),
-        };
-        drop(clones);
-        Ok(started?)
+        let reserved = self.slots.reserve(&spec.name)?;
+        let hosted = self.start_reserved(spec, line)?;
+        reserved.fill(hosted.clone());
+        Ok(hosted)
     }
 
-    fn start_reserved(&self, spec: CloneSpec, line: Option<String>) -> Result<Arc<Hosted>> {
-        let plan = Plan::make(spec, &self.source)?;
+    fn start_reserved(
+        &self,
+        spec: CloneSpec,
+        line: Option<String>,
+    ) -> Result<Arc<Hosted>, HostError> {
+        // Nothing is changed by that, so it can be left unfinished.
+        let options = self.source.clone();
+        let plan = self.slots.unless_stopping(move || Plan::make(spec, &options))??;
         if plan.overwrites() {
             tracing::warn!(
                 clone = plan.spec().name,
@@ -224,7 +203,7 @@ impl Host {
                 Err(error) => {
                     withdraw(&exporters[..at], &hosted);
                     hosted.end();
-                    return Err(error);
+                    return Err(error.into());
                 }
             }
         }
@@ -232,52 +211,81 @@ impl Host {
         Ok(hosted)
     }
 
-    /// Takes a clone down: what is under way is ended, flushed and committed.
+    /// Takes a clone down: what is under way is ended, flushed and committed. When this returns, its
+    /// metadata and its destination can be opened again. A source across a network that does not
+    /// answer is given up after 5 s.
     ///
     /// # Errors
     /// [`HostError`]. If it could not be withdrawn from where it is served it runs on; if its last
     /// commit failed it is gone all the same.
     pub fn remove(&self, name: &str) -> Result<(), HostError> {
-        let hosted = self.get(name)?;
-        match self.clones().insert(name.to_owned(), Slot::Busy) {
-            Some(Slot::Runs(there)) if Arc::ptr_eq(&there, &hosted) => {}
-            _ => return Err(HostError::Busy(name.to_owned())),
-        }
+        self.remove_exactly(name, None)
+    }
+
+    fn remove_exactly(&self, name: &str, only: Option<&Arc<Hosted>>) -> Result<(), HostError> {
+        let (reserved, hosted) = self.slots.take(name, only)?;
         for exporter in self.exporters() {
             if let Err(error) = exporter.remove(hosted.volume()) {
-                self.clones().insert(name.to_owned(), Slot::Runs(hosted));
+                reserved.fill(hosted);
                 return Err(error.into());
             }
         }
-        let ended = self.end(&hosted);
-        self.clones().remove(name);
-        Ok(ended?)
+        Ok(end(reserved, &hosted)?)
     }
 
-    /// Ends a clone that is served no more.
-    fn end(&self, hosted: &Hosted) -> Result<()> {
-        let recorded = hosted.write_record();
-        match hosted.end() {
-            None => tracing::info!(clone = hosted.name(), "stopped"),
-            Some(failure) => {
-                return Err(anyhow!("{}: not all of it is committed: {failure}", hosted.name()));
-            }
+    /// From now on no clone is set up, and what is being set up is given up where nothing has been
+    /// made yet. Clones stop hydrating, and cannot be suspended, resumed or changed any more; sources
+    /// across a network have 5 s left to answer. Users are served until [`stop`](Self::stop).
+    pub fn begin_stop(&self) {
+        self.slots.begin_stop();
+        for hosted in self.list() {
+            hosted.begin_end();
         }
-        recorded
     }
 
-    /// Ends all clones. Requests that come later fail.
+    /// Ends all clones, at the same time. Requests that come later fail. Clones that are being set
+    /// up or taken down are waited for, and so there is none when this returns.
     ///
     /// # Errors
     /// The first that came of one, after all have been ended.
     pub fn stop(&self) -> Result<()> {
+        self.begin_stop();
         let mut outcome = Ok(());
-        for hosted in self.list() {
-            withdraw(&self.exporters(), &hosted);
-            outcome = outcome.and(self.end(&hosted));
-            self.clones().remove(hosted.name());
+        loop {
+            let taken = self.slots.take_all();
+            if taken.is_empty() {
+                return outcome;
+            }
+            for ended in self.end_all(taken) {
+                outcome = outcome.and(ended);
+            }
         }
-        outcome
+    }
+
+    fn end_all(&self, clones: Vec<(Reserved, Arc<Hosted>)>) -> Vec<Result<()>> {
+        let exporters = self.exporters();
+        let outcomes = Mutex::new(Vec::new());
+        let clones = Mutex::new(clones.into_iter());
+        let count = lock(&clones).len();
+        let work = || {
+            loop {
+                // Not held while it is ended.
+                let Some((reserved, hosted)) = lock(&clones).next() else { return };
+                withdraw(&exporters, &hosted);
+                let ended = end(reserved, &hosted);
+                lock(&outcomes).push(ended);
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 1..count {
+                // With fewer threads it takes longer, and this one is left in any case.
+                if Builder::new().name("stop".into()).spawn_scoped(scope, work).is_err() {
+                    break;
+                }
+            }
+            work();
+        });
+        outcomes.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads the table of clones again: sets up what was added, and takes down what was removed.
@@ -297,7 +305,7 @@ impl Host {
             match entries.iter().find(|entry| entry.spec.name == name) {
                 Some(entry) if entry.text == line => {}
                 Some(_) => told.changed.push(name),
-                None => match self.remove(&name) {
+                None => match self.remove_exactly(&name, Some(&hosted)) {
                     Ok(()) => told.removed.push(name),
                     Err(error) => told.failed.push((name, error.to_string())),
                 },
@@ -305,24 +313,37 @@ impl Host {
         }
         for Entry { spec, text, .. } in entries {
             let name = spec.name.clone();
-            if self.clones().contains_key(&name) {
-                continue;
-            }
             match self.start(spec, Some(text)) {
                 Ok(_) => told.added.push(name),
+                // It goes on as it was.
+                Err(HostError::Exists(_)) => {}
                 Err(error) => told.failed.push((name, error.to_string())),
             }
         }
         Ok(told)
     }
 
-    fn clones(&self) -> MutexGuard<'_, BTreeMap<String, Slot>> {
-        self.clones.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn exporters(&self) -> Vec<Arc<dyn Exporter>> {
-        self.exporters.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.exporters).clone()
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends a clone that is served no more, and then gives its name back.
+fn end(_name: Reserved, hosted: &Hosted) -> Result<()> {
+    let failure = hosted.end();
+    // A file that cannot be written must not keep what is hydrated from being committed.
+    let recorded = hosted.write_record();
+    match failure {
+        None => tracing::info!(clone = hosted.name(), "stopped"),
+        Some(failure) => {
+            return Err(anyhow!("{}: not all of it is committed: {failure}", hosted.name()));
+        }
+    }
+    recorded
 }
 
 /// Has a clone served no more, whatever stands against it.

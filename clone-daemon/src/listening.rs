@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
@@ -14,10 +14,14 @@ use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
 /// How long nothing is accepted after that has failed, for want of descriptors perhaps.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// How long threads of connections that had to make way are waited for, and how often it is looked.
+const LEAVING_TIME: Duration = Duration::from_secs(1);
+const GLANCE: Duration = Duration::from_millis(5);
+
 /// A socket that accepts connections, until it is stopped or dropped.
 pub(crate) struct Listening {
     shared: Arc<Shared>,
-    acceptor: Option<JoinHandle<()>>,
+    acceptor: Mutex<Option<JoinHandle<()>>>,
 }
 
 struct Shared {
@@ -31,11 +35,15 @@ struct Connections {
     next: u64,
     /// Those that are open, to be shut down at the end.
     open: HashMap<u64, Connection>,
+    /// Threads of those that had to make way, until they have ended.
+    leaving: Vec<JoinHandle<()>>,
 }
 
 struct Connection {
     socket: OwnedFd,
     thread: Option<JoinHandle<()>>,
+    /// Since when its peer is waited for, if it is.
+    idle_since: Option<Instant>,
 }
 
 /// What a connection is served by: the socket, which is blocking, and whether it is to end.
@@ -49,13 +57,25 @@ pub(crate) trait Serve: Send + Sync + 'static {
     }
 }
 
-/// Whether all that is served has to end.
-pub(crate) struct Over(Arc<Shared>);
+/// What a connection and the socket have to tell each other.
+pub(crate) struct Over {
+    shared: Arc<Shared>,
+    id: u64,
+}
 
 impl Over {
-    /// Whether it has to.
+    /// Whether all that is served has to end.
     pub(crate) fn is_now(&self) -> bool {
-        self.0.is_over.load(Ordering::SeqCst)
+        self.shared.is_over.load(Ordering::SeqCst)
+    }
+
+    /// Notes that the peer is waited for from now on, or is not. One that is waited for, as at the
+    /// beginning, has to go if there is no room for a new one.
+    pub(crate) fn wait_for_peer(&self, waits: bool) {
+        if let Some(connection) = lock(&self.shared).open.get_mut(&self.id) {
+            let since = connection.idle_since.or_else(|| Some(Instant::now()));
+            connection.idle_since = since.filter(|_| waits);
+        }
     }
 }
 
@@ -79,21 +99,34 @@ impl Listening {
         let acceptor = Builder::new().name(name.into()).spawn(move || {
             accept_all(&theirs, &server, connections_max, &thread);
         })?;
-        Ok(Self { shared, acceptor: Some(acceptor) })
+        Ok(Self { shared, acceptor: Mutex::new(Some(acceptor)) })
     }
 
-    /// Accepts nobody any more, ends all connections, and waits for their threads.
-    pub(crate) fn stop(&mut self) {
-        let Some(acceptor) = self.acceptor.take() else { return };
+    /// Accepts nobody any more, and takes no more requests. Answers can still be sent.
+    pub(crate) fn close(&self) {
+        let acceptor = self.acceptor.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(acceptor) = acceptor else { return };
         self.shared.is_over.store(true, Ordering::SeqCst);
         // It wakes whoever accepts. There is nothing to be done about one that is closed already.
         let _ = shutdown(&self.shared.socket, Shutdown::Both);
         let _ = acceptor.join();
-        let open: Vec<Connection> = lock(&self.shared).open.drain().map(|(_, open)| open).collect();
+        for connection in lock(&self.shared).open.values() {
+            let _ = shutdown(&connection.socket, Shutdown::Read);
+        }
+    }
+
+    /// Accepts nobody any more, ends all connections, and waits for their threads.
+    pub(crate) fn stop(&mut self) {
+        self.close();
+        let mut connections = lock(&self.shared);
+        let open: Vec<Connection> = connections.open.drain().map(|(_, open)| open).collect();
+        let mut threads = std::mem::take(&mut connections.leaving);
+        drop(connections);
         for connection in &open {
             let _ = shutdown(&connection.socket, Shutdown::Both);
         }
-        for thread in open.into_iter().filter_map(|connection| connection.thread) {
+        threads.extend(open.into_iter().filter_map(|connection| connection.thread));
+        for thread in threads {
             let _ = thread.join();
         }
     }
@@ -109,12 +142,47 @@ fn lock(shared: &Shared) -> MutexGuard<'_, Connections> {
     shared.connections.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl Connections {
+    /// Whether there is room for one more of `most`. If need be the connection makes way whose peer
+    /// has been waited for longest.
+    fn make_room(&mut self, most: usize) -> bool {
+        if self.open.len() < most {
+            return true;
+        }
+        let since = |(id, connection): (&u64, &Connection)| Some((connection.idle_since?, *id));
+        let Some((_, id)) = self.open.iter().filter_map(since).min() else { return false };
+        let Some(connection) = self.open.remove(&id) else { return false };
+        // Its thread finds that nothing more comes.
+        let _ = shutdown(&connection.socket, Shutdown::Both);
+        self.leaving.extend(connection.thread);
+        true
+    }
+}
+
+/// Whether there is room for one more of `most`. Threads of those that had to make way are few: if
+/// there are too many they get some time to end.
+fn make_room(shared: &Shared, most: usize) -> bool {
+    let until = Instant::now() + LEAVING_TIME;
+    loop {
+        let mut connections = lock(shared);
+        connections.leaving.retain(|thread| !thread.is_finished());
+        if connections.leaving.len() < most {
+            return connections.make_room(most);
+        }
+        drop(connections);
+        if shared.is_over.load(Ordering::SeqCst) || Instant::now() >= until {
+            return false;
+        }
+        thread::sleep(GLANCE);
+    }
+}
+
 fn accept_all<S: Serve>(shared: &Arc<Shared>, server: &Arc<S>, most: usize, name: &str) {
     let is_over = || shared.is_over.load(Ordering::SeqCst);
     while !is_over() {
         match accept_with(&shared.socket, SocketFlags::CLOEXEC) {
             Ok(_) if is_over() => {}
-            Ok(socket) if lock(shared).open.len() >= most => server.refuse(socket),
+            Ok(socket) if !make_room(shared, most) => server.refuse(socket),
             Ok(socket) => {
                 if let Err(error) = begin(shared, server, socket, name) {
                     tracing::warn!("{name}: a connection is not served: {error}");
@@ -144,9 +212,10 @@ fn begin<S: Serve>(
     // It waits for the lock before it takes itself off the list, so it is on it by then.
     let thread = Builder::new().name(name.into()).spawn(move || {
         let _leaves = Leaves { shared: theirs.clone(), id };
-        server.serve(socket, &Over(theirs));
+        server.serve(socket, &Over { shared: theirs, id });
     })?;
-    connections.open.insert(id, Connection { socket: ours, thread: Some(thread) });
+    let idle_since = Some(Instant::now());
+    connections.open.insert(id, Connection { socket: ours, thread: Some(thread), idle_since });
     Ok(())
 }
 

@@ -1,7 +1,8 @@
 //! What Prometheus asks for: `GET /metrics`, in its text format, over HTTP.
 //!
 //! *Invariant:* whoever asks holds up nobody else, and for no longer than [`TIME`]; there are
-//! [`CONNECTIONS_MAX`] of them at most. Nothing can be changed here.
+//! [`CONNECTIONS_MAX`] of them at most, and if there are so many, the one that has said or read
+//! nothing for longest makes way for a new one. Nothing can be changed here.
 
 use std::fmt;
 use std::io;
@@ -24,9 +25,12 @@ mod collector;
 mod http;
 
 /// How many may ask at a time.
-pub const CONNECTIONS_MAX: usize = 16;
+pub const CONNECTIONS_MAX: usize = 64;
 
-/// How long one may take to ask, and to read the answer.
+/// How long one may take to ask.
+pub const ASK_TIME: Duration = Duration::from_secs(3);
+
+/// How long one may take to ask and to read the answer.
 pub const TIME: Duration = Duration::from_secs(10);
 
 /// Where metrics are served: `tcp:ADDR:PORT`.

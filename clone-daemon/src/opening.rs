@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use clone_core::driver::{Access, Devices, FileDestination};
-use clone_core::engine::Settings;
+use clone_core::engine::{Settings, Trace};
 use clone_core::geometry::{Geometry, MAX_REGIONS, RegionRange, RegionSize, SECTOR_SIZE, Sectors};
 use clone_core::ir::Header;
 use clone_core::metadata::Metadata;
@@ -19,6 +19,7 @@ use clone_core::restore::MetadataSize;
 use clone_core::size::human;
 use clone_core::target::{Arguments, DeviceLimits, DevicePaths, TableLine};
 use clone_tools::figures::{Counted, Share, in_units};
+use clone_tools::hydrate::read_trace;
 use clone_tools::input::{are_same, open_clone, open_metadata_to_change};
 use clone_tools::metadata_output::Place;
 use clone_tools::metadata_size::sectors_of_blocks;
@@ -33,6 +34,7 @@ use crate::source::{Opened, Pin, RemoteHandle, SourceOptions, SourceSpec, pin};
 use crate::spec::CloneSpec;
 
 mod made;
+mod record;
 
 /// Everything that a clone needs, opened and claimed, and found to fit. Nothing was changed yet.
 pub struct Plan {
@@ -44,6 +46,7 @@ pub struct Plan {
     pin: Option<(PathBuf, Pin)>,
     metadata: MetadataPlan,
     destination: DestinationPlan,
+    prefetch: Option<Trace>,
 }
 
 enum MetadataPlan {
@@ -105,6 +108,10 @@ impl Plan {
     /// What is missing, in use, damaged, or of another size, and what can be done.
     pub fn make(spec: CloneSpec, options: &SourceOptions) -> Result<Self> {
         check_distinct(&spec)?;
+        if let Some(record) = &spec.record {
+            record::check(record, &spec)?;
+        }
+        let prefetch = spec.prefetch.as_deref().map(read_trace).transpose()?;
         let metadata = look_at_metadata(&spec.metadata)?;
         let (source, pin) = look_at_source(&spec, &metadata, options)?;
         let geometry = match &metadata {
@@ -132,7 +139,7 @@ impl Plan {
             }
         };
         line.check_devices(limits, source.limits)?;
-        Ok(Self { spec, line, settings, source, pin, metadata, destination })
+        Ok(Self { spec, line, settings, source, pin, metadata, destination, prefetch })
     }
 
     /// What the clone is made of.
@@ -158,7 +165,7 @@ impl Plan {
     /// # Errors
     /// What failed. What was made by then is removed again, or is as good as new.
     pub fn carry_out(self) -> Result<Ready> {
-        let Self { spec, line, settings, source, pin, metadata, destination } = self;
+        let Self { spec, line, settings, source, pin, metadata, destination, prefetch } = self;
         let geometry = line.geometry();
         // The destination is there for good before any metadata says what is on it.
         let (destination, made) = match destination {
@@ -176,7 +183,7 @@ impl Plan {
             pin.store(&path)?;
         }
         let devices = Devices { metadata, source: source.source, destination };
-        Ok(Ready { spec, line, settings, devices, remote: source.remote })
+        Ok(Ready { spec, line, settings, devices, remote: source.remote, prefetch })
     }
 }
 
@@ -192,6 +199,8 @@ pub struct Ready {
     pub settings: Settings,
     /// The source, if it is across a network.
     pub remote: Option<RemoteHandle>,
+    /// What is to be copied first.
+    pub prefetch: Option<Trace>,
 }
 
 /// What a start would do, for people.
@@ -238,7 +247,7 @@ fn check_distinct(spec: &CloneSpec) -> Result<()> {
         pairs.extend([(metadata, source), (destination, source)]);
     }
     for (a, b) in pairs {
-        if a == b || are_same(a, b) {
+        if is_one_path(a, b) {
             bail!(
                 "{} and {} are the same: the metadata, the destination and the source of a clone \
                  are three devices",
@@ -248,6 +257,15 @@ fn check_distinct(spec: &CloneSpec) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether two paths lead to one file, or would if it were made.
+fn is_one_path(a: &Path, b: &Path) -> bool {
+    let would_be = || {
+        let folder = |path| folder_of(path).canonicalize().ok();
+        a.file_name() == b.file_name() && folder(a).is_some_and(|of_a| folder(b) == Some(of_a))
+    };
+    a == b || are_same(a, b) || would_be()
 }
 
 /// What lies where metadata should.

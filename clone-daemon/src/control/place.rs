@@ -7,7 +7,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, Mode, fchmod, flock};
+use clone_tools::output::folder_of;
+use rustix::fs::{Access, FlockOperation, Mode, access, fchmod, flock};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
 };
@@ -82,6 +83,18 @@ impl Bound {
     }
 }
 
+/// Fails if no socket could be made at `path`, as far as that can be seen without changing anything.
+///
+/// # Errors
+/// [`BindError`].
+pub fn check_place(path: &Path) -> Result<(), BindError> {
+    let failed = |source: io::Error| BindError::Io { path: path.to_owned(), source };
+    SocketAddrUnix::new(path).map_err(|error| failed(error.into()))?;
+    access(folder_of(path), Access::WRITE_OK | Access::EXEC_OK)
+        .map_err(|error| failed(error.into()))?;
+    is_left_behind(path).map(drop)
+}
+
 impl Drop for Bound {
     fn drop(&mut self) {
         if identity(&self.path).is_ok_and(|found| found == self.identity) {
@@ -112,9 +125,18 @@ fn lock(path: &Path) -> io::Result<Option<File>> {
 /// Removes the socket that a daemon left behind. One that answers was made by somebody who knows
 /// nothing of the lock, systemd for instance.
 fn make_room(path: &Path) -> Result<(), BindError> {
+    if is_left_behind(path)? {
+        let failed = |source| BindError::Io { path: path.to_owned(), source };
+        fs::remove_file(path).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Whether a socket is there that a daemon left behind.
+fn is_left_behind(path: &Path) -> Result<bool, BindError> {
     let failed = |source| BindError::Io { path: path.to_owned(), source };
     match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(failed(error)),
         Ok(metadata) if !metadata.file_type().is_socket() => {
             return Err(BindError::NoSocket(path.to_owned()));
@@ -122,9 +144,7 @@ fn make_room(path: &Path) -> Result<(), BindError> {
         Ok(_) => {}
     }
     match UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).map_err(failed)
-        }
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(true),
         Err(error) => Err(failed(error)),
         Ok(_) => Err(BindError::InUse(path.to_owned())),
     }

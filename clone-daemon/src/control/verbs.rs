@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clone_core::driver::Dated;
+use clone_core::driver::{Dated, DriverError};
 use clone_core::engine::Command;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
@@ -40,6 +40,17 @@ impl From<HostError> for Stop {
     fn from(error: HostError) -> Self {
         let kind = match error {
             HostError::NoSuch { .. } => ErrorKind::NoClone,
+            HostError::Stopping => ErrorKind::Stopped,
+            _ => ErrorKind::Failed,
+        };
+        Self::Refused(Refusal::new(kind, error.to_string()))
+    }
+}
+
+impl From<DriverError> for Stop {
+    fn from(error: DriverError) -> Self {
+        let kind = match error {
+            DriverError::Ending => ErrorKind::Stopped,
             _ => ErrorKind::Failed,
         };
         Self::Refused(Refusal::new(kind, error.to_string()))
@@ -104,14 +115,8 @@ impl Verbs {
                 peer.tell(Item::Table { name: clone.name().to_owned(), line: clone.table() })
             }),
             Verb::Message { name, message } => self.message(&name, &message),
-            Verb::Suspend { name } => {
-                let failed = |error| Refusal::new(ErrorKind::Failed, format!("{error:#}")).into();
-                self.host.get(&name)?.suspend().map_err(failed)
-            }
-            Verb::Resume { name } => {
-                self.host.get(&name)?.resume();
-                Ok(())
-            }
+            Verb::Suspend { name } => Ok(self.host.get(&name)?.suspend()?),
+            Verb::Resume { name } => Ok(self.host.get(&name)?.resume()?),
             Verb::Wait { name, after } => self.wait(&name, after, &peer),
             Verb::Events { name: Some(name), follow } => self.events_of(&name, follow, &peer),
             Verb::Events { name: None, follow } => self.events(follow, &peer),
@@ -143,8 +148,7 @@ impl Verbs {
         let clone = self.host.get(name)?;
         let command = Command::parse(message)
             .map_err(|error| Refusal::new(ErrorKind::Message, error.to_string()))?;
-        clone.command(command);
-        Ok(())
+        Ok(clone.command(command)?)
     }
 
     /// Fails if `clone` is not served any more: nothing will happen to it.

@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use super::args::CommonArgs;
 use super::exporters::{FilePlace, Files, Nbd};
-use crate::control::{self, BoundSocket};
-use crate::host::Host;
+use crate::control::{self, BindError, BoundSocket};
+use crate::host::{Exporter, Host};
 use crate::metrics::{self, BoundMetrics};
-use crate::nbd::server::{BindOptions, ServerOptions, TlsOptions};
+use crate::nbd::server::{Address, BindOptions, Listener, ServerOptions, TlsOptions};
 
 /// What is listened at; nobody is served yet.
 pub(super) struct Doors {
@@ -28,6 +28,35 @@ pub(super) struct OpenDoors {
 }
 
 impl Doors {
+    /// Finds out whether all can be listened at that the command line of a clone called `name` names,
+    /// as far as that can be seen without changing anything.
+    ///
+    /// # Errors
+    /// What cannot be listened at.
+    pub(super) fn check(args: &CommonArgs, name: &str) -> Result<()> {
+        if let Some(path) = &args.fuse {
+            Files::new(FilePlace::One(path.clone()), args.fuse_users.into()).check(name)?;
+        }
+        if let (Some(cert), Some(key)) = (&args.tls_cert, &args.tls_key) {
+            TlsOptions::load(cert, key, args.tls_client_ca.as_deref())?;
+        }
+        let options = BindOptions { insecure: args.insecure, has_tls: args.tls_cert.is_some() };
+        for address in &args.nbd {
+            match address {
+                Address::Unix(path) => {
+                    check_socket(path).with_context(|| format!("cannot listen on {address}"))?
+                }
+                Address::Tcp { .. } => drop(Listener::bind(address, &options)?),
+                Address::Systemd => {}
+            }
+        }
+        args.metrics.map(|address| BoundMetrics::bind(address, args.insecure)).transpose()?;
+        match args.control.as_deref() {
+            Some(path) if path != Path::new("none") => Ok(control::check_place(path)?),
+            _ => Ok(()),
+        }
+    }
+
     /// Listens at all that the command line names.
     ///
     /// # Errors
@@ -96,6 +125,15 @@ impl Doors {
     }
 }
 
+/// Whether a socket can be made, in words that suit any.
+fn check_socket(path: &Path) -> Result<()> {
+    control::check_place(path).map_err(|error| match error {
+        BindError::Io { source, .. } => source.into(),
+        BindError::InUse(_) => anyhow!("another server listens there"),
+        error => error.into(),
+    })
+}
+
 /// The control socket. One that nobody has named is not worth failing for.
 fn control_socket(named: Option<&Path>) -> Result<Option<BoundSocket>> {
     let path = match named {
@@ -118,16 +156,18 @@ fn control_socket(named: Option<&Path>) -> Result<Option<BoundSocket>> {
 }
 
 impl OpenDoors {
-    /// Lets nobody in any more, and ends what is under way.
-    pub(super) fn close(self) {
-        if let Some(nbd) = self.nbd {
-            nbd.close();
-        }
-        if let Some(control) = self.control {
-            control.stop();
+    /// Lets nobody in any more, and lets what is under way be answered, for some time. What is
+    /// returned is to be stopped when the clones have ended: what is asked there may wait for them.
+    pub(super) fn close(self) -> Option<control::Server> {
+        if let Some(control) = &self.control {
+            control.close();
         }
         if let Some(metrics) = self.metrics {
             metrics.stop();
         }
+        if let Some(nbd) = self.nbd {
+            nbd.close();
+        }
+        self.control
     }
 }

@@ -1,13 +1,14 @@
 //! Waiting for what ends the daemon, and telling systemd how it is.
 
+use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::Builder;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
@@ -15,6 +16,7 @@ use signal_hook::iterator::Signals;
 
 use clone_tools::signals::is_ignored;
 
+use super::notify::notify;
 use crate::host::Host;
 
 /// What a signal asks for.
@@ -26,9 +28,27 @@ pub(super) enum Asked {
     Stop,
 }
 
+/// What came of something that was done while signals were heard.
+pub(super) enum Attended<T> {
+    /// It was done.
+    Done(T),
+    /// It is to end; the thread that does it has been left alone.
+    Stop,
+}
+
+/// What happens to the daemon.
+enum Event {
+    Signal(i32),
+    /// What is [attended](Watch::attend) has been done.
+    Done,
+}
+
 /// Signals, as they come.
 pub(super) struct Watch {
-    signals: Receiver<i32>,
+    events: Receiver<Event>,
+    told: Sender<Event>,
+    /// The table is to be read again as soon as that can be done.
+    is_reload_due: Cell<bool>,
     /// How often systemd wants to hear that all is well.
     watchdog: Option<Duration>,
 }
@@ -41,7 +61,8 @@ impl Watch {
     /// # Errors
     /// Whatever the system says.
     pub(super) fn start(reloads: bool) -> Result<Self> {
-        let (noted, signals) = mpsc::channel();
+        let (told, events) = mpsc::channel();
+        let noted = told.clone();
         let caught = || -> io::Result<Signals> {
             let is_second = Arc::new(AtomicBool::new(false));
             let ends = [SIGINT, SIGTERM];
@@ -59,34 +80,75 @@ impl Watch {
             .spawn(move || {
                 for signal in caught.forever() {
                     // If nobody waits any more it is ending already.
-                    let _ = noted.send(signal);
+                    let _ = noted.send(Event::Signal(signal));
                 }
             })
             .context("cannot start a thread")?;
         // Half of it, as systemd advises.
         let watchdog = sd_notify::watchdog_enabled().map(|period| period / 2);
-        Ok(Self { signals, watchdog })
+        Ok(Self { events, told, is_reload_due: Cell::new(false), watchdog })
     }
 
     /// Waits for a signal. Meanwhile systemd is told that all is well, as long as every clone
     /// answers.
     pub(super) fn wait(&self, host: &Host) -> Asked {
         loop {
-            let signal = match self.watchdog {
-                Some(period) => self.signals.recv_timeout(period),
-                None => self.signals.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            if self.is_reload_due.take() {
+                say(&[NotifyState::Reloading]);
+                return Asked::Reload;
+            }
+            match self.next(host) {
+                Event::Signal(SIGHUP) if host.has_table() => self.note_reload(),
+                Event::Signal(signal) => return stop(signal),
+                // Nothing is attended.
+                Event::Done => {}
+            }
+        }
+    }
+
+    /// Has a thread do something that may wait for sources and devices, and hears signals meanwhile.
+    ///
+    /// # Errors
+    /// The system gives no thread, or it panicked.
+    pub(super) fn attend<T: Send + 'static>(
+        &self,
+        host: &Arc<Host>,
+        act: impl FnOnce(&Host) -> T + Send + 'static,
+    ) -> Result<Attended<T>> {
+        let (theirs, told) = (host.clone(), Tells(self.told.clone()));
+        let thread = Builder::new().name("attended".into()).spawn(move || {
+            let _told = told;
+            act(&theirs)
+        });
+        let thread = thread.context("cannot start a thread")?;
+        loop {
+            match self.next(host) {
+                Event::Signal(SIGHUP) if host.has_table() => self.note_reload(),
+                Event::Signal(signal) => {
+                    stop(signal);
+                    return Ok(Attended::Stop);
+                }
+                Event::Done => {
+                    let done = thread.join().map_err(|_| anyhow!("a thread panicked; see the log"));
+                    return done.map(Attended::Done);
+                }
+            }
+        }
+    }
+
+    fn note_reload(&self) {
+        tracing::info!("SIGHUP: reading the table again");
+        self.is_reload_due.set(true);
+    }
+
+    fn next(&self, host: &Host) -> Event {
+        loop {
+            let event = match self.watchdog {
+                Some(period) => self.events.recv_timeout(period),
+                None => self.events.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
-            match signal {
-                Ok(SIGHUP) if host.has_table() => {
-                    tracing::info!("SIGHUP: reading the table again");
-                    say(&[NotifyState::Reloading]);
-                    return Asked::Reload;
-                }
-                Ok(signal) => {
-                    let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
-                    tracing::info!("{name}: stopping");
-                    return Asked::Stop;
-                }
+            match event {
+                Ok(event) => return event,
                 Err(RecvTimeoutError::Timeout) => {
                     // One that hangs with its lock held is waited for here, and systemd sees it.
                     let clones = host.list();
@@ -94,9 +156,26 @@ impl Watch {
                     tracing::trace!(failed, "all clones answer");
                     say(&[NotifyState::Watchdog]);
                 }
-                Err(RecvTimeoutError::Disconnected) => return Asked::Stop,
+                // One end of it is here.
+                Err(RecvTimeoutError::Disconnected) => return Event::Signal(SIGTERM),
             }
         }
+    }
+}
+
+fn stop(signal: i32) -> Asked {
+    let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
+    tracing::info!("{name}: stopping");
+    Asked::Stop
+}
+
+/// Tells that something has been done when it is dropped, by a panic too.
+struct Tells(Sender<Event>);
+
+impl Drop for Tells {
+    fn drop(&mut self) {
+        // If nobody waits for it any more the daemon is ending.
+        let _ = self.0.send(Event::Done);
     }
 }
 
@@ -115,7 +194,7 @@ pub(super) fn say_stopping() {
 
 /// Tells systemd something. Where it does not listen there is nobody to be told.
 fn say(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
+    if let Err(error) = notify(states) {
         tracing::warn!("systemd cannot be told: {error}");
     }
 }

@@ -1,17 +1,16 @@
 //! One clone of a daemon.
 
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::thread::Builder;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clone_core::driver::{Dated, DriverOptions, HydrationProgress, RunningClone};
+use clone_core::driver::{Dated, DriverError, DriverOptions, HydrationProgress, RunningClone};
 use clone_core::engine::{Command, Failure, Happening, Notice, SetAside, Settings, Trace};
 use clone_core::geometry::{Geometry, Sectors};
 use clone_core::target::{Message, Status, StatusLine, TableLine};
 use clone_tools::figures::{Share, in_units};
-use clone_tools::hydrate::read_trace;
 use persistent_data::device::FileDevice;
 
 use crate::opening::Ready;
@@ -29,6 +28,8 @@ pub struct Hosted {
     volume: Arc<Volume>,
     remote: Option<RemoteHandle>,
     exports: Mutex<Vec<String>>,
+    /// Dropped when the clone has ended, if somebody waits for that.
+    has_ended: Mutex<Option<Sender<()>>>,
 }
 
 /// How long what is being fetched is waited for at the end.
@@ -43,8 +44,7 @@ impl Hosted {
     /// # Errors
     /// Why it does not run.
     pub(super) fn start(ready: Ready, line: Option<String>) -> Result<Self> {
-        let Ready { spec, line: table, mut settings, devices, remote } = ready;
-        let first = spec.prefetch.as_deref().map(read_trace).transpose()?;
+        let Ready { spec, line: table, mut settings, devices, remote, prefetch: first } = ready;
         let name = spec.name.clone();
         let options = DriverOptions {
             workers: settings.copies as usize + FOR_USERS,
@@ -65,7 +65,8 @@ impl Hosted {
         let region = table.geometry().region_size().sectors();
         let region_bytes = region.to_bytes().context("a region of so many bytes")?;
         let volume = Arc::new(Volume::new(&spec.name, region_bytes, clone.client()));
-        Ok(Self { spec, table, line, clone, volume, remote, exports: Mutex::default() })
+        let (exports, has_ended) = Default::default();
+        Ok(Self { spec, table, line, clone, volume, remote, exports, has_ended })
     }
 
     /// What it is called.
@@ -105,22 +106,33 @@ impl Hosted {
     }
 
     /// Gives it a message.
-    pub fn command(&self, command: Command) {
+    ///
+    /// # Errors
+    /// Why nothing can come of it: see [`RunningClone::try_command`].
+    pub fn command(&self, command: Command) -> Result<(), DriverError> {
         tracing::info!(clone = self.name(), "message: {command}");
-        self.clone.command(command);
+        self.clone.try_command(command)
     }
 
     /// Brings it to rest: what is under way is ended and committed, and requests wait from then on.
     ///
     /// # Errors
-    /// That it has failed.
-    pub fn suspend(&self) -> Result<()> {
-        Ok(self.clone.suspend()?)
+    /// That it has failed, was resumed before it came to rest, or ends.
+    pub fn suspend(&self) -> Result<(), DriverError> {
+        self.clone.suspend()
     }
 
-    /// Lets it go on.
-    pub fn resume(&self) {
-        self.clone.resume();
+    /// Lets it go on, and ends the wait of those who suspend it.
+    ///
+    /// # Errors
+    /// That it ends.
+    pub fn resume(&self) -> Result<(), DriverError> {
+        self.clone.resume()
+    }
+
+    /// How many panics were caught of those who are told answers and events.
+    pub fn caught_panics(&self) -> u64 {
+        self.clone.caught_panics()
     }
 
     /// The notices after number `after`; waits for one, but no longer than `timeout`.
@@ -175,24 +187,35 @@ impl Hosted {
         self.remote.as_ref().map(|remote| &remote.figures)
     }
 
-    /// Ends it. Returns why what was hydrated last is not committed, if it is not.
-    ///
-    /// A source that does not answer is given up after [`PATIENCE`].
-    pub(super) fn end(&self) -> Option<Failure> {
+    /// Begins its end: it hydrates no more, and nobody can suspend, resume or change it. A source
+    /// across a network is given up if it has not [ended](Self::end) after [`PATIENCE`]. Users are
+    /// served until then.
+    pub(super) fn begin_end(&self) {
         self.clone.command(Command::Kernel(Message::DisableHydration));
-        thread::scope(|scope| {
-            let (ended, has_ended) = mpsc::channel::<()>();
-            if let Some(remote) = &self.remote {
-                scope.spawn(move || {
-                    if has_ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
-                        remote.abandon();
-                    }
-                });
+        self.clone.begin_end();
+        let mut place = self.has_ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(remote) = self.remote.clone().filter(|_| place.is_none()) else { return };
+        let (has_ended, ended) = mpsc::channel();
+        *place = Some(has_ended);
+        let giving_up = remote.clone();
+        let thread = Builder::new().name("patience".into()).spawn(move || {
+            if ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                giving_up.abandon();
             }
-            let failure = self.clone.end();
-            drop(ended);
-            failure
-        })
+        });
+        if thread.is_err() {
+            // Nobody would end a wait for it.
+            remote.abandon();
+        }
+    }
+
+    /// Ends it. Returns why what was answered may not be stored, or what was hydrated last not be
+    /// committed. Its metadata and destination can be opened again then.
+    pub(super) fn end(&self) -> Option<Failure> {
+        self.begin_end();
+        let failure = self.clone.end();
+        *self.has_ended.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        failure
     }
 
     /// One line on how it stands.

@@ -14,6 +14,7 @@ use prometheus_client::metrics::MetricType;
 
 use crate::control::protocol::CloneStatus;
 use crate::control::tell;
+use crate::daemon::log;
 use crate::figures::{Counts, Figures, Kind, LATENCY_ENDS};
 use crate::host::Host;
 use crate::nbd::server::Connections;
@@ -46,6 +47,7 @@ impl fmt::Debug for Clones {
 struct Sample {
     status: CloneStatus,
     progress: HydrationProgress,
+    caught_panics: u64,
     figures: Arc<Figures>,
     source: Option<Arc<SourceFigures>>,
     nbd_connections: u64,
@@ -105,7 +107,7 @@ const GAUGES: [Number; 20] = [
     }),
 ];
 
-const COUNTERS: [Number; 10] = [
+const COUNTERS: [Number; 11] = [
     ("cloned_fetched_bytes_total", "Bytes read from the source to be copied.", |s| {
         s.progress.fetched_bytes
     }),
@@ -120,6 +122,9 @@ const COUNTERS: [Number; 10] = [
     }),
     ("cloned_commits_total", "Commits of metadata that were begun.", |s| s.progress.commits),
     ("cloned_events_total", "Events: finished, failed and the like.", |s| s.status.event_nr),
+    ("cloned_caught_panics_total", "Panics that were caught and did the clone no harm.", |s| {
+        s.caught_panics
+    }),
     ("cloned_source_requests_total", "Requests to a remote source.", |s| {
         s.of_source(|figures| &figures.requests)
     }),
@@ -158,6 +163,7 @@ impl Collector for Clones {
             .map(|clone| Sample {
                 status: tell::status(clone, false),
                 progress: clone.progress(),
+                caught_panics: clone.caught_panics(),
                 figures: clone.volume().figures().clone(),
                 source: clone.source_figures().cloned(),
                 nbd_connections: self.nbd_connections(clone.volume().name()),
@@ -165,6 +171,7 @@ impl Collector for Clones {
             .collect();
         build_info(&mut encoder)?;
         connections(&mut encoder, self.nbd.as_ref())?;
+        lost_lines(&mut encoder)?;
         for (name, help, number) in GAUGES {
             numbers(&mut encoder, (name, help, number), MetricType::Gauge, &samples)?;
         }
@@ -219,6 +226,12 @@ fn connections(
         metric.encode_gauge(&signed(number))?;
     }
     Ok(())
+}
+
+fn lost_lines(encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
+    let (name, help) = ("cloned_log_lines_lost_total", "Lines of the log that were not written.");
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    metric.encode_gauge(&signed(log::lost_lines()))
 }
 
 /// One number of each clone. Counters are written as gauges are: with the name that they have, as

@@ -10,7 +10,7 @@ use std::time::Instant;
 use httparse::{EMPTY_HEADER, Error, Status};
 use prometheus_client::registry::Registry;
 
-use super::{TIME, text};
+use super::{ASK_TIME, TIME, text};
 use crate::listening::{Over, Serve};
 
 /// Bytes of a request at most.
@@ -40,32 +40,51 @@ impl Answer {
     fn plain(status: &'static str, body: &str) -> Self {
         Self { status, kind: PLAIN, body: body.to_owned() }
     }
-}
 
-impl Serve for Pages {
-    fn serve(&self, socket: OwnedFd, _: &Over) {
-        let stream = TcpStream::from(socket);
-        if let Err(error) = self.talk(&stream) {
-            tracing::debug!("a scrape of metrics failed: {error}");
-        }
-    }
-}
-
-impl Pages {
-    fn talk(&self, mut stream: &TcpStream) -> io::Result<()> {
-        let until = Instant::now() + TIME;
-        let (answer, with_body) = match read_request(stream, until)? {
-            Ok((method, path)) => (self.answer(&method, &path), method != "HEAD"),
-            Err(answer) => (answer, true),
-        };
-        let Answer { status, kind, body } = answer;
+    fn bytes(&self, with_body: bool) -> Vec<u8> {
+        let Self { status, kind, body } = self;
         let length = body.len();
         let head = format!(
             "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\
              Connection: close\r\n\r\n"
         );
         let body = if with_body { body.as_str() } else { "" };
-        write_until(stream, (head + body).as_bytes(), until)?;
+        (head + body).into_bytes()
+    }
+}
+
+impl Serve for Pages {
+    fn serve(&self, socket: OwnedFd, over: &Over) {
+        let stream = TcpStream::from(socket);
+        if let Err(error) = self.talk(&stream, over) {
+            tracing::debug!("a scrape of metrics failed: {error}");
+        }
+    }
+
+    fn refuse(&self, socket: OwnedFd) {
+        let mut stream = TcpStream::from(socket);
+        let busy = Answer::plain("503 Service Unavailable", "too many ask at a time\n");
+        // Who does not read it finds the connection closed.
+        let _ = stream.set_nonblocking(true).and_then(|()| stream.write(&busy.bytes(true)));
+    }
+}
+
+impl Pages {
+    fn talk(&self, mut stream: &TcpStream, over: &Over) -> io::Result<()> {
+        let until = Instant::now() + TIME;
+        let asked = match read_request(stream, Instant::now() + ASK_TIME) {
+            Err(error) if is_late(&error) => {
+                Err(Answer::plain("408 Request Timeout", "no request came in time\n"))
+            }
+            asked => asked?,
+        };
+        over.wait_for_peer(false);
+        let (answer, with_body) = match asked {
+            Ok((method, path)) => (self.answer(&method, &path), method != "HEAD"),
+            Err(answer) => (answer, true),
+        };
+        over.wait_for_peer(true);
+        write_until(stream, &answer.bytes(with_body), until)?;
         stream.flush()?;
         // So that the other side reads all of it, whatever it had sent beyond its request.
         stream.shutdown(Shutdown::Write)?;
@@ -119,6 +138,10 @@ fn read_request(
         }
         bytes.extend_from_slice(&more[..len]);
     }
+}
+
+fn is_late(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 /// Has the next read and the next write end by `until`.

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::support::hosting::{Hosting, LONG, answer};
 use clone_daemon::control::CONNECTIONS_MAX;
-use clone_daemon::control::line::LINE_MAX;
-use clone_daemon::control::protocol::{ErrorKind, Item, Reply, Verb};
+use clone_daemon::control::line::{LINE_MAX, write};
+use clone_daemon::control::protocol::{ErrorKind, Item, Reply, Request, Verb};
 
 fn status(name: &str) -> Verb {
     Verb::Status { name: Some(name.into()), flush: true }
@@ -88,23 +88,48 @@ fn what_is_no_request_is_refused_and_nobody_else_notices() {
 }
 
 #[test]
-fn too_many_are_told_so_and_there_is_room_again_when_one_has_gone() {
+fn too_many_who_wait_are_told_so_and_there_is_room_again_when_one_has_gone() {
     let hosting = Hosting::new(&["disk"]);
     let mut peers: Vec<_> = (0..CONNECTIONS_MAX).map(|_| hosting.connect()).collect();
-    // They are served, and not only on their way.
-    assert!(peers.iter().all(|peer| peer.ask(status("disk")).1.end));
+    for peer in &peers {
+        // They are served, and not only on their way: each is told an event, and follows.
+        peer.send(Verb::Events { name: None, follow: true });
+    }
+    hosting.host.get("disk").unwrap().suspend().unwrap();
+    for peer in &peers {
+        assert!(peer.lines().next::<Reply>(LONG, LONG).unwrap().is_some());
+    }
     let refused = hosting.connect();
     assert_eq!(kind(&answer(&mut refused.lines()).1), ErrorKind::Busy);
     peers.pop();
     let served = || {
         let peer = hosting.connect();
-        peer.send(status("disk"));
-        answer(&mut peer.lines()).1.end
+        // One that is refused may be hung up on before it asks.
+        let asked = write(&mut &peer.0, &Request::new(status("disk")));
+        let reply = peer.lines().next::<Reply>(LONG, LONG);
+        asked.is_ok() && reply.is_ok_and(|reply| reply.is_some_and(|reply| reply.item.is_some()))
     };
     // The thread of the one that has gone notices it in its own time.
     while !served() {
         std::thread::yield_now();
     }
+}
+
+#[test]
+fn those_who_ask_for_nothing_make_way_for_those_who_do_and_those_who_wait_stay() {
+    let hosting = Hosting::new(&["disk"]);
+    hosting.host.get("disk").unwrap().suspend().unwrap();
+    let waiting = hosting.connect();
+    waiting.send(Verb::Events { name: None, follow: true });
+    let mut events = waiting.lines();
+    // What comes next it waits for.
+    assert!(events.next::<Reply>(LONG, LONG).unwrap().is_some());
+    let idle: Vec<_> = (0..2 * CONNECTIONS_MAX).map(|_| hosting.connect()).collect();
+    assert!(hosting.clonectl(&["status", "disk"]).text().starts_with("0 2048 clone"));
+    // The one that has asked for nothing for longest has been hung up on.
+    assert_eq!(idle[0].lines().next::<Reply>(LONG, LONG).unwrap(), None);
+    assert!(idle.last().unwrap().ask(Verb::Resume { name: "disk".into() }).1.end);
+    assert!(events.next::<Reply>(LONG, LONG).unwrap().is_some());
 }
 
 #[test]

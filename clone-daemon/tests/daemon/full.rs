@@ -12,11 +12,11 @@ use crate::support::cloned::{Cloned, cloned};
 const MIB: usize = 1 << 20;
 
 /// A small file system. It is unmounted when this is dropped.
-struct Small(PathBuf);
+pub(crate) struct Small(PathBuf);
 
 impl Small {
     /// One of so many MiB. `None` if this user may not mount.
-    fn mount(at: &Path, mib: usize) -> Option<Self> {
+    pub(crate) fn mount(at: &Path, mib: usize) -> Option<Self> {
         fs::create_dir(at).unwrap();
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"]).arg(at);

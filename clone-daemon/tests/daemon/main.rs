@@ -8,12 +8,14 @@ mod cut_off;
 mod full;
 mod fuse;
 mod killed;
+mod life;
 mod metrics;
 mod nbd_client;
 mod nbd_server;
 #[cfg(feature = "object-store")]
 mod object_source;
 mod oracle;
+mod side_channels;
 mod small_files;
 mod support;
 mod volume;

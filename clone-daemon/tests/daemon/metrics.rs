@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::support::hosting::{Hosting, LONG};
 use crate::support::program;
 use clone_core::engine::{Command as Message, Operation};
-use clone_daemon::metrics::{BoundMetrics, Server};
+use clone_daemon::metrics::{BoundMetrics, CONNECTIONS_MAX, Server};
 use serde_json::Value;
 
 fn serve(hosting: &Hosting) -> Server {
@@ -41,7 +41,7 @@ fn metrics(server: &Server) -> String {
 /// Reads and writes `name`, and hydrates some of it.
 fn use_clone(hosting: &Hosting, name: &str) {
     let clone = hosting.host.find(name).unwrap();
-    clone.command(Message::parse("hydrate 0 64k").unwrap());
+    clone.command(Message::parse("hydrate 0 64k").unwrap()).unwrap();
     let user = clone.volume().user();
     for operation in [Operation::Write, Operation::Read, Operation::Flush] {
         let range = if operation == Operation::Flush { 0..0 } else { 512..4608 };
@@ -115,6 +115,28 @@ fn whoever_speaks_http_badly_is_told_so_and_holds_up_nobody() {
     // It does not wait for those who are silent.
     server.stop();
     drop(silent);
+}
+
+#[test]
+fn those_who_say_nothing_make_way_for_those_who_ask() {
+    let hosting = Hosting::new(&["disk"]);
+    let server = serve(&hosting);
+    let connect = || TcpStream::connect(server.address().0).unwrap();
+    let silent: Vec<TcpStream> = (0..3 * CONNECTIONS_MAX).map(|_| connect()).collect();
+    for _ in 0..3 {
+        assert!(metrics(&server).contains("cloned_log_lines_lost_total 0"));
+    }
+    // The first one had to go at once, and the last one did not.
+    silent[0].set_read_timeout(Some(LONG)).unwrap();
+    assert_eq!((&silent[0]).read(&mut [0; 1]).unwrap(), 0);
+    let mut last = silent.last().unwrap();
+    last.set_read_timeout(Some(LONG)).unwrap();
+    last.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    last.read_to_string(&mut answer).unwrap();
+    // It may have been too late with that, and is told so.
+    let is_told = ["HTTP/1.1 200 ", "HTTP/1.1 408 "].iter().any(|told| answer.starts_with(told));
+    assert!(is_told, "{answer}");
 }
 
 #[test]

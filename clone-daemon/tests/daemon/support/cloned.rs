@@ -54,6 +54,12 @@ impl Cloned {
         Self { child, lines, said: Vec::new() }
     }
 
+    /// Starts a command that says what it does to `stderr`, and does not wait.
+    pub(crate) fn spawn_telling(mut command: Command, stderr: impl Into<Stdio>) -> Self {
+        let child = command.stderr(stderr).stdin(Stdio::null()).spawn().unwrap();
+        Self { child, lines: mpsc::channel().1, said: Vec::new() }
+    }
+
     /// Waits until it has said `text`, and returns that line.
     ///
     /// # Panics

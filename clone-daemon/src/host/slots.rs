@@ -1,0 +1,187 @@
+//! The names of clones, and what has them.
+//!
+//! *Invariant:* what is looked at and what is changed by it are one locking. A name that is being
+//! set up or taken down is held by a [`Reserved`], which gives it back however its thread ends.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::Builder;
+
+use anyhow::anyhow;
+
+use super::{HostError, Hosted};
+
+/// Where a clone is in its life.
+enum Slot {
+    /// It is being set up or taken down.
+    Busy,
+    Runs(Arc<Hosted>),
+}
+
+/// All names that are in use.
+#[derive(Default)]
+pub(super) struct Slots {
+    state: Mutex<State>,
+    /// A slot has changed, something was done, or the daemon stops.
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    slots: BTreeMap<String, Slot>,
+    is_stopping: bool,
+}
+
+/// A name that nobody else can use until this is dropped. Then it is free, unless a clone was
+/// [put in](Self::fill).
+pub(super) struct Reserved {
+    slots: Arc<Slots>,
+    name: String,
+    fills: Option<Arc<Hosted>>,
+}
+
+impl Reserved {
+    /// The clone has the name from now on.
+    pub(super) fn fill(mut self, hosted: Arc<Hosted>) {
+        self.fills = Some(hosted);
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        let mut state = self.slots.lock();
+        match self.fills.take() {
+            Some(hosted) => state.slots.insert(self.name.clone(), Slot::Runs(hosted)),
+            None => state.slots.remove(&self.name),
+        };
+        drop(state);
+        self.slots.changed.notify_all();
+    }
+}
+
+impl Slots {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The clones that run, by name.
+    pub(super) fn list(&self) -> Vec<Arc<Hosted>> {
+        let running = |slot: &Slot| match slot {
+            Slot::Runs(hosted) => Some(hosted.clone()),
+            Slot::Busy => None,
+        };
+        self.lock().slots.values().filter_map(running).collect()
+    }
+
+    /// The clone called `name`.
+    pub(super) fn get(&self, name: &str) -> Result<Arc<Hosted>, HostError> {
+        self.lock().get(name).cloned()
+    }
+
+    /// Takes a name that is free.
+    pub(super) fn reserve(self: &Arc<Self>, name: &str) -> Result<Reserved, HostError> {
+        let mut state = self.lock();
+        if state.is_stopping {
+            return Err(HostError::Stopping);
+        }
+        match state.slots.entry(name.to_owned()) {
+            Entry::Vacant(place) => drop(place.insert(Slot::Busy)),
+            Entry::Occupied(place) => {
+                return Err(match place.get() {
+                    Slot::Runs(_) => HostError::Exists(name.to_owned()),
+                    Slot::Busy => HostError::Busy(name.to_owned()),
+                });
+            }
+        }
+        Ok(self.reserved(name))
+    }
+
+    /// Takes the name of a clone away from it; of `only` that one, if another one has its name by
+    /// now.
+    pub(super) fn take(
+        self: &Arc<Self>,
+        name: &str,
+        only: Option<&Arc<Hosted>>,
+    ) -> Result<(Reserved, Arc<Hosted>), HostError> {
+        let mut state = self.lock();
+        let hosted = state.get(name)?.clone();
+        if only.is_some_and(|only| !Arc::ptr_eq(only, &hosted)) {
+            return Err(HostError::Busy(name.to_owned()));
+        }
+        state.slots.insert(name.to_owned(), Slot::Busy);
+        Ok((self.reserved(name), hosted))
+    }
+
+    /// Takes the names of all clones that run. Waits until there is one, as long as any name is in
+    /// use; none when no name is.
+    pub(super) fn take_all(self: &Arc<Self>) -> Vec<(Reserved, Arc<Hosted>)> {
+        let is_busy = |slot: &Slot| matches!(slot, Slot::Busy);
+        let waits =
+            |state: &mut State| !state.slots.is_empty() && state.slots.values().all(is_busy);
+        let state = self.changed.wait_while(self.lock(), waits);
+        let mut state = state.unwrap_or_else(PoisonError::into_inner);
+        let mut taken = Vec::new();
+        for (name, slot) in &mut state.slots {
+            if let Slot::Runs(hosted) = slot {
+                taken.push((self.reserved(name), hosted.clone()));
+                *slot = Slot::Busy;
+            }
+        }
+        taken
+    }
+
+    fn reserved(self: &Arc<Self>, name: &str) -> Reserved {
+        Reserved { slots: self.clone(), name: name.to_owned(), fills: None }
+    }
+
+    /// From now on no name can be reserved, and nobody [waits](Self::unless_stopping) any more.
+    pub(super) fn begin_stop(&self) {
+        self.lock().is_stopping = true;
+        self.changed.notify_all();
+    }
+
+    /// Has a thread do what may take as long as it likes, and waits for it, but no longer than until
+    /// the daemon stops: then that thread is left alone. It may hang in a system call that nothing
+    /// can interrupt, and it ends with the process.
+    pub(super) fn unless_stopping<T: Send + 'static>(
+        self: &Arc<Self>,
+        act: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, HostError> {
+        let done = Arc::new(Mutex::new(None));
+        let (slots, result) = (self.clone(), done.clone());
+        let thread = Builder::new().name("set-up".into()).spawn(move || {
+            let acted = catch_unwind(AssertUnwindSafe(act));
+            *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(acted);
+            // With the lock: whoever waits looks, or hears of this.
+            drop(slots.lock());
+            slots.changed.notify_all();
+        });
+        thread.map_err(|error| anyhow!("cannot start a thread: {error}"))?;
+        let take = || done.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut state = self.lock();
+        loop {
+            match take() {
+                Some(Ok(done)) => return Ok(done),
+                Some(Err(_)) => return Err(anyhow!("setting it up panicked; see the log").into()),
+                None if state.is_stopping => return Err(HostError::Stopping),
+                None => {}
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl State {
+    fn get(&self, name: &str) -> Result<&Arc<Hosted>, HostError> {
+        match self.slots.get(name) {
+            Some(Slot::Runs(hosted)) => Ok(hosted),
+            Some(Slot::Busy) => Err(HostError::Busy(name.to_owned())),
+            None => {
+                let there = self.slots.keys().cloned().collect();
+                Err(HostError::NoSuch { name: name.to_owned(), there })
+            }
+        }
+    }
+}
