@@ -5,7 +5,6 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Output};
-use std::time::Duration;
 
 use clone_core::check::read;
 use clone_core::metadata::Metadata;
@@ -16,6 +15,7 @@ use rustix::process::Signal;
 
 use crate::nbd_server::served::script;
 use crate::support::cloned::{Cloned, cloned};
+use crate::support::{LONG, skipped};
 
 const SIZE: usize = 4 << 20;
 
@@ -200,7 +200,7 @@ fn metadata_that_is_all_zero_is_formatted_and_what_is_overwritten_is_told() {
 #[test]
 fn what_was_copied_before_a_signal_is_not_copied_again() {
     let folder = folder();
-    let slow = [&RUN[..], &["--hydration-rate", "1M", "--record", "trace"]].concat();
+    let slow = [&RUN[..], &["--hydration-rate", "128k", "--record", "trace"]].concat();
     let mut daemon = Cloned::start(folder.path(), &slow);
     while File::open(folder.path().join("destination"))
         .is_ok_and(|file| file.read_exact_at(&mut [0; 1], 1 << 20).is_ok_and(|()| is_empty(&file)))
@@ -271,7 +271,7 @@ fn a_table_of_clones_is_read_again_and_the_others_are_left_alone() {
 fn systemd_is_told_how_the_daemon_is() {
     let folder = folder();
     let socket = UnixDatagram::bind(folder.path().join("notify")).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    socket.set_read_timeout(Some(LONG)).unwrap();
     let told = |text: &str| {
         let mut message = [0; 4096];
         loop {
@@ -327,7 +327,7 @@ fn the_check_before_the_kernel_sets_a_clone_up_lets_sound_and_new_metadata_pass(
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/check-before-setup");
     let tools = Path::new(env!("CARGO_BIN_EXE_cloned")).parent().unwrap();
     if !tools.join("clone_check").exists() {
-        eprintln!("SKIPPED: clone_check is not built; `cargo test --workspace` builds it");
+        skipped("clone_check is not built; `cargo test --workspace` builds it");
         return;
     }
     let programs = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", tools.display());

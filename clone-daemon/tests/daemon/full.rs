@@ -8,6 +8,7 @@ use std::process::Command;
 use clone_tests::nbd::NbdClient;
 
 use crate::support::cloned::{Cloned, cloned};
+use crate::support::skipped;
 
 const MIB: usize = 1 << 20;
 
@@ -23,7 +24,7 @@ impl Small {
         if mount.output().is_ok_and(|output| output.status.success()) {
             return Some(Self(at.to_owned()));
         }
-        eprintln!("SKIPPED: a small file system cannot be mounted; it takes root");
+        skipped("a small file system cannot be mounted; it takes root");
         None
     }
 }

@@ -24,7 +24,7 @@ use rand::{Rng, RngExt, SeedableRng};
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
-use crate::support::{Rig, program, volume};
+use crate::support::{Rig, program, skipped, volume};
 
 mod on_loop;
 
@@ -36,7 +36,7 @@ pub(crate) fn can_mount() -> bool {
     let device = OpenOptions::new().read(true).write(true).open("/dev/fuse");
     let can = device.is_ok() && program("fusermount3").is_some();
     if !can {
-        eprintln!("SKIPPED: FUSE file systems cannot be mounted here");
+        skipped("FUSE file systems cannot be mounted here");
     }
     can
 }
@@ -133,7 +133,7 @@ fn a_clone_on_a_file_and_one_in_a_folder_are_what_was_written_before_and_after_h
 /// Unmounts what nobody uses. A loop device lets its file go by and by, and a program that another
 /// test is starting has our files open for a moment, until it is one.
 fn unmount(export: &mut Export) {
-    for _ in 0..6000 {
+    for _ in 0..30_000 {
         match export.unmount() {
             Err(FuseError::Busy(_)) => thread::sleep(Duration::from_millis(10)),
             unmounted => return unmounted.unwrap(),

@@ -11,8 +11,9 @@ use std::fs;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clone_core::check::read;
 use clone_tests::nbd::NbdClient;
@@ -20,6 +21,7 @@ use persistent_data::device::FileDevice;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use crate::support::LONG;
 use crate::support::cloned::Cloned;
 
 const SECTOR: u64 = 512;
@@ -76,6 +78,9 @@ struct Part {
     flushes: u64,
 }
 
+/// How many requests of all writers have been answered in this life of the daemon.
+static ANSWERED: AtomicU64 = AtomicU64::new(0);
+
 impl Part {
     fn new(writer: u64) -> Self {
         let share = SECTORS / WRITERS;
@@ -102,6 +107,7 @@ impl Part {
             if done.is_err() {
                 return;
             }
+            ANSWERED.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -175,7 +181,7 @@ fn start(folder: &Path, random: &mut StdRng) -> Cloned {
         "none",
     ];
     // So slow that there is something left to be hydrated for some lives.
-    arguments.extend(["--hydration-rate", if hydration { "4M" } else { "64k" }]);
+    arguments.extend(["--hydration-rate", if hydration { "2M" } else { "64k" }]);
     Cloned::start(folder, &arguments)
 }
 
@@ -206,11 +212,18 @@ fn whatever_was_flushed_survives_kill_9_and_the_rest_is_old_or_new() {
         for part in &parts {
             part.lock().unwrap().check(&content);
         }
-        let rest = Duration::from_micros(random.random_range(0..60_000));
+        // However slow the machine is, much has been done at every other kill.
+        let answers = if kill % 2 == 0 { 0 } else { random.random_range(0..200) };
+        let rest = Duration::from_micros(random.random_range(0..20_000));
+        ANSWERED.store(0, Ordering::Relaxed);
         thread::scope(|scope| {
             for part in &parts {
                 let mut client = connect();
                 scope.spawn(move || part.lock().unwrap().write(&mut client));
+            }
+            let until = Instant::now() + LONG;
+            while ANSWERED.load(Ordering::Relaxed) < answers && Instant::now() < until {
+                thread::sleep(Duration::from_millis(1));
             }
             thread::sleep(rest);
             daemon.kill();

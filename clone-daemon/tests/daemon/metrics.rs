@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::hosting::{Hosting, LONG};
-use crate::support::program;
+use crate::support::{free_address, program};
 use clone_core::engine::{Command as Message, Operation};
 use clone_daemon::metrics::{BoundMetrics, CONNECTIONS_MAX, Server};
 use serde_json::Value;
@@ -166,22 +166,22 @@ struct Prometheus {
 impl Prometheus {
     fn start(program: &Path, folder: &Path, server: &Server) -> Self {
         let config = format!(
-            "global: {{scrape_interval: 200ms, scrape_timeout: 200ms}}\n\
+            "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\n\
              scrape_configs: [{{job_name: cloned, static_configs: [{{targets: ['{}']}}]}}]\n",
             server.address().0
         );
         fs::write(folder.join("prometheus.yml"), config).unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = free_address();
         let process = Command::new(program)
             .current_dir(folder)
             .arg("--config.file=prometheus.yml")
             .arg("--storage.tsdb.path=data")
-            .arg(format!("--web.listen-address={port}"))
+            .arg(format!("--web.listen-address={address}"))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        Self { process, base: format!("http://{port}/api/v1/query") }
+        Self { process, base: format!("http://{address}/api/v1/query") }
     }
 
     /// What a query gives, or what is wrong with it; `None` while there is no answer at all.
@@ -212,7 +212,7 @@ fn queries() -> Vec<String> {
     let panels = dashboard["panels"].as_array().unwrap();
     let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
     let queries = targets.map(|target| target["expr"].as_str().unwrap());
-    queries.map(|query| query.replace("$clone", ".*").replace("$__rate_interval", "2s")).collect()
+    queries.map(|query| query.replace("$clone", ".*").replace("$__rate_interval", "1m")).collect()
 }
 
 #[test]

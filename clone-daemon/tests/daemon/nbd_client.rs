@@ -6,6 +6,7 @@ mod servers;
 mod tls;
 
 use std::io;
+use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
@@ -343,14 +344,14 @@ fn a_server_that_is_back_is_used_again_if_it_has_the_same() {
 
 #[test]
 fn what_is_no_nbd_server_is_told_and_not_tried_again() {
-    let NbdEndpoint::Tcp { host, port } = tcp() else { panic!("it is TCP") };
-    let listener = std::net::TcpListener::bind((&*host, port)).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
     let server = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         io::Write::write_all(&mut stream, b"220 mail.example ESMTP ready\r\n").unwrap();
         stream
     });
-    let endpoint = NbdEndpoint::Tcp { host, port };
+    let endpoint = NbdEndpoint::Tcp { host: "127.0.0.1".into(), port };
     let error = NbdRemote::open(address(&endpoint), NbdOptions::default(), soon()).err().unwrap();
     assert!(matches!(error, NbdError::Greeting(_)), "{error}");
     assert!(matches!(error.into(), Trouble::Final(_)));

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -13,7 +13,7 @@ use clone_core::engine::Happening;
 use clone_core::geometry::Sectors;
 use clone_daemon::source::{self, Opened, SourceError, SourceOptions, SourceSpec, Version};
 
-use crate::support::{Rig, open_pinned, program};
+use crate::support::{LONG, Rig, free_address, open_pinned, program};
 use crate::web_source::content;
 
 /// What is put in front of the answers of moto; `None` for nothing.
@@ -22,8 +22,8 @@ type Script = Box<dyn Fn(usize, &str) -> Option<&'static str> + Send + Sync>;
 /// moto, and a proxy before it, until it is dropped.
 struct Moto {
     child: Child,
-    port: u16,
-    proxy: u16,
+    address: SocketAddr,
+    proxy: SocketAddr,
     script: Arc<Mutex<Arc<Script>>>,
     /// The requests that came through the proxy.
     asked: Arc<Mutex<Vec<String>>>,
@@ -33,34 +33,28 @@ impl Moto {
     /// Starts it with an empty bucket; `None` if it is not installed.
     fn start() -> Option<Self> {
         let moto = program("moto_server")?;
-        for _ in 0..10 {
-            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            let port = listener.local_addr().unwrap().port();
-            drop(listener);
-            let mut child = Command::new(&moto)
-                .args(["-H", "127.0.0.1", "-p", &port.to_string()])
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-            while child.try_wait().unwrap().is_none() {
-                if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                    let nothing: Script = Box::new(|_, _| None);
-                    let script = Arc::new(Mutex::new(Arc::new(nothing)));
-                    let asked = Arc::default();
-                    let proxy = listen(port, Arc::clone(&script), Arc::clone(&asked));
-                    let moto = Self { child, port, proxy, script, asked };
-                    moto.put("", b"");
-                    return Some(moto);
-                }
-                thread::sleep(Duration::from_millis(20));
-            }
+        let address = free_address();
+        let mut child = Command::new(&moto)
+            .args(["-H", &address.ip().to_string(), "-p", &address.port().to_string()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        while TcpStream::connect(address).is_err() {
+            assert_eq!(child.try_wait().unwrap(), None, "moto does not start");
+            thread::sleep(Duration::from_millis(20));
         }
-        panic!("moto does not start");
+        let nothing: Script = Box::new(|_, _| None);
+        let script = Arc::new(Mutex::new(Arc::new(nothing)));
+        let asked = Arc::default();
+        let proxy = listen(address, Arc::clone(&script), Arc::clone(&asked));
+        let moto = Self { child, address, proxy, script, asked };
+        moto.put("", b"");
+        Some(moto)
     }
 
     fn put(&self, path: &str, body: &[u8]) {
-        let url = format!("http://127.0.0.1:{}/bucket{path}", self.port);
+        let url = format!("http://{}/bucket{path}", self.address);
         // It is looked at who asks, and not whether the signature is theirs.
         let who = "AWS4-HMAC-SHA256 Credential=me/20261123/us-east-1/s3/aws4_request, \
                    SignedHeaders=host, Signature=0";
@@ -74,14 +68,15 @@ impl Moto {
 
     fn options(&self) -> SourceOptions {
         let settings = [
-            ("aws_endpoint", format!("http://127.0.0.1:{}", self.proxy)),
+            ("aws_endpoint", format!("http://{}", self.proxy)),
             ("aws_allow_http", "true".into()),
             ("aws_access_key_id", "me".into()),
             ("aws_secret_access_key", "secret".into()),
             ("aws_region", "us-east-1".into()),
         ];
         SourceOptions {
-            timeout: Duration::from_secs(5),
+            timeout: LONG,
+            give_up_after: LONG,
             object_settings: settings.map(|(name, value)| (name.into(), value)).into(),
             ..SourceOptions::default()
         }
@@ -99,16 +94,20 @@ impl Drop for Moto {
     }
 }
 
-/// A proxy before the server at `port`, for requests without a body and one on each connection.
-fn listen(port: u16, script: Arc<Mutex<Arc<Script>>>, asked: Arc<Mutex<Vec<String>>>) -> u16 {
+/// A proxy before `server`, for requests without a body and one on each connection.
+fn listen(
+    server: SocketAddr,
+    script: Arc<Mutex<Arc<Script>>>,
+    asked: Arc<Mutex<Vec<String>>>,
+) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let proxy = listener.local_addr().unwrap().port();
+    let proxy = listener.local_addr().unwrap();
     thread::spawn(move || {
         for client in listener.incoming() {
             let Ok(client) = client else { return };
             let (script, asked) = (script.lock().unwrap().clone(), asked.clone());
             // Whoever hangs up ends it.
-            thread::spawn(move || drop(pass_on(client, port, &script, &asked)));
+            thread::spawn(move || drop(pass_on(client, server, &script, &asked)));
         }
     });
     proxy
@@ -116,7 +115,7 @@ fn listen(port: u16, script: Arc<Mutex<Arc<Script>>>, asked: Arc<Mutex<Vec<Strin
 
 fn pass_on(
     mut client: TcpStream,
-    port: u16,
+    server: SocketAddr,
     script: &Script,
     asked: &Mutex<Vec<String>>,
 ) -> io::Result<()> {
@@ -135,7 +134,7 @@ fn pass_on(
     if let Some(answer) = script(number, &head) {
         return client.write_all(answer.as_bytes());
     }
-    let mut server = TcpStream::connect(("127.0.0.1", port))?;
+    let mut server = TcpStream::connect(server)?;
     server.write_all(head.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n").as_bytes())?;
     io::copy(&mut server, &mut client)?;
     Ok(())
@@ -158,7 +157,7 @@ fn a_clone_of_an_object_is_right_though_the_store_is_busy_now_and_then() {
     assert_eq!(into, bytes[77..1077]);
     let rig = Rig::new(Sectors(512), &bytes);
     let clone = rig.start_from(opened.source.clone(), true);
-    let notices = clone.wait_for(0, Duration::from_secs(60));
+    let notices = clone.wait_for(0, LONG);
     assert_eq!(notices[0].what, Happening::Finished);
     clone.stop();
     assert_eq!(rig.destination(), bytes);
@@ -243,7 +242,7 @@ fn where_a_store_keeps_old_versions_a_clone_goes_on_with_the_one_it_was_begun_wi
 fn what_a_store_refuses_is_said_and_what_is_asked_wrongly_is_not_asked() {
     let Some(moto) = Moto::start() else { return };
     let told = |spec: &str, options: &SourceOptions| {
-        let options = SourceOptions { give_up_after: Duration::from_secs(1), ..options.clone() };
+        let options = SourceOptions { give_up_after: Duration::from_secs(20), ..options.clone() };
         match source::open(&spec.parse().unwrap(), None, &options) {
             Ok(_) => panic!("{spec} was opened"),
             Err(error) => error.to_string(),
@@ -254,7 +253,13 @@ fn what_a_store_refuses_is_said_and_what_is_asked_wrongly_is_not_asked() {
     assert!(told("s3://none/none", &options).contains("404 Not Found"));
     moto.put("/empty", b"");
     assert!(told("s3://bucket/empty", &options).contains("it is empty"));
-    moto.script(|_, _| Some(BUSY));
+    // It wants to be left alone for longer than anybody is patient: that ends it at once.
+    moto.script(|_, _| {
+        Some(
+            "HTTP/1.1 503 Slow Down\r\nconnection: close\r\nretry-after: 30\r\n\
+             content-length: 0\r\n\r\n",
+        )
+    });
     assert!(told("s3://bucket/disk", &options).contains("503 Service Unavailable"));
     moto.script(|_, _| Some("HTTP/1.1 301 Moved\r\ncontent-length: 0\r\n\r\n"));
     assert!(told("s3://bucket/disk", &options).contains("301 Moved"));

@@ -3,9 +3,12 @@
 use std::env;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -103,7 +106,7 @@ pub(crate) fn open_pinned(
 /// Opens what was locked here before. A program that another test is just starting has the lock
 /// too, for a moment.
 fn unlocked<T>(open: impl Fn() -> Result<T, OpenError>) -> T {
-    for _ in 0..600 {
+    for _ in 0..3000 {
         match open() {
             Err(OpenError::InUse { .. }) => thread::sleep(Duration::from_millis(100)),
             opened => return opened.unwrap(),
@@ -135,16 +138,35 @@ impl Volumes for List {
     }
 }
 
-/// Where a program is that a test needs; it says so if it is nowhere, past what the test harness
-/// catches of tests that pass.
+/// Longer than anything takes that does not hang, also on a machine that is busy with other things.
+pub(crate) const LONG: Duration = Duration::from_secs(300);
+
+/// An address for a server that takes no port from the kernel. Each has a loopback address of its
+/// own, so that nobody else takes the port before the server does.
+pub(crate) fn free_address() -> SocketAddr {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let process = process::id() as usize;
+    let address = [process / 250 % 250, process % 250, count % 250].map(|part| part as u8 + 1);
+    let address = Ipv4Addr::new(127, address[0], address[1], address[2]);
+    TcpListener::bind((address, 0)).unwrap().local_addr().unwrap()
+}
+
+/// Says why the test that runs here is skipped, past what the test harness catches of tests that
+/// pass; `tests/all` counts these lines.
+pub(crate) fn skipped(why: &str) {
+    let test = thread::current().name().unwrap_or_default().to_owned();
+    let _ = writeln!(io::stderr(), "SKIPPED: {test}: {why}");
+}
+
+/// Where a program is that a test needs; it says so if it is nowhere.
 pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let sbin = [PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")];
     let found = env::split_paths(&path).chain(sbin).map(|folder| folder.join(name));
     let found = found.into_iter().find(|path| path.is_file());
     if found.is_none() {
-        let test = thread::current().name().unwrap_or_default().to_owned();
-        let _ = writeln!(io::stderr(), "SKIPPED: {test}: there is no {name} here");
+        skipped(&format!("there is no {name} here"));
     }
     found
 }

@@ -1,7 +1,7 @@
 //! Sources behind TLS, and those that nginx has.
 
 use std::fs::{self, File};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use rustls::pki_types::PrivateKeyDer;
 use tempfile::TempDir;
 
 use crate::support::web::Web;
-use crate::support::{Rig, program};
+use crate::support::{LONG, Rig, free_address, program};
 use crate::web_source::content;
 
 fn open(url: &str, options: &SourceOptions) -> Result<source::Opened, SourceError> {
@@ -87,7 +87,7 @@ fn a_server_under_tls_must_be_the_one_it_says_it_is() {
 struct Nginx {
     child: Child,
     folder: TempDir,
-    port: u16,
+    address: SocketAddr,
 }
 
 impl Nginx {
@@ -95,31 +95,26 @@ impl Nginx {
     fn start(server: &str) -> Option<Self> {
         let nginx = program("nginx")?;
         let folder = tempfile::tempdir().unwrap();
-        // Somebody may take the port before nginx does.
-        for _ in 0..10 {
-            let port = free_port();
-            let path = folder.path().join("nginx.conf");
-            fs::write(&path, configuration(folder.path(), port, server)).unwrap();
-            let mut child = Command::new(&nginx)
-                .args(["-e", "stderr", "-p"])
-                .arg(folder.path())
-                .arg("-c")
-                .arg(&path)
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-            while child.try_wait().unwrap().is_none() {
-                if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                    return Some(Self { child, folder, port });
-                }
-                thread::sleep(Duration::from_millis(10));
-            }
+        let address = free_address();
+        let path = folder.path().join("nginx.conf");
+        fs::write(&path, configuration(folder.path(), address, server)).unwrap();
+        let mut child = Command::new(&nginx)
+            .args(["-e", "stderr", "-p"])
+            .arg(folder.path())
+            .arg("-c")
+            .arg(&path)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        while TcpStream::connect(address).is_err() {
+            assert_eq!(child.try_wait().unwrap(), None, "nginx does not start");
+            thread::sleep(Duration::from_millis(10));
         }
-        panic!("nginx does not start");
+        Some(Self { child, folder, address })
     }
 
     fn url(&self, path: &str) -> String {
-        format!("http://localhost:{}/{path}", self.port)
+        format!("http://{}/{path}", self.address)
     }
 }
 
@@ -130,12 +125,8 @@ impl Drop for Nginx {
     }
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 /// One process that needs nothing outside of `folder`.
-fn configuration(folder: &Path, port: u16, server: &str) -> String {
+fn configuration(folder: &Path, address: SocketAddr, server: &str) -> String {
     let folder = folder.display();
     let kinds = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
     let temporary: String =
@@ -143,7 +134,7 @@ fn configuration(folder: &Path, port: u16, server: &str) -> String {
     format!(
         "daemon off;\nmaster_process off;\npid {folder}/pid;\nevents {{ }}\nhttp {{\n{temporary}\
          \x20 access_log off;\n  gzip on;\n  gzip_types *;\n  server {{\n\
-         \x20   listen 127.0.0.1:{port};\n    root {folder};\n{server}\n  }}\n}}\n"
+         \x20   listen {address};\n    root {folder};\n{server}\n  }}\n}}\n"
     )
 }
 
@@ -157,7 +148,7 @@ fn a_clone_of_what_nginx_has_is_right_and_ends_when_the_file_is_replaced() {
     let opened = open(&nginx.url("disk.img"), &SourceOptions::default()).unwrap();
     assert!(matches!(opened.identity.version, Version::Etag { .. }), "{:?}", opened.identity);
     let clone = rig.start_from(opened.source.clone(), true);
-    let notices = clone.wait_for(0, Duration::from_secs(60));
+    let notices = clone.wait_for(0, LONG);
     assert_eq!(notices[0].what, Happening::Finished);
     clone.stop();
     assert_eq!(rig.destination(), bytes);

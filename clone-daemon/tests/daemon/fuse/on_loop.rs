@@ -13,7 +13,7 @@ use rand::{Rng, SeedableRng};
 use rustix::mount::UnmountFlags;
 
 use super::{can_mount, export, hydrate, unmount};
-use crate::support::{Rig, program, volume};
+use crate::support::{Rig, program, skipped, volume};
 
 const PROGRAMS: [&str; 6] = ["losetup", "mount", "mkfs.ext4", "e2fsck", "fstrim", "timeout"];
 
@@ -21,16 +21,16 @@ const PROGRAMS: [&str; 6] = ["losetup", "mount", "mkfs.ext4", "e2fsck", "fstrim"
 fn can_loop() -> bool {
     let can = rustix::process::geteuid().is_root() && Path::new("/dev/loop-control").exists();
     if !can {
-        eprintln!("SKIPPED: there are no loop devices here, or this is not root");
+        skipped("there are no loop devices here, or this is not root");
     }
     can && can_mount() && PROGRAMS.iter().all(|name| program(name).is_some())
 }
 
-/// Runs a program, for two minutes at most.
+/// Runs a program, for ten minutes at most.
 fn output(words: &[&str]) -> Output {
     let mut command = Command::new("timeout");
     let path = std::env::var("PATH").unwrap_or_default();
-    command.env("PATH", path + ":/usr/sbin:/sbin").args(["-k", "5", "120"]).args(words);
+    command.env("PATH", path + ":/usr/sbin:/sbin").args(["-k", "5", "600"]).args(words);
     command.output().unwrap()
 }
 
@@ -51,7 +51,7 @@ impl Loop {
         let direct = format!("--direct-io={}", if direct { "on" } else { "off" });
         let file = file.to_str().unwrap();
         // Others may take the device that was free.
-        for _ in 0..20 {
+        for _ in 0..600 {
             let output = output(&["losetup", "--find", "--show", &direct, file]);
             if output.status.success() {
                 let device = Self(String::from_utf8(output.stdout).unwrap().trim().into());
@@ -90,7 +90,7 @@ impl Mounted {
     ///
     /// A program that another test is just starting may have a file of it open for a moment.
     fn end(self) {
-        for _ in 0..100 {
+        for _ in 0..600 {
             if output(&["umount", self.path()]).status.success() {
                 return;
             }

@@ -104,7 +104,7 @@ fn a_clone_goes_on_by_itself_when_its_server_is_back() {
     let rig = Rig::new(REGION, &bytes);
     let endpoint = unix(rig.folder.path());
     let file = rig.path("source");
-    let args = ["--filter=rate", "file", file.to_str().unwrap(), "rate=160M"];
+    let args = ["--filter=rate", "file", file.to_str().unwrap(), "rate=8M"];
     let Some(server) = Server::nbdkit(&endpoint, &args) else { return };
     let clone = rig.start_from(open(rig.folder.path(), &SourceOptions::default()), true);
     wait_until(&clone, 8);
@@ -132,7 +132,7 @@ fn a_clone_takes_nothing_from_another_export_that_came_in_place_of_its_own() {
     let rig = Rig::new(REGION, &bytes);
     let endpoint = unix(rig.folder.path());
     let file = rig.path("source");
-    let args = ["--filter=rate", "file", file.to_str().unwrap(), "rate=160M"];
+    let args = ["--filter=rate", "file", file.to_str().unwrap(), "rate=8M"];
     let Some(server) = Server::nbdkit(&endpoint, &args) else { return };
     let clone = rig.start_from(open(rig.folder.path(), &SourceOptions::default()), true);
     wait_until(&clone, 8);

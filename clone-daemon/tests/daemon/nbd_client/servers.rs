@@ -1,7 +1,6 @@
 //! NBD servers of others, to read from.
 
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,10 +12,8 @@ use clone_daemon::source::spec::{NbdAddress, NbdEndpoint};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::support::program;
-
-/// Longer than anything takes that does not hang.
-pub(super) const LONG: Duration = Duration::from_secs(60);
+pub(super) use crate::support::LONG;
+use crate::support::{free_address, program};
 
 /// A deadline that is not meant to pass.
 pub(super) fn soon() -> Instant {
@@ -94,9 +91,8 @@ pub(super) fn unix(folder: &Path) -> NbdEndpoint {
 
 /// A port of this machine that nobody uses.
 pub(super) fn tcp() -> NbdEndpoint {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    NbdEndpoint::Tcp { host: "127.0.0.1".into(), port }
+    let address = free_address();
+    NbdEndpoint::Tcp { host: address.ip().to_string(), port: address.port() }
 }
 
 /// The default export there.

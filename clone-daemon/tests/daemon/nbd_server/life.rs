@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::raw::Raw;
 use super::served::{Served, listen, noise, output};
-use crate::support::{List, Rig, volume};
+use crate::support::{LONG, List, Rig, volume};
 use clone_core::geometry::Sectors;
 use clone_daemon::nbd::server::{BindOptions, Listener, Server, ServerOptions};
 use clone_daemon::nbd::wire::{command, errno, option, option_reply};
@@ -30,7 +30,7 @@ impl Volumes for Changing {
 pub(super) fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let began = Instant::now();
     while !is_so() {
-        assert!(began.elapsed() < Duration::from_secs(60), "{what}");
+        assert!(began.elapsed() < LONG, "{what}");
         thread::sleep(Duration::from_millis(5));
     }
 }
@@ -66,7 +66,8 @@ fn the_connections_of_a_volume_that_was_removed_end_and_those_of_others_do_not()
 
 #[test]
 fn requests_under_way_are_answered_when_the_server_stops() {
-    let served = Served::new(&noise(13, 1 << 20));
+    let options = ServerOptions { grace: LONG, ..ServerOptions::default() };
+    let served = Served::with(Rig::new(Sectors(8), &noise(13, 1 << 20)), options);
     let mut raw = Raw::chosen(served.connect(), &[]);
     served.clone.suspend().unwrap();
     for cookie in 0..20 {
@@ -90,7 +91,7 @@ fn requests_under_way_are_answered_when_the_server_stops() {
     cookies.sort_unstable();
     assert!(cookies.into_iter().eq(0..20));
     assert!(raw.hung_up().is_empty());
-    wait.recv_timeout(Duration::from_secs(60)).unwrap();
+    wait.recv_timeout(LONG).unwrap();
     thread.join().unwrap();
 }
 

@@ -2,15 +2,15 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
 
+use crate::support::LONG;
 use byteorder::{BigEndian, ByteOrder, WriteBytesExt};
 use clone_daemon::nbd::wire::{
     EXTENDED_REPLY_MAGIC, EXTENDED_REQUEST_MAGIC, MAGIC, OPTION_MAGIC, OPTION_REPLY_MAGIC,
     REQUEST_MAGIC, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC, chunk, option, option_reply,
 };
 
-/// A connection, by bytes. Nothing takes it longer than a minute.
+/// A connection, by bytes. Nothing takes it for ever.
 pub(crate) struct Raw<S = UnixStream> {
     pub(crate) stream: S,
     extended: bool,
@@ -54,8 +54,8 @@ impl Chunk {
 impl Raw {
     /// Has read the greeting, and said nothing.
     pub(crate) fn new(stream: UnixStream) -> Self {
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        stream.set_write_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream.set_read_timeout(Some(LONG)).unwrap();
+        stream.set_write_timeout(Some(LONG)).unwrap();
         let mut raw = Self::over(stream);
         raw.read_greeting();
         raw

@@ -13,7 +13,7 @@ use persistent_data::device::FileDevice;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::support::{List, Rig, program, volume};
+use crate::support::{List, Rig, program, skipped, volume};
 
 /// A clone called `disk`, and a server of it. What is declared first is dropped first.
 pub(crate) struct Served {
@@ -72,7 +72,7 @@ pub(crate) fn listen(path: &Path) -> Vec<Listener> {
     Listener::bind(&Address::Unix(path.into()), &BindOptions::default()).unwrap()
 }
 
-/// Runs a program for a minute at most; what it says, if it is installed and succeeds.
+/// Runs a program for ten minutes at most; what it says, if it is installed and succeeds.
 pub(crate) fn run(name: &str, arguments: &[&str]) -> Option<String> {
     let output = output(name, arguments)?;
     let told = String::from_utf8_lossy(&output.stderr);
@@ -83,14 +83,14 @@ pub(crate) fn run(name: &str, arguments: &[&str]) -> Option<String> {
 pub(crate) fn output(name: &str, arguments: &[&str]) -> Option<Output> {
     let path = program(name)?;
     let mut command = Command::new("timeout");
-    command.arg("60").arg(path).args(arguments).stdin(Stdio::null());
+    command.arg("600").arg(path).args(arguments).stdin(Stdio::null());
     Some(command.output().unwrap())
 }
 
 /// Runs a script of libnbd's Python, in which `h` is not yet connected to `uri`.
 pub(crate) fn script(uri: &str, text: &str) -> Option<String> {
     if !Path::new("/usr/lib/python3/dist-packages/nbd.py").exists() {
-        eprintln!("SKIPPED: libnbd for Python is not installed");
+        skipped("libnbd for Python is not installed");
         return None;
     }
     let text = format!("import nbd\nuri = {uri:?}\nh = nbd.NBD()\n{text}");

@@ -4,11 +4,11 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::thread;
-use std::time::Duration;
 
 use super::life::wait_until;
 use super::raw::{Raw, be32, be64};
 use super::served::{Served, noise};
+use crate::support::LONG;
 use clone_daemon::nbd::wire::{command, flag, option};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -77,7 +77,7 @@ fn mutate(rng: &mut StdRng, stream: &mut Vec<u8>) {
 /// Has the server read `stream` to its end, and reads what it answers to its end.
 fn feed(served: &Served, stream: &[u8]) {
     let (mut client, server) = UnixStream::pair().unwrap();
-    client.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    client.set_read_timeout(Some(LONG)).unwrap();
     served.server.serve(server).unwrap();
     let mut replies = client.try_clone().unwrap();
     let reader = thread::spawn(move || {

@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Far longer than anything takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::support::LONG;
 
 /// A daemon that runs in a folder. It is killed when it is dropped.
 pub(crate) struct Cloned {
@@ -66,7 +65,7 @@ impl Cloned {
     /// If it ends without that, or says nothing for very long.
     pub(crate) fn wait_for(&mut self, text: &str) -> String {
         loop {
-            let line = self.lines.recv_timeout(PATIENCE);
+            let line = self.lines.recv_timeout(LONG);
             let line = line.unwrap_or_else(|_| {
                 panic!("it never said {text:?}, but:\n{}", self.said.join("\n"))
             });
@@ -92,7 +91,7 @@ impl Cloned {
     /// # Panics
     /// If it does not.
     pub(crate) fn wait(&mut self) -> ExitStatus {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + LONG;
         while Instant::now() < until {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;

@@ -5,7 +5,6 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::Arc;
-use std::time::Duration;
 
 use clone_daemon::control::line::{Lines, write};
 use clone_daemon::control::protocol::{Reply, Request, Verb};
@@ -15,8 +14,7 @@ use clone_daemon::source::SourceOptions;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Longer than anything takes, unless it hangs.
-pub(crate) const LONG: Duration = Duration::from_secs(120);
+pub(crate) use crate::support::LONG;
 
 /// A host with a clonetab and a control socket.
 pub(crate) struct Hosting {

@@ -54,6 +54,13 @@ pub(crate) enum Act {
     Contradict(Range<usize>),
 }
 
+impl Act {
+    /// Whether the client waits for what never comes.
+    pub(crate) fn stalls(&self) -> bool {
+        matches!(self, Self::Stall | Self::StallAfter(_))
+    }
+}
+
 /// A request, as it came.
 #[derive(Clone, Debug)]
 pub(crate) struct Ask {
