@@ -176,7 +176,7 @@ fn one_with_a_request_under_way_makes_no_way_however_long_it_waits() {
     for _ in 0..3 {
         assert!(Raw::greeted(served.connect()).try_go("disk").is_err());
     }
-    served.clone.resume();
+    let _ = served.clone.resume();
     assert_eq!((waits.reply().error(), waits.receive(4096).len()), (None, 4096));
     // From then on it only takes time.
     wait_until("it makes way", || Raw::greeted(served.connect()).try_go("disk").is_ok());
