@@ -2,8 +2,8 @@
 //!
 //! - [`spec`]: what names a source.
 //! - [`open()`]: opening it, and what comes of that.
-//! - [`identity`]: which version of which object it is; [`pin`] keeps that beside the metadata. Both
-//!   are those of `clone_hydrate`.
+//! - [`identity`]: which version of which object it is; [`pin`] keeps that beside the metadata.
+//!   Both are those of `clone_hydrate`.
 //! - [`remote`]: what is across a network; [`retrying`] makes a source of it that can be relied on.
 //!
 //! *Invariant:* no byte is handed out that is not known to be of the version that was opened, as

@@ -13,7 +13,8 @@
 //!   [`Visitor`](clone_core::ir::Visitor); XML and JSON are read back as a
 //!   [`Document`](document::Document).
 //! - [`pack_file`]: what `clone_metadata_pack` writes and `clone_metadata_unpack` reads.
-//! - [`pin`]: which source a clone was begun with, and whether it is still that; for the daemon, too.
+//! - [`pin`]: which source a clone was begun with, and whether it is still that; for the daemon,
+//!   too.
 //! - `devtools`: tools to test with, behind the feature of that name.
 //! - [`input`], [`small_file`], [`output`], [`image_output`], [`metadata_output`]: files, and what
 //!   can be wrong with them.

@@ -61,7 +61,10 @@ pub enum PinError {
     #[error(transparent)]
     Open(#[from] OpenError),
     /// The file of the pin cannot be read or written.
-    #[error("cannot {doing} {}, which says what the clone was begun with: {source}", path.display())]
+    #[error(
+        "cannot {doing} {}, which says what the clone was begun with: {source}",
+        path.display()
+    )]
     Io {
         /// What was done with it.
         doing: &'static str,
@@ -277,7 +280,7 @@ pub fn no_place(metadata: &Path) -> String {
     )
 }
 
-/// What is told where `hydrated` regions are there already and nothing says of which source they are.
+/// What is told where `hydrated` regions are there already and nothing says of which source.
 pub fn not_noted(pin: &Path, hydrated: u64, place: impl Display) -> String {
     format!(
         "{} does not exist, and the clone has {} already: {place} is taken for the source that it \

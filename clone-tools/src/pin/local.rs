@@ -40,14 +40,9 @@ impl LocalSource {
     pub fn open(path: &Path, access: Access) -> Result<Self, OpenError> {
         let file = FileSource::open(path, access)?;
         let metadata = settled(&file).map_err(|error| OpenError::new(path, error))?;
-        let size_bytes = match metadata.is_file() {
-            true => metadata.len(),
-            // What the system says of a block device does not tell its size.
-            false => file.size_bytes(),
-        };
-        let identity = Identity { size_bytes, version: version(&metadata) };
+        let identity = Identity { size_bytes: file.size_bytes(), version: version(&metadata) };
         let source = Self { file, identity, changed: OnceLock::new() };
-        // It may have changed its size since it was opened.
+        // It may have another size than when it was opened.
         source.check().map_err(|error| OpenError::new(path, error))?;
         Ok(source)
     }

@@ -1,8 +1,8 @@
 //! The fields of a header that the judgement of an answer relies on.
 //!
-//! *Invariant:* nothing that is said twice is settled by the first or by the last. Who says two
-//! things of one body may have sent either, or what a cache or a proxy has put together of two: such
-//! an answer is malformed, and its body is not used.
+//! *Invariant:* nothing that is said twice is settled by the first or by the last. The body may be
+//! either, or what a cache or a proxy has put together of two: such an answer is malformed, and its
+//! body is not used.
 
 use std::ops::Range;
 

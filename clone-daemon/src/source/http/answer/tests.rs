@@ -64,6 +64,9 @@ fn a_part_is_right_only_if_everything_that_is_said_of_it_is() {
     ] {
         let mut headers = headers(&right);
         headers.insert(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+        if name == "transfer-encoding" {
+            headers.remove("content-length");
+        }
         let checked = check(StatusCode::PARTIAL_CONTENT, &headers, &(10..20), &etag());
         assert_eq!(outcome(checked).0, wanted, "{name}: {value}");
     }
