@@ -221,7 +221,7 @@ impl Round<'_> {
 
     pub(super) fn suspend(&mut self) -> Result<(), Halt> {
         if self.suspension == Suspension::Running {
-            self.watch_suspend();
+            self.watch.forget_begun();
         }
         self.suspension = Suspension::Asked { to_go_on: false };
         self.begin_all_kept()?;

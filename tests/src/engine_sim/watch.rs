@@ -19,8 +19,8 @@
 //! - `Background`: while hydration is switched on, has something to copy and room for it, no more
 //!   than a rest passes without a copy of its own under way, whatever users do. What it has to wait
 //!   for its rate comes on top: one chunk, as long as the rate has it.
-//! - `Rest`: a clone that is to be suspended finishes the copies that were begun, and begins none
-//!   for which nobody waits; until it is at rest, something is under way.
+//! - `Rest`: a clone that is to be suspended fetches nothing more for which nobody waits, not even
+//!   the rest of a region; until it is at rest, something is under way.
 
 use std::collections::BTreeSet;
 
@@ -70,10 +70,6 @@ pub(super) struct Watch {
     idle_since: Option<u64>,
     /// It was limited, and has not told that the limit is reached.
     pub(super) is_limited: bool,
-    /// Regions that were claimed when the clone was asked to come to rest.
-    claimed: u64,
-    /// Those among them of which something was fetched since for nobody.
-    finished: BTreeSet<usize>,
     /// Since when nothing keeps it from its rest.
     rest_since: Option<u64>,
 }
@@ -107,7 +103,9 @@ impl Round<'_> {
             Io::Fetch { urgent: false, .. } => {
                 let goes_on = self.watch.begun.contains(&regions.start);
                 self.judge_urgency(op, goes_on)?;
-                self.judge_begun(&regions)?;
+                let is_asked = matches!(self.suspension, Suspension::Asked { .. });
+                let is_new = is_asked && self.world.judges(Oracle::Rest);
+                require!(!is_new, Rest, "{:?} starts before the clone is at rest", op.io);
                 self.watch.begun.extend(regions);
                 true
             }
@@ -283,29 +281,6 @@ impl Round<'_> {
         require!(flushes <= 1, Completion, "{flushes} flushes, and the clone is not complete");
         let is_awaited = self.is_barrier_under_way();
         require!(is_awaited, Completion, "all is hydrated, nothing under way, and not complete");
-        Ok(())
-    }
-
-    /// The clone is asked to come to rest.
-    pub(super) fn watch_suspend(&mut self) {
-        let Status::Running(figures) = self.engine.status() else { return };
-        self.watch.claimed = figures.hydrating;
-        self.watch.forget_begun();
-        self.watch.finished.clear();
-    }
-
-    /// A clone that comes to rest begins no copies for nobody.
-    fn judge_begun(&mut self, regions: &std::ops::Range<usize>) -> Result<(), Violation> {
-        let is_asked = matches!(self.suspension, Suspension::Asked { .. });
-        if is_asked && self.world.judges(Oracle::Rest) {
-            self.watch.finished.extend(regions.clone());
-            let (claimed, finished) = (self.watch.claimed, self.watch.finished.len() as u64);
-            require!(
-                finished <= claimed,
-                Rest,
-                "{finished} regions are copied before the rest, and {claimed} were begun"
-            );
-        }
         Ok(())
     }
 
