@@ -126,7 +126,9 @@ impl Engine {
         piece: &ByteRange,
         before: &ByteRange,
     ) -> u64 {
-        if self.sizes.region_bytes() > self.chunk_bytes.min(self.window.bytes()) {
+        let region_bytes = self.sizes.region_bytes();
+        let is_whole = piece.end - piece.start >= region_bytes;
+        if region_bytes > self.chunk_bytes || !is_whole && region_bytes > self.window.user_bytes() {
             // Too much for a user to wait for, on this source. It is a hint all the same.
             self.want_soon(piece);
             return before.start;

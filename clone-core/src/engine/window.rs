@@ -35,6 +35,10 @@ const BASE_TIME: Duration = Duration::from_secs(10);
 /// The share of time that may be spent on that.
 const BASE_SHARE: u32 = 50;
 
+/// What part of the time that the line takes for a fetch lies between its beginning and that of the
+/// next.
+const PACE: (u32, u32) = (4, 5);
+
 /// Rounds without a higher rate after which the line counts as full.
 const ROUNDS_AT_FULL_RATE: u32 = 3;
 
@@ -73,6 +77,8 @@ pub(super) struct Window {
     is_probing: bool,
     startup: Option<Startup>,
     grown_at: Duration,
+    /// When the next fetch may begin.
+    paced_at: Duration,
 }
 
 /// The highest rate, in bytes a second, of this period and the one before.
@@ -103,16 +109,24 @@ impl Window {
             delivered: 0,
             rate: MaxRate::default(),
             base: None,
-            base_due: BASE_TIME,
-            is_probing: false,
+            base_due: Duration::ZERO,
+            // The first fetch is alone: where many share a line all of them take long.
+            is_probing: true,
             startup: Some(Startup::default()),
             grown_at: Duration::ZERO,
+            paced_at: Duration::ZERO,
         }
     }
 
     /// How many bytes may be under way.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// The longest fetch, in bytes, that a user may wait for who wants less: an eighth, so that it
+    /// takes little longer than what is asked for.
+    pub(super) fn user_bytes(&self) -> u64 {
+        self.bytes / 8
     }
 
     /// How many bytes one fetch should have: a power of two.
@@ -133,10 +147,20 @@ impl Window {
         }
     }
 
+    /// When the next fetch may begin, though there is room: fetches that begin at once share the
+    /// line and end at once, and then it is idle until the next ones are answered.
+    pub(super) fn paced_at(&self) -> Duration {
+        self.paced_at
+    }
+
     /// A fetch of `bytes` is begun beside `under_way` bytes.
     pub(super) fn begin(&mut self, now: Duration, bytes: u64, under_way: u64) -> Sample {
         let is_full = under_way + bytes + self.piece_bytes() > self.bytes;
         let is_probe = self.is_probing && under_way == 0;
+        if self.startup.is_none() && self.bytes < self.most {
+            let time = time_for(bytes, self.rate.get()) * PACE.0 / PACE.1;
+            self.paced_at = self.paced_at.max(now).saturating_add(time);
+        }
         Sample { at: now, delivered: self.delivered, is_full, is_probe }
     }
 
@@ -222,6 +246,11 @@ impl MaxRate {
 fn per_second(bytes: u64, time: Duration) -> u64 {
     let rate = u128::from(bytes) * 1_000_000_000 / time.as_nanos().max(1);
     u64::try_from(rate).unwrap_or(u64::MAX)
+}
+
+fn time_for(bytes: u64, rate: u64) -> Duration {
+    let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(rate.max(1));
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
 fn bytes_in(time: Duration, rate: u64) -> u64 {
