@@ -44,7 +44,7 @@ impl Doors {
         for address in &args.nbd {
             match address {
                 Address::Unix(path) => {
-                    check_socket(path).with_context(|| format!("cannot listen on {address}"))?
+                    check_socket(path).with_context(|| format!("cannot listen on {address}"))?;
                 }
                 Address::Tcp { .. } => drop(Listener::bind(address, &options)?),
                 Address::Systemd => {}
