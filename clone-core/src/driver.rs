@@ -19,11 +19,11 @@
 //!
 //! | lock | what it guards | taken |
 //! |---|---|---|
-//! | `RunningClone::threads` | that a clone is ended by one at a time | first; held until it has ended |
-//! | `Crew::state` | the engine, the queue, the tables of requests and copies | after that, or alone |
+//! | `RunningClone::threads` | that one thread ends a clone | first; held until it has ended |
+//! | `Crew::state` | the engine, the queue, requests and copies | after that, or alone |
 //! | `Front::lanes` | who has a lane, whether lanes are closed | after `Crew::state`, or alone |
 //! | `Notices::listener` | who listens | with none of those above |
-//! | `Notices::book` | the last notices, and the calls that wait for the clone | after any of those above |
+//! | `Notices::book` | the last notices, calls that wait | after any of those above |
 //! | metadata | metadata | by a worker that holds no other |
 //! | those of a buffer, and of the pool | bytes | after all of those above |
 //! | `Direct::locks` | blocks that are changed past the page cache | by a `FileDestination`, last |
@@ -46,8 +46,8 @@
 //! it go answers; until then its buffer is its own.
 //!
 //! *Invariant:* no thread waits for one that has panicked. A panic in a device or the engine ends
-//! the clone: all requests fail, a notice says why, and nothing more is begun. A panic in a callback
-//! or the listener is caught and counted, and the clone goes on: they are not the clone.
+//! the clone: all requests fail, a notice says why, and nothing more is begun. A panic in a
+//! callback or the listener is caught and counted, and the clone goes on: they are not the clone.
 //!
 //! # The end of a clone
 //!

@@ -5,8 +5,8 @@
 //!
 //! *Invariant:* each connection has a thread of its own, so that one that waits for an event holds
 //! up nobody; there are [`CONNECTIONS_MAX`] of them at most, each with one line of
-//! [`LINE_MAX`](line::LINE_MAX) bytes at most in memory. If there are so many, the one that has been
-//! without a request for longest makes way for a new one.
+//! [`LINE_MAX`](line::LINE_MAX) bytes at most in memory. If there are so many, the one that has
+//! been without a request for longest makes way for a new one.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -83,8 +83,8 @@ impl Server {
         self.bound.path()
     }
 
-    /// Lets nobody in any more, and has those go who wait for an event or say nothing. What is being
-    /// done for others is answered.
+    /// Lets nobody in any more, and has those go who wait for an event or say nothing. What is
+    /// being done for others is answered.
     pub fn close(&self) {
         self.listening.close();
     }

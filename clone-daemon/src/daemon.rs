@@ -111,8 +111,8 @@ fn serve_watched(
         say_ready(host);
     }
     say_stopping();
-    // Sources have some time left, from now on and not only when clients have gone. Nobody waits for
-    // a clone on the control socket any more.
+    // Sources have some time left, from now on and not only when clients have gone. Nobody waits
+    // for a clone on the control socket any more.
     host.begin_stop();
     let control = open.close();
     let stopped = host.stop();

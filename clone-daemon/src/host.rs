@@ -211,9 +211,9 @@ impl Host {
         Ok(hosted)
     }
 
-    /// Takes a clone down: what is under way is ended, flushed and committed. When this returns, its
-    /// metadata and its destination can be opened again. A source across a network that does not
-    /// answer is given up after 5 s.
+    /// Takes a clone down: what is under way is ended, flushed and committed. When this returns,
+    /// its metadata and its destination can be opened again. A source across a network that does
+    /// not answer is given up after 5 s.
     ///
     /// # Errors
     /// [`HostError`]. If it could not be withdrawn from where it is served it runs on; if its last
@@ -234,8 +234,9 @@ impl Host {
     }
 
     /// From now on no clone is set up, and what is being set up is given up where nothing has been
-    /// made yet. Clones stop hydrating, and cannot be suspended, resumed or changed any more; sources
-    /// across a network have 5 s left to answer. Users are served until [`stop`](Self::stop).
+    /// made yet. Clones stop hydrating, and cannot be suspended, resumed or changed any more;
+    /// sources across a network have 5 s left to answer. Users are served until
+    /// [`stop`](Self::stop).
     pub fn begin_stop(&self) {
         self.slots.begin_stop();
         for hosted in self.list() {

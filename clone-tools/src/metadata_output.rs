@@ -233,9 +233,9 @@ struct MadeFile {
 }
 
 impl MadeFile {
-    /// Makes a file that is marked as unfinished, with all of its blocks. A kernel would take zeroes
-    /// for a new device and format it without a word, so there is no moment at which it is long
-    /// enough and all zero.
+    /// Makes a file that is marked as unfinished, with all of its blocks. A kernel would take
+    /// zeroes for a new device and format it without a word, so there is no moment at which it is
+    /// long enough and all zero.
     fn new(path: &Path, size: Sectors) -> Result<(Self, Room)> {
         let name = path.display();
         let bytes = size.to_bytes().filter(|&bytes| i64::try_from(bytes).is_ok());

@@ -35,8 +35,8 @@ impl SourceChanged {
     }
 }
 
-/// The error of a destination, inside an [`io::Error`], that has lost what was stored on it: none of
-/// its bytes can be used any more, also if it looks well again, and the clone fails.
+/// The error of a destination, inside an [`io::Error`], that has lost what was stored on it: none
+/// of its bytes can be used any more, also if it looks well again, and the clone fails.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
     "{0}; what was stored there is lost. End the clone, and restore the destination from a backup \

@@ -372,7 +372,8 @@ impl<D: device::Device + 'static> RunningClone<D> {
 
     /// Stops it like [`stop`](Self::stop), where several share it, closes its metadata and gives up
     /// the claim on its destination: both can be opened again when this returns, though clients
-    /// still hold the destination. Whoever does it while another is at it waits for the end of it too.
+    /// still hold the destination. Whoever does it while another is at it waits for the end of it
+    /// too.
     ///
     /// Returns `None` if everything that was answered is on stable storage, and what is hydrated is
     /// committed; otherwise why it may not be.

@@ -3,5 +3,6 @@
 
 mod background;
 mod durable;
+mod priority;
 mod requests;
 mod world;

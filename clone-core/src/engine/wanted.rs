@@ -92,11 +92,8 @@ impl Engine {
                 State::Hydrated | State::Claimed(_) => cursor.max(regions.start),
             };
             let cursor = self.copy_from(request, cursor..regions.end);
-            let is_begun = cursor == regions.end;
+            // Where there is no room, those behind may wait for something else.
             self.wanted.asked[index] = Asked { request, regions, cursor };
-            if !is_begun {
-                return;
-            }
             index += 1;
         }
     }

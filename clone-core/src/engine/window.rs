@@ -6,8 +6,8 @@
 //! fetches, as BBR congestion control does (draft-cardwell-iccrg-bbr-congestion-control):
 //!
 //! - the *rate* is the highest that was delivered lately while the window was full;
-//! - the *base time* is the shortest time that a fetch took. With a full window each fetch waits for those before it, so now and then the window is
-//!   drained and one fetch is timed alone.
+//! - the *base time* is the shortest time that a fetch took. With a full window each fetch waits
+//!   for those before it, so now and then the window is drained and one fetch is timed alone.
 //!
 //! On a fast source the window is larger than all buffers and limits nothing.
 
@@ -170,7 +170,10 @@ impl Window {
         let took = now.saturating_sub(sample.at).max(Duration::from_nanos(1));
         let rate = per_second(self.delivered - sample.delivered, took);
         let period = RATE_TIME.max(self.base.unwrap_or_default().saturating_mul(4));
-        self.rate.note(now, period, rate, sample.is_full);
+        // During a short fetch for a user a long one may end that was nearly over.
+        if bytes.saturating_mul(2) >= self.piece_bytes() {
+            self.rate.note(now, period, rate, sample.is_full);
+        }
         self.note_base(now, took, sample);
         if sample.is_full {
             self.note_round(sample);

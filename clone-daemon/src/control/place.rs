@@ -83,7 +83,8 @@ impl Bound {
     }
 }
 
-/// Fails if no socket could be made at `path`, as far as that can be seen without changing anything.
+/// Fails if no socket could be made at `path`, as far as that can be seen without changing
+/// anything.
 ///
 /// # Errors
 /// [`BindError`].

@@ -28,8 +28,8 @@ pub(super) struct OpenDoors {
 }
 
 impl Doors {
-    /// Finds out whether all can be listened at that the command line of a clone called `name` names,
-    /// as far as that can be seen without changing anything.
+    /// Finds out whether all can be listened at that the command line of a clone called `name`
+    /// names, as far as that can be seen without changing anything.
     ///
     /// # Errors
     /// What cannot be listened at.

@@ -1,7 +1,7 @@
 //! What is said of what happens: on stderr, which systemd takes to its journal.
 //!
-//! *Invariant:* who says something waits for nobody, and nothing comes of it if it cannot be written:
-//! see [`queue`].
+//! *Invariant:* who says something waits for nobody, and nothing comes of it if it cannot be
+//! written: see [`queue`].
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::env;

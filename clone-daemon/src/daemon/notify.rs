@@ -12,8 +12,8 @@ use sd_notify::NotifyState;
 /// How long a message may wait for room.
 const TIME: Duration = Duration::from_secs(1);
 
-/// Tells systemd something, if it has said where. Unlike [`sd_notify::notify`] this does not wait for
-/// long for whoever should read it.
+/// Tells systemd something, if it has said where. Unlike [`sd_notify::notify`] this does not wait
+/// for long for whoever should read it.
 pub(super) fn notify(states: &[NotifyState<'_>]) -> io::Result<()> {
     let Some(place) = env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
     let address = match place.as_bytes() {

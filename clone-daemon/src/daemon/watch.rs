@@ -106,7 +106,8 @@ impl Watch {
         }
     }
 
-    /// Has a thread do something that may wait for sources and devices, and hears signals meanwhile.
+    /// Has a thread do something that may wait for sources and devices, and hears signals
+    /// meanwhile.
     ///
     /// # Errors
     /// The system gives no thread, or it panicked.

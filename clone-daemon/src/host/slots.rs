@@ -142,9 +142,9 @@ impl Slots {
         self.changed.notify_all();
     }
 
-    /// Has a thread do what may take as long as it likes, and waits for it, but no longer than until
-    /// the daemon stops: then that thread is left alone. It may hang in a system call that nothing
-    /// can interrupt, and it ends with the process.
+    /// Has a thread do what may take as long as it likes, and waits for it, but no longer than
+    /// until the daemon stops: then that thread is left alone. It may hang in a system call that
+    /// nothing can interrupt, and it ends with the process.
     pub(super) fn unless_stopping<T: Send + 'static>(
         self: &Arc<Self>,
         act: impl FnOnce() -> T + Send + 'static,

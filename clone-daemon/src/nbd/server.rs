@@ -52,9 +52,9 @@ const SHORTAGE: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 pub struct ServerOptions {
     /// With it, all clients have to use TLS.
     pub tls: Option<TlsOptions>,
-    /// The most connections that have chosen a volume: half of them, rounded up, to one volume; half
-    /// of them from one peer, and a quarter from one peer to one volume. A peer is an address of
-    /// TCP, or a process at a socket of a path. Beside them there may be as many that have not
+    /// The most connections that have chosen a volume: half of them, rounded up, to one volume;
+    /// half of them from one peer, and a quarter from one peer to one volume. A peer is an address
+    /// of TCP, or a process at a socket of a path. Beside them there may be as many that have not
     /// chosen, half of them from one peer; the oldest of those make way for new ones.
     pub connections_max: usize,
     /// When one of these limits is reached, a connection makes way that has been silent for so long
@@ -237,7 +237,8 @@ fn accept_all(shared: &Arc<Shared>, listeners: &[Listener], end: &OwnedFd) {
     }
 }
 
-/// Whether accepting failed because of the client, and not because the system is short of something.
+/// Whether accepting failed because of the client, and not because the system is short of
+/// something.
 fn is_passing(error: &io::Error) -> bool {
     matches!(
         error.kind(),

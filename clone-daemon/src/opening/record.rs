@@ -12,8 +12,8 @@ use super::is_one_path;
 use crate::source::SourceSpec;
 use crate::spec::CloneSpec;
 
-/// Fails if no trace can be written to `path`, as far as that can be seen without changing anything.
-/// Otherwise it would be found when all that was read has been noted.
+/// Fails if no trace can be written to `path`, as far as that can be seen without changing
+/// anything. Otherwise it would be found when all that was read has been noted.
 pub(super) fn check(path: &Path, spec: &CloneSpec) -> Result<()> {
     let name = path.display();
     let source = match &spec.source {

@@ -120,8 +120,8 @@ pub(super) struct Params {
 }
 
 impl Params {
-    /// Of a clone, with its sizes in bytes: of all of it, of a region, and of what is written without
-    /// being read first.
+    /// Of a clone, with its sizes in bytes: of all of it, of a region, and of what is written
+    /// without being read first.
     pub(super) fn of(size: u64, region: u64, block: u64) -> Self {
         const BASIC: u32 = 1 << 0;
         const DISCARD: u32 = 1 << 1;

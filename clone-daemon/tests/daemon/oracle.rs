@@ -3,8 +3,8 @@
 //! Whatever is answered must be what a plain copy of the source could answer, no request may fail
 //! without a reason, and nothing may take longer than its world explains.
 //!
-//! A seed decides what is asked for and what befalls the daemon, but not when: what one run has found
-//! another one with the same seed may miss. In the environment, beside `TEST_SEED` and
+//! A seed decides what is asked for and what befalls the daemon, but not when: what one run has
+//! found another one with the same seed may miss. In the environment, beside `TEST_SEED` and
 //! `TEST_SEED_COUNT`:
 //!
 //! | | |

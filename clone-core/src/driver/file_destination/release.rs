@@ -1,7 +1,7 @@
 //! Closing a destination that is still held.
 //!
-//! Everybody who uses a clone holds its destination, and some of them let go late. When the clone has
-//! ended nobody reads or writes any more, and the claim must not last longer than that.
+//! Everybody who uses a clone holds its destination, and some of them let go late. When the clone
+//! has ended nobody reads or writes any more, and the claim must not last longer than that.
 
 use std::fs::File;
 use std::io;

@@ -88,8 +88,8 @@ fn the_line_is_kept_busy_and_a_user_waits_little_whatever_rate_and_latency() {
             }
             let used = (line.carried - before) as f64 / (rate as f64 * 20.0);
             assert!(used >= 0.9, "{used} of {rate} bytes/s, {latency} ms");
-            // What is queued on a line that is kept busy, or the smallest window; and after the base
-            // time was measured the window is filled in one go.
+            // What is queued on a line that is kept busy, or the smallest window; and after the
+            // base time was measured the window is filled in one go.
             let least = Duration::from_secs_f64(2.0 * LEAST_BYTES as f64 / rate as f64);
             let most = least.max(125 * MS) + line.latency;
             assert!(longest <= most, "{longest:?} at {rate} bytes/s, {latency} ms");

@@ -33,9 +33,9 @@ impl AsFd for Stream {
 }
 
 impl Stream {
-    /// Small replies are not held back, a peer that has gone is found out within a minute if nothing
-    /// is under way, and there is room for a piece of a long reply, so that the next one can be read
-    /// while the client takes it.
+    /// Small replies are not held back, a peer that has gone is found out within a minute if
+    /// nothing is under way, and there is room for a piece of a long reply, so that the next one
+    /// can be read while the client takes it.
     ///
     /// TCP_USER_TIMEOUT is not set: it would also end the connection of a client that is alive, and
     /// does not read for a minute what it has asked for, because its own disk has stalled. A peer

@@ -1,7 +1,7 @@
 //! What the bytes of a clone can be, so that a byte tells which write it is from.
 //!
-//! A byte of data is never zero. At one offset any two of the [`TAGS`] tags have different bytes, so
-//! that writes which are under way at the same time can be told apart byte by byte.
+//! A byte of data is never zero. At one offset any two of the [`TAGS`] tags have different bytes,
+//! so that writes which are under way at the same time can be told apart byte by byte.
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};

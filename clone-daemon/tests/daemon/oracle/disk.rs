@@ -3,8 +3,8 @@
 //!
 //! When the power goes, each sector that was not flushed is as it was at the last flush, or as it
 //! was written since. A flush makes durable what had been written before it began, and takes its
-//! time. One that fails has stored some sectors, and has forgotten the others: no later flush stores
-//! them.
+//! time. One that fails has stored some sectors, and has forgotten the others: no later flush
+//! stores them.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;

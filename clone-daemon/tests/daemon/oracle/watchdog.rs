@@ -122,8 +122,8 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Watches over a run until `is_done`. Something that takes too long is a finding, and the daemon is
-/// killed, so that whoever waits hears of it.
+/// Watches over a run until `is_done`. Something that takes too long is a finding, and the daemon
+/// is killed, so that whoever waits hears of it.
 pub(super) fn watch(run: &Run, is_done: &dyn Fn() -> bool) {
     let bound = bound() + run.plan.delay();
     while !is_done() {

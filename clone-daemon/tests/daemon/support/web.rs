@@ -49,8 +49,8 @@ pub(crate) enum Act {
     Silent,
     /// These bytes, whatever they mean.
     Raw(Vec<u8>),
-    /// Other bytes than those asked for. The header says first that they are the right ones, and then
-    /// what they are.
+    /// Other bytes than those asked for. The header says first that they are the right ones, and
+    /// then what they are.
     Contradict(Range<usize>),
 }
 

@@ -97,9 +97,9 @@ impl Replies {
 /// The answer to a read, in one message that goes out piece by piece.
 ///
 /// *Invariant:* once some of it was sent, nothing else is sent on the connection until all of it
-/// was. If it is dropped before it is [finished](Self::finish) or [fails](Self::fail) the connection
-/// ends. Before its first piece nothing of it is there, and what is sent meanwhile are other
-/// replies.
+/// was. If it is dropped before it is [finished](Self::finish) or [fails](Self::fail) the
+/// connection ends. Before its first piece nothing of it is there, and what is sent meanwhile are
+/// other replies.
 #[derive(Debug)]
 #[must_use]
 pub(in crate::nbd::server) struct LongReply<'a> {
