@@ -25,10 +25,10 @@ pub enum Room {
     NotKept(&'static str),
 }
 
-const COPIED: &str = "its file system writes all that is overwritten to a new place, so a commit \
-     fails if there is no room left; keep some free, or put the metadata on another file system";
-const SPARSE: &str = "its file system cannot set room aside for a file, so a commit fails if \
-     there is no room left; keep some free, or put the metadata on another file system";
+const COPIED: &str = "its file system overwrites nothing in place, so a commit fails if there \
+                      is no room left; keep some free, or put the metadata elsewhere";
+const SPARSE: &str = "its file system cannot allocate blocks ahead, so a commit fails if there \
+                      is no room left; keep some free, or put the metadata elsewhere";
 
 impl Room {
     /// What is to be said of metadata at `path`, if anything.

@@ -10,14 +10,14 @@ use persistent_data::device::{OpenError, Purpose};
 
 use super::buffers::lock;
 use super::data_file::{Access, DataFile};
-use super::device::{Extent, Source, SourceChanged};
+use super::device::{Extent, Source};
 use crate::content::ReadData;
 use crate::target::DeviceLimits;
 
 /// A block device, or a regular file in its place, that is only read.
 ///
-/// It keeps nobody out: a source may well be mounted, or be the source of other clones. One that
-/// becomes shorter [has changed](SourceChanged).
+/// It keeps nobody out: a source may well be mounted, or be the source of other clones. Once it was
+/// found shorter than it was, nothing is read of it any more.
 #[derive(Debug)]
 pub struct FileSource {
     data: DataFile,
@@ -32,7 +32,7 @@ impl FileSource {
     /// # Errors
     /// Any [`OpenError`] but [`InUse`](OpenError::InUse).
     pub fn open(path: impl AsRef<Path>, access: Access) -> Result<Self, OpenError> {
-        let lost = |how| SourceChanged(how).into();
+        let lost = |how| io::Error::new(io::ErrorKind::UnexpectedEof, how);
         let data = DataFile::open(path.as_ref(), Purpose::Live, access, lost)?;
         Ok(Self { data, known: Mutex::new(0..0) })
     }

@@ -111,14 +111,7 @@ impl<'a> Director<'a> {
     fn rest(&self, time: Duration) {
         let until = Instant::now() + time;
         while Instant::now() < until && !self.run.is_over() {
-            self.revive_source();
             thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    fn revive_source(&self) {
-        if self.source.revive() {
-            self.run.tally.add("starts of a source that had died", 1);
         }
     }
 
@@ -192,7 +185,6 @@ impl<'a> Director<'a> {
     /// Starts the daemon, and lets users in. A source that fails while it is opened is a reason not
     /// to start.
     fn start(&mut self) {
-        self.revive_source();
         self.source.set_troubled(false);
         if self.daemon.start() {
             self.source.set_troubled(self.is_troubled);
@@ -239,11 +231,7 @@ impl<'a> Director<'a> {
         drop(known);
         self.source.set_troubled(false);
         let line = self.daemon.line().to_owned();
-        let complaint = match ask(run, WHO, Verb::Create { line }) {
-            Answer::Done(_) => None,
-            Answer::Refused(refusal) => Some(format!("{:?}: {}", refusal.kind, refusal.message)),
-            Answer::Gone(error) => Some(error),
-        };
+        let complaint = ask(run, WHO, Verb::Create { line }).complaint();
         match complaint {
             Some(complaint) => run.find(format!("create after remove: {complaint}")),
             None => {
@@ -312,16 +300,12 @@ impl<'a> Director<'a> {
             Verb::Message { name: NAME.into(), message }
         });
         for verb in [Verb::Resume { name: NAME.into() }].into_iter().chain(verbs) {
-            match ask(run, WHO, verb) {
-                Answer::Done(_) => {}
-                _ if run.is_over() => return,
-                Answer::Refused(refusal) => return run.find(format!("at the end: {refusal:?}")),
-                Answer::Gone(error) => return run.find(format!("at the end: {error}")),
+            if let Some(complaint) = ask(run, WHO, verb).complaint() {
+                return run.find(format!("at the end: {complaint}"));
             }
         }
         let waiting = run.waits.begin("hydration finished");
         while !(run.is_over() || self.is_complete()) {
-            self.revive_source();
             thread::sleep(Duration::from_millis(5));
         }
         drop(waiting);
@@ -402,10 +386,10 @@ impl<'a> Director<'a> {
 
 /// Directs a run while the watchdog looks on.
 pub(super) fn direct(mut director: Director<'_>) {
-    let run = director.run;
+    let (run, source) = (director.run, director.source);
     let is_done = AtomicBool::new(false);
     thread::scope(|scope| {
-        scope.spawn(|| super::watchdog::watch(run, &|| is_done.load(Ordering::Acquire)));
+        scope.spawn(|| super::watchdog::watch(run, source, &|| is_done.load(Ordering::Acquire)));
         let directed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| director.direct()));
         if directed.is_err() {
             run.find("the director has panicked");

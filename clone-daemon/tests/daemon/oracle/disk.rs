@@ -1,5 +1,5 @@
-//! A disk with a volatile cache, for metadata and destination: two files of a FUSE file system, in
-//! the memory of the test.
+//! A disk with a volatile cache, for metadata and destination: two files that FUSE mounts in their
+//! places, in the memory of the test.
 //!
 //! When the power goes, each sector that was not flushed is as it was at the last flush, or as it
 //! was written since. A flush makes durable what had been written before it began, and takes its
@@ -7,7 +7,7 @@
 //! stores them.
 
 use std::collections::HashSet;
-use std::ffi::OsStr;
+use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,8 +16,8 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{
     BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
-    Generation, INodeNo, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry,
-    ReplyOpen, ReplyWrite, Request, Session, WriteFlags,
+    INodeNo, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyOpen, ReplyStatfs,
+    ReplyWrite, Request, Session, WriteFlags,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -25,9 +25,7 @@ use rustix::process::{getegid, geteuid};
 
 const SECTOR: usize = 512;
 
-/// Names of the files, by their numbers.
-const NAMES: [&str; 2] = ["metadata", "destination"];
-
+/// The number of the destination; that of the metadata is 0.
 const DESTINATION: usize = 1;
 
 /// How long the kernel may remember what the files look like: it does not change.
@@ -85,13 +83,18 @@ fn lock(shared: &Shared) -> MutexGuard<'_, State> {
 /// The disk, until it is dropped.
 pub(super) struct Disk {
     shared: Arc<Shared>,
-    session: Option<BackgroundSession>,
+    sessions: Vec<BackgroundSession>,
     sizes: [usize; 2],
 }
 
 impl Disk {
-    /// Mounts it at `folder`, a directory.
-    pub(super) fn mount(folder: &Path, sizes: [usize; 2], seed: u64, flush: Duration) -> Self {
+    /// Mounts files of these sizes at these paths, first the metadata. They are made.
+    pub(super) fn mount(
+        paths: [&Path; 2],
+        sizes: [usize; 2],
+        seed: u64,
+        flush: Duration,
+    ) -> io::Result<Self> {
         let state = State {
             files: sizes.map(File::new),
             random: StdRng::seed_from_u64(seed ^ 0xd15c),
@@ -100,11 +103,15 @@ impl Disk {
             cuts: 0,
         };
         let shared = Arc::new(Shared { state: state.into(), flushing: Default::default() });
-        let mut config = Config::default();
-        config.n_threads = Some(6);
-        let session = Session::new(Files(shared.clone()), folder, &config);
-        let session = session.and_then(Session::spawn).unwrap();
-        Self { shared, session: Some(session), sizes }
+        let mut disk = Self { shared, sessions: Vec::new(), sizes };
+        for (number, path) in paths.into_iter().enumerate() {
+            fs::write(path, "")?;
+            let mut config = Config::default();
+            config.n_threads = Some(6);
+            let file = OneFile { shared: disk.shared.clone(), number };
+            disk.sessions.push(Session::new(file, path, &config)?.spawn()?);
+        }
+        Ok(disk)
     }
 
     /// All is as if it had never been written to.
@@ -138,34 +145,32 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        if let Some(session) = self.session.take() {
+        for session in self.sessions.drain(..) {
             // Whoever has a file open keeps it until the end.
             let _ = session.umount_and_join();
         }
     }
 }
 
-/// What the kernel asks.
-struct Files(Arc<Shared>);
-
-fn number(inode: INodeNo) -> Option<usize> {
-    (inode.0 as usize).checked_sub(2).filter(|number| *number < NAMES.len())
+/// One of the files, as the kernel's FUSE sees it: the root of its mount.
+struct OneFile {
+    shared: Arc<Shared>,
+    number: usize,
 }
 
-impl Files {
-    fn attributes(&self, inode: INodeNo) -> FileAttr {
-        let file = number(inode);
-        let size = file.map_or(0, |file| lock(&self.0).files[file].bytes.len() as u64);
+impl OneFile {
+    fn attributes(&self) -> FileAttr {
+        let size = lock(&self.shared).files[self.number].bytes.len() as u64;
         FileAttr {
-            ino: inode,
+            ino: INodeNo::ROOT,
             size,
             blocks: size / 512,
             atime: SystemTime::UNIX_EPOCH,
             mtime: SystemTime::UNIX_EPOCH,
             ctime: SystemTime::UNIX_EPOCH,
             crtime: SystemTime::UNIX_EPOCH,
-            kind: if file.is_some() { FileType::RegularFile } else { FileType::Directory },
-            perm: 0o700,
+            kind: FileType::RegularFile,
+            perm: 0o600,
             nlink: 1,
             uid: geteuid().as_raw(),
             gid: getegid().as_raw(),
@@ -175,28 +180,21 @@ impl Files {
         }
     }
 
-    /// Has `act` happen to the part of a range that lies in a file.
-    fn at<T>(
-        &self,
-        inode: INodeNo,
-        offset: u64,
-        len: u64,
-        act: impl FnOnce(&mut File, usize, usize) -> T,
-    ) -> Result<T, Errno> {
-        let file = number(inode).ok_or(Errno::EISDIR)?;
-        let file = &mut lock(&self.0).files[file];
+    /// Has `act` happen to the part of a range that lies in the file.
+    fn at<T>(&self, offset: u64, len: u64, act: impl FnOnce(&mut File, usize, usize) -> T) -> T {
+        let file = &mut lock(&self.shared).files[self.number];
         let size = file.bytes.len() as u64;
         let start = offset.min(size);
         let end = offset.saturating_add(len).min(size);
-        Ok(act(file, start as usize, end as usize))
+        act(file, start as usize, end as usize)
     }
 
-    fn flush(&self, inode: INodeNo) -> Result<(), Errno> {
-        let Some(number) = number(inode) else { return Ok(()) };
-        let _one = self.0.flushing[number].lock().unwrap_or_else(PoisonError::into_inner);
+    fn store(&self) -> Result<(), Errno> {
+        let number = self.number;
+        let _one = self.shared.flushing[number].lock().unwrap_or_else(PoisonError::into_inner);
         // What has been written by now is what it makes durable, and only when it ends.
         let (cached, wait, fails, cuts) = {
-            let state = &mut *lock(&self.0);
+            let state = &mut *lock(&self.shared);
             let file = &mut state.files[number];
             let cached: Vec<(usize, [u8; SECTOR])> = file
                 .dirty
@@ -212,7 +210,7 @@ impl Files {
             (cached, wait, fails, state.cuts)
         };
         thread::sleep(wait);
-        let state = &mut *lock(&self.0);
+        let state = &mut *lock(&self.shared);
         if state.cuts != cuts {
             return Err(Errno::EIO);
         }
@@ -226,19 +224,9 @@ impl Files {
     }
 }
 
-impl Filesystem for Files {
-    fn lookup(&self, _: &Request, _: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match NAMES.iter().position(|known| name == *known) {
-            Some(number) => {
-                let attributes = self.attributes(INodeNo(number as u64 + 2));
-                reply.entry(&FOREVER, &attributes, Generation(0));
-            }
-            None => reply.error(Errno::ENOENT),
-        }
-    }
-
-    fn getattr(&self, _: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        reply.attr(&FOREVER, &self.attributes(inode));
+impl Filesystem for OneFile {
+    fn getattr(&self, _: &Request, _: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        reply.attr(&FOREVER, &self.attributes());
     }
 
     fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
@@ -250,7 +238,7 @@ impl Filesystem for Files {
     fn read(
         &self,
         _: &Request,
-        inode: INodeNo,
+        _: INodeNo,
         _: FileHandle,
         offset: u64,
         size: u32,
@@ -258,16 +246,14 @@ impl Filesystem for Files {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        match self.at(inode, offset, size.into(), |file, from, to| file.bytes[from..to].to_vec()) {
-            Ok(bytes) => reply.data(&bytes),
-            Err(error) => reply.error(error),
-        }
+        let bytes = self.at(offset, size.into(), |file, from, to| file.bytes[from..to].to_vec());
+        reply.data(&bytes);
     }
 
     fn write(
         &self,
         _: &Request,
-        inode: INodeNo,
+        _: INodeNo,
         _: FileHandle,
         offset: u64,
         data: &[u8],
@@ -276,14 +262,13 @@ impl Filesystem for Files {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let written = self.at(inode, offset, data.len() as u64, |file, from, to| {
+        let written = self.at(offset, data.len() as u64, |file, from, to| {
             file.change(from, to, |bytes| bytes.copy_from_slice(&data[..to - from]));
             to - from
         });
         match written {
-            Ok(0) if !data.is_empty() => reply.error(Errno::ENOSPC),
-            Ok(written) => reply.written(written as u32),
-            Err(error) => reply.error(error),
+            0 if !data.is_empty() => reply.error(Errno::ENOSPC),
+            written => reply.written(written as u32),
         }
     }
 
@@ -292,8 +277,8 @@ impl Filesystem for Files {
         reply.ok();
     }
 
-    fn fsync(&self, _: &Request, inode: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        match Self::flush(self, inode) {
+    fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        match self.store() {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(error),
         }
@@ -302,7 +287,7 @@ impl Filesystem for Files {
     fn fallocate(
         &self,
         _: &Request,
-        inode: INodeNo,
+        _: INodeNo,
         _: FileHandle,
         offset: u64,
         length: u64,
@@ -310,19 +295,15 @@ impl Filesystem for Files {
         reply: ReplyEmpty,
     ) {
         let zeroes = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE;
-        let done = self.at(inode, offset, length, |file, from, to| {
+        self.at(offset, length, |file, from, to| {
             if mode & zeroes != 0 {
                 file.change(from, to, |bytes| bytes.fill(0));
             }
         });
-        match done {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(error),
-        }
+        reply.ok();
     }
-}
 
-/// Makes `name` in one folder another name of it in another.
-pub(super) fn link(name: &str, from: &Path, to: &Path) -> io::Result<()> {
-    std::os::unix::fs::symlink(from.join(name), to.join(name))
+    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+        reply.statfs(1 << 20, 1 << 20, 1 << 20, 2, 0, 4096, 255, 4096);
+    }
 }

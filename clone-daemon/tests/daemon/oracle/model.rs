@@ -205,6 +205,8 @@ impl Model {
         data: &[u8],
         submitted: Moment,
     ) -> Result<(), Mismatch> {
+        // After the submission of whatever is under way: that may still see what was there before.
+        self.advance();
         let range = offset..offset + data.len() as u64;
         let mut seen = Vec::new();
         for (segment, versions) in self.within(&range) {

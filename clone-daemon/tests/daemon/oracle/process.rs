@@ -15,7 +15,7 @@ use clone_daemon::control::protocol::{CloneStatus, Item, Verb};
 use persistent_data::device::FileDevice;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::disk::{self, Disk};
+use super::disk::Disk;
 use super::plan::Place;
 use super::run::{NAME, Run};
 use super::source::Source;
@@ -243,14 +243,9 @@ fn volatile(run: &Run, folder: &Path, flush_ms: u64) -> Disk {
     let (region, size) = (Sectors(run.plan.region / 512), Sectors(run.plan.size / 512));
     let geometry = Geometry::new(RegionSize::new(region).unwrap(), size).unwrap();
     let metadata = MetadataSize::of(geometry).total_blocks() as usize * 4096;
-    let point = folder.join("disk");
-    fs::create_dir(&point).unwrap();
-    let (sizes, flush) = ([metadata, run.plan.size as usize], Duration::from_millis(flush_ms));
-    let disk = Disk::mount(&point, sizes, run.plan.seed, flush);
-    for name in ["metadata", "destination"] {
-        disk::link(name, &point, folder).unwrap();
-    }
-    disk
+    let (at, flush) = (|name: &str| folder.join(name), Duration::from_millis(flush_ms));
+    let sizes = [metadata, run.plan.size as usize];
+    Disk::mount([&at("metadata"), &at("destination")], sizes, run.plan.seed, flush).unwrap()
 }
 
 fn status_in(mut items: Vec<Item>) -> Option<CloneStatus> {

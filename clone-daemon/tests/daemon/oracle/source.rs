@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -85,19 +85,17 @@ impl Source {
         Self::Nbd(Box::new(server))
     }
 
-    /// A server that has died by itself is started again; whether it had. It is not what is tested.
-    pub(super) fn revive(&self) -> bool {
-        let Self::Nbd(server) = self else { return false };
+    /// A server that has died by itself is started again: it is not what is tested. How it ended.
+    pub(super) fn revive(&self) -> Option<ExitStatus> {
+        let Self::Nbd(server) = self else { return None };
         let mut child = server.child.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_dead = child.try_wait().unwrap().is_some();
-        if is_dead {
-            // They may not be there.
-            let _ = fs::remove_file(&server.pid);
-            let _ = fs::remove_file(&server.socket);
-            let mut command = server.command.lock().unwrap_or_else(PoisonError::into_inner);
-            *child = spawn(&mut command, &server.pid);
-        }
-        is_dead
+        let status = child.try_wait().unwrap()?;
+        // They may not be there.
+        let _ = fs::remove_file(&server.pid);
+        let _ = fs::remove_file(&server.socket);
+        let mut command = server.command.lock().unwrap_or_else(PoisonError::into_inner);
+        *child = spawn(&mut command, &server.pid);
+        Some(status)
     }
 
     /// What it is called in a clonetab.

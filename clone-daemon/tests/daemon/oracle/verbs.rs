@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::plan::Place;
-use super::run::{NAME, Run};
+use super::run::{Mark, NAME, Run};
 
 /// Longer than the watchdog waits.
 const LONG: Duration = Duration::from_secs(24 * 3600);
@@ -87,25 +87,50 @@ fn say(run: &Run, who: &str, verb: Verb) -> Option<Vec<Item>> {
     let word = told.split([' ', '{']).next().unwrap_or_default().to_lowercase();
     let answer = ask(run, who, verb);
     run.tally.add(&word, 1);
-    let complaint = match answer {
-        Answer::Done(items) => return Some(items),
-        Answer::Refused(refusal) => format!("{:?}: {}", refusal.kind, refusal.message),
-        Answer::Gone(error) => error,
-    };
-    if !run.gate.is_disturbed(mark) && !run.is_over() && !run.may_be_broken() {
-        run.find(format!("{who}: {told} failed: {complaint}"));
+    if let Some(complaint) = answer.complaint() {
+        run.complain(mark, format!("{who}: {told} failed: {complaint}"));
     }
-    None
+    match answer {
+        Answer::Done(items) => Some(items),
+        Answer::Refused(_) | Answer::Gone(_) => None,
+    }
+}
+
+impl Answer {
+    /// Why it was not done.
+    pub(super) fn complaint(&self) -> Option<String> {
+        match self {
+            Self::Done(_) => None,
+            Self::Refused(refusal) => Some(format!("{:?}: {}", refusal.kind, refusal.message)),
+            Self::Gone(error) => Some(error.clone()),
+        }
+    }
+}
+
+impl Run {
+    /// A verb was not done that began at `mark`: is there a reason?
+    fn complain(&self, mark: Mark, told: String) {
+        if !(self.gate.is_disturbed(mark) || self.is_over() || self.may_be_broken()) {
+            self.find(told);
+        }
+    }
 }
 
 fn suspend(run: &Run, who: &str, resumes: &Resumes, random: &mut StdRng) {
     let submitted = run.known().model.advance();
-    let before = resumes.count();
-    let suspended = say(run, who, Verb::Suspend { name: NAME.into() }).is_some();
+    let (mark, before) = (run.gate.mark(), resumes.count());
+    let answer = ask(run, who, Verb::Suspend { name: NAME.into() });
+    run.tally.add("suspend", 1);
+    let is_alone = before.is_some() && resumes.count() == before;
+    let suspended = matches!(answer, Answer::Done(_));
+    // Who waits for its rest may be told that somebody else has resumed it.
+    if let Some(complaint) = answer.complaint().filter(|_| is_alone) {
+        run.complain(mark, format!("{who}: suspend failed: {complaint}"));
+    }
     // What was answered before it was suspended is committed then, unless somebody has resumed it
     // meanwhile. That is no flush: what was written to hydrated regions is safe from kill -9 only.
     let is_safe = !matches!(run.plan.place, Place::Volatile { .. });
-    if suspended && is_safe && before.is_some() && resumes.count() == before {
+    if suspended && is_safe && is_alone {
         run.known().model.flush(submitted);
     }
     thread::sleep(Duration::from_millis(random.random_range(0..120)));

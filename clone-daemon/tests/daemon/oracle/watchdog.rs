@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::run::Run;
+use super::source::Source;
 use super::user::Flight;
 
 /// How often it looks.
@@ -122,11 +123,14 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Watches over a run until `is_done`. Something that takes too long is a finding, and the daemon
-/// is killed, so that whoever waits hears of it.
-pub(super) fn watch(run: &Run, is_done: &dyn Fn() -> bool) {
+/// Watches over a run and its source until `is_done`. Something that takes too long is a finding,
+/// and the daemon is killed, so that whoever waits hears of it.
+pub(super) fn watch(run: &Run, source: &Source, is_done: &dyn Fn() -> bool) {
     let bound = bound() + run.plan.delay();
     while !is_done() {
+        if let Some(status) = source.revive() {
+            run.tally.add(&format!("sources that died by themselves ({status})"), 1);
+        }
         if !run.is_over()
             && let Some(late) = run.waits.late(bound)
         {

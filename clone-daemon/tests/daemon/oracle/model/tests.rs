@@ -96,6 +96,17 @@ fn a_read_may_return_what_was_there_when_it_was_submitted() {
 }
 
 #[test]
+fn what_one_read_has_seen_another_one_need_not_that_was_submitted_before() {
+    let mut rig = Rig::new();
+    let (_, tag) = rig.begin(0..100);
+    let [first, second] = [(); 2].map(|()| rig.model.begin_read());
+    let (new, old) = (rig.bytes(tag, &(0..100)), rig.bytes(Value::Source, &(0..100)));
+    assert!(rig.model.read(0, &new, first).is_ok() && rig.model.read(0, &old, second).is_ok());
+    rig.model.end_read(second);
+    assert!(!rig.reads(Value::Source, 0..1) && rig.reads(tag, 0..100));
+}
+
+#[test]
 fn a_crash_keeps_what_was_flushed_and_of_the_rest_any_version() {
     let mut rig = Rig::new();
     let first = rig.write(0..100);
