@@ -55,6 +55,7 @@ impl Engine {
     /// Begins what may be copied now.
     pub(super) fn hydrate(&mut self) {
         self.hydration.look_at = None;
+        self.window.expire(self.now);
         self.fetch_stalled(&[Priority::Demand, Priority::User]);
         if self.mode != Mode::ReadWrite || self.rest != Rest::Running {
             self.fetch_stalled(&[Priority::Background]);
@@ -79,7 +80,8 @@ impl Engine {
         }
         let is_on = self.settings.options.hydration;
         let retry = self.hydration.aside.next_due(self.now).filter(|_| is_on);
-        [self.hydration.look_at, retry].into_iter().flatten().min()
+        let window = self.window.expires_at();
+        [self.hydration.look_at, retry, window].into_iter().flatten().min()
     }
 
     /// Whether a copy that no user waits for may begin, or go on; if not, when to ask again is

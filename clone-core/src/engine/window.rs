@@ -19,7 +19,7 @@ use crate::engine::CHUNK_MIN;
 const QUEUE_TIME: Duration = Duration::from_millis(50);
 
 /// The window before anything was measured, and the smallest, in bytes.
-const INITIAL_BYTES: u64 = 1 << 20;
+const INITIAL_BYTES: u64 = 512 << 10;
 const LEAST_BYTES: u64 = 2 * CHUNK_MIN;
 
 /// The window doubles in this time at most: a source that answers a short burst from a cache says
@@ -29,11 +29,15 @@ const GROWTH_TIME: Duration = Duration::from_millis(50);
 /// How long a rate counts, at least; up to twice as long.
 const RATE_TIME: Duration = Duration::from_secs(1);
 
-/// How often the base time is measured anew, at most.
+/// How often the base time is measured anew, at most, and when it is for the first time.
 const BASE_TIME: Duration = Duration::from_secs(10);
+const FIRST_BASE_TIME: Duration = Duration::from_millis(500);
 
 /// The share of time that may be spent on that.
 const BASE_SHARE: u32 = 50;
+
+/// How long nothing else is fetched for the base time.
+const PROBE_TIME: Duration = Duration::from_secs(1);
 
 /// What part of the time that the line takes for a fetch lies between its beginning and that of the
 /// next.
@@ -75,6 +79,8 @@ pub(super) struct Window {
     /// When the base time is to be measured anew.
     base_due: Duration,
     is_probing: bool,
+    /// When that is given up: a fetch that hangs must not keep all others.
+    probe_until: Duration,
     startup: Option<Startup>,
     grown_at: Duration,
     /// When the next fetch may begin.
@@ -109,9 +115,10 @@ impl Window {
             delivered: 0,
             rate: MaxRate::default(),
             base: None,
-            base_due: Duration::ZERO,
-            // The first fetch is alone: where many share a line all of them take long.
-            is_probing: true,
+            // Soon: until then the base time is that of fetches that shared the line.
+            base_due: FIRST_BASE_TIME,
+            is_probing: false,
+            probe_until: Duration::ZERO,
             startup: Some(Startup::default()),
             grown_at: Duration::ZERO,
             paced_at: Duration::ZERO,
@@ -137,13 +144,28 @@ impl Window {
     /// How many bytes more may be begun beside `under_way`; 0 while the base time is measured.
     /// Where nothing is under way something always may.
     pub(super) fn room(&mut self, now: Duration, under_way: u64) -> u64 {
-        if self.base_due <= now && self.startup.is_none() {
+        if self.base_due <= now && self.startup.is_none() && !self.is_probing {
             self.is_probing = true;
+            let base = self.base.unwrap_or_default();
+            self.probe_until = now.saturating_add(PROBE_TIME.max(base.saturating_mul(4)));
         }
         match under_way {
             0 => self.bytes,
             _ if self.is_probing => 0,
             _ => self.bytes.saturating_sub(under_way),
+        }
+    }
+
+    /// When [`expire`](Self::expire) has something to do, if it has.
+    pub(super) fn expires_at(&self) -> Option<Duration> {
+        self.is_probing.then_some(self.probe_until)
+    }
+
+    /// Measures the base time later, if the fetch for it takes too long.
+    pub(super) fn expire(&mut self, now: Duration) {
+        if self.expires_at().is_some_and(|at| at <= now) {
+            self.is_probing = false;
+            self.base_due = now.saturating_add(BASE_TIME);
         }
     }
 
@@ -191,8 +213,10 @@ impl Window {
 
     fn note_base(&mut self, now: Duration, base: Duration, sample: Sample) {
         let is_shorter = self.base.is_none_or(|known| base <= known);
-        if sample.is_probe || is_shorter {
+        if is_shorter || sample.is_probe {
             self.base = Some(base);
+        }
+        if sample.is_probe {
             self.base_due = now.saturating_add(BASE_TIME.max(base.saturating_mul(BASE_SHARE)));
             self.is_probing = false;
         }
