@@ -14,6 +14,7 @@ use clone_tests::nbd::NbdClient;
 use rustix::process::Signal;
 
 use crate::full::Small;
+use crate::support::free_address;
 use crate::support::cloned::{Cloned, cloned};
 use crate::support::hosting::{Hosting, Peer};
 
@@ -108,8 +109,8 @@ fn what_a_log_has_lost_is_told_when_it_can_be_written_again_and_counted() {
     let Some(_small) = Small::mount(&folder.path().join("small"), 2) else { return };
     let log = folder.path().join("small/log");
     let stderr = File::create(&log).unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let metrics = format!("tcp:127.0.0.1:{port}");
+    let address = free_address();
+    let metrics = format!("tcp:{address}");
     let arguments = [&RUN[..RUN.len() - 1], &[&metrics]].concat();
     let mut daemon = Cloned::spawn_telling(cloned(folder.path(), &arguments), stderr);
     let peer = wait_until_served(folder.path());
@@ -124,7 +125,7 @@ fn what_a_log_has_lost_is_told_when_it_can_be_written_again_and_counted() {
         use_clone(folder.path(), &peer);
     }
     let lost = || {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let mut stream = TcpStream::connect(address).unwrap();
         stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();

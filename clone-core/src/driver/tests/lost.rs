@@ -19,7 +19,7 @@ type First = fn(&Client) -> Result<(), RequestError>;
 fn failure_of(clone: &Clone) -> Failure {
     let mut last = 0;
     loop {
-        let notices = clone.wait_for(last, Duration::from_secs(60));
+        let notices = clone.wait_for(last, Duration::from_secs(300));
         assert!(!notices.is_empty(), "nothing is told");
         for Notice { number, what } in notices {
             last = number;

@@ -10,7 +10,7 @@ use super::life::wait_until;
 use super::raw::Raw;
 use super::served::{Served, noise};
 use crate::support::cloned::{Cloned, cloned};
-use crate::support::{List, Rig, volume};
+use crate::support::{LONG, List, Rig, volume};
 use clone_core::content::ReadData;
 use clone_core::driver::{Extent, RunningClone, Source};
 use clone_core::geometry::Sectors;
@@ -18,8 +18,6 @@ use clone_daemon::nbd::server::{Address, BindOptions, Listener, Server, ServerOp
 use clone_daemon::nbd::wire::{command, option, option_reply};
 use persistent_data::device::FileDevice;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
-
-const LONG: Duration = Duration::from_secs(60);
 
 /// Three clones that are served by TCP. What is declared first is dropped first.
 struct Three {

@@ -49,7 +49,10 @@ impl<'a> Director<'a> {
     pub(super) fn direct(&mut self) {
         self.is_troubled = true;
         self.start();
-        self.while_users_work(Self::let_things_happen);
+        // If users rested once, that would be when a clone finishes that they have filled.
+        if self.run.plan.theme != Theme::Busy {
+            self.while_users_work(Self::let_things_happen);
+        }
         if self.run.plan.theme == Theme::Truncated && !self.run.is_over() {
             self.truncate();
             return;
@@ -88,6 +91,10 @@ impl<'a> Director<'a> {
 
     fn let_things_happen(&mut self) {
         let plan = &self.run.plan;
+        if plan.theme == Theme::Stalled {
+            // Before users have fetched all of it.
+            self.source.set_stalled(true);
+        }
         let until = Instant::now() + Duration::from_millis(plan.duration_ms);
         while Instant::now() < until && !self.run.is_over() {
             let left = until.saturating_duration_since(Instant::now());
@@ -100,9 +107,6 @@ impl<'a> Director<'a> {
             self.befall(event);
         }
         if plan.theme == Theme::Stalled && !self.run.is_over() {
-            self.source.set_stalled(true);
-            // Long enough for somebody to wait for the source, in most runs.
-            self.rest(Duration::from_millis(300));
             self.befall(Event::Term);
         }
     }
@@ -268,8 +272,8 @@ impl<'a> Director<'a> {
         match self.run.plan.theme {
             // Users never rest.
             Theme::Busy => self.while_users_work(|director| {
-                // They are at work by then, in most runs.
-                director.rest(Duration::from_millis(300));
+                let wait = Duration::from_millis(director.run.plan.duration_ms);
+                director.rest(wait);
                 director.hydrate();
             }),
             _ => self.hydrate(),

@@ -354,7 +354,8 @@ impl Plan {
             Theme::Stalled => {
                 self.origin = Origin::Web { trouble: 0 };
                 self.arguments = vec!["--source-give-up", "600"];
-                self.set("hydration_rate=512k");
+                self.set("hydration_rate=0");
+                self.suspends = true;
                 self.events.clear();
             }
             Theme::Removed => {
@@ -364,7 +365,9 @@ impl Plan {
                 self.events = vec![Event::Remove, Event::RemoveTwice, Event::Renew];
             }
             Theme::Busy => {
-                self.place = Place::Volatile { flush_ms: 10 };
+                // So long that whoever has heard of one asks for the next one before another ends,
+                // on a busy machine too.
+                self.place = Place::Volatile { flush_ms: 60 };
                 self.without_direct();
                 // It becomes complete at the end, while users write and flush.
                 self.set("no_hydration");

@@ -177,7 +177,9 @@ fn threads(pid: u32) -> String {
     let mut places: HashMap<String, u32> = HashMap::new();
     for task in tasks.filter_map(Result::ok).map(|task| task.path()) {
         let read = |name: &str| read_line(&task.join(name));
-        let place = [read("comm"), read("wchan"), read("syscall"), read("stack")].join(" | ");
+        // The number of the system call, without what it was called with.
+        let call = read("syscall").split(' ').next().unwrap_or_default().to_owned();
+        let place = [read("comm"), read("wchan"), call, read("stack")].join(" | ");
         *places.entry(place).or_default() += 1;
     }
     let mut places: Vec<String> =
