@@ -14,8 +14,8 @@ use clone_tests::nbd::NbdClient;
 use rustix::process::Signal;
 
 use crate::full::Small;
-use crate::support::free_address;
 use crate::support::cloned::{Cloned, cloned};
+use crate::support::free_address;
 use crate::support::hosting::{Hosting, Peer};
 
 const RUN: [&str; 14] = [
