@@ -91,7 +91,11 @@ impl Engine {
             return true;
         }
         let hydration = &self.hydration;
-        let mut wait_until = hydration.rate.ready_at().max(self.window.paced_at());
+        let mut wait_until = hydration.rate.ready_at();
+        // A line that is idle need not be shared.
+        if self.buffers.bulk_bytes > 0 {
+            wait_until = wait_until.max(self.window.paced_at());
+        }
         if self.users > 0 || self.front.passes() > 0 {
             // Copies that users wait for do not count: they may never leave a gap.
             if self.buffers.background_bytes > 0 {
