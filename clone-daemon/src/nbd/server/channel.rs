@@ -171,7 +171,7 @@ pub(super) struct Channel {
 #[derive(Debug)]
 struct Activity {
     began: Instant,
-    /// Since when bytes are waited for: milliseconds since it began, and 1; 0 if they are not.
+    /// Since when bytes are waited for: seconds since it began, and 1; 0 if they are not.
     waits_since: AtomicU64,
     /// A request has come.
     has_asked: AtomicBool,
@@ -246,7 +246,7 @@ impl Channel {
         let Activity { began, waits_since, has_asked, in_flight } = &self.activity;
         let since = waits_since.load(Ordering::Relaxed).checked_sub(1)?;
         let is_idle = in_flight.load(Ordering::Relaxed) == 0;
-        let time = began.elapsed().saturating_sub(Duration::from_millis(since));
+        let time = began.elapsed().saturating_sub(Duration::from_secs(since));
         is_idle.then(|| Silence { time, has_asked: has_asked.load(Ordering::Relaxed) })
     }
 
@@ -278,8 +278,7 @@ impl Channel {
             self.stream.set_patience(Some(patience.left()?))?;
         }
         let Activity { began, waits_since, .. } = &self.activity;
-        let now = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
-        waits_since.store(now.saturating_add(1), Ordering::Relaxed);
+        waits_since.store(began.elapsed().as_secs().saturating_add(1), Ordering::Relaxed);
         let received = retry_on_intr(|| recv(&self.stream, &mut *into, RecvFlags::empty()));
         waits_since.store(0, Ordering::Relaxed);
         received.map(|(_, len)| len).map_err(io::Error::from)

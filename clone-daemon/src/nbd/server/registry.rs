@@ -18,6 +18,9 @@ const TOLD_EVERY: Duration = Duration::from_secs(10);
 /// How long a connection that was cut may take to end before it is left alone.
 const CUT: Duration = Duration::from_secs(1);
 
+/// How many connections there may be that were cut and have not ended.
+const CUT_MAX: usize = 1024;
+
 /// All connections.
 ///
 /// *Invariant:* of those that have a volume there are never more than the [`Limit`]s say. Those
@@ -135,7 +138,7 @@ impl Registry {
             self.refused.fetch_add(1, Ordering::Relaxed);
         }
         // Of those that were cut none takes long, unless it waits for a device.
-        if state.connections.len() >= most.saturating_mul(4) {
+        if state.connections.len() >= most.saturating_mul(2).saturating_add(CUT_MAX) {
             self.refused.fetch_add(1, Ordering::Relaxed);
             self.tell(&mut state, peer, &"too many that were cut have not ended");
             return None;

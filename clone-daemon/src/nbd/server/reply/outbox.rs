@@ -56,6 +56,8 @@ pub(in crate::nbd::server) struct Outbox {
 #[derive(Debug, Default)]
 struct State {
     queue: VecDeque<Reply>,
+    /// Threads that wait for `room`. Waking costs a system call, also if nobody is there.
+    waiting: usize,
     /// Slots, and bytes of their leases.
     slots: usize,
     bytes: u64,
@@ -78,7 +80,7 @@ pub(super) struct Turn<'a> {
     /// It is there until this is dropped.
     writer: Option<Writer>,
     /// Replies that go out with the first bytes.
-    waiting: Vec<Reply>,
+    waiting: VecDeque<Reply>,
     is_within: bool,
 }
 
@@ -94,15 +96,16 @@ pub(super) enum Ends {
 impl Turn<'_> {
     /// Sends what waits, and then `bytes`.
     pub(super) fn send(&mut self, bytes: &[u8], ends: Ends) -> io::Result<()> {
-        let waiting = std::mem::take(&mut self.waiting);
-        let parts = waiting.iter().flat_map(Reply::parts);
-        let parts = parts.chain([bytes]).filter(|part| !part.is_empty());
-        let mut pieces: Vec<IoSlice<'_>> = parts.map(IoSlice::new).collect();
-        let Some(writer) = self.writer.as_mut().filter(|_| !pieces.is_empty()) else {
-            return Ok(());
-        };
+        let Some(writer) = &mut self.writer else { return Ok(()) };
         self.is_within = true;
-        writer.send(&mut pieces)?;
+        if self.waiting.is_empty() {
+            writer.send(&mut [IoSlice::new(bytes)])?;
+        } else {
+            let waiting = std::mem::take(&mut self.waiting);
+            let parts = waiting.iter().flat_map(Reply::parts);
+            let parts = parts.chain([bytes]).filter(|part| !part.is_empty());
+            writer.send(&mut parts.map(IoSlice::new).collect::<Vec<_>>())?;
+        }
         self.is_within = ends == Ends::Within;
         Ok(())
     }
@@ -115,12 +118,18 @@ impl Drop for Turn<'_> {
         }
         let mut state = self.outbox.lock();
         state.writer = self.writer.take();
-        for reply in self.waiting.drain(..).rev() {
-            state.queue.push_front(reply);
+        if !self.waiting.is_empty() {
+            self.waiting.append(&mut state.queue);
+            std::mem::swap(&mut self.waiting, &mut state.queue);
         }
+        let (is_work, is_awaited) = (!state.queue.is_empty(), state.waiting > 0);
         drop(state);
-        self.outbox.work.notify_one();
-        self.outbox.room.notify_all();
+        if is_work {
+            self.outbox.work.notify_one();
+        }
+        if is_awaited {
+            self.outbox.room.notify_all();
+        }
     }
 }
 
@@ -153,8 +162,12 @@ impl Outbox {
         Ok(())
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, State>, time: Duration) -> MutexGuard<'a, State> {
-        self.room.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0
+    fn wait<'a>(&self, mut state: MutexGuard<'a, State>, time: Duration) -> MutexGuard<'a, State> {
+        state.waiting += 1;
+        let waited = self.room.wait_timeout(state, time);
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        state.waiting -= 1;
+        state
     }
 
     /// A place for a request whose buffer is accounted for by `lease`.
@@ -176,8 +189,12 @@ impl Outbox {
             return;
         }
         state.queue.push_back(reply);
+        // Whoever sends now looks for more when that is done.
+        let is_free = state.writer.is_some();
         drop(state);
-        self.work.notify_one();
+        if is_free {
+            self.work.notify_one();
+        }
     }
 
     /// Waits for whoever sends, and takes its place.
@@ -186,13 +203,13 @@ impl Outbox {
         loop {
             match state.writer.take() {
                 Some(writer) => return self.begin(state, writer),
-                None => state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner),
+                None => state = self.wait(state, Duration::MAX),
             }
         }
     }
 
     fn begin(&self, mut state: MutexGuard<'_, State>, writer: Writer) -> Turn<'_> {
-        let waiting = state.queue.drain(..).collect();
+        let waiting = std::mem::take(&mut state.queue);
         Turn { outbox: self, writer: Some(writer), waiting, is_within: false }
     }
 
@@ -274,7 +291,10 @@ impl Drop for Slot {
         state.slots -= 1;
         state.bytes -= self.lease.bytes();
         self.outbox.channel.note_in_flight(state.slots);
+        let is_awaited = state.waiting > 0;
         drop(state);
-        self.outbox.room.notify_all();
+        if is_awaited {
+            self.outbox.room.notify_all();
+        }
     }
 }
