@@ -49,6 +49,9 @@ fn main() -> io::Result<()> {
     for (headers, name) in [(None, "simple"), (Some(8), "structured"), (Some(11), "extended")] {
         write("nbd_session", name, &nbd_session(headers))?;
     }
+    for seed in 0..24_u8 {
+        write("nbd_replies", &format!("{seed}"), &nbd_replies(seed))?;
+    }
     println!("wrote {}", corpus.display());
     Ok(())
 }
@@ -108,6 +111,15 @@ fn nbd_session(headers: Option<u32>) -> Vec<u8> {
         stream.extend(vec![7; payload]);
     }
     stream
+}
+
+/// Requests of all kinds, again and again, while the clone is suspended and goes on.
+fn nbd_replies(seed: u8) -> Vec<u8> {
+    let step = |i: u8| [i, i.wrapping_mul(37), i.wrapping_mul(101), i.wrapping_mul(seed | 1)];
+    let steps = (0..80).flat_map(step);
+    // All styles, with and without recording, and memory for buffers.
+    let how = seed % 3 | (seed & 4) << 4 | (seed & 8) << 4;
+    [how].into_iter().chain([12, 0, 0, 0]).chain(steps).chain([13, 0, 0, 0]).collect()
 }
 
 /// The last `len` bytes of a number, the highest first.

@@ -1,4 +1,4 @@
-//! What the fuzz targets share: images that fit in a few kilobytes.
+//! What the fuzz targets share: images that fit in a few kilobytes, and clones in memory.
 
 use std::collections::BTreeSet;
 
@@ -11,6 +11,8 @@ use persistent_data::format::{
     ArrayBlock, Bitmap, ENTRIES_PER_BITMAP, INDEX_ENTRIES, IndexBlock, Node, SpaceMapRoot,
     node_flags,
 };
+
+pub mod memory;
 
 /// The parts of a block that a folded image has, as offset and length: every header and the first
 /// entries, the first children, and the first large counts. The rest is zero.
