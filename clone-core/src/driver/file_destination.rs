@@ -32,7 +32,7 @@ use crate::target::DeviceLimits;
 /// in between.
 ///
 /// *Invariant:* no write makes a file that was cut off as long as it was: what reaches its end goes
-/// through a [`Tail`]. *Invariant:* before bytes or an extent are given away, the file is seen to
+/// through a `Tail`. *Invariant:* before bytes or an extent are given away, the file is seen to
 /// have its size, after all writes that were under way until then; before a flush succeeds too. So
 /// zeroes that take the place of what was cut off are given to nobody, and nothing is committed on
 /// top of them.

@@ -85,8 +85,8 @@ struct Asked {
     padded: bool,
 }
 
-/// The request of a step, and its bytes. None writes to what cannot be read. All requests of an input
-/// fit into a socket: while the clone is suspended nobody may take them from it.
+/// The request of a step, and its bytes. None writes to what cannot be read. All requests of an
+/// input fit into a socket: while the clone is suspended nobody may take them from it.
 fn request(style: Style, cookie: u64, step: [u8; 4]) -> (Asked, Vec<u8>) {
     let [kind, a, b, c] = step;
     let place = u64::from(u16::from_le_bytes([a, b])) * 11;

@@ -1,9 +1,9 @@
 //! Replies: how they are written as bytes, and how they get to the client.
 //!
 //! *Invariant:* the headers of replies exist only in here, and each is tied to its payload. A
-//! [`Message`] is a header with all of its payload. Where data are read straight into the buffer
-//! that is sent, [`Replies::data`] adds header and data, or nothing. What is too long for a buffer
-//! is a [`LongReply`], which has the only [`Writer`](super::channel::Writer) of the connection
+//! `Message` is a header with all of its payload. Where data are read straight into the buffer
+//! that is sent, `Replies::data` adds header and data, or nothing. What is too long for a buffer
+//! is a `LongReply`, which has the only `Writer` of the connection
 //! from its first byte to its last; if it is given up before that, the connection ends. So nothing
 //! can come between a header and its payload, whatever other threads do meanwhile.
 
