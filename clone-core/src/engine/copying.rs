@@ -4,7 +4,7 @@ use std::mem;
 use std::time::Duration;
 
 use crate::engine::action::{Action, CopyId, Io, Overlay};
-use crate::engine::buffers::HOLE_BYTES;
+use crate::engine::buffers::{Buffers, HOLE_BYTES};
 use crate::engine::claim::{
     Chunk, ChunkState, Claim, ClaimId, Copy, LaidOver, Part, Priority, Why, Work, overlap,
 };
@@ -115,10 +115,13 @@ impl Engine {
             self.hydration.rate.spend(self.now, room);
             self.buffers.background_bytes += room;
         }
-        let sample = self.window.begin(self.now, room, self.buffers.bulk_bytes);
-        if why.is_bulk() {
+        let sample = if why.is_bulk() {
+            let sample = self.window.begin(self.now, room, self.buffers.bulk_bytes);
             self.buffers.bulk_bytes += room;
-        }
+            sample
+        } else {
+            self.window.begin_for_user(self.now)
+        };
         self.buffers.share(share).bytes += room;
         let buffer = CopyId(self.next_copy);
         self.next_copy += 1;
@@ -159,11 +162,8 @@ impl Engine {
     }
 
     fn promote_chunks(&mut self, id: ClaimId) {
-        let copy = self.claims.copy(id);
-        for chunk in copy.chunks.iter_mut().filter(|chunk| chunk.is_background) {
-            chunk.is_background = false;
-            self.buffers.background_bytes -= chunk.room;
-            self.actions.push(Action::Promote { op: chunk.op });
+        for chunk in &mut self.claims.copy(id).chunks {
+            promote_chunk(chunk, &mut self.buffers, &mut self.actions);
         }
     }
 
@@ -181,20 +181,15 @@ impl Engine {
         if let ChunkState::Fetching(reads) = &mut chunk.state {
             reads.push(Part { request, range: range.start..end });
         }
-        if chunk.is_background {
-            chunk.is_background = false;
-            self.buffers.background_bytes -= chunk.room;
-            self.actions.push(Action::Promote { op: chunk.op });
-        }
+        promote_chunk(chunk, &mut self.buffers, &mut self.actions);
         self.add_part(request);
         Some(end)
     }
 
-    /// Gives up what was begun of copies that nobody waits for, and that take more chunks; their
-    /// regions stay as they are. `is_it` says which.
-    pub(super) fn cancel_copies(&mut self, is_it: impl Fn(Why) -> bool) {
-        let is_cancelled =
-            |copy: &Copy| copy.priority != Priority::Demand && !copy.is_begun() && is_it(copy.why);
+    /// Gives up copies that take more chunks; their regions stay as they are. `is_it` says which,
+    /// none of them such that a change waits for it.
+    pub(super) fn cancel_copies(&mut self, is_it: impl Fn(&Copy) -> bool) {
+        let is_cancelled = |copy: &Copy| !copy.is_begun() && is_it(copy);
         let copies = self.claims.copies();
         let ids: Vec<_> = copies.filter(|(_, copy)| is_cancelled(copy)).map(|(id, _)| id).collect();
         for id in ids {
@@ -287,9 +282,8 @@ impl Engine {
     fn follow_hole(&mut self, id: ClaimId, buffer: CopyId, until: u64) -> ByteRange {
         let regions = self.claims.get(id).regions.clone();
         let range = self.claims.copy(id).range.clone();
-        self.buffers.background_stalled.retain(|&stalled| stalled != id);
-        self.buffers.other.stalled.retain(|&stalled| stalled != id);
-        self.buffers.demand.stalled.retain(|&stalled| stalled != id);
+        let priority = self.claims.copy(id).priority;
+        self.buffers.stalled(priority).retain(|&stalled| stalled != id);
         let farthest = range.start.saturating_add(self.buffers.hole_bytes);
         let until = until.min(self.sizes.size_bytes).min(farthest);
         let end = self.sizes.covered(&(range.start..until)).end;
@@ -441,6 +435,14 @@ impl Engine {
             }
             at = end;
         }
+    }
+}
+
+/// A user waits for a chunk from now on.
+fn promote_chunk(chunk: &mut Chunk, buffers: &mut Buffers, actions: &mut Vec<Action>) {
+    if mem::take(&mut chunk.is_background) {
+        buffers.background_bytes -= chunk.room;
+        actions.push(Action::Promote { op: chunk.op });
     }
 }
 

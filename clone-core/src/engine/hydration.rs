@@ -310,11 +310,10 @@ impl Engine {
             let bytes = self.sizes.bytes_of(&regions);
             self.hydration.refund(bytes.end - bytes.start);
         }
+        // Also where somebody else wanted the copy: what is wanted may be dropped.
+        self.hydration.exhausted = false;
         match why {
-            Why::Background => {
-                self.hydration.cursor = regions.start;
-                self.hydration.exhausted = false;
-            }
+            Why::Background => self.hydration.cursor = regions.start,
             Why::Wanted(None) => self.want_first(regions),
             // What is asked for is looked at again.
             Why::Wanted(Some(_)) | Why::Read | Why::Demand => {}
@@ -348,7 +347,9 @@ impl Engine {
     pub(super) fn set_hydration(&mut self, on: bool) {
         self.settings.options.hydration = on;
         if !on {
-            self.cancel_copies(|why| why == Why::Background);
+            let is_it =
+                |copy: &Copy| copy.why == Why::Background && copy.priority == Priority::Background;
+            self.cancel_copies(is_it);
         } else {
             self.hydration.failures = 0;
             self.hydration.source_changed = false;

@@ -1,5 +1,6 @@
 //! Suspending a clone, and going on.
 
+use crate::engine::claim::Priority;
 use crate::engine::notice::Happening;
 use crate::engine::{Engine, Mode, Rest};
 use std::time::Duration;
@@ -16,7 +17,7 @@ impl Engine {
                 self.resume_then = false;
                 self.set_gate();
                 // A large region may take minutes, and is whole again when it is begun anew.
-                self.cancel_copies(|_| true);
+                self.cancel_copies(|copy| copy.priority != Priority::Demand);
             }
             Rest::Suspending => self.resume_then = false,
             Rest::Suspended => {}

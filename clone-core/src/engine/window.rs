@@ -56,6 +56,9 @@ pub(super) struct Sample {
     is_full: bool,
     /// Whether nothing else was under way, in order to measure the base time.
     is_probe: bool,
+    /// Whether it tells of the line: fetches for users may be short, and a long one may end during
+    /// them that was nearly over.
+    is_bulk: bool,
 }
 
 impl Sample {
@@ -175,6 +178,12 @@ impl Window {
         self.paced_at
     }
 
+    /// A fetch for a user is begun, which the window does not count.
+    pub(super) fn begin_for_user(&self, now: Duration) -> Sample {
+        let delivered = self.delivered;
+        Sample { at: now, delivered, is_full: false, is_probe: false, is_bulk: false }
+    }
+
     /// A fetch of `bytes` is begun beside `under_way` bytes.
     pub(super) fn begin(&mut self, now: Duration, bytes: u64, under_way: u64) -> Sample {
         let is_full = under_way + bytes + self.piece_bytes() > self.bytes;
@@ -183,19 +192,19 @@ impl Window {
             let time = time_for(bytes, self.rate.get()) * PACE.0 / PACE.1;
             self.paced_at = self.paced_at.max(now).saturating_add(time);
         }
-        Sample { at: now, delivered: self.delivered, is_full, is_probe }
+        Sample { at: now, delivered: self.delivered, is_full, is_probe, is_bulk: true }
     }
 
     /// A fetch of `bytes` has read all of them.
     pub(super) fn delivered(&mut self, now: Duration, sample: Sample, bytes: u64) {
         self.delivered += bytes;
+        if !sample.is_bulk {
+            return;
+        }
         let took = now.saturating_sub(sample.at).max(Duration::from_nanos(1));
         let rate = per_second(self.delivered - sample.delivered, took);
         let period = RATE_TIME.max(self.base.unwrap_or_default().saturating_mul(4));
-        // During a short fetch for a user a long one may end that was nearly over.
-        if bytes.saturating_mul(2) >= self.piece_bytes() {
-            self.rate.note(now, period, rate, sample.is_full);
-        }
+        self.rate.note(now, period, rate, sample.is_full);
         self.note_base(now, took, sample);
         if sample.is_full {
             self.note_round(sample);

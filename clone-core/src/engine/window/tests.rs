@@ -17,12 +17,22 @@ struct Line {
     busy_until: Duration,
     under_way: VecDeque<(Duration, u64, Sample)>,
     carried: u64,
+    /// The most bytes of a fetch.
+    longest: u64,
 }
 
 impl Line {
     fn new(rate: u64, latency: Duration) -> Self {
         let (now, busy_until) = Default::default();
-        Self { rate, latency, now, busy_until, under_way: VecDeque::new(), carried: 0 }
+        Self {
+            rate,
+            latency,
+            now,
+            busy_until,
+            under_way: VecDeque::new(),
+            carried: 0,
+            longest: u64::MAX,
+        }
     }
 
     fn bytes_under_way(&self) -> u64 {
@@ -31,7 +41,8 @@ impl Line {
 
     fn fill(&mut self, window: &mut Window) {
         loop {
-            let (piece, under_way) = (window.piece_bytes(), self.bytes_under_way());
+            let (piece, under_way) =
+                (window.piece_bytes().min(self.longest), self.bytes_under_way());
             if under_way > 0 && window.room(self.now, under_way) < piece {
                 return;
             }
@@ -94,6 +105,20 @@ fn the_line_is_kept_busy_and_a_user_waits_little_whatever_rate_and_latency() {
             let most = least.max(125 * MS) + line.latency;
             assert!(longest <= most, "{longest:?} at {rate} bytes/s, {latency} ms");
         }
+    }
+}
+
+/// As with the kernel's batches of one region.
+#[test]
+fn short_fetches_keep_the_line_busy_too() {
+    for longest in [4 << 10, 16 << 10] {
+        let mut window = Window::new(32 << 20, 16);
+        let mut line = Line { longest, ..Line::new(3_000_000, 30 * MS) };
+        line.run(&mut window, 20_000 * MS);
+        let before = line.carried;
+        line.run(&mut window, 20_000 * MS);
+        let used = (line.carried - before) as f64 / 60_000_000.0;
+        assert!(used >= 0.9, "{used} by fetches of {longest} bytes");
     }
 }
 
