@@ -60,38 +60,26 @@
 //! they wait for a device. Each has a `Wait` in the book, which the first event that concerns it
 //! ends: the rest or the commit that it is for, a resume, a failure, or the end of the clone.
 
-pub use self::aligned::AlignedBuf;
 pub use self::client::{Client, Stretch};
-pub use self::data_file::Access;
-pub use self::device::{Destination, DestinationLost, Extent, Source, SourceChanged};
-pub use self::file_destination::FileDestination;
-pub use self::file_source::FileSource;
-pub use self::notices::{Dated, Listener, NOTICES_MAX};
+pub use self::event_log::{Dated, Listener, NOTICES_MAX};
 pub use self::running::{
     Devices, DriverError, DriverOptions, HydrationProgress, RunningClone, Stopped,
 };
-pub use self::zero_runs::zero_runs;
+pub use crate::block_io::Access;
+pub use crate::block_io::AlignedBuf;
+pub use crate::block_io::FileDestination;
+pub use crate::block_io::FileSource;
+pub use crate::block_io::zero_runs;
+pub use crate::block_io::{Destination, DestinationLost, Extent, Source, SourceChanged};
 
-mod aligned;
+mod backends;
 mod buffers;
 mod client;
-mod crew;
-mod data_file;
-mod device;
-mod direct;
-mod file_destination;
-mod file_source;
-mod notices;
-mod perform;
+mod event_log;
 mod queue;
-mod range_locks;
 mod running;
-#[cfg(test)]
-mod scratch;
 mod state;
-mod tail;
-mod writes;
-mod zero_runs;
+mod workers;
 
 #[cfg(test)]
 mod tests;

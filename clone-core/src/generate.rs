@@ -7,11 +7,11 @@
 //! Behind the feature `generate`, for tests and the tools of developers.
 //!
 //! ```
-//! use clone_core::check::read;
+//! use clone_core::metadata::check::read;
 //! use clone_core::generate::damage::{Harm, Kind, Target, damage};
 //! use clone_core::generate::metadata::{Pattern, Recipe, make};
 //! use clone_core::geometry::{Geometry, RegionSize, Sectors};
-//! use clone_core::ir::Header;
+//! use clone_core::metadata::ir::Header;
 //! use persistent_data::device::MemoryDevice;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -21,9 +21,9 @@
 //! than the whole truth.
 //!
 //! ```
-//! use clone_core::check::read;
+//! use clone_core::metadata::check::read;
 //! use clone_core::geometry::{Geometry, RegionSize, Sectors};
-//! use clone_core::ir::Header;
+//! use clone_core::metadata::ir::Header;
 //! use clone_core::metadata::Metadata;
 //! use persistent_data::device::MemoryDevice;
 //!
@@ -44,26 +44,15 @@
 //! # }
 //! ```
 
-pub mod auto_repair;
-mod bits;
-pub mod check;
-pub mod content;
-pub mod damage;
+pub mod block_io;
+pub mod dm_target;
 pub mod driver;
-pub mod dump;
 pub mod engine;
-pub mod format;
 #[cfg(any(test, feature = "generate"))]
 pub mod generate;
 pub mod geometry;
-pub mod ir;
-pub mod live;
 pub mod metadata;
 pub mod progress;
-pub mod region_map;
 pub mod repair;
-pub mod restore;
 pub mod size;
-pub mod superblock;
-pub mod survey;
-pub mod target;
+pub mod sync;

@@ -11,34 +11,35 @@ use persistent_data::space_map::walk::SpaceMapReading;
 use persistent_data::store::DeviceReader;
 use thiserror::Error;
 
-use self::base::{Base, Evidence};
 use self::block_set::BlockSet;
 use self::claims::Claims;
-use self::doubt::Doubt;
-use self::older::{Live, LiveSpaceMap};
+use self::comparison::{Base, Evidence};
+use self::newest_commit::Doubt;
+use self::older_copies::{Live, LiveSpaceMap};
 use self::scan::Scan;
 use self::search::{Newest, Root};
-use self::steady::Steady;
+use self::space_map_check::SpaceMaps;
+use self::stable_read::Steady;
 use self::tree::Trees;
-use self::vouch::SpaceMaps;
-use crate::check::read;
-use crate::damage::Damage;
 use crate::geometry::{Geometry, RegionRange};
-use crate::ir::Header;
+use crate::metadata::check::read;
+use crate::metadata::damage::Damage;
+use crate::metadata::ir::Header;
+use crate::metadata::region_map::RegionMap;
+use crate::metadata::superblock::{Superblock, SuperblockError};
 use crate::progress::Progress;
-use crate::region_map::RegionMap;
-use crate::superblock::{Superblock, SuperblockError};
 
-mod base;
 mod block_set;
 mod claims;
-mod doubt;
-mod older;
+mod comparison;
+pub mod content;
+mod newest_commit;
+mod older_copies;
 mod scan;
 mod search;
-mod steady;
+mod space_map_check;
+mod stable_read;
 mod tree;
-mod vouch;
 
 /// How often all is read again when the device is not steady.
 const TRIES: u32 = 3;
@@ -270,7 +271,8 @@ fn look_for_lost<D: ReadDevice + ?Sized>(
     };
     let nodes = trees.nodes(root);
     let live = Live { root, base: &base, nodes, space_map };
-    let search = older::Search { evidence: &evidence, trees: &trees, maps, roots: &roots, live };
+    let search =
+        older_copies::Search { evidence: &evidence, trees: &trees, maps, roots: &roots, live };
     recovery.finds = search.fill(&mut recovery.regions);
 }
 
@@ -329,7 +331,7 @@ fn without_superblock<D: ReadDevice + ?Sized>(
         let regions = evidence.nothing_known();
         return Ok(Recovery { header, regions, damage, origin, finds: Vec::new(), candidates });
     };
-    let doubt = doubt::doubt(&evidence, &trees, maps, &roots, &newest);
+    let doubt = newest_commit::doubt(&evidence, &trees, maps, &roots, &newest);
     let Newest { root, tree, base, mut regions, candidates } = newest;
     let mut finds = Vec::new();
     let nodes = trees.nodes(root);
@@ -338,16 +340,23 @@ fn without_superblock<D: ReadDevice + ?Sized>(
             let map = maps.vouching_for(tree.digest).find(|map| map.index.is_some());
             let space_map = map.map_or_else(LiveSpaceMap::default, |map| {
                 let mut counted = BlockSet::none_of(scan.nr_blocks());
-                counted.extend(vouch::counted_blocks(device, map));
+                counted.extend(space_map_check::counted_blocks(device, map));
                 let blocks = map.blocks().collect();
                 LiveSpaceMap { index: map.index, blocks, counted: Some(counted) }
             });
             let live = Live { root, base: &base, nodes, space_map };
-            let search =
-                older::Search { evidence: &evidence, trees: &trees, maps, roots: &roots, live };
+            let search = older_copies::Search {
+                evidence: &evidence,
+                trees: &trees,
+                maps,
+                roots: &roots,
+                live,
+            };
             finds = search.fill(&mut regions);
         }
-        Doubt::Newer(lost) => doubt::keep_bounds(&evidence, &base, &nodes, lost, &mut regions),
+        Doubt::Newer(lost) => {
+            newest_commit::keep_bounds(&evidence, &base, &nodes, lost, &mut regions)
+        }
         Doubt::Anything => regions = evidence.nothing_known(),
     }
     let origin = Origin::Scan { root, is_newest: matches!(doubt, Doubt::None) };

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use clone_core::dm_target::{Arguments, TableError, TableLine};
 use clone_core::engine::{Discards, Settings};
 use clone_core::geometry::{Geometry, RegionSize, SECTOR_SIZE, Sectors};
-use clone_core::target::{Arguments, TableError, TableLine};
 use thiserror::Error;
 
 use crate::source::{SourceSpec, SpecError};

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use clone_core::geometry::RegionRange;
-use clone_core::ir::{Header, Visitor};
+use clone_core::metadata::ir::{Header, Visitor};
 
 /// Writes metadata as a raw bitmap of `ceil(nr_regions / 8)` bytes. What is left of the last byte
 /// is zero.

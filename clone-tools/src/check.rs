@@ -3,11 +3,11 @@
 use std::io::{self, Write};
 
 use anyhow::{Context, Result};
-use clone_core::auto_repair::{Repaired, auto_repair};
-use clone_core::check::{Report, Scope, check};
-use clone_core::damage::{Damage, Severity};
-use clone_core::live::check_live;
-use clone_core::superblock::SuperblockError;
+use clone_core::metadata::auto_repair::{Repaired, auto_repair};
+use clone_core::metadata::check::{Report, Scope, check};
+use clone_core::metadata::damage::{Damage, Severity};
+use clone_core::metadata::live::check_live;
+use clone_core::metadata::superblock::SuperblockError;
 
 use crate::args::CheckArgs;
 use crate::exit::{Exit, Tool};

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use clone_core::geometry::{Geometry, MAX_REGIONS, RegionRange, RegionSize, Sectors};
-use clone_core::ir::{Header, METADATA_VERSION};
+use clone_core::metadata::ir::{Header, METADATA_VERSION};
 
 pub use self::fault::{DocumentError, Fault};
 use crate::run_spool::RunSpool;

@@ -1,9 +1,9 @@
 //! `clone_dump`: tells what metadata says.
 
 use anyhow::{Result, bail};
-use clone_core::dump::dump;
-use clone_core::ir::Header;
-use clone_core::region_map::RegionMap;
+use clone_core::metadata::dump::dump;
+use clone_core::metadata::ir::Header;
+use clone_core::metadata::region_map::RegionMap;
 use clone_core::repair::Recovery;
 
 use crate::args::{DumpArgs, DumpFormat};
@@ -103,7 +103,7 @@ mod tests {
     use std::io;
 
     use clone_core::geometry::{Geometry, RegionSize, Sectors};
-    use clone_core::ir::{Header, Visitor};
+    use clone_core::metadata::ir::{Header, Visitor};
 
     use crate::{bitmap, json, text, xml};
 

@@ -6,11 +6,11 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
-use clone_core::check::{Report, read};
-use clone_core::damage::Damage;
-use clone_core::live::read_live;
+use clone_core::metadata::check::{Report, read};
+use clone_core::metadata::damage::Damage;
+use clone_core::metadata::live::read_live;
+use clone_core::metadata::superblock::SuperblockError;
 use clone_core::metadata::{Metadata, MetadataError};
-use clone_core::superblock::SuperblockError;
 use persistent_data::BLOCK_SIZE;
 use persistent_data::device::{FileDevice, OpenError, ReadOnly};
 

@@ -10,7 +10,7 @@
 //! - [`pace`]: how fast hydration goes, for a tool and for the daemon's.
 //! - [`recovery`]: what can be got back of damaged metadata, for two of them.
 //! - [`xml`], [`json`], [`text`], [`bitmap`]: the forms of a dump. Each writer is a
-//!   [`Visitor`](clone_core::ir::Visitor); XML and JSON are read back as a
+//!   [`Visitor`](clone_core::metadata::ir::Visitor); XML and JSON are read back as a
 //!   [`Document`](document::Document).
 //! - [`pack_file`]: what `clone_metadata_pack` writes and `clone_metadata_unpack` reads.
 //! - [`pin`]: which source a clone was begun with, and whether it is still that; for the daemon,

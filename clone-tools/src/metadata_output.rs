@@ -5,11 +5,12 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use clone_core::check::read;
 use clone_core::geometry::{Geometry, RegionRange, Sectors};
-use clone_core::ir::Header;
-use clone_core::region_map::RegionMap;
-use clone_core::restore::{MetadataSize, restore, restore_map};
+use clone_core::metadata::check::read;
+use clone_core::metadata::ir::Header;
+use clone_core::metadata::metadata_size::MetadataSize;
+use clone_core::metadata::region_map::RegionMap;
+use clone_core::metadata::restore::{restore, restore_map};
 use persistent_data::device::{FileDevice, MemoryDevice, ReadDevice};
 use persistent_data::transaction::wipe_superblock;
 
@@ -281,9 +282,9 @@ fn unfinished() -> Result<Vec<u8>> {
 mod tests {
     use std::fs;
 
-    use clone_core::check::read;
     use clone_core::geometry::{Geometry, RegionSize, Sectors};
-    use clone_core::ir::Header;
+    use clone_core::metadata::check::read;
+    use clone_core::metadata::ir::Header;
     use persistent_data::device::{FileDevice, MemoryDevice};
     use persistent_data::transaction::is_unfinished;
 

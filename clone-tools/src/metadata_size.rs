@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clone_core::geometry::{Geometry, SECTOR_SIZE, Sectors};
-use clone_core::restore::MetadataSize;
+use clone_core::metadata::metadata_size::MetadataSize;
 use clone_core::size::human;
 use persistent_data::BLOCK_SIZE;
 

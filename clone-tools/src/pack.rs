@@ -3,8 +3,8 @@
 use std::io::{self, Write};
 
 use anyhow::Result;
+use clone_core::metadata::survey::{Survey, survey};
 use clone_core::progress::Progress;
-use clone_core::survey::{Survey, survey};
 use persistent_data::block::RawBlock;
 use persistent_data::device::{FileDevice, ReadDevice, ReadOnly};
 

@@ -19,7 +19,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use clone_core::driver::Access;
+use clone_core::block_io::Access;
 use persistent_data::device::OpenError;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;

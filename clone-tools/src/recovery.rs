@@ -5,12 +5,12 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow, bail};
 use clap::CommandFactory;
-use clone_core::damage::Damage;
 use clone_core::geometry::{Geometry, RegionSize, Sectors};
-use clone_core::ir::Header;
-use clone_core::region_map::RegionMap;
+use clone_core::metadata::damage::Damage;
+use clone_core::metadata::ir::Header;
+use clone_core::metadata::region_map::RegionMap;
+use clone_core::metadata::superblock::Superblock;
 use clone_core::repair::{Copy, Find, Fit, Origin, Recovery, RepairError, recover};
-use clone_core::superblock::Superblock;
 use persistent_data::BlockNr;
 use persistent_data::device::ReadDevice;
 

@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use anyhow::Result;
-use clone_core::content::Decided;
-use clone_core::damage::Severity;
+use clone_core::metadata::damage::Severity;
+use clone_core::repair::content::Decided;
 use clone_core::repair::{Origin, Recovery};
 
 use self::args::RepairArgs;

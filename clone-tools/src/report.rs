@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
 
-use clone_core::auto_repair::Repaired;
-use clone_core::check::Report;
-use clone_core::damage::{Damage, Severity};
-use clone_core::ir::{Header, METADATA_VERSION};
-use clone_core::region_map::RegionMap;
+use clone_core::metadata::auto_repair::Repaired;
+use clone_core::metadata::check::Report;
+use clone_core::metadata::damage::{Damage, Severity};
+use clone_core::metadata::ir::{Header, METADATA_VERSION};
+use clone_core::metadata::region_map::RegionMap;
 use serde::{Serialize, Serializer};
 
 use crate::document::format_uuid;

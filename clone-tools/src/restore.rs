@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clone_core::geometry::{Geometry, Sectors};
-use clone_core::ir::Header;
+use clone_core::metadata::ir::Header;
 
 use crate::args::{Hydrated, RestoreArgs, RestoreFormat};
 use crate::document::Document;

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use clone_core::geometry::{Geometry, RegionRange, Sectors};
-use clone_core::ir::{Header, Visitor};
+use clone_core::metadata::ir::{Header, Visitor};
 use clone_core::size::human;
 
 use crate::document::format_uuid;

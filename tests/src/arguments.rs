@@ -8,10 +8,10 @@
 mod generate;
 mod given;
 
-use clone_core::geometry::Sectors;
-use clone_core::target::{
+use clone_core::dm_target::{
     Arguments, DeviceLimits, DevicePaths, Message, MessageError, TableError, TableLine,
 };
+use clone_core::geometry::Sectors;
 
 pub use generate::{messages, table_arguments, table_lines};
 

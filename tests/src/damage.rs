@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, OnceLock, RwLock};
 
-use clone_core::format::{Superblock, SuperblockDisk};
 use clone_core::geometry::{Geometry, RegionRange, RegionSize, Sectors};
-use clone_core::ir::Header;
-use clone_core::restore::restore;
+use clone_core::metadata::format::{Superblock, SuperblockDisk};
+use clone_core::metadata::ir::Header;
+use clone_core::metadata::restore::restore;
 use persistent_data::block::{self, BlockKind, RawBlock};
 use persistent_data::device::{Device, ReadDevice};
 use persistent_data::format::{

@@ -10,7 +10,7 @@ mod pointers;
 mod space_map;
 mod superblock;
 
-use clone_core::damage::Severity;
+use clone_core::metadata::damage::Severity;
 
 use crate::damage::ImageEditor;
 

@@ -9,8 +9,8 @@
 
 use std::time::Duration;
 
+use clone_core::dm_target::{Message, Status};
 use clone_core::engine::{Command, Engine, Lane, Opened};
-use clone_core::target::{Message, Status};
 use rand::RngExt;
 
 pub use self::figures::Figures;

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::Mutex;
 
-use clone_core::check::read;
 use clone_core::generate::metadata::{Recipe, make};
 use clone_core::geometry::RegionRange;
-use clone_core::ir::Header;
+use clone_core::metadata::check::read;
+use clone_core::metadata::ir::Header;
 use persistent_data::BlockNr;
 use persistent_data::block::RawBlock;
 use persistent_data::device::{Device, ReadDevice};
@@ -136,9 +136,9 @@ impl Device for Remembering {
 
 #[cfg(test)]
 mod tests {
-    use clone_core::check::read;
     use clone_core::generate::metadata::{Pattern, Recipe};
-    use clone_core::restore::MetadataSize;
+    use clone_core::metadata::check::read;
+    use clone_core::metadata::metadata_size::MetadataSize;
 
     use super::History;
     use crate::hydration::header;

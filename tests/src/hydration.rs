@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use clone_core::check::read;
-use clone_core::damage::Damage;
 use clone_core::geometry::{Geometry, RegionRange, RegionSize, Sectors};
-use clone_core::ir::Header;
+use clone_core::metadata::check::read;
+use clone_core::metadata::damage::Damage;
+use clone_core::metadata::ir::Header;
+use clone_core::metadata::superblock::{Superblock, SuperblockError};
 use clone_core::metadata::{Metadata, MetadataError};
-use clone_core::superblock::{Superblock, SuperblockError};
 use persistent_data::array::ArrayBlockRef;
 use persistent_data::btree::{NodeDamage, NodeView, WalkVisitor, walk};
 use persistent_data::device::{Device, ReadDevice};

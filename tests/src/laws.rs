@@ -1,9 +1,9 @@
 //! What holds for every check, whatever the metadata looks like.
 
-use clone_core::auto_repair::{AutoRepairError, auto_repair};
-use clone_core::check::{Report, read};
-use clone_core::damage::{Damage, Severity};
 use clone_core::geometry::RegionRange;
+use clone_core::metadata::auto_repair::{AutoRepairError, auto_repair};
+use clone_core::metadata::check::{Report, read};
+use clone_core::metadata::damage::{Damage, Severity};
 use clone_core::metadata::{Metadata, MetadataError};
 use persistent_data::Error;
 

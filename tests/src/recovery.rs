@@ -2,12 +2,13 @@
 
 use std::io;
 
-use clone_core::check::read;
 use clone_core::geometry::RegionRange;
-use clone_core::ir::Header;
-use clone_core::region_map::RegionMap;
+use clone_core::metadata::check::read;
+use clone_core::metadata::ir::Header;
+use clone_core::metadata::metadata_size::MetadataSize;
+use clone_core::metadata::region_map::RegionMap;
+use clone_core::metadata::restore::restore;
 use clone_core::repair::{Copy, Origin, Recovery};
-use clone_core::restore::{MetadataSize, restore};
 use persistent_data::bitset::BITS_PER_BLOCK;
 
 use crate::damage::ImageEditor;

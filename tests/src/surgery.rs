@@ -1,6 +1,6 @@
 //! Making metadata wrong in one place, with checksums that are right.
 
-use clone_core::format::{Superblock, SuperblockDisk};
+use clone_core::metadata::format::{Superblock, SuperblockDisk};
 use persistent_data::BlockNr;
 use persistent_data::block::{self, BlockKind, RawBlock};
 use persistent_data::format::{

@@ -4,8 +4,8 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use clone_core::geometry::RegionRange;
-use clone_core::ir::Header;
 use clone_core::metadata::Metadata;
+use clone_core::metadata::ir::Header;
 use persistent_data::BlockNr;
 use persistent_data::block::RawBlock;
 use persistent_data::device::{MemoryDevice, ReadDevice};

@@ -2,12 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use clone_core::auto_repair::{AutoRepairError, Repaired, auto_repair};
-use clone_core::check::read;
-use clone_core::damage::{Damage, Severity};
-use clone_core::format::Superblock;
 use clone_core::geometry::RegionRange;
 use clone_core::metadata::Metadata;
+use clone_core::metadata::auto_repair::{AutoRepairError, Repaired, auto_repair};
+use clone_core::metadata::check::read;
+use clone_core::metadata::damage::{Damage, Severity};
+use clone_core::metadata::format::Superblock;
 use clone_tests::crash::{CrashPoints, Crashes};
 use clone_tests::faults::{change_failed, expect, fail_each};
 use clone_tests::hydration::{self, header};

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use clone_core::metadata::Metadata;
-use clone_core::restore::MetadataSize;
-use clone_core::superblock::Superblock;
+use clone_core::metadata::metadata_size::MetadataSize;
+use clone_core::metadata::superblock::Superblock;
 use clone_tests::hydration::header;
 use persistent_data::BlockNr;
 use persistent_data::array::ArrayBlockRef;

@@ -7,9 +7,10 @@
 use std::collections::BTreeSet;
 
 use clone_core::geometry::RegionRange;
-use clone_core::ir::Header;
 use clone_core::metadata::Metadata;
-use clone_core::restore::{MetadataSize, restore};
+use clone_core::metadata::ir::Header;
+use clone_core::metadata::metadata_size::MetadataSize;
+use clone_core::metadata::restore::restore;
 use clone_tests::client::{self, Mix, Model, Run};
 use clone_tests::crash::{CrashPoints, Crashes};
 use clone_tests::hydration::{self, Held, Hydration, header};

@@ -4,8 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use clone_core::geometry::RegionRange;
+use clone_core::metadata::metadata_size::MetadataSize;
+use clone_core::metadata::restore::restore;
 use clone_core::metadata::{Metadata, MetadataError};
-use clone_core::restore::{MetadataSize, restore};
 use clone_tests::client::{self, ALL, Client, Model};
 use clone_tests::faults::{change_failed, expect, fail_each, superblock_in_doubt};
 use clone_tests::hydration::{self, Held, header, runs_of};

@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use clone_core::check::read;
 use clone_core::geometry::RegionRange;
+use clone_core::metadata::check::read;
 use clone_tests::{fixtures, log_writes};
 use persistent_data::device::MemoryDevice;
 

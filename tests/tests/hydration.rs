@@ -4,7 +4,8 @@
 
 use std::collections::BTreeSet;
 
-use clone_core::restore::{MetadataSize, RestoreError, restore};
+use clone_core::metadata::metadata_size::MetadataSize;
+use clone_core::metadata::restore::{RestoreError, restore};
 use clone_tests::assert_seen;
 use clone_tests::hydration::{Hydration, header, recover};
 use clone_tests::watch::Rules;

@@ -4,9 +4,9 @@
 
 use std::ops::Range;
 
-use clone_core::check::read;
 use clone_core::metadata::Metadata;
-use clone_core::superblock::Superblock;
+use clone_core::metadata::check::read;
+use clone_core::metadata::superblock::Superblock;
 use clone_tests::fixtures;
 use persistent_data::BlockNr;
 use persistent_data::array::ArrayBlockRef;

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use clone_core::check::{Report, Scope};
 use clone_core::geometry::RegionRange;
-use clone_core::live::{NeverAtRest, PASSES_MAX, check_live, read_live};
-use clone_core::restore::MetadataSize;
+use clone_core::metadata::check::{Report, Scope};
+use clone_core::metadata::live::{NeverAtRest, PASSES_MAX, check_live, read_live};
+use clone_core::metadata::metadata_size::MetadataSize;
 use clone_tests::assert_seen;
 use clone_tests::hydration::header;
 use clone_tests::writer_at_work::{AtRead, Busy, WriterAtWork};

@@ -169,13 +169,13 @@ fn what_walks_and_checks_has_no_type_that_can_write() {
         "persistent-data/src/btree/walk.rs",
         "persistent-data/src/btree/range.rs",
         "persistent-data/src/space_map/walk.rs",
-        "clone-core/src/check.rs",
-        "clone-core/src/content.rs",
-        "clone-core/src/content/evidence.rs",
-        "clone-core/src/dump.rs",
-        "clone-core/src/live.rs",
-        "clone-core/src/region_map.rs",
-        "clone-core/src/superblock.rs",
+        "clone-core/src/metadata/check.rs",
+        "clone-core/src/repair/content.rs",
+        "clone-core/src/repair/content/evidence.rs",
+        "clone-core/src/metadata/dump.rs",
+        "clone-core/src/metadata/live.rs",
+        "clone-core/src/metadata/region_map.rs",
+        "clone-core/src/metadata/superblock.rs",
     ];
     let mut found = Vec::new();
     for source in readers.map(Text::load) {
@@ -200,7 +200,7 @@ fn the_libraries_reach_the_outside_through_devices_only() {
             && !source.path.contains("/tests")
     });
     // The one place that waits for devices which may be far away.
-    let threads = "clone-core/src/content/crew.rs";
+    let threads = "clone-core/src/repair/content/parallel_map.rs";
     let mut found = Vec::new();
     for source in sources {
         for (place, line) in source.lines() {
@@ -361,9 +361,9 @@ fn between<'a>(text: &'a str, from: &str, to: &str) -> &'a str {
     &text[start..start + end]
 }
 
-/// All codes that `clone-core/src/damage.rs` can put together.
+/// All codes that `clone-core/src/metadata/damage.rs` can put together.
 fn damage_codes() -> BTreeSet<String> {
-    let source = Text::load("clone-core/src/damage.rs").text;
+    let source = Text::load("clone-core/src/metadata/damage.rs").text;
     let what: BTreeSet<&str> =
         quoted(between(&source, "macro_rules! block_codes", "impl Damage"), "$place, \"").collect();
     let own = between(&source, "pub fn code(", "pub fn block(");

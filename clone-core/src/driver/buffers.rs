@@ -10,16 +10,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::thread;
 
-use crate::driver::aligned::AlignedBuf;
+use crate::block_io::AlignedBuf;
 use crate::engine::{ByteRange, Operation, RequestError};
+use crate::sync::lock;
 
 /// What is called with the outcome of a request and its buffer.
 pub(super) type Callback = Box<dyn FnOnce(Result<(), RequestError>, Vec<u8>) + Send>;
-
-/// Locks a mutex whose content is right at every point at which somebody could panic.
-pub(super) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A request under way.
 pub(super) struct Pending {

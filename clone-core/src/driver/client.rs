@@ -4,9 +4,9 @@ use std::io;
 use std::sync::Arc;
 use std::sync::mpsc;
 
-use crate::driver::crew::Crew;
-use crate::driver::device::DestinationLost;
-use crate::driver::perform::is_full;
+use crate::block_io::DestinationLost;
+use crate::driver::backends::is_full;
+use crate::driver::workers::Crew;
 use crate::engine::{ByteRange, Device, Failure, Lane, Operation, RequestError};
 
 /// Somebody who uses a clone: one for each thread, or for each connection.
@@ -46,7 +46,7 @@ impl Client {
     }
 
     /// What requests should begin and end at multiples of, in bytes: see
-    /// [`Destination::block_bytes`](super::Destination::block_bytes).
+    /// [`Destination::block_bytes`](crate::block_io::Destination::block_bytes).
     pub fn block_bytes(&self) -> u64 {
         self.crew.hands.destination.block_bytes()
     }

@@ -10,20 +10,22 @@ use std::time::Duration;
 use persistent_data::device;
 use thiserror::Error;
 
-use crate::driver::buffers::{Pool, lock};
+use crate::block_io::{Destination, Source};
+use crate::dm_target::{Message, Status};
+use crate::driver::backends::{Hands, Tally, is_full};
+use crate::driver::buffers::Pool;
 use crate::driver::client::Client;
-use crate::driver::crew::Crew;
-use crate::driver::device::{Destination, Source};
-use crate::driver::notices::{Awaited, Dated, Listener, Notices, WaitEnd};
-use crate::driver::perform::{Hands, Tally, is_full};
+use crate::driver::event_log::{Awaited, Dated, Listener, Notices, WaitEnd};
 use crate::driver::queue::WORKERS_MIN;
 use crate::driver::state::panicked;
+use crate::driver::workers::Crew;
+use crate::engine::Trace;
 use crate::engine::{
     Command, Device, Engine, Event, Failure, Notice, Opened, Operation, RequestError, SetAside,
-    Settings, Trace,
+    Settings,
 };
 use crate::metadata::Metadata;
-use crate::target::{Message, Status};
+use crate::sync::lock;
 
 /// What a clone runs on.
 pub struct Devices<D> {

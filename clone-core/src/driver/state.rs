@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::driver::buffers::{CopyBuffer, Pending};
-use crate::driver::notices::Notices;
+use crate::driver::event_log::Notices;
 use crate::driver::queue::{Chores, Job, Laid, Queue, Work};
 use crate::engine::{
     Action, CopyId, Device, Engine, Event, Failure, Io, Overlay, OverlayBytes, RequestError,

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use self::disk::{Brittle, Disk};
 use super::{Devices, DriverOptions, RunningClone};
+use crate::dm_target::{Options, Status};
 use crate::engine::{Done, Event, Happening, OpId, Settings};
 use crate::geometry::{Geometry, RegionSize, Sectors};
-use crate::ir::Header;
 use crate::metadata::Metadata;
-use crate::target::{Options, Status};
+use crate::metadata::ir::Header;
 
 mod control;
 mod disk;

@@ -7,9 +7,9 @@ use std::fmt::Write;
 
 use thiserror::Error;
 
-use crate::engine::region_set::RegionSet;
-use crate::engine::request::ByteRange;
-use crate::engine::requests::Sizes;
+use crate::engine::api::request::ByteRange;
+use crate::engine::regions::region_set::RegionSet;
+use crate::engine::work::requests::Sizes;
 
 /// The first line of a trace.
 const HEADER: &str = "clone-trace 1";
@@ -117,7 +117,7 @@ mod tests {
     use quickcheck::quickcheck;
 
     use super::{Recorder, Trace, TraceError};
-    use crate::engine::requests::Sizes;
+    use crate::engine::work::requests::Sizes;
 
     #[test]
     fn each_region_is_noted_once_in_the_order_of_the_reads() {

@@ -15,8 +15,8 @@ use persistent_data::{BlockNr, Error};
 use zerocopy::little_endian as le;
 
 use super::damage::{DamageError, Kind};
-use crate::format;
-use crate::superblock::Superblock;
+use crate::metadata::format;
+use crate::metadata::superblock::Superblock;
 
 /// Blocks that are read at once.
 const BATCH: usize = 256;

@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use super::blocks::{Form, blocks_of, read_raw, scan};
 use super::stale::older_copies;
-use crate::superblock::SuperblockError;
+use crate::metadata::superblock::SuperblockError;
 
 /// Why nothing was damaged.
 #[derive(Debug, Error)]

@@ -12,7 +12,7 @@ use thiserror::Error;
 use super::churn::Churn;
 use super::pattern::choose;
 use super::regions::Regions;
-use crate::ir::Header;
+use crate::metadata::ir::Header;
 use crate::metadata::{Metadata, MetadataError};
 
 /// Why no metadata was made.

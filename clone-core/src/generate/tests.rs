@@ -10,12 +10,12 @@ use super::blocks::{Form, blocks_of, scan};
 use super::damage::{Change, DamageError, Done, Harm, Kind, Target, damage};
 use super::metadata::{MakeError, Pattern, Recipe, make};
 use super::{Regions, of_any_size};
-use crate::check::read;
-use crate::damage::{Damage, Severity};
 use crate::geometry::{Geometry, RegionRange, RegionSize, Sectors};
-use crate::ir::Header;
-use crate::restore::MetadataSize;
-use crate::superblock::Superblock;
+use crate::metadata::check::read;
+use crate::metadata::damage::{Damage, Severity};
+use crate::metadata::ir::Header;
+use crate::metadata::metadata_size::MetadataSize;
+use crate::metadata::superblock::Superblock;
 
 /// Regions of a clone whose bitset has two levels, whichever way its nodes are filled.
 const TWO_LEVELS: u64 = 8_400_000;

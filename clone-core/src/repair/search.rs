@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, HashSet};
 use persistent_data::BlockNr;
 use persistent_data::device::ReadDevice;
 
-use super::base::{Base, Comparison, Evidence, Relation};
+use super::comparison::{Base, Comparison, Evidence, Relation};
 use super::scan::{Kind, Scan};
+use super::space_map_check::SpaceMaps;
 use super::tree::{Subtree, Trees};
-use super::vouch::SpaceMaps;
 use super::{Candidate, Fit, Verdict};
 use crate::geometry::MAX_REGIONS;
-use crate::region_map::{Planes, RegionMap};
+use crate::metadata::region_map::{Planes, RegionMap};
 
 /// Trees that are tried as the newest one. Each that is not leads to one that is newer, so this is
 /// not reached unless blocks contradict each other.

@@ -5,9 +5,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use clone_core::dm_target::{Mode, Status, StatusLine};
 use clone_core::driver::Dated;
 use clone_core::engine::{Failure, Happening, Settings};
-use clone_core::target::{Mode, Status, StatusLine};
 use serde_json::Value;
 
 use super::cells;

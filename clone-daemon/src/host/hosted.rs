@@ -6,10 +6,11 @@ use std::thread::Builder;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use clone_core::dm_target::{Message, Status, StatusLine, TableLine};
 use clone_core::driver::{Dated, DriverError, DriverOptions, HydrationProgress, RunningClone};
-use clone_core::engine::{Command, Failure, Happening, Notice, SetAside, Settings, Trace};
+use clone_core::engine::Trace;
+use clone_core::engine::{Command, Failure, Happening, Notice, SetAside, Settings};
 use clone_core::geometry::{Geometry, Sectors};
-use clone_core::target::{Message, Status, StatusLine, TableLine};
 use clone_tools::figures::{Share, in_units};
 use persistent_data::device::FileDevice;
 

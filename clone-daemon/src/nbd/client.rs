@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use clone_core::driver::Extent;
+use clone_core::block_io::Extent;
 
 use crate::nbd::client::connection::Lease;
 pub use crate::nbd::client::error::NbdError;

@@ -4,10 +4,10 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use clone_core::content::ReadData;
-use clone_core::driver::Source;
+use clone_core::block_io::ReadData;
+use clone_core::block_io::Source;
+use clone_core::dm_target::DeviceLimits;
 use clone_core::geometry::{SECTOR_SIZE, Sectors};
-use clone_core::target::DeviceLimits;
 use clone_tools::pin::LocalSource;
 use persistent_data::device::OpenError;
 use thiserror::Error;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clone_core::driver::Access;
+use clone_core::block_io::Access;
 
 /// What can be set on a source. What a kind of source has no use for it does not heed.
 #[derive(Clone, Debug)]

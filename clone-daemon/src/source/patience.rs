@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use clone_core::driver::SourceChanged;
+use clone_core::block_io::SourceChanged;
 
 use super::figures::SourceFigures;
 use super::options::SourceOptions;

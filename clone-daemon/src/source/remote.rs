@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use clone_core::driver::{Extent, SourceChanged};
+use clone_core::block_io::{Extent, SourceChanged};
 use thiserror::Error;
 
 /// Why something could not be had from afar.
@@ -51,7 +51,7 @@ pub trait Remote: Send + Sync + 'static {
     fn read_at(&self, offset: u64, into: &mut [u8], deadline: Instant) -> Result<(), Trouble>;
 
     /// The stretch that begins at `offset`, as far as the other side knows; see
-    /// [`Source::extent`](clone_core::driver::Source::extent).
+    /// [`Source::extent`](clone_core::block_io::Source::extent).
     ///
     /// # Errors
     /// As for a read.

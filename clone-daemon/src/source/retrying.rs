@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
 
-use clone_core::content::ReadData;
-use clone_core::driver::{Extent, Source};
+use clone_core::block_io::ReadData;
+use clone_core::block_io::{Extent, Source};
 
 use super::figures::SourceFigures;
 use super::options::SourceOptions;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use crate::support::hosting::Hosting;
-use clone_core::target::{StatusLine, TableLine};
+use clone_core::dm_target::{StatusLine, TableLine};
 
 const VERBS: [&str; 12] = [
     "ls", "status", "table", "message", "suspend", "resume", "wait", "events", "create", "remove",

@@ -6,8 +6,8 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use clone_core::check::read;
 use clone_core::metadata::Metadata;
+use clone_core::metadata::check::read;
 use persistent_data::device::FileDevice;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

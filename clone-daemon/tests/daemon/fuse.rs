@@ -11,10 +11,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use clone_core::dm_target;
 use clone_core::driver::RunningClone;
 use clone_core::engine::Command as Message;
 use clone_core::geometry::Sectors;
-use clone_core::target;
 use clone_daemon::figures::Kind;
 use clone_daemon::fuse::{Export, FuseError, Options};
 use clone_daemon::volume::Volume;
@@ -57,7 +57,7 @@ fn random_bytes(len: usize) -> Vec<u8> {
 
 /// Copies all that is not hydrated, and waits until that is done.
 fn hydrate(clone: &RunningClone<FileDevice>) {
-    clone.command(Message::Kernel(target::Message::EnableHydration));
+    clone.command(Message::Kernel(dm_target::Message::EnableHydration));
     let size = clone.client().size_bytes();
     clone.client().hydrate(0..size).unwrap();
 }

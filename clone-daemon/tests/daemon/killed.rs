@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use clone_core::check::read;
+use clone_core::metadata::check::read;
 use clone_tests::nbd::NbdClient;
 use persistent_data::device::FileDevice;
 use rand::rngs::StdRng;

@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use std::{fs, iter};
 
-use clone_core::driver::{Extent, SourceChanged};
+use clone_core::block_io::{Extent, SourceChanged};
 use clone_daemon::nbd::client::{NbdError, NbdOptions, NbdRemote};
 use clone_daemon::source::remote::{Remote, Trouble};
 use clone_daemon::source::spec::{NbdAddress, NbdEndpoint};

@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use clone_core::dm_target::Message;
 use clone_core::driver::RunningClone;
 use clone_core::engine::{Command, Happening, RequestError};
 use clone_core::geometry::Sectors;
-use clone_core::target::Message;
 use clone_daemon::source::{self, Opened, SourceFigures, SourceOptions};
 use persistent_data::device::FileDevice;
 

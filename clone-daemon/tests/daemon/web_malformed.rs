@@ -5,10 +5,10 @@ use std::ops::Range;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use clone_core::driver::SourceChanged;
+use clone_core::block_io::SourceChanged;
+use clone_core::dm_target::Message;
 use clone_core::engine::{Command, Happening};
 use clone_core::geometry::Sectors;
-use clone_core::target::Message;
 use clone_daemon::source::{self, Opened, SourceOptions};
 
 use crate::support::Rig;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use clone_core::driver::SourceChanged;
+use clone_core::block_io::SourceChanged;
 use clone_core::engine::Happening;
 use clone_core::geometry::Sectors;
 use clone_daemon::source::{self, SourceError, SourceOptions, Version};

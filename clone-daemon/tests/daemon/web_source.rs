@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use clone_core::driver::SourceChanged;
+use clone_core::block_io::SourceChanged;
 use clone_daemon::source::{self, Opened, SourceError, SourceOptions, pin};
 
 use crate::support::web::{Act, Ask, Web};

@@ -1,7 +1,7 @@
 use std::{env, io};
 
 use clone_core::geometry::{GeometryError, RegionRange};
-use clone_core::ir::METADATA_VERSION;
+use clone_core::metadata::ir::METADATA_VERSION;
 use thiserror::Error;
 
 use super::TextForm;

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
-use clone_core::content::ReadData;
-use clone_core::driver::{Access, Devices, FileDestination};
+use clone_core::block_io::ReadData;
+use clone_core::block_io::{Access, FileDestination};
+use clone_core::driver::Devices;
 use clone_core::engine::Trace;
 use clone_core::engine::trace::RANGES_MAX;
 use clone_core::metadata::Metadata;

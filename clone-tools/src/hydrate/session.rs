@@ -2,11 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use clone_core::driver::{
-    Devices, DriverError, DriverOptions, HydrationProgress, RunningClone, SourceChanged,
-};
+use clone_core::block_io::SourceChanged;
+use clone_core::dm_target::Message;
+use clone_core::driver::{Devices, DriverError, DriverOptions, HydrationProgress, RunningClone};
 use clone_core::engine::{ByteRange, Command, Failure, Happening, SetAside, Settings};
-use clone_core::target::Message;
 use persistent_data::device::Device;
 
 use crate::pin::LocalSource;

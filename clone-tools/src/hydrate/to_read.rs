@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use clone_core::driver::Source;
+use clone_core::block_io::Source;
 
 /// How many extents and regions are looked at to find out what there is to be read. It takes less
 /// than a second, and what is beyond is taken to be data.
@@ -63,8 +63,8 @@ pub(super) fn runs_to_copy(
 mod tests {
     use std::io;
 
-    use clone_core::content::ReadData;
-    use clone_core::driver::{Extent, Source};
+    use clone_core::block_io::ReadData;
+    use clone_core::block_io::{Extent, Source};
 
     use super::{bytes_to_read, runs_to_copy};
 

@@ -1,7 +1,7 @@
 use std::fmt;
 use std::io::{self, Read};
 
-use clone_core::ir::Header;
+use clone_core::metadata::ir::Header;
 use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::error::Category;

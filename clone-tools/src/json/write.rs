@@ -1,7 +1,7 @@
 use std::io::{self, Write};
 
 use clone_core::geometry::RegionRange;
-use clone_core::ir::{Header, METADATA_VERSION, Visitor};
+use clone_core::metadata::ir::{Header, METADATA_VERSION, Visitor};
 
 use crate::document::format_uuid;
 

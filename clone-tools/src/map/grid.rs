@@ -1,7 +1,7 @@
 //! Regions summed up in cells.
 
 use clone_core::geometry::RegionRange;
-use clone_core::region_map::{RegionMap, Tally};
+use clone_core::metadata::region_map::{RegionMap, Tally};
 
 /// What a cell looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

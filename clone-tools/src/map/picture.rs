@@ -1,8 +1,8 @@
 //! What all pictures show beside their cells.
 
 use clone_core::geometry::Sectors;
-use clone_core::ir::Header;
-use clone_core::region_map::Tally;
+use clone_core::metadata::ir::Header;
+use clone_core::metadata::region_map::Tally;
 use clone_core::size::human;
 
 use super::grid::{Cell, Grid};

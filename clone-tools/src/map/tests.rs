@@ -3,11 +3,12 @@
 use std::convert::Infallible;
 use std::io::Cursor;
 
-use clone_core::check::read;
 use clone_core::geometry::{Geometry, RegionRange, RegionSize, Sectors};
-use clone_core::ir::Header;
-use clone_core::region_map::{RegionMap, Tally};
-use clone_core::restore::{MetadataSize, restore};
+use clone_core::metadata::check::read;
+use clone_core::metadata::ir::Header;
+use clone_core::metadata::metadata_size::MetadataSize;
+use clone_core::metadata::region_map::{RegionMap, Tally};
+use clone_core::metadata::restore::restore;
 use persistent_data::BlockNr;
 use persistent_data::bitset::BITS_PER_BLOCK;
 use persistent_data::block::RawBlock;

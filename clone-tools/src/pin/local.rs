@@ -8,9 +8,9 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use clone_core::content::ReadData;
-use clone_core::driver::{Access, Extent, FileSource, Source, SourceChanged};
-use clone_core::target::DeviceLimits;
+use clone_core::block_io::ReadData;
+use clone_core::block_io::{Access, Extent, FileSource, Source, SourceChanged};
+use clone_core::dm_target::DeviceLimits;
 use persistent_data::device::OpenError;
 
 use super::identity::{Identity, Version};
@@ -160,8 +160,8 @@ mod tests {
     use std::os::unix::fs::FileExt;
     use std::time::{Duration, SystemTime};
 
-    use clone_core::content::ReadData;
-    use clone_core::driver::{Access, Source, SourceChanged};
+    use clone_core::block_io::ReadData;
+    use clone_core::block_io::{Access, Source, SourceChanged};
 
     use super::{LocalSource, time_to_settle};
     use crate::pin::Version;

@@ -3,7 +3,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use clone_core::driver::Access;
+use clone_core::block_io::Access;
 
 use super::{Identity, Pin, PinError, Version, open_local, place};
 

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use anyhow::{Context, Error, Result, bail};
-use clone_core::content::{Decided, Unreadable, decide};
-use clone_core::driver::{Access, FileSource};
+use clone_core::block_io::{Access, FileSource};
 use clone_core::repair::Recovery;
+use clone_core::repair::content::{Decided, Unreadable, decide};
 
 use super::args::RepairArgs;
 use crate::figures::Counted;

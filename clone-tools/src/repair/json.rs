@@ -2,9 +2,9 @@
 
 use std::io::{self, Write};
 
-use clone_core::damage::Damage;
 use clone_core::geometry::RegionRange;
-use clone_core::region_map::RegionMap;
+use clone_core::metadata::damage::Damage;
+use clone_core::metadata::region_map::RegionMap;
 use clone_core::repair::{Candidate, Copy, Find, Fit, Origin, Verdict};
 use serde::{Serialize, Serializer};
 

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use clone_core::superblock::Superblock;
+use clone_core::metadata::superblock::Superblock;
 use libfuzzer_sys::fuzz_target;
 use persistent_data::BlockNr;
 use persistent_data::array::{ArrayBlockRef, array_values, entries_per_block};
@@ -51,15 +51,15 @@ fn sealed_as<K: BlockKind>(raw: &RawBlock) {
 /// A superblock that is accepted is the same when it is written again and read back.
 fn superblock(mut raw: RawBlock) {
     let _ = Superblock::parse(&raw);
-    block::seal::<clone_core::format::Superblock>(&mut raw, BlockNr(0));
+    block::seal::<clone_core::metadata::format::Superblock>(&mut raw, BlockNr(0));
     let Ok(superblock) = Superblock::parse(&raw) else { return };
     let geometry = superblock.header.geometry;
     assert!((1..=1 << 31).contains(&geometry.nr_regions()));
     let last = geometry.sectors_of(geometry.nr_regions() - 1..geometry.nr_regions());
     assert!(last.start < last.end && last.end == geometry.target_size());
     let mut again = RawBlock::ZERO;
-    *block::view_mut::<clone_core::format::Superblock>(&mut again) = superblock.to_disk();
-    block::seal::<clone_core::format::Superblock>(&mut again, BlockNr(0));
+    *block::view_mut::<clone_core::metadata::format::Superblock>(&mut again) = superblock.to_disk();
+    block::seal::<clone_core::metadata::format::Superblock>(&mut again, BlockNr(0));
     assert_eq!(Superblock::parse(&again).expect("it was accepted before"), superblock);
 }
 

@@ -5,11 +5,11 @@
 
 use std::convert::Infallible;
 
-use clone_core::check::read;
-use clone_core::dump::dump;
+use clone_core::metadata::check::read;
+use clone_core::metadata::dump::dump;
 use clone_core::geometry::RegionRange;
-use clone_core::ir::{Header, Visitor};
-use clone_core::region_map::RegionMap;
+use clone_core::metadata::ir::{Header, Visitor};
+use clone_core::metadata::region_map::RegionMap;
 use clone_fuzz::unfold;
 use clone_tests::laws;
 use libfuzzer_sys::fuzz_target;

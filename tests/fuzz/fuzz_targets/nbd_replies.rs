@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use clone_core::content::ReadData;
-use clone_core::driver::{Extent, Source};
+use clone_core::block_io::ReadData;
+use clone_core::block_io::{Extent, Source};
 use clone_core::engine::Command;
 use clone_core::geometry::Sectors;
 use clone_daemon::nbd::server::{Server, ServerOptions};

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use clone_core::format::{Superblock, SuperblockDisk};
+use clone_core::metadata::format::{Superblock, SuperblockDisk};
 use libfuzzer_sys::fuzz_target;
 use persistent_data::device::MemoryDevice;
 use persistent_data::format::SpaceMapRoot;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use clone_core::format::Superblock;
+use clone_core::metadata::format::Superblock;
 use clone_tests::damage::{ImageEditor, child};
 use persistent_data::BlockNr;
 use persistent_data::block::{self, BlockKind, RawBlock};

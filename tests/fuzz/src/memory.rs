@@ -4,13 +4,14 @@ use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use clone_core::content::ReadData;
-use clone_core::driver::{Destination, Devices, DriverOptions, Extent, RunningClone, Source};
+use clone_core::block_io::ReadData;
+use clone_core::block_io::{Destination, Extent, Source};
+use clone_core::driver::{Devices, DriverOptions, RunningClone};
 use clone_core::engine::Settings;
 use clone_core::geometry::{Geometry, RegionSize, Sectors};
-use clone_core::ir::Header;
+use clone_core::metadata::ir::Header;
 use clone_core::metadata::Metadata;
-use clone_core::restore::MetadataSize;
+use clone_core::metadata::metadata_size::MetadataSize;
 use clone_daemon::volume::{Volume, Volumes};
 use persistent_data::sim::SimDisk;
 

@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context as _, Result, ensure};
 use clone_core::engine::Discards;
 use clone_core::geometry::{RegionSize, Sectors};
-use clone_core::target::{Figures, Mode, Status as Told, StatusLine};
+use clone_core::dm_target::{Figures, Mode, Status as Told, StatusLine};
 
 use crate::content::{SOURCE, authors_of};
 use crate::context::Context;

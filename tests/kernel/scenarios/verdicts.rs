@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use clone_core::check::{Report, read};
-use clone_core::damage::Severity;
+use clone_core::metadata::check::{Report, read};
+use clone_core::metadata::damage::Severity;
 use clone_core::geometry::RegionRange;
 use clone_tests::damage::ImageEditor;
 use clone_tests::damages::{Case, TABLES};

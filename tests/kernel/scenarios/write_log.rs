@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use clone_core::check::read;
+use clone_core::metadata::check::read;
 use clone_tests::log_writes::{Entry, UNIT, parse};
 use persistent_data::block::RawBlock;
 use persistent_data::device::{Device as _, MemoryDevice, ReadDevice as _};

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use clone_core::target::{self, StatusLine};
+use clone_core::dm_target::{self, StatusLine};
 
 use crate::content::{self, Run};
 use crate::script::{Op, text};
@@ -69,7 +69,7 @@ impl Status {
         let parsed = StatusLine::parse(&line).with_context(|| line.clone())?;
         ensure!(parsed.to_string() == line, "{line:?} is printed as {:?}", parsed.to_string());
         Ok(match parsed.status {
-            target::Status::Running(figures) => Self {
+            dm_target::Status::Running(figures) => Self {
                 metadata: (figures.metadata_used, figures.metadata_total),
                 regions: (figures.hydrated, figures.regions),
                 hydrating: figures.hydrating,

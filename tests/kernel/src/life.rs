@@ -4,7 +4,7 @@
 use std::fmt;
 
 use anyhow::{Result, ensure};
-use clone_core::target::{Message, Options, TableLine};
+use clone_core::dm_target::{Message, Options, TableLine};
 
 use crate::content::{self, Run};
 use crate::data::DataClone;

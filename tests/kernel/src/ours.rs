@@ -9,14 +9,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use clone_core::driver::{
-    Access, Client, Devices, DriverOptions, FileDestination, FileSource, RunningClone,
-};
+use clone_core::block_io::{Access, FileDestination, FileSource};
+use clone_core::dm_target::{Status, StatusLine, TableLine};
+use clone_core::driver::{Client, Devices, DriverOptions, RunningClone};
 use clone_core::engine::{Command, Discards, Settings};
 use clone_core::geometry::{SECTOR_SIZE, Sectors};
-use clone_core::ir::Header;
 use clone_core::metadata::Metadata;
-use clone_core::target::{Status, StatusLine, TableLine};
+use clone_core::metadata::ir::Header;
 use persistent_data::device::FileDevice;
 
 use crate::content::{self, Run};

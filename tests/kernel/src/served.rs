@@ -9,9 +9,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use clone_core::dm_target::{Figures, Status, StatusLine};
 use clone_core::engine::Discards;
 use clone_core::geometry::SECTOR_SIZE;
-use clone_core::target::{Figures, Status, StatusLine};
 use clone_tests::nbd::NbdClient;
 use rustix::process::{Pid, Signal, kill_process};
 

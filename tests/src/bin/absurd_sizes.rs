@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clone_core::check::read;
+use clone_core::metadata::check::read;
 use clone_tests::damage::ImageEditor;
 
 const CHANGES: [fn(&mut ImageEditor); 10] = [

@@ -37,7 +37,7 @@ const RESERVED: &[&str] = &["superblock-reserved"];
 const UNFORMATTED: &[&str] = &["superblock-unformatted"];
 const ZERO: persistent_data::BlockNr = persistent_data::BlockNr(0);
 
-fn zero_out(disk: &mut clone_core::format::SuperblockDisk) {
+fn zero_out(disk: &mut clone_core::metadata::format::SuperblockDisk) {
     zerocopy::FromZeros::zero(disk);
 }
 

@@ -1,7 +1,7 @@
 //! What the engine wants done at once, what it tells, and what it is told beside requests.
 
+use clone_core::dm_target::{Message, Mode, Status};
 use clone_core::engine::{Action, Command, CopyId, Event, Happening, Notice, RequestId};
-use clone_core::target::{Message, Mode, Status};
 use rand::RngExt;
 
 use super::round::{Round, Suspension};

@@ -1,9 +1,9 @@
 //! What a run does, drawn from its seed. Each run leaves some operations and faults out, so that
 //! what they would hide comes to light.
 
+use clone_core::dm_target::Options;
 use clone_core::engine::{Discards, Settings};
 use clone_core::geometry::{Geometry, RegionSize, Sectors};
-use clone_core::target::Options;
 use rand::RngExt;
 use rand::rngs::StdRng;
 

@@ -212,7 +212,7 @@ impl Round<'_> {
 
     fn count_hydrated(&self) -> u64 {
         match self.engine.status() {
-            clone_core::target::Status::Running(figures) => figures.hydrated,
+            clone_core::dm_target::Status::Running(figures) => figures.hydrated,
             _ => 0,
         }
     }
@@ -327,7 +327,7 @@ impl Round<'_> {
 
     fn is_hydrating(&self) -> bool {
         match self.engine.status() {
-            clone_core::target::Status::Running(figures) => figures.hydrating > 0,
+            clone_core::dm_target::Status::Running(figures) => figures.hydrating > 0,
             _ => false,
         }
     }

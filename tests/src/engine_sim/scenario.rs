@@ -1,8 +1,8 @@
 //! Scenarios of users who would wait too long, each with its numbers drawn from a seed. The bounds
 //! follow from the numbers.
 
+use clone_core::dm_target::{Message, Options};
 use clone_core::engine::{Command, Operation, Settings};
-use clone_core::target::{Message, Options};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 

@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
+use clone_core::dm_target::Status;
 use clone_core::engine::{
     Action, ByteRange, Command, Done, Engine, Event, Happening, Io, OpId, Opened, Operation,
     Request, RequestId, Settings,
 };
 use clone_core::geometry::{Geometry, RegionSize, Sectors};
-use clone_core::target::Status;
 
 use super::line::{Discipline, Line};
 

@@ -24,8 +24,8 @@
 
 use std::collections::BTreeSet;
 
+use clone_core::dm_target::Status;
 use clone_core::engine::{Io, Operation};
-use clone_core::target::Status;
 
 use super::operation::{LANE, Op};
 use super::request::Slot;

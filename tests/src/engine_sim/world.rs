@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use clone_core::geometry::RegionRange;
-use clone_core::ir::Header;
 use clone_core::metadata::Metadata;
-use clone_core::restore::MetadataSize;
+use clone_core::metadata::ir::Header;
+use clone_core::metadata::metadata_size::MetadataSize;
 use persistent_data::sim::SimDisk;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};

@@ -4,7 +4,7 @@
 
 use std::process::{Command, Output};
 
-use clone_core::check::read;
+use clone_core::metadata::check::read;
 use clone_tests::damage::{ImageEditor, set_child, set_key};
 use persistent_data::BlockNr;
 use persistent_data::format::{Node, node_capacity, node_flags};

@@ -1,7 +1,7 @@
 //! Single bytes changed, with no checksum made good: every one of them is seen, at its place.
 
-use clone_core::check::{Report, read};
-use clone_core::damage::{Damage, Severity};
+use clone_core::metadata::check::{Report, read};
+use clone_core::metadata::damage::{Damage, Severity};
 use clone_tests::damage::{ImageEditor, Role, THREE_BITMAPS};
 use clone_tests::laws;
 use persistent_data::BlockNr;

@@ -1,10 +1,10 @@
 //! Damage that once passed, each with its story.
 
-use clone_core::auto_repair::auto_repair;
-use clone_core::check::read;
-use clone_core::damage::Damage;
 use clone_core::metadata::Metadata;
-use clone_core::superblock::Superblock;
+use clone_core::metadata::auto_repair::auto_repair;
+use clone_core::metadata::check::read;
+use clone_core::metadata::damage::Damage;
+use clone_core::metadata::superblock::Superblock;
 use clone_tests::damage::{ImageEditor, THREE_BITMAPS};
 use clone_tests::laws;
 use persistent_data::bitset::Bitset;

@@ -63,7 +63,7 @@ fn array_blocks_that_have_traded_places_are_told_only_if_one_of_them_is_the_last
             set_child(disk, a, in_b);
             set_child(disk, b, in_a);
         });
-        clone_core::check::read(&editor, &())
+        clone_core::metadata::check::read(&editor, &())
     };
     assert!(swapped((0, 1)).damage.is_empty());
     let report = swapped((1, 4));

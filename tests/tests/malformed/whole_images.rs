@@ -1,7 +1,7 @@
 //! Devices that are cut off, empty, or hold something else altogether.
 
-use clone_core::check::{Report, read};
-use clone_core::superblock::Superblock;
+use clone_core::metadata::check::{Report, read};
+use clone_core::metadata::superblock::Superblock;
 use clone_tests::damage::ImageEditor;
 use clone_tests::{fixtures, laws};
 use persistent_data::device::MemoryDevice;

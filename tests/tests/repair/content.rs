@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 
-use clone_core::content::{ReadData, decide};
+use clone_core::block_io::ReadData;
 use clone_core::generate::damage::{Harm, Kind, Target, damage};
 use clone_core::geometry::{Geometry, RegionRange};
-use clone_core::ir::Header;
 use clone_core::metadata::Metadata;
-use clone_core::region_map::RegionMap;
+use clone_core::metadata::ir::Header;
+use clone_core::metadata::region_map::RegionMap;
+use clone_core::repair::content::decide;
 use clone_core::repair::recover;
 use clone_tests::assert_seen;
 use clone_tests::damage::ImageEditor;

@@ -2,8 +2,8 @@
 
 use clone_core::generate::metadata::{Pattern, Recipe};
 use clone_core::geometry::Geometry;
-use clone_core::ir::Header;
-use clone_core::restore::MetadataSize;
+use clone_core::metadata::ir::Header;
+use clone_core::metadata::metadata_size::MetadataSize;
 use clone_tests::damage::ImageEditor;
 use clone_tests::fixtures;
 use clone_tests::history::History;

@@ -3,10 +3,10 @@
 
 use clone_core::generate::damage::{Harm, Kind, Target, damage};
 use clone_core::generate::metadata::{Pattern, Recipe};
-use clone_core::ir::Header;
-use clone_core::region_map::RegionMap;
+use clone_core::metadata::ir::Header;
+use clone_core::metadata::region_map::RegionMap;
+use clone_core::metadata::restore::restore;
 use clone_core::repair::{RepairError, recover};
-use clone_core::restore::restore;
 use clone_tests::crash::{CrashPoints, Crashes};
 use clone_tests::damage::ImageEditor;
 use clone_tests::faults::{change_failed, expect, fail_each};

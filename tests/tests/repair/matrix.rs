@@ -1,9 +1,9 @@
 //! One block is damaged: every kind of block, in every way, in every image.
 
-use clone_core::check::read;
 use clone_core::generate::damage::{DamageError, Harm, Kind, Target, damage};
 use clone_core::generate::metadata::Pattern;
 use clone_core::geometry::{Geometry, RegionRange, RegionSize, Sectors};
+use clone_core::metadata::check::read;
 use clone_core::repair::{Origin, Recovery, RepairError, recover};
 use clone_tests::damage::ImageEditor;
 use clone_tests::recovery::{Truth, expect_restorable, told};

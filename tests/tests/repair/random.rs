@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use clone_core::ir::Header;
+use clone_core::metadata::ir::Header;
 use clone_core::repair::{Origin, RepairError, recover};
 use clone_tests::assert_seen;
 use clone_tests::damage::{ImageEditor, Layout};

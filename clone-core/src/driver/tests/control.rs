@@ -6,11 +6,11 @@ use std::thread;
 use std::time::Duration;
 
 use super::{Bench, Clone, REGION, nr_hydrated, source_bytes, wait_for, wait_until_complete};
-use crate::driver::buffers::lock;
+use crate::dm_target::{Message, Status};
 use crate::driver::{Client, Devices, DriverError, DriverOptions, RunningClone};
 use crate::engine::{Command, Device, Happening, Operation, RequestError};
 use crate::metadata::Metadata;
-use crate::target::{Message, Status};
+use crate::sync::lock;
 
 /// Asks for a write of one region, and for its answer.
 fn write_later(client: &Client, region: u64) -> Receiver<Result<(), RequestError>> {

@@ -10,9 +10,9 @@ use persistent_data::block::RawBlock;
 use persistent_data::device::{Device, MemoryDevice, ReadDevice};
 use persistent_data::number::BlockNr;
 
-use crate::content::ReadData;
-use crate::driver::buffers::lock;
-use crate::driver::{Destination, Extent, Source};
+use crate::block_io::ReadData;
+use crate::block_io::{Destination, Extent, Source};
+use crate::sync::lock;
 
 /// What was asked of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]

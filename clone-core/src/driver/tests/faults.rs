@@ -10,10 +10,11 @@ use super::disk::{Asked, Disk, eio};
 use super::{
     Bench, REGION, break_engine, nr_hydrated, source_bytes, wait_for, wait_until_complete,
 };
-use crate::driver::{DriverError, SourceChanged};
+use crate::block_io::SourceChanged;
+use crate::dm_target::{Message, Status};
+use crate::driver::DriverError;
 use crate::engine::{Command, Device, Failure, Happening, Operation, RequestError};
 use crate::metadata::Metadata;
-use crate::target::{Message, Status};
 
 fn region(region: u64) -> std::ops::Range<u64> {
     region * REGION..(region + 1) * REGION

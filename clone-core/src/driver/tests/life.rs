@@ -15,11 +15,11 @@ use rand::{RngExt, SeedableRng};
 
 use super::disk::Disk;
 use super::{Bench, Clone, REGION};
-use crate::driver::buffers::lock;
+use crate::dm_target::Message;
 use crate::driver::{Client, DriverError};
 use crate::engine::{Command, Failure, RequestError};
 use crate::metadata::Metadata;
-use crate::target::Message;
+use crate::sync::lock;
 
 /// Far longer than anything takes once the devices answer.
 const BOUND: Duration = Duration::from_secs(120);

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Bench, Clone, REGION};
-use crate::driver::{Access, Client, Devices, DriverOptions, FileDestination, RunningClone};
+use crate::block_io::{Access, FileDestination};
+use crate::dm_target::Status;
+use crate::driver::{Client, Devices, DriverOptions, RunningClone};
 use crate::engine::{Device, Failure, Happening, Notice, RequestError};
 use crate::metadata::Metadata;
-use crate::target::Status;
 
 const SIZE: u64 = 64 * REGION;
 

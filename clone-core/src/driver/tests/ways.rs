@@ -6,11 +6,11 @@ use std::thread;
 
 use super::disk::{Asked, Disk};
 use super::{Bench, REGION, break_engine, source_bytes, wait_for, wait_until_complete};
-use crate::content::ReadData;
-use crate::driver::buffers::lock;
+use crate::block_io::ReadData;
 use crate::driver::running::pool_bytes;
 use crate::driver::{Client, Stretch};
 use crate::engine::{Happening, Operation, RequestError, Settings};
+use crate::sync::lock;
 
 #[test]
 fn what_is_on_the_destination_is_done_by_the_thread_that_wants_it() {

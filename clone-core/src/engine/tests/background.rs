@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use super::world::{REGION, World};
-use crate::engine::{
-    Command, Event, Happening, Operation, RequestError, SetAside, Settings, Trace,
-};
-use crate::target::Message;
+use crate::dm_target::Message;
+use crate::engine::Trace;
+use crate::engine::{Command, Event, Happening, Operation, RequestError, SetAside, Settings};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::world::{REGION, World};
+use crate::dm_target::{Message, Mode, Status};
 use crate::engine::{Command, Device, Event, Happening, Operation, RequestError, Settings};
-use crate::target::{Message, Mode, Status};
 
 const SECOND: Duration = Duration::from_secs(1);
 

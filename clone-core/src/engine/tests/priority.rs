@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use super::background::hydrating;
 use super::world::{REGION, World};
+use crate::dm_target::{Message, Status};
 use crate::engine::{
     Action, Command, Done, Engine, Event, OpId, Opened, Operation, Request, RequestId, Settings,
 };
 use crate::geometry::{Geometry, RegionSize, Sectors};
-use crate::target::{Message, Status};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
 
+use crate::dm_target::{Figures, Status};
 use crate::engine::{
     Action, ByteRange, Command, CopyId, Device, Done, Engine, Event, Failure, Happening, Io, OpId,
     Opened, Operation, OverlayBytes, RegionSet, Request, RequestError, RequestId, Settings,
 };
 use crate::geometry::{Geometry, RegionRange, RegionSize, Sectors};
-use crate::target::{Figures, Status};
 
 /// Bytes of a region.
 pub(super) const REGION: u64 = 4096;

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use clone_core::driver::SourceChanged;
+use clone_core::block_io::SourceChanged;
 use thiserror::Error;
 
 use crate::nbd::wire::{errno, option_reply};

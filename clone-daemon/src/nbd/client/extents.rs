@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use clone_core::driver::Extent;
+use clone_core::block_io::Extent;
 
 use crate::nbd::client::reply::Run;
 
@@ -77,7 +77,7 @@ impl Extents {
 
 #[cfg(test)]
 mod tests {
-    use clone_core::driver::Extent;
+    use clone_core::block_io::Extent;
 
     use super::{Extents, KEPT_MAX};
     use crate::nbd::client::reply::Run;

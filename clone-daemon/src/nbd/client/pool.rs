@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use clone_core::driver::SourceChanged;
+use clone_core::block_io::SourceChanged;
 
 use crate::nbd::client::NbdOptions;
 use crate::nbd::client::connection::{Connection, Lease};

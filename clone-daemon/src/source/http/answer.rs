@@ -4,7 +4,7 @@ use std::io;
 use std::ops::Range;
 use std::time::Duration;
 
-use clone_core::driver::SourceChanged;
+use clone_core::block_io::SourceChanged;
 use ureq::http::{HeaderMap, StatusCode};
 
 use self::fields::{Malformed, content_range, is_strong, length, total_of};

@@ -193,8 +193,9 @@ fn a_file_system_is_cloned_while_it_is_used_and_what_it_does_not_use_is_not_copi
     assert_eq!(after.fetched_bytes, before.fetched_bytes);
     assert_eq!(after.copied_bytes, before.copied_bytes);
 
-    clone
-        .command(clone_core::engine::Command::Kernel(clone_core::target::Message::EnableHydration));
+    clone.command(clone_core::engine::Command::Kernel(
+        clone_core::dm_target::Message::EnableHydration,
+    ));
     for file in (0..files).step_by(5) {
         let mut opened = File::options().append(true).open(mounted.0.join(file.to_string()));
         opened.as_mut().unwrap().write_all(b"more").unwrap();

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use clone_core::driver::{RunningClone, Source};
+use clone_core::block_io::Source;
+use clone_core::dm_target::Message;
+use clone_core::driver::RunningClone;
 use clone_core::engine::{Command, Device, Happening, Notice, RequestError};
 use clone_core::geometry::Sectors;
-use clone_core::target::Message;
 use clone_daemon::nbd::server::ServerOptions;
 use clone_daemon::source::{self, SourceOptions};
 use persistent_data::device::FileDevice;

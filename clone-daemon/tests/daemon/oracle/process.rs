@@ -8,9 +8,9 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use clone_core::check::read;
 use clone_core::geometry::{Geometry, RegionSize, Sectors};
-use clone_core::restore::MetadataSize;
+use clone_core::metadata::check::read;
+use clone_core::metadata::metadata_size::MetadataSize;
 use clone_daemon::control::protocol::{CloneStatus, Item, Verb};
 use persistent_data::device::FileDevice;
 use rustix::process::{Pid, Signal, kill_process};

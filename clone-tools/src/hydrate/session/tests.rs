@@ -5,12 +5,13 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use clone_core::content::ReadData;
-use clone_core::driver::{Destination, Devices, Source};
+use clone_core::block_io::ReadData;
+use clone_core::block_io::{Destination, Source};
+use clone_core::driver::Devices;
 use clone_core::engine::{Device, Settings};
 use clone_core::geometry::{Geometry, RegionSize, Sectors};
-use clone_core::ir::Header;
 use clone_core::metadata::Metadata;
+use clone_core::metadata::ir::Header;
 use persistent_data::device::MemoryDevice;
 
 use super::{End, Outcome, Plan, hydrate};

@@ -8,9 +8,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use clone_core::driver::{
-    Access, Devices, DriverOptions, FileDestination, FileSource, RunningClone, Source,
-};
+use clone_core::block_io::{Access, FileDestination, FileSource, Source};
+use clone_core::driver::{Devices, DriverOptions, RunningClone};
 use clone_core::engine::Settings;
 use clone_core::metadata::Metadata;
 use persistent_data::device::FileDevice;

@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::thread;
 use std::time::Duration;
 
-use clone_core::content::ReadData;
-use clone_core::driver::{Extent, Source};
+use clone_core::block_io::ReadData;
+use clone_core::block_io::{Extent, Source};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 

@@ -1,0 +1,237 @@
+//! What the source and the destination of a clone have in common where they are files.
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use persistent_data::device::{Caching, OpenError, Purpose, open};
+use rustix::fs::{AtFlags, SeekFrom as Position, StatxFlags, fstat, ioctl_blksszget, statx};
+use rustix::io::Errno;
+
+use super::aligned::ALIGNMENT;
+use super::device::Extent;
+use super::direct::Direct;
+use crate::dm_target::DeviceLimits;
+use crate::geometry::{SECTOR_SIZE, Sectors};
+
+/// How the data of a clone are read and written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Access {
+    /// Through the page cache.
+    #[default]
+    Buffered,
+    /// Past the page cache, with O_DIRECT.
+    Direct,
+}
+
+/// A block device, or a regular file in its place.
+///
+/// *Invariant:* once it has been found shorter than it was, everything fails, also if it is made
+/// longer again: what was cut off reads as zeroes then.
+#[derive(Debug)]
+pub(super) struct DataFile {
+    pub(super) file: File,
+    path: PathBuf,
+    /// As it was when it was opened.
+    pub(super) size_bytes: u64,
+    pub(super) is_block_device: bool,
+    pub(super) logical_block_size: u64,
+    pub(super) direct: Option<Direct>,
+    /// Whether it had no name any more when it was opened, so that it can lose none.
+    was_deleted: bool,
+    /// How it has become shorter, since that was seen.
+    cut_off: OnceLock<String>,
+    /// Makes an error of that.
+    lost: Lost,
+}
+
+/// Makes an error out of how a device has become shorter.
+pub(super) type Lost = fn(String) -> io::Error;
+
+impl DataFile {
+    pub(super) fn open(
+        path: &Path,
+        purpose: Purpose,
+        access: Access,
+        lost: Lost,
+    ) -> Result<Self, OpenError> {
+        let refused = |source| OpenError::new(path, source);
+        let caching = match access {
+            Access::Buffered => Caching::Use,
+            Access::Direct => Caching::Avoid,
+        };
+        let mut file = open(path, purpose, caching)?;
+        let metadata = file.metadata().map_err(refused)?;
+        let is_block_device = metadata.file_type().is_block_device();
+        // The metadata of a block device say nothing about its size; its end does.
+        let size_bytes = file.seek(SeekFrom::End(0)).map_err(refused)?;
+        let logical_block_size = match is_block_device {
+            true => ioctl_blksszget(&file).map_err(|error| refused(error.into()))?.into(),
+            false => SECTOR_SIZE,
+        };
+        let direct = match access {
+            Access::Buffered => None,
+            Access::Direct => {
+                let usual = if is_block_device { logical_block_size } else { FILE_UNIT };
+                let Some(direct) = direct(&file, usual) else {
+                    return Err(OpenError::NoDirectIo { path: path.to_owned() });
+                };
+                Some(direct)
+            }
+        };
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            size_bytes,
+            is_block_device,
+            logical_block_size,
+            direct,
+            was_deleted: metadata.nlink() == 0,
+            cut_off: OnceLock::new(),
+            lost,
+        })
+    }
+
+    pub(super) fn limits(&self) -> DeviceLimits {
+        DeviceLimits {
+            size: Sectors(self.size_bytes / SECTOR_SIZE),
+            logical_block_size: self.logical_block_size,
+        }
+    }
+
+    pub(super) fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        self.check_known()?;
+        self.check_range(offset, into.len() as u64)?;
+        let read = match &self.direct {
+            None => self.file.read_exact_at(into, offset),
+            Some(direct) => direct.read(&self.file, offset, into),
+        };
+        read.map_err(|error| match error.kind() {
+            // It had ended before, whatever its size is by now.
+            io::ErrorKind::UnexpectedEof => self.set_cut_off(self.size_now().ok()),
+            _ => self.explain(error),
+        })
+    }
+
+    /// Fails if it has been seen to be shorter than it was.
+    pub(super) fn check_known(&self) -> io::Result<()> {
+        match self.cut_off.get() {
+            Some(how) => Err((self.lost)(how.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Looks whether it is shorter than it was, and fails then and from then on.
+    pub(super) fn check(&self) -> io::Result<()> {
+        self.check_known()?;
+        match self.size_now()? {
+            size if size < self.size_bytes => Err(self.set_cut_off(Some(size))),
+            _ => Ok(()),
+        }
+    }
+
+    /// [Looks](Self::check) at its size, and whether what it holds lasts longer than it is open.
+    pub(super) fn check_lasts(&self) -> io::Result<()> {
+        self.check()?;
+        if self.was_deleted || self.is_block_device || fstat(&self.file)?.st_nlink > 0 {
+            return Ok(());
+        }
+        Err(io::Error::other(format!(
+            "{} has been deleted: what is in it is gone when it is closed. Copy what is needed \
+             through the clone before you end it",
+            self.path.display()
+        )))
+    }
+
+    /// What is behind an error of it.
+    pub(super) fn explain(&self, error: io::Error) -> io::Error {
+        self.check().err().unwrap_or(error)
+    }
+
+    fn size_now(&self) -> io::Result<u64> {
+        if self.is_block_device {
+            return Ok(rustix::fs::seek(&self.file, Position::End(0))?);
+        }
+        Ok(fstat(&self.file)?.st_size.try_into().unwrap_or(0))
+    }
+
+    fn set_cut_off(&self, has: Option<u64>) -> io::Error {
+        let how = self.cut_off.get_or_init(|| {
+            let (path, had) = (self.path.display(), self.size_bytes);
+            let now = has.filter(|&has| has < had).map(|has| format!(", and has {has}"));
+            let now = now.unwrap_or_default();
+            format!("{path} has become shorter: it had {had} bytes when it was opened{now}")
+        });
+        (self.lost)(how.clone())
+    }
+
+    /// Checks that `len` bytes from `offset` on lie on the device.
+    pub(super) fn check_range(&self, offset: u64, len: u64) -> io::Result<()> {
+        let (path, size_bytes) = (self.path.display(), self.size_bytes);
+        if offset.checked_add(len).is_some_and(|end| end <= size_bytes) {
+            return Ok(());
+        }
+        let told =
+            format!("{len} bytes from {offset} on reach past the end of {path} at {size_bytes}");
+        Err(io::Error::new(io::ErrorKind::UnexpectedEof, told))
+    }
+
+    /// The extent at `offset`. Without help from the file system all is data.
+    pub(super) fn extent(&self, offset: u64) -> io::Result<Extent> {
+        self.check_known()?;
+        let size_bytes = self.size_bytes;
+        let data = Extent { zeroes: false, end: size_bytes };
+        if self.is_block_device || offset >= size_bytes {
+            return Ok(data);
+        }
+        let end = self.end_of_hole(offset)?;
+        if end > offset {
+            return Ok(Extent { zeroes: true, end });
+        }
+        match rustix::fs::seek(&self.file, Position::Hole(offset)) {
+            Ok(hole) if hole > offset => Ok(Extent { zeroes: false, end: hole.min(size_bytes) }),
+            _ => Ok(data),
+        }
+    }
+
+    /// Whether `range` is known to be a hole.
+    pub(super) fn is_hole(&self, range: &Range<u64>) -> io::Result<bool> {
+        Ok(!self.is_block_device && self.end_of_hole(range.start)? >= range.end)
+    }
+
+    /// Where the hole at `offset` of a regular file ends; `offset` if there is none.
+    fn end_of_hole(&self, offset: u64) -> io::Result<u64> {
+        match rustix::fs::seek(&self.file, Position::Data(offset)) {
+            Ok(data) => Ok(data.clamp(offset, self.size_bytes)),
+            Err(Errno::NXIO) => {
+                // That there is no more data is also said of what lies past the end of a file.
+                self.check()?;
+                Ok(self.size_bytes)
+            }
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(offset),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// What direct I/O on a file takes where the kernel does not tell: before Linux 6.1, and on some
+/// file systems. None has blocks that are smaller and takes no more than those.
+const FILE_UNIT: u64 = 4096;
+
+/// How direct I/O is done on `file`; `usual` bytes at a time if the kernel does not tell. `None` if
+/// it cannot be done.
+fn direct(file: &File, usual: u64) -> Option<Direct> {
+    let told = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN).ok();
+    let told = told
+        .filter(|told| StatxFlags::from_bits_retain(told.stx_mask).contains(StatxFlags::DIOALIGN));
+    let (unit, memory) = match told {
+        Some(told) => (told.stx_dio_offset_align.into(), told.stx_dio_mem_align as usize),
+        None => (usual, usual as usize),
+    };
+    // Zeroes say that this file cannot be read in this way, though others may.
+    let is_possible = unit.is_power_of_two() && memory.is_power_of_two() && memory <= ALIGNMENT;
+    is_possible.then(|| Direct::new(unit, memory))
+}

@@ -1,0 +1,187 @@
+//! Messages to a clone that runs.
+
+use std::fmt;
+
+use thiserror::Error;
+
+use crate::dm_target::number::{self, NumberError};
+use crate::dm_target::options::Key;
+use crate::dm_target::words;
+
+/// What a clone can be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// Copy regions in the background.
+    EnableHydration,
+    /// Do not.
+    DisableHydration,
+    /// The most regions that are copied at a time.
+    HydrationThreshold(u32),
+    /// The most regions that are copied in one go.
+    HydrationBatchSize(u32),
+}
+
+/// Why a text is not a message.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum MessageError {
+    /// No word.
+    #[error("an empty message")]
+    Empty,
+    /// Not one of the four.
+    #[error(
+        "{0:?} is no message: there are enable_hydration, disable_hydration, \
+         hydration_threshold N and hydration_batch_size N"
+    )]
+    Unknown(String),
+    /// Device-mapper keeps such words to itself, and the clone never hears them.
+    #[error("{0:?} is for device-mapper itself, not for a clone")]
+    ForDeviceMapper(String),
+    /// One word where there should be two.
+    #[error("{0} lacks its value, a whole number of regions from 0 to 4294967295")]
+    MissingValue(&'static str),
+    /// Not a number of 32 bits.
+    #[error("{name} is {value:?}: it must be a whole number of regions from 0 to 4294967295")]
+    Value {
+        /// What was to be set.
+        name: &'static str,
+        /// To what.
+        value: String,
+    },
+    /// Words behind the value.
+    #[error("{word:?} stands behind the value of {name}, where nothing belongs")]
+    ExtraWord {
+        /// What was to be set.
+        name: &'static str,
+        /// The first word too many.
+        word: String,
+    },
+}
+
+impl Message {
+    /// The message that `text` is, in letters of any case. Words go apart at spaces, unless a
+    /// backslash stands before.
+    ///
+    /// As in the kernel, words behind `enable_hydration` and `disable_hydration` mean nothing.
+    ///
+    /// # Errors
+    /// [`MessageError`].
+    pub fn parse(text: &str) -> Result<Self, MessageError> {
+        let words = words::escaped(text);
+        let (name, values) = words.split_first().ok_or(MessageError::Empty)?;
+        if name.starts_with('@') {
+            return Err(MessageError::ForDeviceMapper(name.clone()));
+        }
+        if name.eq_ignore_ascii_case("enable_hydration") {
+            return Ok(Self::EnableHydration);
+        }
+        if name.eq_ignore_ascii_case("disable_hydration") {
+            return Ok(Self::DisableHydration);
+        }
+        match Key::named(name).ok_or_else(|| MessageError::Unknown(name.clone()))? {
+            key @ Key::Threshold => value(key, values).map(Self::HydrationThreshold),
+            key @ Key::BatchSize => value(key, values).map(Self::HydrationBatchSize),
+        }
+    }
+
+    /// The message of these words, as dmsetup puts them together: with a space between any two.
+    ///
+    /// # Errors
+    /// [`MessageError`].
+    pub fn from_words<W: AsRef<str>>(words: &[W]) -> Result<Self, MessageError> {
+        let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
+        Self::parse(&words.join(" "))
+    }
+}
+
+fn value(key: Key, values: &[String]) -> Result<u32, MessageError> {
+    let name = key.name();
+    match values {
+        [] => Err(MessageError::MissingValue(name)),
+        [value] => number::value(value).map_err(|error| match error {
+            NumberError::NotANumber | NumberError::TooLarge { .. } => {
+                MessageError::Value { name, value: value.clone() }
+            }
+        }),
+        [_, word, ..] => Err(MessageError::ExtraWord { name, word: word.clone() }),
+    }
+}
+
+impl fmt::Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EnableHydration => f.write_str("enable_hydration"),
+            Self::DisableHydration => f.write_str("disable_hydration"),
+            Self::HydrationThreshold(value) => write!(f, "{} {value}", Key::Threshold.name()),
+            Self::HydrationBatchSize(value) => write!(f, "{} {value}", Key::BatchSize.name()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quickcheck::quickcheck;
+
+    use super::{Message, MessageError};
+
+    #[test]
+    fn case_and_spaces_do_not_matter() {
+        let five = Ok(Message::HydrationThreshold(5));
+        for text in [
+            "hydration_threshold 5",
+            "HYDRATION_Threshold\t+5\n",
+            "  hydration_threshold \u{b} 005",
+            r"\hydration\_threshold \5",
+            "hydration_threshold 5\\\n",
+        ] {
+            assert_eq!(Message::parse(text), five, "{text:?}");
+        }
+        assert_eq!(Message::from_words(&["hydration_threshold 5"]), five);
+        assert_eq!(Message::from_words(&["hydration_threshold", "", "5"]), five);
+    }
+
+    #[test]
+    fn words_behind_enable_and_disable_mean_nothing_and_behind_a_value_too_much() {
+        assert_eq!(Message::parse("enable_hydration 0"), Ok(Message::EnableHydration));
+        assert_eq!(Message::parse("Disable_Hydration a b"), Ok(Message::DisableHydration));
+        let name = "hydration_batch_size";
+        let extra = MessageError::ExtraWord { name, word: "6".into() };
+        assert_eq!(Message::parse("hydration_batch_size 5 6"), Err(extra));
+    }
+
+    #[test]
+    fn what_is_no_message_is_named() {
+        assert_eq!(Message::parse(" \n"), Err(MessageError::Empty));
+        assert_eq!(Message::parse("Stop now"), Err(MessageError::Unknown("Stop".into())));
+        let name = "hydration_threshold";
+        assert_eq!(Message::parse("HYDRATION_THRESHOLD"), Err(MessageError::MissingValue(name)));
+        for value in ["-1", "4294967296", "18446744073709551616", "0x5", "5\\", " 5"] {
+            let text = format!("hydration_threshold {}", value.replace(' ', "\\ "));
+            let value = MessageError::Value { name, value: value.to_owned() };
+            assert_eq!(Message::parse(&text), Err(value), "{text:?}");
+        }
+        let word = "@cancel_deferred_remove";
+        assert_eq!(Message::parse(word), Err(MessageError::ForDeviceMapper(word.into())));
+    }
+
+    quickcheck! {
+        fn what_is_printed_is_read_back(value: u32) -> bool {
+            let messages = [
+                Message::EnableHydration,
+                Message::DisableHydration,
+                Message::HydrationThreshold(value),
+                Message::HydrationBatchSize(value),
+            ];
+            messages.iter().all(|message| Message::parse(&message.to_string()) == Ok(*message))
+        }
+
+        fn no_text_makes_it_panic(text: String, words: Vec<String>) -> bool {
+            let told = |message: Result<Message, MessageError>| {
+                message.map_or_else(|error| !error.to_string().is_empty(), |_| true)
+            };
+            told(Message::parse(&text))
+                && told(Message::parse(&format!("hydration_threshold {text}")))
+                && told(Message::from_words(&words))
+        }
+    }
+}

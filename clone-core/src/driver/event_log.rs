@@ -1,0 +1,342 @@
+//! What happened, kept for those who ask later, and told to one who listens.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use crate::engine::{Failure, Happening, Notice};
+use crate::sync::lock;
+
+/// How many of the last notices are kept.
+pub const NOTICES_MAX: usize = 1024;
+
+/// Hears of each notice, in their order. A panic of it is caught and [counted]; the clone goes on,
+/// and the listener hears the next notice.
+///
+/// [counted]: super::RunningClone::caught_panics
+pub type Listener = Box<dyn FnMut(&Notice) + Send>;
+
+/// A notice, and when it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dated {
+    /// What happened.
+    pub notice: Notice,
+    /// By the system's clock, which may be set back.
+    pub time: SystemTime,
+}
+
+/// The last notices.
+pub(super) struct Notices {
+    book: Mutex<Book>,
+    changed: Condvar,
+    /// Taken out while it is listening, so that it can do what leads to other notices.
+    listener: Mutex<Option<Listener>>,
+    /// Panics of the listener and of callbacks.
+    panics: AtomicU64,
+}
+
+#[derive(Default)]
+struct Book {
+    last: VecDeque<Dated>,
+    /// Not told to the listener yet, if there is one.
+    untold: VecDeque<Notice>,
+    has_listener: bool,
+    is_at_rest: bool,
+    /// Why nothing can become hydrated any more, or nothing works at all.
+    failure: Option<Failure>,
+    has_failed: bool,
+    /// Why the source cannot be used any more.
+    source_changed: Option<String>,
+    /// Nobody may suspend, resume or change the clone any more: it ends.
+    is_ending: bool,
+    /// Nothing more will happen.
+    is_over: bool,
+    /// Calls that wait.
+    waits: Vec<Arc<Wait>>,
+}
+
+/// What a call waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Awaited {
+    /// That the clone is at rest.
+    Rest,
+    /// That what is hydrated is committed.
+    Commit,
+}
+
+/// How a wait ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum WaitEnd {
+    /// What was awaited is there.
+    Done,
+    /// The clone is to go on, and so it does not stay at rest.
+    Resumed,
+    /// The clone has failed.
+    Failed(Failure),
+    /// The clone ends.
+    Ending,
+}
+
+/// A call that waits.
+///
+/// *Invariant:* the first thing that ends it counts, whether the waiting thread runs by then or
+/// not. So nothing that is undone a moment later is missed.
+#[derive(Debug)]
+pub(super) struct Wait {
+    awaited: Awaited,
+    end: OnceLock<WaitEnd>,
+}
+
+impl Wait {
+    /// Whether it has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        self.end.get().is_some()
+    }
+}
+
+/// How a clone stands.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Standing {
+    /// Nobody may suspend, resume or change it any more.
+    pub(super) is_ending: bool,
+    pub(super) has_failed: bool,
+    pub(super) failure: Option<Failure>,
+    /// Why its source cannot be used any more.
+    pub(super) source_changed: Option<String>,
+}
+
+impl Notices {
+    pub(super) fn new(listener: Option<Listener>) -> Self {
+        let book = Book { has_listener: listener.is_some(), ..Book::default() };
+        let (book, listener) = (Mutex::new(book), Mutex::new(listener));
+        Self { book, changed: Condvar::new(), listener, panics: AtomicU64::new(0) }
+    }
+
+    /// Takes in a notice.
+    pub(super) fn push(&self, notice: Notice) {
+        let mut book = lock(&self.book);
+        match &notice.what {
+            Happening::Suspended => {
+                book.is_at_rest = true;
+                book.end_waits(|awaited| awaited == Awaited::Rest, &WaitEnd::Done);
+            }
+            Happening::Resumed => book.is_at_rest = false,
+            Happening::ReadOnly(failure) | Happening::FlushFailed(failure) => {
+                book.failure = Some(failure.clone());
+            }
+            Happening::Failed(failure) => {
+                book.failure = Some(failure.clone());
+                book.has_failed = true;
+                book.end_waits(|_| true, &WaitEnd::Failed(failure.clone()));
+            }
+            Happening::SourceChanged { reason } => book.source_changed = Some(reason.clone()),
+            _ => {}
+        }
+        if book.last.len() == NOTICES_MAX {
+            book.last.pop_front();
+        }
+        book.last.push_back(Dated { notice: notice.clone(), time: SystemTime::now() });
+        if book.has_listener {
+            // A listener that hangs misses something, rather than that it takes all memory.
+            if book.untold.len() == NOTICES_MAX {
+                book.untold.pop_front();
+            }
+            book.untold.push_back(notice);
+        }
+        self.changed.notify_all();
+    }
+
+    /// Takes in that the clone has failed for a reason that the engine does not know.
+    pub(super) fn push_failed(&self, failure: Failure) {
+        let number = lock(&self.book).last.back().map_or(1, |last| last.notice.number + 1);
+        self.push(Notice { number, what: Happening::Failed(failure) });
+    }
+
+    /// Tells the listener what it has not heard yet. Who finds it listening leaves it to that
+    /// thread, so that it hears everything in its order.
+    pub(super) fn tell(&self) {
+        if lock(&self.book).untold.is_empty() {
+            return;
+        }
+        let Some(mut listener) = lock(&self.listener).take() else { return };
+        loop {
+            let next = lock(&self.book).untold.pop_front();
+            if let Some(notice) = next {
+                self.guard(|| listener(&notice));
+                continue;
+            }
+            let mut place = lock(&self.listener);
+            // What came meanwhile was left to this thread.
+            if lock(&self.book).untold.is_empty() {
+                *place = Some(listener);
+                return;
+            }
+        }
+    }
+
+    /// Calls somebody outside of the driver. A panic there says nothing about the clone: it is
+    /// caught and counted.
+    pub(super) fn guard(&self, call: impl FnOnce()) {
+        if catch_unwind(AssertUnwindSafe(call)).is_err() {
+            self.panics.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many panics were caught.
+    pub(super) fn panics(&self) -> u64 {
+        self.panics.load(Ordering::Relaxed)
+    }
+
+    /// The notices after number `after`. Waits until there is one, but no longer than `timeout`.
+    pub(super) fn wait_for(&self, after: u64, timeout: Duration) -> Vec<Dated> {
+        let is_new = |dated: &&Dated| dated.notice.number > after;
+        let book = lock(&self.book);
+        let waits = |book: &mut Book| !book.is_over && !book.last.iter().any(|n| is_new(&n));
+        let (book, _) = self
+            .changed
+            .wait_timeout_while(book, timeout, waits)
+            .unwrap_or_else(PoisonError::into_inner);
+        book.last.iter().filter(is_new).cloned().collect()
+    }
+
+    /// Begins a wait, which may end at once.
+    pub(super) fn begin_wait(&self, awaited: Awaited) -> Arc<Wait> {
+        let mut book = lock(&self.book);
+        let wait = Arc::new(Wait { awaited, end: OnceLock::new() });
+        let end = match &book.failure {
+            _ if book.is_ending || book.is_over => Some(WaitEnd::Ending),
+            Some(failure) if book.has_failed => Some(WaitEnd::Failed(failure.clone())),
+            _ if book.is_at_rest => Some(WaitEnd::Done),
+            _ => None,
+        };
+        match end {
+            // The first word counts, and this is it.
+            Some(end) => drop(wait.end.set(end)),
+            None => book.waits.push(wait.clone()),
+        }
+        wait
+    }
+
+    /// What `wait` was for is there, unless it ended before.
+    pub(super) fn end_wait(&self, wait: &Wait) {
+        let mut book = lock(&self.book);
+        let _ = wait.end.set(WaitEnd::Done);
+        book.waits.retain(|wait| wait.end.get().is_none());
+        drop(book);
+        self.changed.notify_all();
+    }
+
+    /// Waits for the end of a wait.
+    pub(super) fn wait_to_end(&self, wait: &Wait) -> WaitEnd {
+        let waits = |_: &mut Book| wait.end.get().is_none();
+        drop(self.changed.wait_while(lock(&self.book), waits));
+        wait.end.get().cloned().unwrap_or(WaitEnd::Ending)
+    }
+
+    /// The clone is about to go on: calls that wait for its rest need not wait any more.
+    pub(super) fn end_waits_for_rest(&self) {
+        lock(&self.book).end_waits(|awaited| awaited == Awaited::Rest, &WaitEnd::Resumed);
+        self.changed.notify_all();
+    }
+
+    /// From now on nobody may suspend, resume or change the clone. Calls that wait are told so.
+    pub(super) fn begin_end(&self) {
+        let mut book = lock(&self.book);
+        book.is_ending = true;
+        book.end_waits(|_| true, &WaitEnd::Ending);
+        drop(book);
+        self.changed.notify_all();
+    }
+
+    /// Waits until the clone is at rest, or has failed, or is no more. Call it only when it
+    /// [ends](Self::begin_end) and was told to come to rest: then nothing undoes that.
+    pub(super) fn wait_for_rest(&self) -> Standing {
+        let waits = |book: &mut Book| !(book.is_at_rest || book.has_failed || book.is_over);
+        let book = self.changed.wait_while(lock(&self.book), waits);
+        book.unwrap_or_else(PoisonError::into_inner).standing()
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        lock(&self.book).standing()
+    }
+
+    /// Notes why what was answered may not be stored, unless an earlier reason is known.
+    pub(super) fn note_failure(&self, failure: Failure) {
+        lock(&self.book).failure.get_or_insert(failure);
+    }
+
+    /// Nobody needs to wait any more.
+    pub(super) fn end(&self) {
+        lock(&self.book).is_over = true;
+        self.changed.notify_all();
+    }
+}
+
+impl Book {
+    fn standing(&self) -> Standing {
+        let Self { is_ending, has_failed, ref failure, ref source_changed, .. } = *self;
+        let (failure, source_changed) = (failure.clone(), source_changed.clone());
+        Standing { is_ending, has_failed, failure, source_changed }
+    }
+
+    /// Ends those of the waits that `which` says.
+    fn end_waits(&mut self, which: impl Fn(Awaited) -> bool, end: &WaitEnd) {
+        for wait in self.waits.iter().filter(|wait| which(wait.awaited)) {
+            let _ = wait.end.set(end.clone());
+        }
+        self.waits.retain(|wait| wait.end.get().is_none());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    use super::{NOTICES_MAX, Notices};
+    use crate::engine::{Happening, Notice};
+    use crate::sync::lock;
+
+    fn notice(number: u64) -> Notice {
+        Notice { number, what: Happening::Finished }
+    }
+
+    #[test]
+    fn whoever_asks_gets_what_came_after_and_the_oldest_are_forgotten() {
+        let notices = Notices::new(None);
+        let numbers = |after| -> Vec<u64> {
+            let dated = notices.wait_for(after, Duration::ZERO);
+            dated.iter().map(|dated| dated.notice.number).collect()
+        };
+        assert!(numbers(0).is_empty());
+        let count = NOTICES_MAX as u64 + 10;
+        (1..=count).for_each(|number| notices.push(notice(number)));
+        assert_eq!(numbers(count - 2), [count - 1, count]);
+        assert_eq!(numbers(0).len(), NOTICES_MAX);
+        assert_eq!(numbers(0)[0], 11);
+        assert!(numbers(count).is_empty());
+        notices.end();
+        assert!(notices.wait_for(count, Duration::MAX).is_empty());
+    }
+
+    #[test]
+    fn a_listener_hears_everything_in_order_even_what_it_causes_itself() {
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let notices = Arc::new_cyclic(|notices: &std::sync::Weak<Notices>| {
+            let (heard, notices) = (heard.clone(), notices.clone());
+            Notices::new(Some(Box::new(move |told| {
+                lock(&heard).push(told.number);
+                let notices = notices.upgrade().unwrap();
+                if told.number < 5 {
+                    notices.push(notice(told.number + 1));
+                    notices.tell();
+                }
+            })))
+        });
+        notices.push(notice(1));
+        notices.tell();
+        assert_eq!(*lock(&heard), [1, 2, 3, 4, 5]);
+    }
+}

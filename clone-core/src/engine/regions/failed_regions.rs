@@ -1,0 +1,221 @@
+//! Regions that could not be copied, until it is time to try them again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
+use std::ops::Bound;
+use std::time::Duration;
+
+use crate::engine::api::event::Failure;
+use crate::geometry::RegionRange;
+
+/// How long the first wait is, and the longest: each is twice the one before.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+const LONGEST_WAIT: Duration = Duration::from_secs(64);
+
+/// The most places that are kept.
+const PLACES_MAX: usize = 4096;
+
+/// Regions that could not be copied, and are tried again later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetAside {
+    /// Which.
+    pub regions: RegionRange,
+    /// How often they failed by themselves. 0 for what failed as part of a larger copy and was not
+    /// tried alone yet.
+    pub tries: u32,
+    /// Why they failed the last time.
+    pub failure: Failure,
+}
+
+/// What is set aside. Places do not overlap.
+#[derive(Debug, Default)]
+pub(in crate::engine) struct Aside {
+    by_start: BTreeMap<u64, Place>,
+    /// When each place is due, and where it starts.
+    by_due: BTreeSet<(Duration, u64)>,
+}
+
+#[derive(Clone, Debug)]
+struct Place {
+    end: u64,
+    due: Duration,
+    wait: Duration,
+    tries: u32,
+    failure: Failure,
+}
+
+impl Aside {
+    /// Sets `regions` aside: halves of what failed as a whole are due at once, what failed alone
+    /// has to wait, the longer the more often it did.
+    pub(in crate::engine) fn add(&mut self, now: Duration, regions: RegionRange, failure: Failure) {
+        let RegionRange { start, end } = regions;
+        // The place of a region that is tried again is still there, and knows how long it waited.
+        let known = self.take_within(regions);
+        if end - start > 1 {
+            let middle = start + (end - start) / 2;
+            self.add_due(now, start..middle, failure.clone());
+            self.add_due(now, middle..end, failure);
+        } else {
+            let (wait, tries) =
+                known.map_or((Duration::ZERO, 0), |place| (place.wait, place.tries));
+            let wait = (wait * 2).clamp(FIRST_WAIT, LONGEST_WAIT);
+            let tries = tries.saturating_add(1);
+            self.insert(start, Place { end, due: now + wait, wait, tries, failure });
+        }
+    }
+
+    /// Sets `regions` aside to be tried at once, since somebody else failed with them.
+    pub(in crate::engine) fn add_due(
+        &mut self,
+        now: Duration,
+        regions: RegionRange,
+        failure: Failure,
+    ) {
+        self.take_within(regions.clone());
+        let place = Place { end: regions.end, due: now, wait: Duration::ZERO, tries: 0, failure };
+        self.insert(regions.start, place);
+    }
+
+    /// Forgets what was set aside within `regions`, which are hydrated.
+    pub(in crate::engine) fn remove(&mut self, regions: RegionRange) {
+        if !self.by_start.is_empty() {
+            self.take_within(regions);
+        }
+    }
+
+    /// Makes all of it due.
+    pub(in crate::engine) fn make_due(&mut self, now: Duration) {
+        for (start, mut place) in mem::take(self).by_start {
+            (place.due, place.wait) = (now, Duration::ZERO);
+            self.insert(start, place);
+        }
+    }
+
+    /// The places that are due, those that are longest first.
+    pub(in crate::engine) fn due(&self, now: Duration) -> impl Iterator<Item = RegionRange> + '_ {
+        let due = self.by_due.range(..=(now, u64::MAX));
+        due.map(|&(_, start)| start..self.by_start[&start].end)
+    }
+
+    /// When the next one is due that is not by `now`.
+    pub(in crate::engine) fn next_due(&self, now: Duration) -> Option<Duration> {
+        let later = self.by_due.range((Bound::Excluded((now, u64::MAX)), Bound::Unbounded));
+        later.map(|&(due, _)| due).next()
+    }
+
+    /// Of the regions from `region` on: the end of the place that it is in, or else where the next
+    /// one begins.
+    pub(in crate::engine) fn look(&self, region: u64) -> (Option<u64>, u64) {
+        let before = self.by_start.range(..=region).next_back();
+        let inside = before.map(|(_, place)| place.end).filter(|&end| region < end);
+        let next = self.by_start.range(region + 1..).next().map_or(u64::MAX, |(&start, _)| start);
+        (inside, next)
+    }
+
+    /// All of it, ascending.
+    pub(in crate::engine) fn places(&self) -> impl Iterator<Item = SetAside> + '_ {
+        self.by_start.iter().map(|(&start, place)| SetAside {
+            regions: start..place.end,
+            tries: place.tries,
+            failure: place.failure.clone(),
+        })
+    }
+
+    /// Whether there are as many places as may be.
+    pub(in crate::engine) fn is_full(&self) -> bool {
+        self.by_start.len() >= PLACES_MAX
+    }
+
+    fn insert(&mut self, start: u64, place: Place) {
+        self.by_due.insert((place.due, start));
+        self.by_start.insert(start, place);
+    }
+
+    /// Takes out the part of all places that lies within `regions`; one of these places.
+    fn take_within(&mut self, regions: RegionRange) -> Option<Place> {
+        let mut one = None;
+        let before = self.by_start.range(..regions.start).next_back();
+        let first = before.filter(|(_, place)| place.end > regions.start).map(|(&start, _)| start);
+        let inside = self.by_start.range(regions.clone()).map(|(&start, _)| start);
+        let starts: Vec<u64> = first.into_iter().chain(inside).collect();
+        for start in starts {
+            let Some(place) = self.by_start.remove(&start) else { continue };
+            self.by_due.remove(&(place.due, start));
+            if start < regions.start {
+                self.insert(start, Place { end: regions.start, ..place.clone() });
+            }
+            if place.end > regions.end {
+                self.insert(regions.end, place.clone());
+            }
+            one = Some(place);
+        }
+        one
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use quickcheck::quickcheck;
+
+    use super::Aside;
+    use crate::engine::{Device, Failure};
+    use crate::geometry::RegionRange;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    impl Aside {
+        fn failed(&mut self, now: Duration, regions: RegionRange) {
+            self.add(
+                now,
+                regions,
+                Failure { device: Device::Source, reason: String::new(), is_full: false },
+            );
+        }
+    }
+
+    #[test]
+    fn a_batch_is_tried_in_halves_at_once_and_a_region_alone_later_and_later() {
+        let mut aside = Aside::default();
+        aside.failed(SECOND, 8..16);
+        assert!(aside.due(SECOND).eq([8..12, 12..16]));
+        aside.remove(8..12);
+        aside.failed(SECOND, 12..14);
+        aside.remove(14..16);
+        aside.remove(13..14);
+        aside.failed(SECOND, 12..13);
+        let (mut now, mut tries) = (SECOND, 0);
+        for wait in [1, 2, 4, 8, 16, 32, 64, 64] {
+            assert_eq!(aside.next_due(now), Some(now + wait * SECOND));
+            tries += 1;
+            let places: Vec<_> = aside.places().map(|place| (place.regions, place.tries)).collect();
+            assert_eq!(places, [(12..13, tries)]);
+            now += wait * SECOND;
+            assert!(aside.due(now).eq([12..13]));
+            aside.failed(now, 12..13);
+        }
+        aside.make_due(now);
+        assert!(aside.due(now).eq([12..13]));
+        aside.failed(now, 12..13);
+        assert_eq!(aside.next_due(now), Some(now + SECOND));
+    }
+
+    quickcheck! {
+        fn what_is_aside_is_what_was_added_and_not_removed(changes: Vec<(u8, u8, bool)>) -> bool {
+            let (mut aside, mut model) = (Aside::default(), [false; 512]);
+            for (start, len, add) in changes {
+                let (start, end) = (u64::from(start), u64::from(start) + u64::from(len) + 1);
+                if add { aside.failed(SECOND, start..end) } else { aside.remove(start..end) }
+                model[start as usize..end as usize].fill(add);
+            }
+            (0..511).all(|at: u64| {
+                let (inside, next) = aside.look(at);
+                let next_in_model = (at + 1..512).find(|&at| model[at as usize]);
+                inside.is_some() == model[at as usize]
+                    && inside.is_none_or(|end| (at..end).all(|at| model[at as usize]))
+                    && (inside.is_some() || next == next_in_model.unwrap_or(u64::MAX))
+            })
+        }
+    }
+}

@@ -1,0 +1,468 @@
+//! Copies, from their beginning to the end of their claim.
+
+use std::mem;
+use std::time::Duration;
+
+use crate::engine::api::action::{Action, CopyId, Io, Overlay};
+use crate::engine::api::event::{Done, Failure};
+use crate::engine::api::request::{ByteRange, Device, RequestId};
+use crate::engine::regions::claim::{
+    Chunk, ChunkState, Claim, ClaimId, Copy, LaidOver, Part, Priority, Why, Work, overlap,
+};
+use crate::engine::work::buffer_budget::{Buffers, HOLE_BYTES};
+use crate::engine::work::plan::State;
+use crate::engine::{Engine, Mode, Op};
+use crate::geometry::RegionRange;
+
+/// A hole that took no longer than this lets the next one be twice as long.
+const HOLE_TIME: Duration = Duration::from_millis(50);
+
+/// What became of the attempt to go on with a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// All of it is begun.
+    Begun,
+    /// There is no room, or it has to be patient.
+    Stalled,
+}
+
+impl Engine {
+    /// Begins to copy regions that are free.
+    pub(in crate::engine) fn begin_copy(
+        &mut self,
+        regions: RegionRange,
+        why: Why,
+        overlay: Option<LaidOver>,
+    ) -> ClaimId {
+        let nr_begun = regions.end - regions.start;
+        let mut copy = Copy::new(why, self.now, nr_begun, self.sizes.bytes_of(&regions));
+        copy.overlays.extend(overlay);
+        let priority = copy.priority;
+        let id = self.claims.add(regions, Work::Copy(copy));
+        // Writes that wait for room are served as they came.
+        let must_wait = priority == Priority::Demand && !self.buffers.demand.stalled.is_empty();
+        if must_wait || self.fetch_more(id) == Progress::Stalled {
+            self.buffers.stalled(priority).push_back(id);
+        }
+        id
+    }
+
+    /// Lets those of these priorities go on that found no room, or had to be patient.
+    pub(in crate::engine) fn fetch_stalled(&mut self, priorities: &[Priority]) {
+        for &priority in priorities {
+            while let Some(first) = self.buffers.stalled(priority).pop_front() {
+                if self.fetch_more(first) == Progress::Stalled {
+                    self.buffers.stalled(priority).push_front(first);
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Begins as many chunks of a copy as there is room for.
+    fn fetch_more(&mut self, id: ClaimId) -> Progress {
+        loop {
+            let copy = self.claims.copy(id);
+            if copy.is_begun() {
+                return Progress::Begun;
+            }
+            let (why, priority, start) = (copy.why, copy.priority, copy.begun);
+            let (whole, is_first) = (copy.range.clone(), start == copy.range.start);
+            let most = match priority {
+                Priority::Demand => self.chunk_bytes,
+                _ if !why.is_bulk() => self.chunk_bytes,
+                Priority::User | Priority::Background => self.piece_bytes(),
+            };
+            let end = whole.end.min(start + most);
+            if !self.has_room(end - start, why, priority) {
+                return Progress::Stalled;
+            }
+            // The first chunk was asked for by what began the copy.
+            let is_background = priority == Priority::Background;
+            if is_background && !is_first && !self.has_patience() {
+                return Progress::Stalled;
+            }
+            self.fetch_chunk(id, start..end);
+        }
+    }
+
+    /// Whether a chunk of so many bytes finds room, in memory and on the line to the source.
+    fn has_room(&mut self, bytes: u64, why: Why, priority: Priority) -> bool {
+        if priority == Priority::Background && self.is_background_idle() {
+            return true;
+        }
+        let used = self.buffers.share(priority).bytes;
+        if used > 0 && used + bytes > self.share_bytes {
+            return false;
+        }
+        let bulk = self.buffers.bulk_bytes;
+        let is_limited = why.is_bulk() && priority != Priority::Demand;
+        !is_limited || bulk == 0 || bytes <= self.window.room(self.now, bulk)
+    }
+
+    /// Whether a background chunk may be begun whatever room there is: however much users copy, one
+    /// of these is under way. So there is at most one chunk more in buffers than they share.
+    pub(in crate::engine) fn is_background_idle(&self) -> bool {
+        self.buffers.background_bytes == 0 && self.buffers.other.bytes <= self.share_bytes
+    }
+
+    fn fetch_chunk(&mut self, id: ClaimId, range: ByteRange) {
+        let room = range.end - range.start;
+        let copy = self.claims.copy(id);
+        let (why, share) = (copy.why, copy.priority);
+        let is_background = share == Priority::Background;
+        if is_background {
+            self.hydration.rate.spend(self.now, room);
+            self.buffers.background_bytes += room;
+        }
+        let sample = if why.is_bulk() {
+            let sample = self.window.begin(self.now, room, self.buffers.bulk_bytes);
+            self.buffers.bulk_bytes += room;
+            sample
+        } else {
+            self.window.begin_for_user(self.now)
+        };
+        self.buffers.share(share).bytes += room;
+        let buffer = CopyId(self.next_copy);
+        self.next_copy += 1;
+        let io = Io::Fetch { copy: buffer, range: range.clone(), urgent: !is_background };
+        let op = self.start(Op::Fetch { claim: id, copy: buffer }, io);
+        let copy = self.claims.copy(id);
+        copy.begun = range.end;
+        copy.chunks.push(Chunk {
+            copy: buffer,
+            op,
+            sample,
+            share,
+            is_background,
+            is_paid: is_background,
+            range,
+            room,
+            state: ChunkState::Fetching(Vec::new()),
+        });
+    }
+
+    /// A user waits for a copy from now on: it goes on with that priority.
+    pub(in crate::engine) fn promote(&mut self, id: ClaimId, priority: Priority) {
+        let Work::Copy(copy) = &mut self.claims.get(id).work else { return };
+        let before = copy.priority;
+        if before <= priority {
+            return;
+        }
+        copy.priority = priority;
+        if copy.is_begun() {
+            self.promote_chunks(id);
+            return;
+        }
+        self.buffers.stalled(before).retain(|&stalled| stalled != id);
+        self.promote_chunks(id);
+        if self.fetch_more(id) == Progress::Stalled {
+            self.buffers.stalled(priority).push_back(id);
+        }
+    }
+
+    fn promote_chunks(&mut self, id: ClaimId) {
+        for chunk in &mut self.claims.copy(id).chunks {
+            promote_chunk(chunk, &mut self.buffers, &mut self.actions);
+        }
+    }
+
+    /// A user waits for what is being fetched for the byte at `offset`, if something is; returns
+    /// up to where that goes.
+    pub(in crate::engine) fn attach_read(
+        &mut self,
+        id: ClaimId,
+        request: RequestId,
+        range: &ByteRange,
+    ) -> Option<u64> {
+        let Work::Copy(copy) = &mut self.claims.get(id).work else { return None };
+        let (chunk, end) = copy.fetching(range.start)?;
+        let end = end.min(range.end);
+        if let ChunkState::Fetching(reads) = &mut chunk.state {
+            reads.push(Part { request, range: range.start..end });
+        }
+        promote_chunk(chunk, &mut self.buffers, &mut self.actions);
+        self.add_part(request);
+        Some(end)
+    }
+
+    /// Gives up copies that take more chunks; their regions stay as they are. `is_it` says which,
+    /// none of them such that a change waits for it.
+    pub(in crate::engine) fn cancel_copies(&mut self, is_it: impl Fn(&Copy) -> bool) {
+        let is_cancelled = |copy: &Copy| !copy.is_begun() && is_it(copy);
+        let copies = self.claims.copies();
+        let ids: Vec<_> = copies.filter(|(_, copy)| is_cancelled(copy)).map(|(id, _)| id).collect();
+        for id in ids {
+            let copy = self.claims.copy(id);
+            copy.is_cancelled = true;
+            let priority = copy.priority;
+            self.buffers.stalled(priority).retain(|&stalled| stalled != id);
+            self.end_copy_if_idle(id);
+        }
+    }
+
+    /// A chunk has been read, or could not be.
+    pub(in crate::engine) fn fetched(
+        &mut self,
+        id: ClaimId,
+        buffer: CopyId,
+        result: Result<Done, Failure>,
+    ) {
+        let copy = self.claims.copy(id);
+        let chunk = copy.chunk(buffer);
+        let state = mem::replace(&mut chunk.state, ChunkState::Storing);
+        let (range, sample) = (chunk.range.clone(), chunk.sample);
+        match result {
+            Ok(Done::Plain) => {
+                let bytes = chunk.room;
+                self.window.delivered(self.now, sample, bytes);
+            }
+            _ => self.window.ended(self.now, sample),
+        }
+        let ChunkState::Fetching(reads) = state else {
+            unreachable!("a chunk is fetched once");
+        };
+        let done = match result {
+            Ok(done) => done,
+            Err(failure) => {
+                copy.failure.get_or_insert(failure);
+                self.end_chunk(id, buffer);
+                // Their part of the source may be sound.
+                for Part { request, range } in reads {
+                    self.read_source(request, &range);
+                    self.end_part(request, Ok(()));
+                }
+                return;
+            }
+        };
+        for Part { request, range } in reads {
+            self.actions.push(Action::Give { copy: buffer, request, range });
+            self.end_part(request, Ok(()));
+        }
+        if self.mode != Mode::ReadWrite {
+            // It cannot become hydrated any more: what others wrote must not be touched.
+            self.end_chunk(id, buffer);
+            return;
+        }
+        if let Done::Zeroes { .. } = done {
+            self.refund(id, buffer);
+        }
+        let what = Op::Store { claim: id, copy: buffer };
+        let copy = self.claims.copy(id);
+        let urgent = !copy.chunk(buffer).is_background;
+        let is_alone = copy.chunks.len() == 1 && copy.overlays.is_empty() && !copy.is_cancelled;
+        let op = match done {
+            Done::Zeroes { until } if is_alone && until >= copy.range.end => {
+                let rest = copy.range.end - range.end;
+                if copy.why.has_limit() {
+                    self.hydration.refund(rest);
+                }
+                let range = self.follow_hole(id, buffer, until);
+                self.start(what, Io::Zero { range, deallocate: true, urgent })
+            }
+            _ => {
+                let overlays = overlays_within(copy, &range);
+                self.start(what, Io::Store { copy: buffer, range, overlays, urgent })
+            }
+        };
+        self.claims.copy(id).chunk(buffer).op = op;
+    }
+
+    /// What a chunk would have cost is given back: it was zeroes that nobody had to read.
+    fn refund(&mut self, id: ClaimId, buffer: CopyId) {
+        let copy = self.claims.copy(id);
+        let has_limit = copy.why.has_limit();
+        let chunk = copy.chunk(buffer);
+        let (bytes, is_paid) = (chunk.room, chunk.is_paid);
+        if is_paid {
+            self.hydration.rate.refund(bytes);
+        }
+        if has_limit {
+            self.hydration.refund(bytes);
+        }
+    }
+
+    /// Makes the only chunk of a copy take in the rest of it, and the free regions behind it that
+    /// are zeroes too.
+    fn follow_hole(&mut self, id: ClaimId, buffer: CopyId, until: u64) -> ByteRange {
+        let regions = self.claims.get(id).regions.clone();
+        let range = self.claims.copy(id).range.clone();
+        let priority = self.claims.copy(id).priority;
+        self.buffers.stalled(priority).retain(|&stalled| stalled != id);
+        let farthest = range.start.saturating_add(self.buffers.hole_bytes);
+        let until = until.min(self.sizes.size_bytes).min(farthest);
+        let end = self.sizes.covered(&(range.start..until)).end;
+        let mut range = range;
+        if end > regions.end {
+            let (free, state) = self.look(regions.end..end);
+            if state == State::Free {
+                self.claims.extend(id, free);
+                range = self.sizes.bytes_of(&(regions.start..free));
+            }
+        }
+        let copy = self.claims.copy(id);
+        copy.range = range.clone();
+        copy.begun = range.end;
+        copy.chunk(buffer).range = range.clone();
+        range
+    }
+
+    /// A hole took so long to be made.
+    pub(in crate::engine) fn learn_of_hole(&mut self, took: Duration) {
+        let hole_bytes = &mut self.buffers.hole_bytes;
+        if took <= HOLE_TIME {
+            *hole_bytes = (*hole_bytes * 2).min(HOLE_BYTES.1);
+        } else if took > 4 * HOLE_TIME {
+            *hole_bytes = (*hole_bytes / 2).max(self.chunk_bytes);
+        }
+    }
+
+    /// A chunk has been written, or could not be.
+    pub(in crate::engine) fn stored(
+        &mut self,
+        id: ClaimId,
+        buffer: CopyId,
+        result: Result<Done, Failure>,
+    ) {
+        if let Err(failure) = result {
+            self.claims.copy(id).failure.get_or_insert(failure);
+        }
+        self.end_chunk(id, buffer);
+    }
+
+    /// Gives up the buffer of a chunk, goes on with the copy or ends it, and lets others go on.
+    fn end_chunk(&mut self, id: ClaimId, buffer: CopyId) {
+        self.actions.push(Action::Release { copy: buffer });
+        let copy = self.claims.copy(id);
+        let is_bulk = copy.why.is_bulk();
+        let chunk = copy.chunk(buffer);
+        chunk.state = ChunkState::Ended;
+        let (room, share, began) = (chunk.room, chunk.share, chunk.sample.began());
+        if mem::take(&mut chunk.is_background) {
+            self.buffers.background_bytes -= room;
+            self.be_patient(self.now.saturating_sub(began));
+        }
+        self.buffers.share(share).bytes -= room;
+        if is_bulk {
+            self.buffers.bulk_bytes -= room;
+        }
+        self.end_copy_if_idle(id);
+    }
+
+    /// Ends a copy of which nothing is under way and nothing will be begun.
+    fn end_copy_if_idle(&mut self, id: ClaimId) {
+        let copy = self.claims.copy(id);
+        if copy.is_idle() && copy.is_begun() {
+            self.end_copy(id);
+        }
+    }
+
+    /// Ends all copies that wait for room: nothing can become hydrated any more.
+    pub(in crate::engine) fn end_stalled(&mut self) {
+        let mut stalled = mem::take(&mut self.buffers.demand.stalled);
+        stalled.append(&mut self.buffers.other.stalled);
+        stalled.append(&mut self.buffers.background_stalled);
+        for &id in &stalled {
+            let reason = "the clone became read-only".to_owned();
+            let failure = Failure { device: Device::Metadata, reason, is_full: false };
+            self.claims.copy(id).failure.get_or_insert(failure);
+        }
+        for id in stalled {
+            self.end_copy_if_idle(id);
+        }
+    }
+
+    fn end_copy(&mut self, id: ClaimId) {
+        let Claim { regions, work, waiters } = self.claims.remove(id);
+        let Work::Copy(mut copy) = work else { unreachable!("only copies are ended here") };
+        if copy.begun < copy.range.end {
+            self.buffers.stalled(copy.priority).retain(|&stalled| stalled != id);
+        }
+        let result = match &copy.failure {
+            _ if self.mode != Mode::ReadWrite => Err(self.mode_error()),
+            Some(failure) => Err(failure.error()),
+            None if copy.is_cancelled => Ok(()),
+            None => {
+                self.mark(regions.clone());
+                Ok(())
+            }
+        };
+        let try_again = result.is_err() && copy.why != Why::Demand;
+        let overlays = mem::take(&mut copy.overlays);
+        // Where somebody else wanted the copy, those whose writes were laid over it try alone.
+        for LaidOver { part, .. } in overlays {
+            if try_again {
+                self.plan(&part);
+            }
+            self.end_part(part.request, if try_again { Ok(()) } else { result });
+        }
+        self.copy_ended(regions, copy);
+        self.plan_waiters(waiters);
+    }
+
+    /// A request has written to the regions of a claim, or could not.
+    pub(in crate::engine) fn overwritten(
+        &mut self,
+        request: RequestId,
+        id: ClaimId,
+        result: Result<Done, Failure>,
+    ) {
+        let Claim { regions, waiters, .. } = self.claims.remove(id);
+        let result = match result {
+            Ok(_) if self.mode == Mode::ReadWrite => {
+                self.mark(regions);
+                Ok(())
+            }
+            Ok(_) => Err(self.mode_error()),
+            Err(failure) => {
+                let error = failure.error();
+                self.look_again(regions, failure);
+                Err(error)
+            }
+        };
+        self.end_part(request, result);
+        self.plan_waiters(waiters);
+    }
+
+    fn plan_waiters(&mut self, waiters: Vec<Part>) {
+        for part in waiters {
+            self.plan(&part);
+            self.end_part(part.request, Ok(()));
+        }
+    }
+
+    /// Marks regions whose data has landed on the destination.
+    pub(in crate::engine) fn mark(&mut self, regions: RegionRange) {
+        let Some(map) = self.map.clone() else { return };
+        self.hydration.aside.remove(regions.clone());
+        let mut at = regions.start;
+        while at < regions.end {
+            let (end, hydrated) = map.run(at..regions.end);
+            // What was committed before must not be taken back with what was not.
+            if !hydrated {
+                self.hydrated += map.set(at..end);
+                self.rounds.note(self.now, at..end);
+            }
+            at = end;
+        }
+    }
+}
+
+/// A user waits for a chunk from now on.
+fn promote_chunk(chunk: &mut Chunk, buffers: &mut Buffers, actions: &mut Vec<Action>) {
+    if mem::take(&mut chunk.is_background) {
+        buffers.background_bytes -= chunk.room;
+        actions.push(Action::Promote { op: chunk.op });
+    }
+}
+
+/// The parts of all overlays of a copy that lie within `range`.
+fn overlays_within(copy: &Copy, range: &ByteRange) -> Vec<Overlay> {
+    let within = copy.overlays.iter().filter(|laid| overlap(&laid.part.range, range));
+    within
+        .map(|LaidOver { part, bytes }| Overlay {
+            range: part.range.start.max(range.start)..part.range.end.min(range.end),
+            bytes: *bytes,
+        })
+        .collect()
+}

@@ -1,0 +1,282 @@
+//! A whole tree, held against the nodes of others.
+
+use std::collections::HashMap;
+
+use persistent_data::array::{exact_array_values, read_array_blocks};
+use persistent_data::bitset::BITS_PER_WORD;
+use persistent_data::block::Block;
+use persistent_data::device::ReadDevice;
+use persistent_data::format::ArrayBlock;
+use persistent_data::store::{DeviceReader, Reader};
+use persistent_data::{BlockNr, Result};
+use zerocopy::little_endian as le;
+
+use super::claims::Claims;
+use super::scan::{Kind, Scan};
+use super::tree::{MAX_DEPTH, Trees};
+use crate::geometry::Geometry;
+use crate::metadata::region_map::{RegionMap, census};
+
+/// All that a device holds, and the sizes of the clone.
+pub(super) struct Evidence<'a, D: ?Sized> {
+    pub(super) device: &'a D,
+    pub(super) scan: &'a Scan,
+    pub(super) claims: &'a Claims,
+    pub(super) geometry: Geometry,
+}
+
+impl<D: ReadDevice + ?Sized> Evidence<'_, D> {
+    /// A map of which nothing is known.
+    pub(super) fn nothing_known(&self) -> RegionMap {
+        RegionMap::lost_whole(self.geometry.nr_regions())
+    }
+
+    /// How many array blocks the bitset has.
+    pub(super) fn nr_array_blocks(&self) -> u64 {
+        self.nothing_known().nr_chunks()
+    }
+
+    /// Words of array block `index`.
+    pub(super) fn words_of(&self, map: &RegionMap, index: u64) -> usize {
+        let regions = map.regions_of(index);
+        (regions.end - regions.start).div_ceil(BITS_PER_WORD) as usize
+    }
+
+    /// The bits of the array block at `at`, as array block `index` of `map`.
+    pub(super) fn bits(&self, map: &RegionMap, index: u64, at: BlockNr) -> Option<Box<[u64]>> {
+        let block: Result<Block<ArrayBlock>> = DeviceReader(self.device).read(at);
+        let block = block.ok()?;
+        let words = exact_array_values::<le::U64>(&block, self.words_of(map, index)).ok()?;
+        Some(words.iter().map(|word| word.get()).collect())
+    }
+}
+
+/// What the array blocks say that lie at `slots`, as far as they are sound.
+pub(super) fn read_slots<D: ReadDevice + ?Sized>(
+    evidence: &Evidence<'_, D>,
+    slots: &[BlockNr],
+) -> RegionMap {
+    let mut map = evidence.nothing_known();
+    let present: Vec<(u64, BlockNr)> = (0..)
+        .zip(slots.iter().copied())
+        .filter(|&(_, at)| evidence.scan.kind(at) == Kind::Array)
+        .collect();
+    read_array_blocks(evidence.device, &present, |index, _, block| {
+        let regions = map.regions_of(index);
+        let len = regions.end - regions.start;
+        let nr_words = len.div_ceil(BITS_PER_WORD) as usize;
+        if let Ok(words) = block
+            .map_err(drop)
+            .and_then(|block| exact_array_values::<le::U64>(block, nr_words).map_err(drop))
+        {
+            map.fill(index, words, census(words, len));
+        }
+    });
+    map
+}
+
+/// How an array block compares to the one that a base has in its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Relation {
+    /// One of them cannot be read.
+    Unknown,
+    /// It has the same bits.
+    Same,
+    /// It lacks some, and has no others: it is older, if it is for the same regions.
+    Within,
+    /// It has all bits of the base, and more: it is newer, if it is for the same regions.
+    Beyond,
+    /// Either has bits that the other lacks: they are not for the same regions.
+    Apart,
+}
+
+impl Relation {
+    /// Whether it has bits that the base lacks.
+    pub(super) fn has_more(self) -> bool {
+        matches!(self, Self::Beyond | Self::Apart)
+    }
+
+    /// Whether it lacks bits of the base.
+    pub(super) fn lacks_some(self) -> bool {
+        matches!(self, Self::Within | Self::Apart)
+    }
+}
+
+/// A tree whose array blocks have been read.
+pub(super) struct Base {
+    pub(super) slots: Vec<BlockNr>,
+    pub(super) regions: RegionMap,
+}
+
+impl Base {
+    pub(super) fn of<D: ReadDevice + ?Sized>(
+        evidence: &Evidence<'_, D>,
+        slots: Vec<BlockNr>,
+    ) -> Self {
+        let regions = read_slots(evidence, &slots);
+        Self { slots, regions }
+    }
+
+    /// Whether the bits of array block `index` are known.
+    pub(super) fn knows(&self, index: u64) -> bool {
+        self.regions.knows(index)
+    }
+
+    /// How the array block at `at` compares to this one's array block `index`.
+    pub(super) fn relation<D: ReadDevice + ?Sized>(
+        &self,
+        evidence: &Evidence<'_, D>,
+        index: u64,
+        at: BlockNr,
+    ) -> Relation {
+        let Some(&own) = self.slots.get(index as usize) else { return Relation::Unknown };
+        let scan = evidence.scan;
+        let has_words = |at| scan.words(at) == evidence.words_of(&self.regions, index);
+        if !has_words(at) || !has_words(own) {
+            return Relation::Unknown;
+        }
+        let (theirs, ours) = (scan.hydrated(at), scan.hydrated(own));
+        if at == own {
+            return Relation::Same;
+        }
+        let regions = self.regions.regions_of(index);
+        let all = regions.end - regions.start;
+        if theirs == ours && (ours == 0 || ours == all) {
+            return Relation::Same;
+        }
+        if theirs == 0 || ours == all {
+            return Relation::Within;
+        }
+        if ours == 0 || theirs == all {
+            return Relation::Beyond;
+        }
+        let Some(bits) = evidence.bits(&self.regions, index, at) else { return Relation::Unknown };
+        let own = &self.regions.planes(index).hydrated;
+        match (is_subset(&bits, own), is_subset(own, &bits)) {
+            (true, true) => Relation::Same,
+            (true, false) => Relation::Within,
+            (false, true) => Relation::Beyond,
+            (false, false) => Relation::Apart,
+        }
+    }
+}
+
+/// Whether `of` has all bits of `bits`.
+pub(super) fn is_subset(bits: &[u64], of: &[u64]) -> bool {
+    bits.len() == of.len() && bits.iter().zip(of).all(|(bits, of)| bits & !of == 0)
+}
+
+/// What a leaf, or all leaves below a node, are to a base.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Findings {
+    /// Some array block has bits that the base lacks.
+    pub(super) is_beyond: bool,
+    /// Some array block lacks bits of the base, whose block there is for these regions, by all
+    /// that is known.
+    pub(super) is_older: bool,
+    /// Some array block lacks bits of the base.
+    pub(super) lacks: bool,
+    /// Some array block is missing that the base has.
+    pub(super) misses: bool,
+    /// They share an array block in which something is hydrated.
+    pub(super) shares: bool,
+}
+
+impl Findings {
+    fn add(&mut self, other: Self) {
+        self.is_beyond |= other.is_beyond;
+        self.is_older |= other.is_older;
+        self.lacks |= other.lacks;
+        self.misses |= other.misses;
+        self.shares |= other.shares;
+    }
+}
+
+/// Holds trees against a base, and remembers what it found of each node.
+pub(super) struct Comparison<'a, D: ?Sized> {
+    pub(super) evidence: &'a Evidence<'a, D>,
+    pub(super) trees: &'a Trees<'a, D>,
+    pub(super) base: &'a Base,
+    nodes: HashMap<BlockNr, Findings>,
+}
+
+impl<'a, D: ReadDevice + ?Sized> Comparison<'a, D> {
+    pub(super) fn with(
+        evidence: &'a Evidence<'a, D>,
+        trees: &'a Trees<'a, D>,
+        base: &'a Base,
+    ) -> Self {
+        Self { evidence, trees, base, nodes: HashMap::new() }
+    }
+
+    /// What is below the node at `at`.
+    pub(super) fn node(&mut self, at: BlockNr) -> Findings {
+        self.node_below(at, MAX_DEPTH)
+    }
+
+    fn node_below(&mut self, at: BlockNr, levels: usize) -> Findings {
+        if let Some(&known) = self.nodes.get(&at) {
+            return known;
+        }
+        let mut findings = Findings::default();
+        match self.trees.node(at).filter(|_| levels > 0) {
+            None => findings.misses = true,
+            Some(node) if node.is_leaf => {
+                for (index, at) in node.entries {
+                    findings.add(self.array_block(index, at));
+                }
+            }
+            Some(node) => {
+                for (_, child) in node.entries {
+                    findings.add(self.node_below(child, levels - 1));
+                }
+            }
+        }
+        self.nodes.insert(at, findings);
+        findings
+    }
+
+    fn array_block(&self, index: u64, at: BlockNr) -> Findings {
+        let mut findings = Findings::default();
+        let Some(&own) = self.base.slots.get(index as usize) else { return findings };
+        if at == own {
+            findings.shares = self.evidence.scan.hydrated(at) > 0;
+            return findings;
+        }
+        let relation = self.base.relation(self.evidence, index, at);
+        findings.misses = relation == Relation::Unknown && self.base.knows(index);
+        findings.is_beyond = relation.has_more();
+        findings.lacks = relation.lacks_some();
+        findings.is_older = findings.lacks && self.evidence.claims.is_sole(own, index);
+        findings
+    }
+
+    /// Whether the array block at `at`, which one of the trees has as `index`, may have come to
+    /// be used for something else before the other tree was written: some leaf says that it was
+    /// array block `other` of the bitset, and between the trees that changed.
+    pub(super) fn may_be_reused(&self, index: u64, at: BlockNr, slots: &[BlockNr]) -> bool {
+        let changed = |other: u64| {
+            let other = other as usize;
+            slots.get(other) != self.base.slots.get(other)
+        };
+        // Whatever the leaf says: bits only go from zero to one.
+        let may_be = |&other: &u64| self.base.relation(self.evidence, other, at) != Relation::Apart;
+        self.evidence.claims.others(at, index).filter(may_be).any(changed)
+    }
+
+    /// Whether the tree that has its array blocks at `slots` has something newer than the base.
+    pub(super) fn is_newer(&self, slots: &[BlockNr]) -> bool {
+        (0..).zip(slots).any(|(index, &at)| {
+            self.base.relation(self.evidence, index, at).has_more()
+                && !self.may_be_reused(index, at, slots)
+        })
+    }
+
+    /// Whether the base has something newer than the tree that has its array blocks at `slots`.
+    pub(super) fn is_older(&self, slots: &[BlockNr]) -> bool {
+        (0..).zip(slots).any(|(index, &at)| {
+            self.base.relation(self.evidence, index, at).lacks_some()
+                && !self.may_be_reused(index, self.base.slots[index as usize], slots)
+        })
+    }
+}

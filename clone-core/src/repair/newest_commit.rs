@@ -1,0 +1,338 @@
+//! Whether a tree that looks like the newest one is it, or a newer one may have been lost.
+//!
+//! Every commit writes an array block, a node on each level, a bitmap and an index, all of them to
+//! blocks that were free. One of which nothing shows has lost all of them.
+
+use std::collections::HashSet;
+
+use persistent_data::BlockNr;
+use persistent_data::device::ReadDevice;
+use persistent_data::format::ENTRIES_PER_BITMAP;
+use persistent_data::space_map::metadata::mapped_blocks;
+use persistent_data::transaction::SUPERBLOCK;
+
+use super::block_set::BlockSet;
+use super::comparison::{Base, Comparison, Evidence};
+use super::scan::{Kind, Scan};
+use super::search::{Newest, Root};
+use super::space_map_check::{SpaceMap, SpaceMaps, counted_blocks};
+use super::tree::{Digest, MAX_DEPTH, Trees};
+use crate::metadata::region_map::RegionMap;
+
+/// Comparisons of array blocks that no node leads to, beyond which they are all held suspicious.
+const ORPHAN_COMPARISONS: u64 = 1 << 20;
+
+/// Free blocks behind an array block among which others of the same commit would lie.
+const NEAR: usize = 16;
+
+/// What can be said of the newest tree that was found.
+#[derive(Debug)]
+pub(super) enum Doubt {
+    /// There was no newer one.
+    None,
+    /// There may have been a newer one. These damaged blocks may have been part of it.
+    Newer(BlockSet),
+    /// There may have been several, and what they were made of is not known.
+    Anything,
+}
+
+/// Looks for signs of a commit that is newer than `newest`.
+pub(super) fn doubt<D: ReadDevice + ?Sized>(
+    evidence: &Evidence<'_, D>,
+    trees: &Trees<'_, D>,
+    maps: &SpaceMaps,
+    roots: &[Root],
+    newest: &Newest,
+) -> Doubt {
+    let scan = evidence.scan;
+    let mut explained = explained(scan, trees, maps, roots);
+    let (nodes, depth) = nodes_of(trees, newest.root);
+    let mut unexplained = scan.damaged().clone();
+    nodes.iter().chain(&newest.base.slots).for_each(|&at| unexplained.remove(at));
+    let mut own_space_map = 0;
+    match own_space_map_of(scan, maps, newest.tree.digest) {
+        OwnSpaceMap::Whole => {}
+        OwnSpaceMap::Damaged { sound, lost } => {
+            explained.extend(sound);
+            lost.into_iter().for_each(|at| unexplained.remove(at));
+        }
+        OwnSpaceMap::Lost => {
+            own_space_map = 1 + mapped_blocks(evidence.device.nr_blocks())
+                .div_ceil(ENTRIES_PER_BITMAP as u64) as usize;
+        }
+    }
+    // All that was written is there. But for the very last: an array block may be all that is
+    // left of a commit.
+    let top_is_orphan = scan
+        .top()
+        .is_some_and(|top| scan.kind(top) == Kind::Array && evidence.claims.is_orphan(top));
+    if scan.damaged().is_empty() && !top_is_orphan {
+        return Doubt::None;
+    }
+    let own_maps = maps.vouching_for(newest.tree.digest);
+    let kept: HashSet<BlockNr> = (nodes.iter().chain(&newest.base.slots).copied())
+        .chain(own_maps.flat_map(SpaceMap::blocks))
+        .chain(scan.all(Kind::RefCounts))
+        .collect();
+    let least_commit = 1 + depth + 2;
+    let expected = Expected { nodes: nodes.len(), array_blocks: newest.base.slots.len() };
+    let suspects = Suspects { evidence, trees, explained: &explained, newest, expected };
+    let is_open = is_next_to_blank(scan, &unexplained, &kept);
+    let is_all_explained = unexplained.len() <= own_space_map;
+    // What the tree has lost may also have been used for something else since.
+    let may_be_gone = if is_all_explained {
+        !maps.vouch_for(newest.tree.digest) && scan.damaged().len() >= least_commit + own_space_map
+    } else {
+        is_open || scan.damaged().len() - own_space_map >= least_commit
+    };
+    let is_map_suspicious = suspects.any_space_map(maps);
+    let is_suspicious = || is_map_suspicious || suspects.any_node() || suspects.any_array_block();
+    if !may_be_gone && !is_suspicious() {
+        Doubt::None
+    } else if is_map_suspicious {
+        Doubt::Anything
+    } else {
+        Doubt::Newer(unexplained)
+    }
+}
+
+/// Whether some of the `lost` blocks are next to those at the end of the device that are blank, but
+/// for those that are `kept`. More of a commit that they were part of may have been there: nobody
+/// can tell what was wiped from what was never written.
+fn is_next_to_blank(scan: &Scan, lost: &BlockSet, kept: &HashSet<BlockNr>) -> bool {
+    let end = scan.nr_blocks();
+    let last_sound_or_lost = |at: &u64| {
+        !matches!(scan.kind(BlockNr(*at)), Kind::Blank) || scan.damaged().contains(BlockNr(*at))
+    };
+    let blank = (1..end).rev().find(last_sound_or_lost).map_or(1, |last| last + 1);
+    let is_lost = |at: u64| lost.contains(BlockNr(at));
+    let is_in_the_way =
+        |&at: &u64| is_lost(at) || !scan.is_damaged(BlockNr(at)) && !kept.contains(&BlockNr(at));
+    // A commit begins again at the bottom when it has come to the top, if it is as large as that.
+    let may_wrap = end - blank <= 2 * kept.len() as u64;
+    let below = (1..blank).rev().find(is_in_the_way);
+    let from_the_bottom = (1..blank).find(is_in_the_way).filter(|_| may_wrap);
+    blank < end && (below.is_some_and(is_lost) || from_the_bottom.is_some_and(is_lost))
+}
+
+/// The space map that was written with a tree.
+enum OwnSpaceMap {
+    /// It is there.
+    Whole,
+    /// Some of it is.
+    Damaged { sound: Vec<BlockNr>, lost: Vec<BlockNr> },
+    /// None of it is.
+    Lost,
+}
+
+fn own_space_map_of(scan: &Scan, maps: &SpaceMaps, tree: Digest) -> OwnSpaceMap {
+    if maps.vouch_for(tree) {
+        return OwnSpaceMap::Whole;
+    }
+    if let Some(map) = maps.vouching_for(tree).next() {
+        let lost = maps.lost_index(map, tree).into_iter().collect();
+        return OwnSpaceMap::Damaged { sound: map.bitmaps.clone(), lost };
+    }
+    let is_damaged = |at: &BlockNr| scan.is_damaged(*at);
+    let with_lost_bitmap = |map: &&SpaceMap| map.bitmaps.iter().any(is_damaged);
+    match maps.all().iter().find(with_lost_bitmap) {
+        Some(map) => {
+            let (lost, mut sound): (Vec<_>, Vec<_>) =
+                map.bitmaps.iter().partition(|at| is_damaged(at));
+            sound.extend(map.index);
+            OwnSpaceMap::Damaged { sound, lost }
+        }
+        None => OwnSpaceMap::Lost,
+    }
+}
+
+/// Keeps of `regions`, which the tree of `base` and `nodes` says, what holds even if a newer
+/// commit, of which `lost` were part, has been lost.
+pub(super) fn keep_bounds<D: ReadDevice + ?Sized>(
+    evidence: &Evidence<'_, D>,
+    base: &Base,
+    nodes: &[BlockNr],
+    lost: &BlockSet,
+    regions: &mut RegionMap,
+) {
+    let mut blocks = BlockSet::none_of(lost.nr_blocks());
+    blocks.extend(base.slots.iter().chain(nodes).copied());
+    for (index, &at) in (0..).zip(&base.slots) {
+        let mut planes = regions.planes(index);
+        let is_bound =
+            evidence.claims.is_sole(at, index) && !is_near(evidence.scan, lost, &blocks, at);
+        if !is_bound {
+            planes.hydrated.fill(0);
+        }
+        planes.lost.fill(u64::MAX);
+        regions.put(index, planes);
+    }
+}
+
+/// Whether the array block at `at`, part of a tree of `blocks`, may have been written anew by a
+/// newer commit of which `lost` were part: then those that the commit wrote after it are lost.
+fn is_near(scan: &Scan, lost: &BlockSet, blocks: &BlockSet, at: BlockNr) -> bool {
+    let nr_blocks = lost.nr_blocks();
+    let behind = (1..nr_blocks).map(|offset| BlockNr((at.0 + offset) % nr_blocks));
+    let free = behind.filter(|&at| at != SUPERBLOCK && !blocks.contains(at));
+    let above = |at| scan.top().is_some_and(|top| at > top);
+    free.take(NEAR).any(|at| lost.contains(at) || above(at))
+}
+
+/// The nodes of the tree at `root`, and its levels.
+fn nodes_of<D: ReadDevice + ?Sized>(trees: &Trees<'_, D>, root: BlockNr) -> (Vec<BlockNr>, usize) {
+    let mut depth = 1;
+    let mut at = root;
+    while let Some(node) = trees.node(at).filter(|node| !node.is_leaf && depth < MAX_DEPTH) {
+        depth += 1;
+        // One that is lost leads nowhere.
+        let sound = node.entries.iter().find(|&&(_, child)| trees.node(child).is_some());
+        let Some(&(_, child)) = sound else { break };
+        at = child;
+    }
+    (trees.nodes(root), depth)
+}
+
+/// The blocks of all trees, of the space maps that vouch for one, and those that never change.
+pub(super) fn explained<D: ReadDevice + ?Sized>(
+    scan: &Scan,
+    trees: &Trees<'_, D>,
+    maps: &SpaceMaps,
+    roots: &[Root],
+) -> BlockSet {
+    let mut explained = BlockSet::none_of(scan.nr_blocks());
+    let mut todo: Vec<BlockNr> = roots.iter().map(|&(root, _)| root).collect();
+    while let Some(at) = todo.pop() {
+        if explained.insert(at)
+            && let Some(node) = trees.node(at)
+        {
+            todo.extend(node.entries.into_iter().map(|(_, child)| child));
+        }
+    }
+    for (_, tree) in roots {
+        for map in maps.vouching_for(tree.digest) {
+            explained.extend(map.blocks());
+        }
+    }
+    explained.extend(scan.all(Kind::RefCounts));
+    explained
+}
+
+/// What every commit of the clone has.
+#[derive(Clone, Copy)]
+struct Expected {
+    nodes: usize,
+    array_blocks: usize,
+}
+
+/// Blocks that are sound and belong to no tree that is known.
+struct Suspects<'a, D: ?Sized> {
+    evidence: &'a Evidence<'a, D>,
+    trees: &'a Trees<'a, D>,
+    explained: &'a BlockSet,
+    newest: &'a Newest,
+    expected: Expected,
+}
+
+impl<D: ReadDevice + ?Sized> Suspects<'_, D> {
+    fn all(&self, kind: Kind) -> impl Iterator<Item = BlockNr> + '_ {
+        let blocks = self.evidence.scan.all(kind);
+        blocks.filter(|at| !self.explained.contains(*at))
+    }
+
+    /// Whether a node may be part of a commit that is newer. One of an older commit leads to an
+    /// array block with less in it, or to what is something else by now.
+    fn any_node(&self) -> bool {
+        let mut comparison = Comparison::with(self.evidence, self.trees, &self.newest.base);
+        let mut nodes = self.all(Kind::Leaf).chain(self.all(Kind::Internal));
+        nodes.any(|at| !comparison.node(at).is_older && !self.leads_astray(at))
+    }
+
+    fn leads_astray(&self, at: BlockNr) -> bool {
+        let Some(node) = self.trees.node(at) else { return false };
+        let wanted: &[Kind] =
+            if node.is_leaf { &[Kind::Array] } else { &[Kind::Leaf, Kind::Internal] };
+        let scan = self.evidence.scan;
+        node.entries.iter().any(|&(_, to)| !scan.is_damaged(to) && !wanted.contains(&scan.kind(to)))
+    }
+
+    /// Whether an array block may be. Such a one has all bits of the one in whose place it comes,
+    /// and more.
+    fn any_array_block(&self) -> bool {
+        let (evidence, base) = (self.evidence, &self.newest.base);
+        let mut left = ORPHAN_COMPARISONS;
+        let mut orphans = self.all(Kind::Array).filter(|&at| evidence.claims.is_orphan(at));
+        orphans.any(|at| {
+            (0..).zip(&base.slots).any(|(index, &own)| {
+                let (theirs, ours) = (evidence.scan.hydrated(at), evidence.scan.hydrated(own));
+                if theirs <= ours && base.knows(index) {
+                    return false;
+                }
+                left = left.saturating_sub(1);
+                left == 0 || !base.knows(index) || self.has_all_of(index, at)
+            })
+        })
+    }
+
+    fn has_all_of(&self, index: u64, at: BlockNr) -> bool {
+        let base = &self.newest.base;
+        if self.evidence.scan.hydrated(at) < self.evidence.scan.hydrated(base.slots[index as usize])
+        {
+            return false;
+        }
+        match self.evidence.bits(&base.regions, index, at) {
+            Some(bits) => super::comparison::is_subset(&base.regions.planes(index).hydrated, &bits),
+            None => false,
+        }
+    }
+
+    /// Whether a space map that vouches for none of the trees counts what may be another one.
+    fn any_space_map(&self, maps: &SpaceMaps) -> bool {
+        maps.all().iter().any(|map| {
+            let is_explained = map.blocks().all(|at| self.explained.contains(at));
+            !is_explained && self.may_be_whole(map)
+        })
+    }
+
+    /// Whether the blocks that `map` counts are, or may have been, those of a commit.
+    fn may_be_whole(&self, map: &SpaceMap) -> bool {
+        let scan = self.evidence.scan;
+        // What a lost bitmap counted is not known.
+        if map.bitmaps.iter().any(|&at| scan.is_damaged(at)) {
+            return true;
+        }
+        let counted: HashSet<BlockNr> =
+            counted_blocks(self.evidence.device, map).into_iter().collect();
+        let lost = counted.iter().filter(|&&at| scan.is_damaged(at)).count();
+        let has =
+            |wanted: &[Kind]| counted.iter().filter(|&&at| wanted.contains(&scan.kind(at))).count();
+        let nodes = has(&[Kind::Leaf, Kind::Internal]);
+        let array_blocks = has(&[Kind::Array]);
+        nodes <= self.expected.nodes
+            && array_blocks <= self.expected.array_blocks
+            && nodes + array_blocks + lost >= self.expected.nodes + self.expected.array_blocks
+            && self.may_be_newer(&counted, array_blocks)
+    }
+
+    /// Whether the array blocks among `counted` may be those of a newer commit: there is more in
+    /// them, and each that is new has all bits of some old one.
+    fn may_be_newer(&self, counted: &HashSet<BlockNr>, array_blocks: usize) -> bool {
+        let (scan, base) = (self.evidence.scan, &self.newest.base);
+        let is_array = |at: &&BlockNr| scan.kind(**at) == Kind::Array;
+        let hydrated: u64 = counted.iter().filter(is_array).map(|&at| scan.hydrated(at)).sum();
+        let has_all = array_blocks == self.expected.array_blocks && self.newest.tree.missing == 0;
+        if has_all && hydrated <= self.newest.tree.hydrated {
+            return false;
+        }
+        let kept: HashSet<&BlockNr> = base.slots.iter().collect();
+        let mut new = counted.iter().filter(is_array).filter(|at| !kept.contains(at));
+        new.all(|&at| {
+            (0..).zip(&base.slots).any(|(index, &own)| {
+                !base.knows(index)
+                    || scan.words(at) == self.evidence.words_of(&base.regions, index)
+                        && scan.hydrated(at) > scan.hydrated(own)
+                        && self.has_all_of(index, at)
+            })
+        })
+    }
+}
