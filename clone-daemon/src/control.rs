@@ -18,20 +18,20 @@ use std::time::Duration;
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::geteuid;
 
+use self::commands::Verbs;
 use self::line::{LineError, Lines};
-use self::place::Bound;
-pub use self::place::{BindError, check_place, default_path, service_path};
 use self::protocol::{ErrorKind, Refusal, Reply, Request};
-use self::verbs::Verbs;
+use self::socket::Bound;
+pub use self::socket::{BindError, check_place, default_path, service_path};
+use crate::connection_server::{Listening, Over, Serve};
 use crate::host::Host;
-use crate::listening::{Listening, Over, Serve};
 
-pub mod cells;
+mod commands;
+pub mod hydration_map;
 pub mod line;
-mod place;
 pub mod protocol;
-pub(crate) mod tell;
-mod verbs;
+pub(crate) mod report;
+mod socket;
 
 /// How many may be connected at a time.
 pub const CONNECTIONS_MAX: usize = 64;
@@ -146,8 +146,8 @@ impl Control {
             };
             let last = match self.verbs.answer(request, stream, over) {
                 Ok(()) => Reply::end(),
-                Err(verbs::Stop::Refused(refusal)) => Reply::error(refusal),
-                Err(verbs::Stop::Gone(error)) => return Err(error),
+                Err(commands::Stop::Refused(refusal)) => Reply::error(refusal),
+                Err(commands::Stop::Gone(error)) => return Err(error),
             };
             line::write(&mut &*stream, &last)?;
         }

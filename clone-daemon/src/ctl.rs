@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
-use clone_tools::exit::{Exit, usage_error};
-use clone_tools::output;
+use clone_tools::common::exit::{Exit, usage_error};
+use clone_tools::common::output;
 
 use self::args::{ClonectlArgs, CreateArgs, Verb as Args};
 use self::connection::Connection;

@@ -3,23 +3,20 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use clone_tools::exit::{Exit, Tool, usage_error};
-use clone_tools::output;
+use clone_tools::common::exit::{Exit, Tool, usage_error};
+use clone_tools::common::output;
 
 use self::args::{CommonArgs, DaemonArgs, DaemonCommand, RunArgs, ServeArgs};
-use self::doors::Doors;
-use self::watch::{Asked, Attended, Watch, say_ready, say_stopping};
+use self::listeners::Doors;
+use self::signals::{Asked, Attended, Watch, say_ready, say_stopping};
+use crate::host::setup::Plan;
 use crate::host::{Host, Reloaded};
-use crate::opening::Plan;
 
 pub mod args;
-#[cfg(feature = "ublk")]
-mod disks;
-mod doors;
-mod exporters;
+mod listeners;
 pub(crate) mod log;
 mod notify;
-mod watch;
+mod signals;
 
 /// Runs `cloned`.
 ///

@@ -6,44 +6,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, Builder};
 
 use anyhow::{Context, Result, anyhow};
-use clone_tools::output::replace;
-use clone_tools::small_file;
+use clone_tools::common::output::replace;
+use clone_tools::common::small_file;
 use thiserror::Error;
 
-pub use self::hosted::Hosted;
+pub use self::served_clone::Hosted;
 use self::slots::{Reserved, Slots};
-use crate::clonetab::{self, Entry};
-use crate::opening::Plan;
+use crate::config::clone_spec::CloneSpec;
+use crate::config::clonetab::{self, Entry};
+use crate::export::exporter::Exporter;
+use crate::export::volume::{Volume, Volumes};
+use crate::host::setup::Plan;
 use crate::source::SourceOptions;
-use crate::spec::CloneSpec;
-use crate::volume::{Volume, Volumes};
+use clone_core::sync::lock;
 
-mod hosted;
+mod served_clone;
+pub mod setup;
 mod slots;
-
-/// What serves clones to others.
-pub trait Exporter: Send + Sync {
-    /// Finds out whether a clone called `name` could be served, before anything is made for it.
-    ///
-    /// # Errors
-    /// Why it could not.
-    fn check(&self, name: &str) -> Result<()> {
-        let _ = name;
-        Ok(())
-    }
-
-    /// Serves one more clone. Returns where it can be found, for people.
-    ///
-    /// # Errors
-    /// Why it cannot be served.
-    fn add(&self, volume: &Arc<Volume>) -> Result<Vec<String>>;
-
-    /// Serves it no more, and ends the connections to it.
-    ///
-    /// # Errors
-    /// Why it cannot be withdrawn: then it is served as before.
-    fn remove(&self, volume: &Arc<Volume>) -> Result<()>;
-}
 
 /// Why something could not be done with a clone.
 #[derive(Debug, Error)]
@@ -327,10 +306,6 @@ impl Host {
     fn exporters(&self) -> Vec<Arc<dyn Exporter>> {
         lock(&self.exporters).clone()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Ends a clone that is served no more, and then gives its name back.

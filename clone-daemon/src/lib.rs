@@ -18,19 +18,13 @@
 //! - [`source`]: where data come from that are cloned.
 //! - `ublk`, with the feature of that name: a clone as a block device.
 
-pub mod clonetab;
+pub mod config;
+mod connection_server;
 pub mod control;
 pub mod ctl;
 pub mod daemon;
-pub mod figures;
-pub mod fuse;
+pub mod export;
 pub mod host;
-mod listening;
 pub mod metrics;
-pub mod nbd;
-pub mod opening;
+pub mod nbd_protocol;
 pub mod source;
-pub mod spec;
-#[cfg(feature = "ublk")]
-pub mod ublk;
-pub mod volume;

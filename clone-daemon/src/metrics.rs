@@ -17,9 +17,9 @@ use thiserror::Error;
 
 use self::collector::Clones;
 use self::http::Pages;
+use crate::connection_server::Listening;
+use crate::export::nbd::Connections;
 use crate::host::Host;
-use crate::listening::Listening;
-use crate::nbd::server::Connections;
 
 mod collector;
 mod http;

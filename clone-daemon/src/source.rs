@@ -10,24 +10,25 @@
 //! far as its [identity](identity::Identity::warning) can tell. Once another version was seen,
 //! every read fails.
 
-pub mod figures;
 mod http;
+pub mod nbd;
 #[cfg(feature = "object-store")]
 mod object;
 pub mod open;
 pub mod options;
-mod patience;
 pub mod pin;
 pub mod remote;
-pub mod retrying;
-pub mod spec;
+pub mod retry;
+mod retry_policy;
+pub mod stats;
+pub mod uri;
 
-pub use clone_tools::pin::identity;
+pub use clone_tools::common::pin::identity;
 
-pub use self::figures::SourceFigures;
 pub use self::identity::{Identity, Version};
 pub use self::open::{Opened, RemoteHandle, SourceError, open};
 pub use self::options::SourceOptions;
 pub use self::pin::{Pin, PinError};
-pub use self::retrying::Retrying;
-pub use self::spec::{NbdAddress, NbdEndpoint, SourceSpec, SpecError, Url};
+pub use self::retry::Retrying;
+pub use self::stats::SourceFigures;
+pub use self::uri::{NbdAddress, NbdEndpoint, SourceSpec, SpecError, Url};

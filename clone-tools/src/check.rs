@@ -9,14 +9,16 @@ use clone_core::metadata::damage::{Damage, Severity};
 use clone_core::metadata::live::check_live;
 use clone_core::metadata::superblock::SuperblockError;
 
-use crate::args::CheckArgs;
-use crate::exit::{Exit, Tool};
-use crate::figures::{Counted, Share};
-use crate::input::{open_metadata, open_metadata_to_change};
-use crate::output;
-use crate::progress::Bar;
-use crate::report::{Listing, count, list_damage, write_json};
-use crate::text::write_sizes;
+use self::args::CheckArgs;
+use crate::common::exit::{Exit, Tool};
+use crate::common::metadata_input::{open_metadata, open_metadata_to_change};
+use crate::common::output;
+use crate::common::reporter::{Listing, count, list_damage, write_json};
+use crate::common::units::{Counted, Share};
+use crate::formats::text::write_sizes;
+use crate::progress_bar::with_bar;
+
+pub mod args;
 
 /// Runs `clone_check`.
 ///
@@ -72,24 +74,20 @@ fn tell(
 fn check_and_repair(args: &CheckArgs) -> Result<(Report, Option<Result<Repaired>>)> {
     if !args.auto_repair {
         let device = open_metadata(&args.input, args.live)?;
-        let bar = Bar::new("checking", args.quiet);
-        let report = if args.live {
-            check_live(&device, scope(args), &bar)
-        } else {
-            Ok(check(&device, scope(args), &bar))
-        };
-        bar.finish();
+        let report = with_bar("checking", args.quiet, |bar| {
+            if args.live {
+                check_live(&device, scope(args), bar)
+            } else {
+                Ok(check(&device, scope(args), bar))
+            }
+        });
         let report =
             report.with_context(|| format!("cannot check {} live", args.input.display()))?;
         return Ok((report, None));
     }
     let device = open_metadata_to_change(&args.input)?;
-    let check_all = || {
-        let bar = Bar::new("checking", args.quiet);
-        let report = check(&device, Scope::Everything, &bar);
-        bar.finish();
-        report
-    };
+    let check_all =
+        || with_bar("checking", args.quiet, |bar| check(&device, Scope::Everything, bar));
     let report = check_all();
     if !report.is_repairable_in_place() {
         return Ok((report, None));

@@ -6,14 +6,18 @@ use clone_core::metadata::ir::Header;
 use clone_core::metadata::region_map::RegionMap;
 use clone_core::repair::Recovery;
 
-use crate::args::{DumpArgs, DumpFormat};
-use crate::exit::{Exit, Tool};
-use crate::figures::Share;
-use crate::input::{check_distinct, is_dash, open_metadata, read_metadata};
-use crate::output;
-use crate::recovery::{Teller, choose, known_sizes, recover_from};
-use crate::report::{Talk, tell_damage};
-use crate::{bitmap, json, text, xml};
+use self::args::{DumpArgs, DumpFormat};
+use crate::common::exit::{Exit, Tool};
+use crate::common::metadata_input::{open_metadata, read_metadata};
+use crate::common::output;
+use crate::common::paths::{check_distinct, is_dash};
+use crate::common::reporter::{Talk, tell_damage};
+use crate::common::units::Share;
+use crate::formats::{bitmap, json, text, xml};
+use crate::progress_bar::with_bar;
+use crate::repair::recovery::{Teller, choose, known_sizes, recover_from};
+
+pub mod args;
 
 /// Runs `clone_dump`.
 ///
@@ -43,7 +47,7 @@ pub fn run(tool: &Tool, args: &DumpArgs) -> Result<Exit> {
 
 /// What metadata says as it is.
 fn read(tool: &Tool, args: &DumpArgs) -> Result<(Header, RegionMap)> {
-    let report = read_metadata(&args.input, args.live, args.quiet)?;
+    let report = with_bar("reading", args.quiet, |bar| read_metadata(&args.input, args.live, bar))?;
     let teller = teller(tool, args);
     tell_damage(tool, &args.input, &report.damage, teller.talk, "dump");
     let input = args.input.display();
@@ -105,7 +109,7 @@ mod tests {
     use clone_core::geometry::{Geometry, RegionSize, Sectors};
     use clone_core::metadata::ir::{Header, Visitor};
 
-    use crate::{bitmap, json, text, xml};
+    use crate::formats::{bitmap, json, text, xml};
 
     /// Shows `visitor` a clone of 21 regions, the last of which is short.
     fn show(visitor: &mut impl Visitor<Error = io::Error>) {

@@ -9,18 +9,18 @@ use clone_core::geometry::{Geometry, SECTOR_SIZE};
 use persistent_data::device::FileDevice;
 
 use self::args::{HydrateArgs, bytes};
-pub use self::devices::read_trace;
 use self::devices::{Opened, check_distinct, check_limit, open, warnings};
 use self::meter::{Meter, size};
 use self::report::Summary;
 use self::session::{Plan, hydrate};
 use self::to_read::{bytes_to_read, runs_to_copy};
-use crate::exit::{Exit, Tool};
-use crate::figures::{Counted, in_units};
-use crate::input::{open_clone, open_metadata_to_change};
-use crate::output;
-use crate::room;
-use crate::signals::StopSignals;
+use crate::common::exit::{Exit, Tool};
+use crate::common::metadata_input::{open_clone, open_metadata_to_change};
+use crate::common::output;
+use crate::common::room;
+use crate::common::signals::StopSignals;
+use crate::common::trace_input::read_trace;
+use crate::common::units::{Counted, in_units};
 
 pub mod args;
 mod devices;

@@ -27,37 +27,16 @@
 //! 3. What is kept of a document in memory does not grow with its length.
 //! 4. Every result of a write or a flush decides the exit code.
 
-pub mod args;
-pub mod bitmap;
 pub mod check;
+pub mod common;
 #[cfg(feature = "devtools")]
 pub mod devtools;
-pub mod document;
 pub mod dump;
-pub mod exit;
-pub mod figures;
+pub mod formats;
 pub mod hydrate;
-pub mod image_output;
-pub mod input;
-pub mod json;
 pub mod map;
-pub mod metadata_output;
 pub mod metadata_size;
-pub mod output;
-pub mod pace;
 pub mod pack;
-pub mod pack_file;
-pub mod pin;
-pub mod progress;
-pub mod recovery;
+pub mod progress_bar;
 pub mod repair;
-pub mod report;
 pub mod restore;
-pub mod room;
-pub mod run_spool;
-pub mod signals;
-pub mod small_file;
-pub mod source;
-pub mod text;
-pub mod unpack;
-pub mod xml;

@@ -8,15 +8,19 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
+use self::args::{Color, MapArgs};
 use self::grid::Grid;
 use self::picture::Picture;
 use self::terminal::Style;
-use crate::args::{Color, MapArgs};
-use crate::exit::{Exit, Tool, usage_error};
-use crate::input::{check_distinct, read_metadata};
-use crate::output::{self, is_stdout, refuse_terminal};
-use crate::report::{Talk, list_lost, tell_damage};
+use crate::common::exit::{Exit, Tool, usage_error};
+use crate::common::metadata_input::read_metadata;
+use crate::common::output::{self, is_stdout, refuse_terminal};
+use crate::common::paths::check_distinct;
+use crate::common::reporter::{Talk, list_lost, tell_damage};
+use crate::common::terminal::is_utf8;
+use crate::progress_bar::with_bar;
 
+pub mod args;
 pub mod canvas;
 pub mod grid;
 pub mod layout;
@@ -47,7 +51,7 @@ pub fn run(tool: &Tool, args: &MapArgs) -> Result<Exit> {
     args.png.as_deref().map_or(Ok(()), refuse_terminal)?;
 
     let talk = Talk::of(args.quiet, args.verbose);
-    let report = read_metadata(&args.input, args.live, args.quiet)?;
+    let report = with_bar("reading", args.quiet, |bar| read_metadata(&args.input, args.live, bar))?;
     tell_damage(tool, &args.input, &report.damage, talk, "map");
     let fatal = report.is_fatal();
     let input = args.input.display().to_string();
@@ -106,7 +110,7 @@ fn style(args: &MapArgs) -> (Style, usize) {
     let style = Style {
         width: args.width.map_or(width, usize::from),
         color,
-        unicode: terminal::is_utf8(["LC_ALL", "LC_CTYPE", "LANG"].map(variable)),
+        unicode: is_utf8(["LC_ALL", "LC_CTYPE", "LANG"].map(variable)),
     };
     (style, height.saturating_sub(LINES_BESIDE_MAP).clamp(8, 64))
 }

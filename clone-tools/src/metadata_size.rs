@@ -1,15 +1,16 @@
 //! `clone_metadata_size`: how large a metadata device has to be.
 
 use anyhow::Result;
-use clone_core::geometry::{Geometry, SECTOR_SIZE, Sectors};
+use clone_core::geometry::Geometry;
 use clone_core::metadata::metadata_size::MetadataSize;
 use clone_core::size::human;
-use persistent_data::BLOCK_SIZE;
 
-use crate::args::MetadataSizeArgs;
-use crate::exit::{Exit, Tool, usage_error};
-use crate::figures::{Counted, in_units};
-use crate::output;
+use self::args::MetadataSizeArgs;
+use crate::common::exit::{Exit, Tool, usage_error};
+use crate::common::output;
+use crate::common::units::{Counted, in_units, sectors_of_blocks};
+
+pub mod args;
 
 /// Runs `clone_metadata_size`.
 ///
@@ -25,12 +26,6 @@ pub fn run(tool: &Tool, args: &MetadataSizeArgs) -> Result<Exit> {
         explain(tool, &geometry, &size);
     }
     Ok(Exit::Success)
-}
-
-/// The length of so many metadata blocks.
-pub fn sectors_of_blocks(blocks: u64) -> Sectors {
-    // Saturated or not, no device is as large.
-    Sectors(blocks.saturating_mul(BLOCK_SIZE as u64 / SECTOR_SIZE))
 }
 
 /// Goes to stderr: stdout holds the number alone, whatever else is asked for.

@@ -8,13 +8,19 @@ use clone_core::progress::Progress;
 use persistent_data::block::RawBlock;
 use persistent_data::device::{FileDevice, ReadDevice, ReadOnly};
 
-use crate::args::PackArgs;
-use crate::exit::{Exit, Tool};
-use crate::figures::Counted;
-use crate::input::{check_distinct, claim_metadata};
-use crate::output;
-use crate::pack_file::{Contents, Writer};
-use crate::progress::Bar;
+use self::args::PackArgs;
+use crate::common::exit::{Exit, Tool};
+use crate::common::metadata_input::claim_metadata;
+use crate::common::output;
+use crate::common::paths::check_distinct;
+use crate::common::units::Counted;
+use crate::pack::file::{Contents, Writer};
+use crate::progress_bar::{Bar, with_bar};
+
+pub mod args;
+pub mod file;
+pub mod image_output;
+pub mod unpack;
 
 /// Unreadable blocks that are told before the rest is only counted.
 const LISTED: usize = 50;
@@ -27,15 +33,12 @@ pub fn run(tool: &Tool, args: &PackArgs) -> Result<Exit> {
     check_distinct(&args.input, &args.output)?;
     output::refuse_terminal(&args.output)?;
     let device = claim_metadata(&args.input)?;
-    let bar = Bar::new("reading", args.quiet);
-    let found = survey(&device, &bar);
-    bar.finish();
+    let found = with_bar("reading", args.quiet, |bar| survey(&device, bar));
     tell_unreadable(tool, args, &found);
 
-    let bar = Bar::new("packing", args.quiet);
-    let packed = output::write_to(Some(&args.output), |to| write_pack(&device, &found, to, &bar));
-    bar.finish();
-    packed?;
+    with_bar("packing", args.quiet, |bar| {
+        output::write_to(Some(&args.output), |to| write_pack(&device, &found, to, bar))
+    })?;
     if args.verbose {
         tool.say(format_args!(
             "{}: {} of {} kept; {} dropped that has nothing to do with metadata",

@@ -9,19 +9,22 @@ use clone_core::repair::{Origin, Recovery};
 
 use self::args::RepairArgs;
 use self::content::Devices;
-use crate::exit::{Exit, Tool};
-use crate::figures::{Counted, Share, in_units};
-use crate::input::{check_distinct, claim_metadata};
-use crate::metadata_output::Place;
-use crate::output;
-use crate::pin::{self, Carried, Placed};
-use crate::recovery::{Failure, Teller, choose, known_sizes, nr_lost, recover_from};
-use crate::report::{Talk, count};
+use crate::common::exit::{Exit, Tool};
+use crate::common::metadata_input::claim_metadata;
+use crate::common::metadata_output::Place;
+use crate::common::output;
+use crate::common::paths::check_distinct;
+use crate::common::pin::{self, Carried, Placed};
+use crate::common::reporter::{Talk, count};
+use crate::common::units::{Counted, Share, in_units};
+use crate::progress_bar::with_bar;
+use crate::repair::recovery::{Failure, Teller, choose, known_sizes, nr_lost, recover_from};
 
 pub mod args;
 mod content;
 mod fresh;
 mod json;
+pub mod recovery;
 
 /// Runs `clone_repair`.
 ///
@@ -125,8 +128,8 @@ fn repair(
     }
     // Before the superblock: what is whole metadata has its pin.
     let placed = put(&teller, args, carried)?;
-    output.write_map(recovery.header, &settled, args.quiet)?;
-    output.verify(&recovery.header, &settled, args.quiet)?;
+    with_bar("writing", args.quiet, |bar| output.write_map(recovery.header, &settled, bar))?;
+    with_bar("verifying", args.quiet, |bar| output.verify(&recovery.header, &settled, bar))?;
     let size = output.size();
     output.keep()?;
     if let Some(placed) = placed {

@@ -7,16 +7,19 @@ use anyhow::{Context, Result, anyhow, bail};
 use clone_core::geometry::{Geometry, Sectors};
 use clone_core::metadata::ir::Header;
 
-use crate::args::{Hydrated, RestoreArgs, RestoreFormat};
-use crate::document::Document;
-use crate::exit::{Exit, Tool, usage_error};
-use crate::figures::{Counted, Share, in_units};
-use crate::input::{check_distinct, document_name, open_document};
-use crate::metadata_output::Place;
-use crate::pin;
-use crate::progress::Bar;
-use crate::run_spool::RunSpool;
-use crate::{json, xml};
+use self::args::{Hydrated, RestoreArgs, RestoreFormat};
+use crate::common::exit::{Exit, Tool, usage_error};
+use crate::common::metadata_output::Place;
+use crate::common::paths::{check_distinct, document_name};
+use crate::common::pin;
+use crate::common::units::{Counted, Share, in_units};
+use crate::formats::document::Document;
+use crate::formats::document_input::open_document;
+use crate::formats::run_spool::RunSpool;
+use crate::formats::{json, xml};
+use crate::progress_bar::{Bar, with_bar};
+
+pub mod args;
 
 /// Runs `clone_restore`.
 ///
@@ -37,7 +40,7 @@ pub fn run(tool: &Tool, args: &RestoreArgs) -> Result<Exit> {
     if let Some(warning) = output.warning().filter(|_| !args.quiet) {
         tool.say(warning);
     }
-    output.write(header, runs, args.quiet)?;
+    with_bar("writing", args.quiet, |bar| output.write(header, runs, bar))?;
     let size = output.size();
     output.keep()?;
     settle_pin(tool, args)?;

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use clone_daemon::nbd::wire::{
+use clone_daemon::nbd_protocol::{
     self, command, errno, export, flag, handshake, info, option, option_reply,
 };
 
@@ -36,8 +36,8 @@ impl NbdClient {
     pub fn connect(socket: &Path, name: &str) -> io::Result<Self> {
         let stream = UnixStream::connect(socket)?;
         let mut client = Self { stream, size_bytes: 0, flags: 0, cookie: 0 };
-        client.expect(&wire::MAGIC.to_be_bytes(), "the first magic")?;
-        client.expect(&wire::OPTION_MAGIC.to_be_bytes(), "the second magic")?;
+        client.expect(&nbd_protocol::MAGIC.to_be_bytes(), "the first magic")?;
+        client.expect(&nbd_protocol::OPTION_MAGIC.to_be_bytes(), "the second magic")?;
         let flags = client.u16()?;
         let both = handshake::FIXED_NEWSTYLE | handshake::NO_ZEROES;
         if flags & both != both {
@@ -52,13 +52,13 @@ impl NbdClient {
         let mut data = u32::try_from(name.len()).unwrap_or(u32::MAX).to_be_bytes().to_vec();
         data.extend(name.as_bytes());
         data.extend([0, 0]);
-        let mut asked = wire::OPTION_MAGIC.to_be_bytes().to_vec();
+        let mut asked = nbd_protocol::OPTION_MAGIC.to_be_bytes().to_vec();
         asked.extend(option::GO.to_be_bytes());
         asked.extend(u32::try_from(data.len()).unwrap_or(u32::MAX).to_be_bytes());
         asked.extend(data);
         self.stream.write_all(&asked)?;
         loop {
-            self.expect(&wire::OPTION_REPLY_MAGIC.to_be_bytes(), "the magic of a reply")?;
+            self.expect(&nbd_protocol::OPTION_REPLY_MAGIC.to_be_bytes(), "the magic of a reply")?;
             self.expect(&option::GO.to_be_bytes(), "the option that is answered")?;
             let (kind, len) = (self.u32()?, self.u32()?);
             if len > ANSWER_MAX {
@@ -148,8 +148,8 @@ impl NbdClient {
         let len = u32::try_from(range.end - range.start);
         let len = len.map_err(|_| wrong("more than a request can ask for".into()))?;
         self.cookie += 1;
-        let mut asked = Vec::with_capacity(wire::REQUEST_BYTES + data.len());
-        asked.extend(wire::REQUEST_MAGIC.to_be_bytes());
+        let mut asked = Vec::with_capacity(nbd_protocol::REQUEST_BYTES + data.len());
+        asked.extend(nbd_protocol::REQUEST_MAGIC.to_be_bytes());
         asked.extend(flags.to_be_bytes());
         asked.extend(what.to_be_bytes());
         asked.extend(self.cookie.to_be_bytes());
@@ -160,7 +160,7 @@ impl NbdClient {
     }
 
     fn answer(&mut self) -> io::Result<()> {
-        self.expect(&wire::SIMPLE_REPLY_MAGIC.to_be_bytes(), "the magic of a reply")?;
+        self.expect(&nbd_protocol::SIMPLE_REPLY_MAGIC.to_be_bytes(), "the magic of a reply")?;
         let error = self.u32()?;
         self.expect(&self.cookie.to_be_bytes(), "the cookie of a reply")?;
         match error {

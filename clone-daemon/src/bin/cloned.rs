@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clone_daemon::daemon;
-use clone_tools::exit;
+use clone_tools::common::exit;
 
 fn main() -> ExitCode {
     exit::run(std::env::args_os(), daemon::run)

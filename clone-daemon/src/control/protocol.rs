@@ -322,7 +322,7 @@ pub struct Snapshot {
     pub commits: u64,
     /// Requests that are under way.
     pub in_flight: u64,
-    /// What users have asked for, by the names of [`crate::figures::Kind`].
+    /// What users have asked for, by the names of [`crate::export::stats::Kind`].
     pub requests: BTreeMap<String, Requests>,
     /// Regions in a cell of the map, a power of two.
     pub cell_regions: u64,

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use clone_core::geometry::{SECTOR_SIZE, Sectors};
 use clone_core::size::human;
-use clone_tools::figures::Share;
+use clone_tools::common::units::Share;
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;

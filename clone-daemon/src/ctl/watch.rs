@@ -5,8 +5,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use clone_tools::map::terminal::is_utf8;
-use clone_tools::output;
+use clone_tools::common::output;
+use clone_tools::common::terminal::is_utf8;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 

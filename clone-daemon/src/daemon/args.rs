@@ -6,14 +6,14 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clone_core::geometry::{RegionSize, Sectors};
 use clone_core::size::{parse_bytes, parse_sectors};
-use clone_tools::args::{SIZES, parse_region_size};
-use clone_tools::exit;
+use clone_tools::common::args::{SIZES, parse_region_size};
+use clone_tools::common::exit;
 
-use crate::fuse::Who;
+use crate::config::clone_spec::{CloneSpec, SpecificationError, Tuning, check_name, name_after};
+use crate::export::fuse::Who;
+use crate::export::nbd::Address;
 use crate::metrics::MetricsAddress;
-use crate::nbd::server::Address;
 use crate::source::{SourceOptions, SourceSpec};
-use crate::spec::{CloneSpec, SpecificationError, Tuning, check_name, name_after};
 
 /// Serve clones while they hydrate: what the dm-clone target does, without it and without root.
 ///
@@ -405,7 +405,7 @@ mod tests {
     use clone_core::geometry::Sectors;
 
     use super::{DaemonArgs, DaemonCommand, RunArgs};
-    use crate::spec::SpecificationError;
+    use crate::config::clone_spec::SpecificationError;
 
     fn run(args: &[&str]) -> RunArgs {
         let args = ["cloned", "run"].iter().chain(args);

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use clone_tools::exit::usage_error;
+use clone_tools::common::exit::usage_error;
 use tracing_subscriber::EnvFilter;
 
 use self::queue::Queue;

@@ -1,6 +1,6 @@
 //! What is told of each clone.
 //!
-//! Nothing is counted here: the numbers are those of [`crate::figures`], of the driver and of the
+//! Nothing is counted here: the numbers are those of [`crate::export::stats`], of the driver and of the
 //! source, as they are when somebody asks.
 
 use std::fmt;
@@ -13,11 +13,11 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
 use crate::control::protocol::CloneStatus;
-use crate::control::tell;
+use crate::control::report;
 use crate::daemon::log;
-use crate::figures::{Counts, Figures, Kind, LATENCY_ENDS};
+use crate::export::nbd::Connections;
+use crate::export::stats::{Counts, Figures, Kind, LATENCY_ENDS};
 use crate::host::Host;
-use crate::nbd::server::Connections;
 use crate::source::SourceFigures;
 
 /// All clones of a host.
@@ -161,7 +161,7 @@ impl Collector for Clones {
             .list()
             .iter()
             .map(|clone| Sample {
-                status: tell::status(clone, false),
+                status: report::status(clone, false),
                 progress: clone.progress(),
                 caught_panics: clone.caught_panics(),
                 figures: clone.volume().figures().clone(),

@@ -11,7 +11,7 @@ use httparse::{EMPTY_HEADER, Error, Status};
 use prometheus_client::registry::Registry;
 
 use super::{ASK_TIME, TIME, text};
-use crate::listening::{Over, Serve};
+use crate::connection_server::{Over, Serve};
 
 /// Bytes of a request at most.
 const REQUEST_MAX: usize = 8 << 10;

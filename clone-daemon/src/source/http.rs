@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use clone_tools::small_file;
+use clone_tools::common::small_file;
 use ureq::config::RedirectAuthHeaders;
 use ureq::http::header::{AUTHORIZATION, HeaderName, IF_MATCH, IF_UNMODIFIED_SINCE, RANGE};
 use ureq::http::{HeaderMap, HeaderValue, StatusCode, Uri};
@@ -17,7 +17,7 @@ use super::identity::{Identity, Version};
 use super::open::SourceError;
 use super::options::SourceOptions;
 use super::remote::{Remote, Trouble};
-use super::spec::{Url, decode};
+use super::uri::{Url, decode};
 
 pub(super) mod answer;
 mod redirect;

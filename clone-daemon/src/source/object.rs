@@ -33,7 +33,7 @@ use super::identity::{Identity, Version};
 use super::open::SourceError;
 use super::options::SourceOptions;
 use super::remote::{Remote, Trouble};
-use super::spec::{Url, decode};
+use super::uri::{Url, decode};
 
 /// The longest body that is no data, in bytes: tokens, and what goes wrong.
 const TEXT_MAX: u64 = 1 << 20;

@@ -8,20 +8,20 @@ use clone_core::block_io::ReadData;
 use clone_core::block_io::Source;
 use clone_core::dm_target::DeviceLimits;
 use clone_core::geometry::{SECTOR_SIZE, Sectors};
-use clone_tools::pin::LocalSource;
+use clone_tools::common::pin::LocalSource;
 use persistent_data::device::OpenError;
 use thiserror::Error;
 
-use super::figures::SourceFigures;
 use super::http::Server;
 use super::identity::{Identity, Version};
 use super::options::SourceOptions;
-use super::patience::{Doing, Patience};
 use super::pin::PinError;
 use super::remote::Remote;
-use super::retrying::Retrying;
-use super::spec::{NbdAddress, SourceSpec, Url};
-use crate::nbd::client::{NbdOptions, NbdRemote};
+use super::retry::Retrying;
+use super::retry_policy::{Doing, Patience};
+use super::stats::SourceFigures;
+use super::uri::{NbdAddress, SourceSpec, Url};
+use crate::source::nbd::{NbdOptions, NbdRemote};
 
 /// A source that can be read.
 pub struct Opened {

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-pub use clone_tools::pin::{Pin, PinError, no_place, not_noted, place};
+pub use clone_tools::common::pin::{Pin, PinError, no_place, not_noted, place};
 
 use super::open::{Opened, SourceError};
 use super::options::SourceOptions;
-use super::spec::SourceSpec;
+use super::uri::SourceSpec;
 
 /// Opens the source of a clone whose pin is at `path`; without a path it is not pinned. Also gives
 /// what it is to be pinned as, if it is not yet. Nothing is written.
@@ -32,7 +32,7 @@ pub fn open(
 mod tests {
     use std::fs;
 
-    use clone_tools::pin::{Identity, Version};
+    use clone_tools::common::pin::{Identity, Version};
 
     use super::Pin;
     use crate::source::SourceSpec;

@@ -10,8 +10,9 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
-use clone_daemon::host::{Exporter, HostError};
-use clone_daemon::volume::Volume;
+use clone_daemon::export::exporter::Exporter;
+use clone_daemon::export::volume::Volume;
+use clone_daemon::host::HostError;
 use persistent_data::device::FileDevice;
 use rustix::process::Signal;
 

@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 use std::{fs, iter};
 
 use clone_core::block_io::{Extent, SourceChanged};
-use clone_daemon::nbd::client::{NbdError, NbdOptions, NbdRemote};
+use clone_daemon::source::nbd::{NbdError, NbdOptions, NbdRemote};
 use clone_daemon::source::remote::{Remote, Trouble};
-use clone_daemon::source::spec::{NbdAddress, NbdEndpoint};
+use clone_daemon::source::uri::{NbdAddress, NbdEndpoint};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 

@@ -12,3 +12,4 @@ pub(crate) mod served;
 mod streams;
 mod tls;
 mod tools;
+mod writes;

@@ -21,8 +21,8 @@ use clone_core::geometry::{Geometry, RegionSize, Sectors};
 use clone_core::metadata::Metadata;
 use clone_core::metadata::ir::Header;
 use clone_core::metadata::metadata_size::MetadataSize;
+use clone_daemon::export::volume::{Volume, Volumes};
 use clone_daemon::source::{Opened, SourceError, SourceOptions, SourceSpec, pin};
-use clone_daemon::volume::{Volume, Volumes};
 use persistent_data::device::{FileDevice, OpenError};
 use tempfile::TempDir;
 

@@ -5,8 +5,8 @@ use std::sync::mpsc;
 use crate::support::{List, Rig, volume};
 use clone_core::engine::{Operation, RequestError};
 use clone_core::geometry::Sectors;
-use clone_daemon::figures::Kind;
-use clone_daemon::volume::Volumes;
+use clone_daemon::export::stats::Kind;
+use clone_daemon::export::volume::Volumes;
 
 #[test]
 fn what_is_hydrated_is_done_at_once_and_the_rest_is_submitted_and_all_is_counted() {

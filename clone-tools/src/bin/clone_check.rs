@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use clone_tools::{check, exit};
+use clone_tools::check;
+use clone_tools::common::exit;
 
 fn main() -> ExitCode {
     exit::run(std::env::args_os(), check::run)

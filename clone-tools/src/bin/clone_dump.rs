@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use clone_tools::{dump, exit};
+use clone_tools::common::exit;
+use clone_tools::dump;
 
 fn main() -> ExitCode {
     exit::run(std::env::args_os(), dump::run)

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
+use clone_tools::common::exit;
 use clone_tools::devtools::generate_metadata;
-use clone_tools::exit;
 
 fn main() -> ExitCode {
     exit::run(std::env::args_os(), generate_metadata::run)

@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use clone_tools::{exit, metadata_size};
+use clone_tools::common::exit;
+use clone_tools::metadata_size;
 
 fn main() -> ExitCode {
     exit::run(std::env::args_os(), metadata_size::run)

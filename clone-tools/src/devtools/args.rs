@@ -9,7 +9,7 @@ use clone_core::generate::metadata::Pattern;
 use clone_core::geometry::{RegionSize, Sectors};
 use clone_core::size::parse_sectors;
 
-use crate::exit;
+use crate::common::exit;
 
 /// How the hydrated regions lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

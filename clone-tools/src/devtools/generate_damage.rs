@@ -5,9 +5,9 @@ use clap::ValueEnum;
 use clone_core::generate::damage::damage;
 
 use super::args::GenerateDamageArgs;
-use crate::exit::{Exit, Tool};
-use crate::input::open_metadata_to_change;
-use crate::output;
+use crate::common::exit::{Exit, Tool};
+use crate::common::metadata_input::open_metadata_to_change;
+use crate::common::output;
 
 /// Runs `clone_generate_damage`.
 ///

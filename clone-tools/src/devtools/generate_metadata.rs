@@ -14,11 +14,12 @@ use persistent_data::block::RawBlock;
 use persistent_data::device::{Device, FileDevice, ReadDevice};
 
 use super::args::GenerateMetadataArgs;
-use crate::exit::{Exit, Tool, usage_error};
-use crate::figures::{Counted, Share, in_units};
-use crate::image_output::{ImageSink, write_image};
-use crate::metadata_size::sectors_of_blocks;
-use crate::{output, xml};
+use crate::common::exit::{Exit, Tool, usage_error};
+use crate::common::output;
+use crate::common::units::sectors_of_blocks;
+use crate::common::units::{Counted, Share, in_units};
+use crate::formats::xml;
+use crate::pack::image_output::{ImageSink, write_image};
 
 /// Runs `clone_generate_metadata`.
 ///

@@ -6,8 +6,8 @@ use clap::Parser;
 use clone_core::geometry::{SECTOR_SIZE, Sectors};
 use clone_core::size::{human, parse_sectors};
 
-use crate::args::{SIZES, metadata_to_read, path_but_dash};
-use crate::exit;
+use crate::common::args::{SIZES, metadata_to_read, path_but_dash};
+use crate::common::exit;
 
 /// Finish the clone of a dm-clone target offline, or advance it.
 ///

@@ -1,24 +1,21 @@
 //! The three devices of a clone, and what can be wrong with them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clone_core::block_io::ReadData;
 use clone_core::block_io::{Access, FileDestination};
 use clone_core::driver::Devices;
-use clone_core::engine::Trace;
-use clone_core::engine::trace::RANGES_MAX;
 use clone_core::metadata::Metadata;
 use clone_core::size::human;
 use persistent_data::device::{FileDevice, OpenError};
 
 use super::args::HydrateArgs;
 use super::meter::size;
-use crate::figures::Counted;
-use crate::input::are_same;
-use crate::pin::{self, LocalSource, Pin};
-use crate::small_file;
+use crate::common::paths::are_same;
+use crate::common::pin::{self, LocalSource, Pin};
+use crate::common::units::Counted;
 
 /// Refuses one device in the place of two.
 pub(super) fn check_distinct(args: &HydrateArgs) -> Result<()> {
@@ -120,18 +117,4 @@ pub(super) fn check_limit(args: &HydrateArgs, metadata: &Metadata<FileDevice>) -
         ),
         _ => Ok(()),
     }
-}
-
-/// The most bytes that a trace of as many lines as are taken can have.
-const TRACE_MAX: u64 = RANGES_MAX as u64 * 48;
-
-/// Reads the ranges that are to be copied first.
-///
-/// # Errors
-/// That it cannot be read, or is no trace.
-pub fn read_trace(path: &Path) -> Result<Trace> {
-    let name = path.display();
-    let text = small_file::read_text(path, TRACE_MAX)
-        .with_context(|| format!("cannot read the trace {name}"))?;
-    Trace::parse(&text).with_context(|| format!("{name} is no trace"))
 }

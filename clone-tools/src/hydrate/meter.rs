@@ -8,10 +8,10 @@ use clone_core::geometry::{SECTOR_SIZE, Sectors};
 use clone_core::size::{Human, human};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::exit::Tool;
-use crate::figures::Share;
-use crate::pace::Pace;
-use crate::progress::PATIENCE;
+use crate::common::exit::Tool;
+use crate::common::throughput::Pace;
+use crate::common::units::Share;
+use crate::progress_bar::PATIENCE;
 
 /// How often something is said where there is no terminal.
 const PERIOD: Duration = Duration::from_secs(10);

@@ -10,9 +10,9 @@ use serde::Serialize;
 use super::args::HydrateArgs;
 use super::meter::size;
 use super::session::{End, Outcome};
-use crate::exit::Tool;
-use crate::figures::{Counted, Share};
-use crate::pace::per_second;
+use crate::common::exit::Tool;
+use crate::common::throughput::per_second;
+use crate::common::units::{Counted, Share};
 
 /// Ranges that could not be copied that are told before the rest is only counted.
 const LISTED: usize = 20;

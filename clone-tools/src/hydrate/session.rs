@@ -8,7 +8,7 @@ use clone_core::driver::{Devices, DriverError, DriverOptions, HydrationProgress,
 use clone_core::engine::{ByteRange, Command, Failure, Happening, SetAside, Settings};
 use persistent_data::device::Device;
 
-use crate::pin::LocalSource;
+use crate::common::pin::LocalSource;
 
 /// How often signals and progress are looked at.
 const GLANCE: Duration = Duration::from_millis(100);

@@ -6,7 +6,7 @@ use clone_core::metadata::region_map::Tally;
 use clone_core::size::human;
 
 use super::grid::{Cell, Grid};
-use crate::figures::{Counted, Share};
+use crate::common::units::{Counted, Share};
 
 /// A grid and what it is of.
 #[derive(Clone, Debug)]

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use super::grid::Shade;
 use super::picture::Picture;
-use crate::text::write_sizes;
+use crate::formats::text::write_sizes;
 
 /// Characters for what a row begins at: `1023.9 MiB`.
 const LABEL: usize = 10;
@@ -62,13 +62,6 @@ fn color(shade: Shade) -> &'static str {
         Shade::Full => "32",
         Shade::Lost => "1;97;41",
     }
-}
-
-/// Whether the locale, by the values of LC_ALL, LC_CTYPE and LANG, has Unicode.
-pub fn is_utf8(variables: [String; 3]) -> bool {
-    let locale = variables.into_iter().find(|value| !value.is_empty()).unwrap_or_default();
-    let locale = locale.to_ascii_uppercase();
-    locale.contains("UTF-8") || locale.contains("UTF8")
 }
 
 /// Draws `picture`, whose rows have to fit.

@@ -19,8 +19,9 @@ use super::canvas::Canvas;
 use super::grid::{Cell, Grid, Shade};
 use super::layout::{COLUMNS_MAX, Layout, ROWS_MAX, color};
 use super::picture::Picture;
-use super::terminal::{Style, draw, is_utf8};
+use super::terminal::{Style, draw};
 use super::{png, svg};
+use crate::common::terminal::is_utf8;
 
 fn header(nr_regions: u64) -> Header {
     let region_size = RegionSize::new(Sectors(8)).unwrap();

@@ -6,8 +6,8 @@ use clap::Parser;
 use clone_core::geometry::{RegionSize, Sectors};
 use clone_core::size::parse_sectors;
 
-use crate::args::{Lost, SIZES, metadata_to_read, metadata_to_write, parse_region_size};
-use crate::exit;
+use crate::common::args::{Lost, SIZES, metadata_to_read, metadata_to_write, parse_region_size};
+use crate::common::exit;
 
 /// Make whole metadata for a dm-clone target of what can be recovered of damaged metadata.
 ///

@@ -8,12 +8,12 @@ use clone_core::repair::Recovery;
 use clone_core::repair::content::{Decided, Unreadable, decide};
 
 use super::args::RepairArgs;
-use crate::figures::Counted;
-use crate::input::{are_same, check_distinct};
-use crate::pin::{self, LocalSource, Pin};
-use crate::progress::Bar;
-use crate::recovery::Teller;
-use crate::report::{LISTED, Talk};
+use crate::common::paths::{are_same, check_distinct};
+use crate::common::pin::{self, LocalSource, Pin};
+use crate::common::reporter::{LISTED, Talk};
+use crate::common::units::Counted;
+use crate::progress_bar::with_bar;
+use crate::repair::recovery::Teller;
 
 /// The two devices of a clone, open for reading.
 pub(super) struct Devices<'a> {
@@ -60,9 +60,9 @@ impl<'a> Devices<'a> {
     pub(super) fn decide(&self, recovery: &mut Recovery, quiet: bool) -> Result<Decided> {
         let geometry = recovery.header.geometry;
         let (source, destination) = (&self.source.1, &self.destination.1);
-        let bar = Bar::new("comparing", quiet);
-        let decided = decide(&mut recovery.regions, geometry, source, destination, &bar);
-        bar.finish();
+        let decided = with_bar("comparing", quiet, |bar| {
+            decide(&mut recovery.regions, geometry, source, destination, bar)
+        });
         // What was read before it changed is no more the source of this clone than what was read
         // after.
         let decided = decided.map_err(Error::from);

@@ -3,7 +3,7 @@
 
 use clone_core::repair::{Origin, Recovery};
 
-use crate::recovery::Teller;
+use crate::repair::recovery::Teller;
 
 /// Whether a sound superblock leads to a bitset in which no region is hydrated.
 pub(super) fn is_fresh(recovery: &Recovery) -> bool {

@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 
 use super::Outcome;
 use super::fresh::is_fresh;
-use crate::report::{Superblock, problems};
+use crate::common::reporter::{Superblock, problems};
 
 #[derive(Serialize)]
 struct Json<'a> {

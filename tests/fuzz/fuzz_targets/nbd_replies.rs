@@ -17,12 +17,9 @@ use clone_core::block_io::ReadData;
 use clone_core::block_io::{Extent, Source};
 use clone_core::engine::Command;
 use clone_core::geometry::Sectors;
-use clone_daemon::nbd::server::{Server, ServerOptions};
-use clone_daemon::nbd::wire::{
-    EXTENDED_REPLY_MAGIC, EXTENDED_REQUEST_MAGIC, REQUEST_MAGIC, SIMPLE_REPLY_MAGIC,
-    STRUCTURED_REPLY_MAGIC, chunk, command, flag,
-};
-use clone_daemon::volume::Volume;
+use clone_daemon::export::nbd::{Server, ServerOptions};
+use clone_daemon::nbd_protocol::{EXTENDED_REPLY_MAGIC, EXTENDED_REQUEST_MAGIC, REQUEST_MAGIC, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC, chunk, command, flag};
+use clone_daemon::export::volume::Volume;
 use clone_fuzz::memory::{One, start};
 use libfuzzer_sys::fuzz_target;
 

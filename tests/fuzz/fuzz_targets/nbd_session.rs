@@ -10,8 +10,8 @@ use std::thread;
 
 use clone_core::driver::RunningClone;
 use clone_core::geometry::Sectors;
-use clone_daemon::nbd::server::{Server, ServerOptions};
-use clone_daemon::volume::Volume;
+use clone_daemon::export::nbd::{Server, ServerOptions};
+use clone_daemon::export::volume::Volume;
 use clone_fuzz::memory::{Memory, One, start};
 use libfuzzer_sys::fuzz_target;
 use persistent_data::sim::SimDisk;

@@ -12,7 +12,7 @@ use clone_core::geometry::{Geometry, RegionSize, Sectors};
 use clone_core::metadata::ir::Header;
 use clone_core::metadata::Metadata;
 use clone_core::metadata::metadata_size::MetadataSize;
-use clone_daemon::volume::{Volume, Volumes};
+use clone_daemon::export::volume::{Volume, Volumes};
 use persistent_data::sim::SimDisk;
 
 /// A clone of `source` in regions of 4 KiB, of which nothing is hydrated.

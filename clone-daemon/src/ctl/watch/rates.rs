@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use clone_tools::pace::{Left, Pace, per_second};
+use clone_tools::common::throughput::{Left, Pace, per_second};
 
 use crate::control::protocol::{Requests, Snapshot};
 use crate::ctl::show::size;

@@ -1,6 +1,6 @@
 //! The screen, drawn from what is known.
 
-use clone_tools::figures::{Counted, Share};
+use clone_tools::common::units::{Counted, Share};
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};

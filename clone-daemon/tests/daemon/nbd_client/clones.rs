@@ -12,7 +12,7 @@ use clone_core::dm_target::Message;
 use clone_core::driver::RunningClone;
 use clone_core::engine::{Command, Device, Happening, Notice, RequestError};
 use clone_core::geometry::Sectors;
-use clone_daemon::nbd::server::ServerOptions;
+use clone_daemon::export::nbd::ServerOptions;
 use clone_daemon::source::{self, SourceOptions};
 use persistent_data::device::FileDevice;
 

@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use clone_daemon::nbd::client::{NbdError, NbdOptions, NbdRemote};
-use clone_daemon::nbd::wire::{
+use clone_daemon::nbd_protocol::{
     EXTENDED_REPLY_MAGIC, EXTENDED_REQUEST_MAGIC, MAGIC, OPTION_MAGIC, OPTION_REPLY_MAGIC,
     SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC, chunk, command, export, handshake, info, option,
     option_reply,
 };
+use clone_daemon::source::nbd::{NbdError, NbdOptions, NbdRemote};
 use clone_daemon::source::remote::{Remote, Trouble};
-use clone_daemon::source::spec::{NbdAddress, NbdEndpoint};
+use clone_daemon::source::uri::{NbdAddress, NbdEndpoint};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 

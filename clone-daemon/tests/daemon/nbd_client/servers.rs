@@ -7,8 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use clone_daemon::nbd::client::{NbdOptions, NbdRemote};
-use clone_daemon::source::spec::{NbdAddress, NbdEndpoint};
+use clone_daemon::source::nbd::{NbdOptions, NbdRemote};
+use clone_daemon::source::uri::{NbdAddress, NbdEndpoint};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 

@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use clone_daemon::nbd::client::{NbdError, NbdOptions, NbdRemote};
+use clone_daemon::source::nbd::{NbdError, NbdOptions, NbdRemote};
 use clone_daemon::source::remote::{Remote, Trouble};
-use clone_daemon::source::spec::{NbdAddress, NbdEndpoint};
+use clone_daemon::source::uri::{NbdAddress, NbdEndpoint};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
 use super::servers::{Server, address, noise, soon, tcp, unix};

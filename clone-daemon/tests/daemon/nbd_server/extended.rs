@@ -3,7 +3,7 @@
 use super::raw::{Chunk, Raw, be32, be64};
 use super::served::{Served, noise};
 use byteorder::{BigEndian, ByteOrder};
-use clone_daemon::nbd::wire::{chunk, command, errno, flag, option};
+use clone_daemon::nbd_protocol::{chunk, command, errno, flag, option};
 
 const SIZE: usize = 256 << 10;
 

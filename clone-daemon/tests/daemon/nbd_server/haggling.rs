@@ -3,7 +3,7 @@
 use super::raw::{Raw, be32, be64};
 use super::served::{Served, noise};
 use byteorder::{BigEndian, ByteOrder};
-use clone_daemon::nbd::wire::{export, info, option, option_reply as answer};
+use clone_daemon::nbd_protocol::{export, info, option, option_reply as answer};
 
 fn served() -> Served {
     Served::new(&noise(4, 64 << 10))

@@ -10,8 +10,8 @@ use super::raw::Raw;
 use super::served::{Served, noise};
 use crate::support::Rig;
 use clone_core::geometry::Sectors;
-use clone_daemon::nbd::server::ServerOptions;
-use clone_daemon::nbd::wire::{command, errno, flag, option, option_reply};
+use clone_daemon::export::nbd::ServerOptions;
+use clone_daemon::nbd_protocol::{command, errno, flag, option, option_reply};
 
 const MIB: u64 = 1 << 20;
 

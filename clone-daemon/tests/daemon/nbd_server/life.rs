@@ -9,9 +9,9 @@ use super::raw::Raw;
 use super::served::{Served, listen, noise, output};
 use crate::support::{LONG, List, Rig, volume};
 use clone_core::geometry::Sectors;
-use clone_daemon::nbd::server::{BindOptions, Listener, Server, ServerOptions};
-use clone_daemon::nbd::wire::{command, errno, option, option_reply};
-use clone_daemon::volume::{Volume, Volumes};
+use clone_daemon::export::nbd::{BindOptions, Listener, Server, ServerOptions};
+use clone_daemon::export::volume::{Volume, Volumes};
+use clone_daemon::nbd_protocol::{command, errno, option, option_reply};
 
 /// Volumes that change.
 struct Changing(Mutex<List>);

@@ -15,8 +15,8 @@ use clone_core::block_io::ReadData;
 use clone_core::block_io::{Extent, Source};
 use clone_core::driver::RunningClone;
 use clone_core::geometry::Sectors;
-use clone_daemon::nbd::server::{Address, BindOptions, Listener, Server, ServerOptions};
-use clone_daemon::nbd::wire::{command, option, option_reply};
+use clone_daemon::export::nbd::{Address, BindOptions, Listener, Server, ServerOptions};
+use clone_daemon::nbd_protocol::{command, option, option_reply};
 use persistent_data::device::FileDevice;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
 

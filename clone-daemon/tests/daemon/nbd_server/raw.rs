@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 
 use crate::support::LONG;
 use byteorder::{BigEndian, ByteOrder, WriteBytesExt};
-use clone_daemon::nbd::wire::{
+use clone_daemon::nbd_protocol::{
     EXTENDED_REPLY_MAGIC, EXTENDED_REQUEST_MAGIC, MAGIC, OPTION_MAGIC, OPTION_REPLY_MAGIC,
     REQUEST_MAGIC, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC, chunk, option, option_reply,
 };

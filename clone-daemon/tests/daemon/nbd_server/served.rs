@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use clone_core::driver::RunningClone;
 use clone_core::geometry::Sectors;
-use clone_daemon::nbd::server::{Address, BindOptions, Listener, Server, ServerOptions};
-use clone_daemon::volume::Volume;
+use clone_daemon::export::nbd::{Address, BindOptions, Listener, Server, ServerOptions};
+use clone_daemon::export::volume::Volume;
 use persistent_data::device::FileDevice;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

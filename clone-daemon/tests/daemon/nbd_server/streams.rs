@@ -9,7 +9,7 @@ use super::life::wait_until;
 use super::raw::{Raw, be32, be64};
 use super::served::{Served, noise};
 use crate::support::LONG;
-use clone_daemon::nbd::wire::{command, flag, option};
+use clone_daemon::nbd_protocol::{command, flag, option};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 

@@ -7,8 +7,8 @@ use super::raw::Raw;
 use super::served::{Served, noise, output, run};
 use crate::support::Rig;
 use clone_core::geometry::Sectors;
-use clone_daemon::nbd::server::{ServerOptions, TlsError, TlsOptions};
-use clone_daemon::nbd::wire::{option, option_reply as answer};
+use clone_daemon::export::nbd::{ServerOptions, TlsError, TlsOptions};
+use clone_daemon::nbd_protocol::{option, option_reply as answer};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
 

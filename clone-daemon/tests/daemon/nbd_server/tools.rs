@@ -4,7 +4,7 @@ use std::fs;
 
 use super::served::{Served, noise, run};
 use clone_core::engine::Command;
-use clone_daemon::nbd::server::ServerOptions;
+use clone_daemon::export::nbd::ServerOptions;
 use serde_json::Value;
 
 const MIB: usize = 1 << 20;

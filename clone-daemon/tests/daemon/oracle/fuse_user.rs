@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::time::Instant;
 
-use clone_daemon::nbd::wire::{command, errno};
+use clone_daemon::nbd_protocol::{command, errno};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rustix::fs::{FallocateFlags, SeekFrom};

@@ -1,6 +1,6 @@
 //! What an answer must be.
 
-use clone_daemon::nbd::wire::{self, allocation, command, errno, flag, hydrated};
+use clone_daemon::nbd_protocol::{self, allocation, command, errno, flag, hydrated};
 
 use super::model::{Force, Mismatch};
 use super::run::{Known, Mark, Run};
@@ -118,7 +118,7 @@ fn status(known: &mut Known, asked: &Asked, moment: u64) -> Result<(), String> {
             }
             at = range.end;
             let has = |flag: u32| flags & u64::from(flag) != 0;
-            if context == wire::BASE_ALLOCATION {
+            if context == nbd_protocol::BASE_ALLOCATION {
                 if has(allocation::ZERO) {
                     let zeroes = known.model.zeroes(&range, moment);
                     zeroes.map_err(|Mismatch(told)| format!("{range:?} is no zeroes: {told}"))?;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use clone_daemon::nbd::wire::{command, errno};
+use clone_daemon::nbd_protocol::{command, errno};
 
 use super::content::Content;
 use super::hydrated::Hydrated;

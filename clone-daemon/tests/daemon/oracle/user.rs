@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use clone_daemon::nbd::wire::{command, flag};
+use clone_daemon::nbd_protocol::{command, flag};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 

@@ -7,7 +7,7 @@ use std::io::{self, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use clone_daemon::nbd::wire::{
+use clone_daemon::nbd_protocol::{
     self, chunk, command, export, flag, handshake, info, option, option_reply,
 };
 
@@ -70,8 +70,8 @@ impl Wire {
     pub(super) fn connect(socket: &Path, name: &str, style: Style) -> io::Result<Self> {
         let stream = BufReader::with_capacity(256 << 10, UnixStream::connect(socket)?);
         let mut wire = Self { stream, style, size_bytes: 0, contexts: Vec::new() };
-        wire.expect(wire::MAGIC, "the first magic")?;
-        wire.expect(wire::OPTION_MAGIC, "the second magic")?;
+        wire.expect(nbd_protocol::MAGIC, "the first magic")?;
+        wire.expect(nbd_protocol::OPTION_MAGIC, "the second magic")?;
         let flags = wire.u16()?;
         let both = handshake::FIXED_NEWSTYLE | handshake::NO_ZEROES;
         if flags & both != both {
@@ -88,7 +88,8 @@ impl Wire {
             [&len.to_be_bytes()[..], name.as_bytes()].concat()
         };
         if style != Style::Simple {
-            let contexts = [wire::BASE_ALLOCATION, wire::CLONE_HYDRATED].map(named).concat();
+            let contexts =
+                [nbd_protocol::BASE_ALLOCATION, nbd_protocol::CLONE_HYDRATED].map(named).concat();
             let data = [named(name), 2_u32.to_be_bytes().to_vec(), contexts].concat();
             wire.option(option::SET_META_CONTEXT, &data)?;
         }
@@ -98,11 +99,11 @@ impl Wire {
 
     fn option(&mut self, option: u32, data: &[u8]) -> io::Result<()> {
         let len = u32::try_from(data.len()).unwrap_or(u32::MAX);
-        let magic = wire::OPTION_MAGIC.to_be_bytes();
+        let magic = nbd_protocol::OPTION_MAGIC.to_be_bytes();
         let asked = [&magic[..], &option.to_be_bytes(), &len.to_be_bytes(), data].concat();
         self.send(&asked)?;
         loop {
-            self.expect(wire::OPTION_REPLY_MAGIC, "the magic of a reply to an option")?;
+            self.expect(nbd_protocol::OPTION_REPLY_MAGIC, "the magic of a reply to an option")?;
             let (about, kind, len) = (self.u32()?, self.u32()?, self.u32()?);
             if about != option {
                 return Err(wrong(format!("a reply to option {about} in place of {option}")));
@@ -148,7 +149,11 @@ impl Wire {
     /// Puts a request behind `to`.
     pub(super) fn put(style: Style, cookie: u64, request: &Request, data: &[u8], to: &mut Vec<u8>) {
         let is_extended = style == Style::Extended;
-        let magic = if is_extended { wire::EXTENDED_REQUEST_MAGIC } else { wire::REQUEST_MAGIC };
+        let magic = if is_extended {
+            nbd_protocol::EXTENDED_REQUEST_MAGIC
+        } else {
+            nbd_protocol::REQUEST_MAGIC
+        };
         let has_payload = is_extended && request.command == command::WRITE;
         let payload = if has_payload { flag::PAYLOAD_LEN } else { 0 };
         to.extend(magic.to_be_bytes());
@@ -175,7 +180,7 @@ impl Wire {
             }
         }
         match (u32::from_be_bytes(magic), self.style) {
-            (wire::SIMPLE_REPLY_MAGIC, Style::Simple | Style::Structured) => {
+            (nbd_protocol::SIMPLE_REPLY_MAGIC, Style::Simple | Style::Structured) => {
                 let (error, cookie) = (self.u32()?, self.u64()?);
                 let what = match error {
                     0 => What::Done,
@@ -183,8 +188,8 @@ impl Wire {
                 };
                 Ok(Some(Part { cookie, is_last: true, what }))
             }
-            (wire::STRUCTURED_REPLY_MAGIC, Style::Structured)
-            | (wire::EXTENDED_REPLY_MAGIC, Style::Extended) => self.chunk().map(Some),
+            (nbd_protocol::STRUCTURED_REPLY_MAGIC, Style::Structured)
+            | (nbd_protocol::EXTENDED_REPLY_MAGIC, Style::Extended) => self.chunk().map(Some),
             (magic, style) => {
                 let mut next = [0; 12];
                 let some = self.stream.read(&mut next).unwrap_or(0);

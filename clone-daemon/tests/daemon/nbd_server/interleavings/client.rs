@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use byteorder::{BigEndian, ByteOrder};
-use clone_daemon::nbd::server::reply::Style;
-use clone_daemon::nbd::wire::{chunk, errno};
+use clone_daemon::export::nbd::reply::Style;
+use clone_daemon::nbd_protocol::{chunk, errno};
 use rand::Rng;
 use rand::rngs::StdRng;
 
@@ -170,7 +170,7 @@ impl Client {
     pub(super) fn read_all(&mut self) {
         let range = written_by(self.number);
         let len = range.end - range.start;
-        let what = (0, clone_daemon::nbd::wire::command::READ);
+        let what = (0, clone_daemon::nbd_protocol::command::READ);
         let extended = self.style == Style::Extended;
         self.raw.send(&Raw::request_bytes(extended, what, 1, range.start, len));
         let request = Request::read(range.clone());

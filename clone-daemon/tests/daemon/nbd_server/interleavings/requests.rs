@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use clone_daemon::nbd::server::reply::Style;
-use clone_daemon::nbd::wire::{command, errno, flag};
+use clone_daemon::export::nbd::reply::Style;
+use clone_daemon::nbd_protocol::{command, errno, flag};
 use rand::Rng;
 use rand::rngs::StdRng;
 

@@ -1,0 +1,235 @@
+//! What is done for those who are connected.
+
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clone_core::driver::{Dated, DriverError};
+use clone_core::engine::Command;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
+
+use super::line::{self, LineError};
+use super::protocol::{ErrorKind, Item, Refusal, Reply, Request, VERSION, Verb};
+use super::report;
+use crate::connection_server::Over;
+use crate::host::{Host, HostError, Hosted, Reloaded};
+
+/// How long is waited for an event before it is looked whether anybody still wants it.
+const GLANCE: Duration = Duration::from_millis(200);
+
+pub(super) struct Verbs {
+    pub(super) host: Arc<Host>,
+}
+
+/// Why an answer ends early.
+pub(super) enum Stop {
+    /// It was not, or no longer, done.
+    Refused(Refusal),
+    /// Nobody is there to be told.
+    Gone(LineError),
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<HostError> for Stop {
+    fn from(error: HostError) -> Self {
+        let kind = match error {
+            HostError::NoSuch { .. } => ErrorKind::NoClone,
+            HostError::Stopping => ErrorKind::Stopped,
+            _ => ErrorKind::Failed,
+        };
+        Self::Refused(Refusal::new(kind, error.to_string()))
+    }
+}
+
+impl From<DriverError> for Stop {
+    fn from(error: DriverError) -> Self {
+        let kind = match error {
+            DriverError::Ending => ErrorKind::Stopped,
+            _ => ErrorKind::Failed,
+        };
+        Self::Refused(Refusal::new(kind, error.to_string()))
+    }
+}
+
+/// Whom an answer goes to.
+struct Peer<'a> {
+    stream: &'a UnixStream,
+    over: &'a Over,
+}
+
+impl Peer<'_> {
+    fn tell(&self, item: Item) -> Result<(), Stop> {
+        match line::write(&mut &*self.stream, &Reply::item(item)) {
+            Err(error @ LineError::TooLong) => {
+                Err(Refusal::new(ErrorKind::Failed, format!("the answer has {error}")).into())
+            }
+            written => written.map_err(Stop::Gone),
+        }
+    }
+
+    /// Fails if there is nobody any more, or the daemon ends. What it has sent meanwhile is left
+    /// alone.
+    fn expect_there(&self) -> Result<(), Stop> {
+        if self.over.is_now() {
+            return Err(Refusal::new(ErrorKind::Stopped, "the daemon ends").into());
+        }
+        let mut byte = [0];
+        match recv(self.stream, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+            Ok((_, 0)) => Err(Stop::Gone(LineError::Cut)),
+            Err(error) if error != Errno::WOULDBLOCK && error != Errno::INTR => {
+                Err(Stop::Gone(LineError::Io(error.into())))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Verbs {
+    /// Does what `request` says, and tells `stream` all but the end of the answer.
+    pub(super) fn answer(
+        &self,
+        request: Request,
+        stream: &UnixStream,
+        over: &Over,
+    ) -> Result<(), Stop> {
+        if request.v != VERSION {
+            let text = format!(
+                "the daemon speaks version {VERSION} of the control protocol, and this is \
+                 version {}: use the clonectl that came with the daemon",
+                request.v
+            );
+            return Err(Refusal::new(ErrorKind::Request, text).into());
+        }
+        let peer = Peer { stream, over };
+        match request.verb {
+            Verb::Status { name, flush } => self.each(name.as_deref(), |clone| {
+                peer.tell(Item::Clone(Box::new(report::status(clone, flush))))
+            }),
+            Verb::Table { name } => self.each(name.as_deref(), |clone| {
+                peer.tell(Item::Table { name: clone.name().to_owned(), line: clone.table() })
+            }),
+            Verb::Message { name, message } => self.message(&name, &message),
+            Verb::Suspend { name } => Ok(self.host.get(&name)?.suspend()?),
+            Verb::Resume { name } => Ok(self.host.get(&name)?.resume()?),
+            Verb::Wait { name, after } => self.wait(&name, after, &peer),
+            Verb::Events { name: Some(name), follow } => self.events_of(&name, follow, &peer),
+            Verb::Events { name: None, follow } => self.events(follow, &peer),
+            Verb::Create { line } => self.host.create(&line).map(drop).map_err(Stop::from),
+            Verb::Remove { name } => Ok(self.host.remove(&name)?),
+            Verb::Reload => {
+                let Reloaded { added, removed, changed, failed } = self.host.reload()?;
+                peer.tell(Item::Reloaded { added, removed, changed, failed })
+            }
+            Verb::Snapshot { name, cells } => {
+                let clone = self.host.get(&name)?;
+                peer.tell(Item::Snapshot(Box::new(report::snapshot(&clone, cells))))
+            }
+        }
+    }
+
+    fn each(
+        &self,
+        name: Option<&str>,
+        tell: impl Fn(&Hosted) -> Result<(), Stop>,
+    ) -> Result<(), Stop> {
+        match name {
+            Some(name) => tell(&*self.host.get(name)?),
+            None => self.host.list().iter().try_for_each(|clone| tell(clone)),
+        }
+    }
+
+    fn message(&self, name: &str, message: &str) -> Result<(), Stop> {
+        let clone = self.host.get(name)?;
+        let command = Command::parse(message)
+            .map_err(|error| Refusal::new(ErrorKind::Message, error.to_string()))?;
+        Ok(clone.command(command)?)
+    }
+
+    /// Fails if `clone` is not served any more: nothing will happen to it.
+    fn expect_served(&self, clone: &Arc<Hosted>) -> Result<(), Stop> {
+        let now = self.host.find(clone.name());
+        if now.is_some_and(|now| Arc::ptr_eq(&now, clone)) {
+            return Ok(());
+        }
+        let text = format!("the clone {:?} has been stopped", clone.name());
+        Err(Refusal::new(ErrorKind::Stopped, text).into())
+    }
+
+    fn wait(&self, name: &str, after: u64, peer: &Peer) -> Result<(), Stop> {
+        let clone = self.host.get(name)?;
+        loop {
+            let events = clone.wait_for_dated(after, GLANCE);
+            if !events.is_empty() {
+                return tell_events(&clone, events, peer).map(drop);
+            }
+            self.expect_served(&clone)?;
+            peer.expect_there()?;
+        }
+    }
+
+    fn events_of(&self, name: &str, follow: bool, peer: &Peer) -> Result<(), Stop> {
+        let clone = self.host.get(name)?;
+        let mut after = 0;
+        loop {
+            let wait = if follow { GLANCE } else { Duration::ZERO };
+            let events = clone.wait_for_dated(after, wait);
+            let is_empty = events.is_empty();
+            after = tell_events(&clone, events, peer)?.unwrap_or(after);
+            if !follow {
+                return Ok(());
+            }
+            if is_empty {
+                self.expect_served(&clone)?;
+                peer.expect_there()?;
+            }
+        }
+    }
+
+    /// Of all clones, in the order of their times as far as they are known together.
+    fn events(&self, follow: bool, peer: &Peer) -> Result<(), Stop> {
+        let mut known: Vec<(Arc<Hosted>, u64)> = Vec::new();
+        loop {
+            let list = self.host.list();
+            // What a clone told while it was stopped is told before it is forgotten.
+            let is_listed = |known: &Arc<Hosted>| list.iter().any(|c| Arc::ptr_eq(c, known));
+            let (mut stay, mut gone): (Vec<_>, Vec<_>) =
+                known.into_iter().partition(|(clone, _)| is_listed(clone));
+            for clone in &list {
+                if !stay.iter().any(|(old, _)| Arc::ptr_eq(old, clone)) {
+                    stay.push((clone.clone(), 0));
+                }
+            }
+            let mut news: Vec<(String, Dated)> = Vec::new();
+            for (clone, after) in gone.iter_mut().chain(&mut stay) {
+                let events = clone.wait_for_dated(*after, Duration::ZERO);
+                *after = events.last().map_or(*after, |dated| dated.notice.number);
+                news.extend(events.into_iter().map(|dated| (clone.name().to_owned(), dated)));
+            }
+            news.sort_by_key(|(_, dated)| dated.time);
+            for (name, dated) in news {
+                peer.tell(Item::Event(report::event(&name, dated)))?;
+            }
+            if !follow {
+                return Ok(());
+            }
+            peer.expect_there()?;
+            std::thread::sleep(GLANCE);
+            known = stay;
+        }
+    }
+}
+
+/// Tells them all, and what the number of the last one was.
+fn tell_events(clone: &Hosted, events: Vec<Dated>, peer: &Peer) -> Result<Option<u64>, Stop> {
+    let last = events.last().map(|dated| dated.notice.number);
+    for dated in events {
+        peer.tell(Item::Event(report::event(clone.name(), dated)))?;
+    }
+    Ok(last)
+}

@@ -1,0 +1,197 @@
+//! What is told of a clone.
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use clone_core::dm_target::{Mode, Status, StatusLine};
+use clone_core::driver::Dated;
+use clone_core::engine::{Failure, Happening, Settings};
+use serde_json::Value;
+
+use super::hydration_map;
+use super::protocol::{CELLS_MAX, CloneStatus, Event, Requests, Set, Snapshot, shortened};
+use crate::export::stats::{Counts, Figures, Kind};
+use crate::host::Hosted;
+
+/// Events in a snapshot.
+const EVENTS: usize = 8;
+
+/// Bytes of what a device said, as it is told.
+const REASON_MAX: usize = 2048;
+
+/// How a clone stands; `flush` commits before.
+pub(crate) fn status(clone: &Hosted, flush: bool) -> CloneStatus {
+    let line = clone.status(flush);
+    let events = clone.wait_for_dated(0, Duration::ZERO);
+    let rest = events.iter().rev().find_map(|dated| match dated.notice.what {
+        Happening::Suspended => Some(true),
+        Happening::Resumed => Some(false),
+        _ => None,
+    });
+    let aside = clone.set_aside().into_iter().map(|aside| aside.regions.end - aside.regions.start);
+    let volume = clone.volume();
+    let mut told = CloneStatus {
+        name: clone.name().to_owned(),
+        exports: clone.exports(),
+        size_bytes: volume.size_bytes(),
+        region_bytes: volume.region_bytes(),
+        regions: volume.size_bytes().div_ceil(volume.region_bytes().max(1)),
+        suspended: rest.unwrap_or(false),
+        set_aside_regions: aside.sum(),
+        event_nr: events.last().map_or(0, |dated| dated.notice.number),
+        settings: set(&clone.settings()),
+        ..CloneStatus::default()
+    };
+    add_line(&mut told, &line);
+    told
+}
+
+fn add_line(told: &mut CloneStatus, line: &StatusLine) {
+    told.status = line.to_string();
+    let figures = match &line.status {
+        Status::Fail => return told.state = "fail".to_owned(),
+        Status::Error => return told.state = "error".to_owned(),
+        Status::Running(figures) => figures,
+    };
+    told.state = "running".to_owned();
+    let mode = match figures.mode {
+        Mode::ReadWrite => "rw",
+        Mode::ReadOnly => "ro",
+    };
+    told.mode = Some(mode.to_owned());
+    told.complete = figures.hydrated == figures.regions;
+    told.hydrated_regions = figures.hydrated;
+    told.regions = figures.regions;
+    told.hydrating_regions = figures.hydrating;
+    told.metadata_used_blocks = figures.metadata_used;
+    told.metadata_total_blocks = figures.metadata_total;
+}
+
+fn set(settings: &Settings) -> Set {
+    let Settings { options, hydration_rate, hydrate_on_read, max_failures, .. } = *settings;
+    Set {
+        hydration: options.hydration,
+        discard_passdown: options.discard_passdown,
+        hydration_threshold: options.hydration_threshold,
+        hydration_batch_size: options.hydration_batch_size,
+        hydration_rate,
+        hydrate_on_read,
+        max_failures,
+    }
+}
+
+/// A notice of the clone `name`.
+pub(super) fn event(name: &str, dated: Dated) -> Event {
+    let Dated { notice, time } = dated;
+    let (what, details) = details(&notice.what);
+    let time = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Event {
+        name: name.to_owned(),
+        number: notice.number,
+        time: time.as_secs_f64(),
+        what: what.to_owned(),
+        text: shortened(notice.what.to_string(), REASON_MAX),
+        details,
+    }
+}
+
+fn details(what: &Happening) -> (&'static str, BTreeMap<String, Value>) {
+    let mut details = BTreeMap::new();
+    let mut add = |name: &str, value: Value| details.insert(name.to_owned(), value);
+    let mut add_failure = |Failure { device, reason, .. }: &Failure| {
+        add("device", device.to_string().into());
+        add("reason", shortened(reason.clone(), REASON_MAX).into());
+    };
+    let name = match what {
+        Happening::Finished => "finished",
+        Happening::ReadOnly(failure) => {
+            add_failure(failure);
+            "read_only"
+        }
+        Happening::FlushFailed(failure) => {
+            add_failure(failure);
+            "flush_failed"
+        }
+        Happening::Failed(failure) => {
+            add_failure(failure);
+            "failed"
+        }
+        Happening::HydrationStopped { failures, range, failure } => {
+            add_failure(failure);
+            add("failures", (*failures).into());
+            add("start", range.start.into());
+            add("end", range.end.into());
+            "hydration_stopped"
+        }
+        Happening::SourceChanged { reason } => {
+            add("reason", shortened(reason.clone(), REASON_MAX).into());
+            "source_changed"
+        }
+        Happening::LimitReached => "limit_reached",
+        Happening::Suspended => "suspended",
+        Happening::Resumed => "resumed",
+        _ => "other",
+    };
+    (name, details)
+}
+
+/// All that is to be seen of a clone now, with a map of `cells` cells at most.
+pub(super) fn snapshot(clone: &Hosted, cells: u32) -> Snapshot {
+    let volume = clone.volume();
+    let region_bytes = volume.region_bytes();
+    let regions = volume.size_bytes().div_ceil(region_bytes.max(1));
+    let cell_regions = hydration_map::regions_per_cell(regions, cells.clamp(1, CELLS_MAX));
+    let user = volume.user();
+    let run = |range: &_| user.hydrated(range);
+    let progress = clone.progress();
+    let events = clone.wait_for_dated(0, Duration::ZERO);
+    let last = events.len().saturating_sub(EVENTS);
+    Snapshot {
+        clone: status(clone, false),
+        source: shortened(source(&clone.table()), REASON_MAX),
+        micros: micros(),
+        fetched_bytes: progress.fetched_bytes,
+        copied_bytes: progress.copied_bytes,
+        zeroed_bytes: progress.zeroed_bytes,
+        source_read_bytes: progress.source_read_bytes,
+        commits: progress.commits,
+        in_flight: volume.figures().in_flight(),
+        requests: requests(volume.figures()),
+        cell_regions,
+        cells: hydration_map::draw(
+            volume.size_bytes(),
+            cell_regions.saturating_mul(region_bytes),
+            run,
+        ),
+        events: events.into_iter().skip(last).map(|dated| event(clone.name(), dated)).collect(),
+    }
+}
+
+/// The source in a table line: `<start> <length> clone META DEST SOURCE …`.
+fn source(table: &str) -> String {
+    table.split_whitespace().nth(5).unwrap_or_default().to_owned()
+}
+
+fn micros() -> u64 {
+    static BEGINNING: OnceLock<Instant> = OnceLock::new();
+    let since = BEGINNING.get_or_init(Instant::now).elapsed();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn requests(figures: &Figures) -> BTreeMap<String, Requests> {
+    let of_kind = |kind: Kind| {
+        let mut sum = Requests::default();
+        for counts in [true, false].map(|hydrated| figures.counts(kind, hydrated)) {
+            let Counts { classes, micros, bytes, failed } = counts;
+            let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+            sum.count += classes.iter().map(get).sum::<u64>();
+            sum.micros += get(micros);
+            sum.bytes += get(bytes);
+            sum.failed += get(failed);
+        }
+        (kind.name().to_owned(), sum)
+    };
+    Kind::ALL.into_iter().map(of_kind).collect()
+}

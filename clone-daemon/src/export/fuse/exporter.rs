@@ -1,0 +1,65 @@
+//! The exporter of FUSE: a mounted file for each clone.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use anyhow::Result;
+use clone_core::sync::lock;
+
+use crate::export::exporter::Exporter;
+use crate::export::fuse::{Export, Options, Who};
+use crate::export::volume::Volume;
+
+/// Mounts clones by FUSE.
+pub struct FuseExporter {
+    place: MountPoint,
+    who: Who,
+    mounted: Mutex<HashMap<String, Export>>,
+}
+
+/// Where clones are mounted.
+pub enum MountPoint {
+    /// The only one: on this file, or in this folder.
+    One(PathBuf),
+    /// Each in this folder, on a file that is called as it is.
+    Each(PathBuf),
+}
+
+impl FuseExporter {
+    /// Mounts clones at `place`, for `who`.
+    pub fn new(place: MountPoint, who: Who) -> Self {
+        Self { place, who, mounted: Mutex::default() }
+    }
+
+    /// Where the clone called `name` is mounted.
+    fn path(&self, name: &str) -> PathBuf {
+        match &self.place {
+            MountPoint::One(path) => path.clone(),
+            MountPoint::Each(folder) => folder.join(name),
+        }
+    }
+}
+
+impl Exporter for FuseExporter {
+    fn check(&self, name: &str) -> Result<()> {
+        Ok(Export::check(&self.path(name), name)?)
+    }
+
+    fn add(&self, volume: &Arc<Volume>) -> Result<Vec<String>> {
+        let options = Options { who: self.who, ..Options::default() };
+        let export = Export::mount(&self.path(volume.name()), volume.clone(), options)?;
+        let told = export.path().display().to_string();
+        lock(&self.mounted).insert(volume.name().to_owned(), export);
+        Ok(vec![told])
+    }
+
+    fn remove(&self, volume: &Arc<Volume>) -> Result<()> {
+        let mut mounted = lock(&self.mounted);
+        if let Some(export) = mounted.get_mut(volume.name()) {
+            export.unmount()?;
+            mounted.remove(volume.name());
+        }
+        Ok(())
+    }
+}

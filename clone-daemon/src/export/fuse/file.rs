@@ -1,0 +1,376 @@
+//! The file system that the kernel sees: a clone, which is its root or the only file in it.
+
+use std::ffi::OsStr;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use clone_core::engine::{ByteRange, Operation, RequestError};
+use fuser::{
+    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenAccMode, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory,
+    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow,
+    WriteFlags,
+};
+use rustix::process::{getegid, geteuid};
+
+use crate::export::volume::{User, Volume};
+
+/// The most bytes of the name of a file.
+pub(super) const NAME_MAX: usize = 255;
+
+/// The most bytes that the kernel reads or writes by one request, if its own limit (256 pages, as
+/// it is delivered) is no smaller.
+const REQUEST_BYTES: u32 = 1 << 20;
+
+/// How many requests of asynchronous direct I/O the kernel lets be under way; without more of them
+/// than the 12 that it begins with, a queue of 32 is not filled.
+const BACKGROUND: u16 = 128;
+
+/// How long the kernel may remember what files there are and what they look like: that does not
+/// change.
+const FOREVER: Duration = Duration::from_secs(1 << 30);
+
+/// How many stretches are looked at for one `SEEK_DATA` or `SEEK_HOLE`. What lies behind them is
+/// called data then, which is never wrong.
+const STRETCHES_MAX: usize = 1 << 16;
+
+/// What is mounted.
+pub(super) enum Shape {
+    /// The clone itself.
+    File,
+    /// A directory, with the clone by this name in it.
+    Directory(String),
+}
+
+impl Shape {
+    pub(super) fn is_file(&self) -> bool {
+        matches!(self, Self::File)
+    }
+}
+
+/// What one request needs for itself.
+struct Desk {
+    user: User,
+    /// What is read; it only ever grows, to [`REQUEST_BYTES`].
+    buffer: Vec<u8>,
+}
+
+/// A clone, as the kernel's FUSE sees it.
+pub(super) struct FileSystem {
+    volume: Arc<Volume>,
+    shape: Shape,
+    permissions: u16,
+    began: SystemTime,
+    /// Those that nobody is at; the one that was left last is taken first.
+    desks: Mutex<Vec<Desk>>,
+}
+
+impl FileSystem {
+    pub(super) fn new(volume: Arc<Volume>, shape: Shape, for_everybody: bool) -> Self {
+        let permissions = if for_everybody { 0o666 } else { 0o600 };
+        Self { volume, shape, permissions, began: SystemTime::now(), desks: Mutex::default() }
+    }
+
+    fn at_desk(&self, act: impl FnOnce(&mut Desk)) {
+        let desk = self.desks.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let new = || Desk { user: self.volume.user(), buffer: Vec::new() };
+        let mut desk = desk.unwrap_or_else(new);
+        act(&mut desk);
+        self.desks.lock().unwrap_or_else(PoisonError::into_inner).push(desk);
+    }
+
+    fn submit(&self, operation: Operation, range: ByteRange, reply: ReplyEmpty) {
+        self.at_desk(|desk| {
+            desk.user.submit(operation, range, false, Vec::new(), move |result, _| match result {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(errno(error)),
+            });
+        });
+    }
+
+    fn file(&self) -> INodeNo {
+        match self.shape {
+            Shape::File => INodeNo::ROOT,
+            Shape::Directory(_) => INodeNo(INodeNo::ROOT.0 + 1),
+        }
+    }
+
+    /// The bytes of the clone that `len` bytes from `offset` on are; none if that is all beyond.
+    fn clip(&self, offset: u64, len: u64) -> Option<ByteRange> {
+        let end = offset.saturating_add(len).min(self.volume.size_bytes());
+        (offset < end).then_some(offset..end)
+    }
+
+    fn attributes(&self, of: INodeNo) -> FileAttr {
+        let is_file = of == self.file();
+        let size = if is_file { self.volume.size_bytes() } else { 0 };
+        // Whoever may read and write it may look into the directory too.
+        let permissions =
+            if is_file { self.permissions } else { self.permissions & !0o222 | 0o111 };
+        FileAttr {
+            ino: of,
+            size,
+            blocks: size / 512,
+            atime: self.began,
+            mtime: self.began,
+            ctime: self.began,
+            crtime: self.began,
+            kind: if is_file { FileType::RegularFile } else { FileType::Directory },
+            perm: permissions,
+            nlink: if is_file { 1 } else { 2 },
+            uid: geteuid().as_raw(),
+            gid: getegid().as_raw(),
+            rdev: 0,
+            blksize: 4096,
+            flags: 0,
+        }
+    }
+
+    /// Where the next stretch begins, from `offset` on, that is known to be zeroes or is not.
+    fn seek(&self, user: &User, offset: u64, zeroes: bool) -> io::Result<u64> {
+        let size = self.volume.size_bytes();
+        let mut at = offset;
+        for _ in 0..STRETCHES_MAX {
+            match user.stretch(&(at..size))? {
+                Some(stretch) if stretch.zeroes != zeroes => at = stretch.end.max(at + 1),
+                Some(_) => return Ok(at),
+                None => return Ok(size),
+            }
+        }
+        Ok(if zeroes { size } else { at })
+    }
+}
+
+/// What is said to those who use the file. Why a device fails is in the notices of the clone.
+fn errno(error: RequestError) -> Errno {
+    match error {
+        RequestError::PastEnd | RequestError::Full(_) => Errno::ENOSPC,
+        RequestError::ReadOnly => Errno::EROFS,
+        _ => Errno::EIO,
+    }
+}
+
+impl Filesystem for FileSystem {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // Whatever the kernel cannot do it does in another way.
+        let _ = config.set_max_write(REQUEST_BYTES);
+        let _ = config.set_max_background(BACKGROUND);
+        let _ = config.add_capabilities(InitFlags::FUSE_ASYNC_DIO);
+        Ok(())
+    }
+
+    fn lookup(&self, _: &Request, _: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match &self.shape {
+            Shape::Directory(file) if name == OsStr::new(file) => {
+                reply.entry(&FOREVER, &self.attributes(self.file()), Generation(0));
+            }
+            _ => reply.error(Errno::ENOENT),
+        }
+    }
+
+    fn getattr(&self, _: &Request, of: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        reply.attr(&FOREVER, &self.attributes(of));
+    }
+
+    fn setattr(
+        &self,
+        _: &Request,
+        of: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        _: Option<TimeOrNow>,
+        _: Option<TimeOrNow>,
+        _: Option<SystemTime>,
+        _: Option<FileHandle>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<fuser::BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let attributes = self.attributes(of);
+        let is_other_size = size.is_some_and(|size| size != attributes.size);
+        if is_other_size || mode.is_some() || uid.is_some() || gid.is_some() {
+            return reply.error(Errno::EPERM);
+        }
+        // Times are not kept.
+        reply.attr(&FOREVER, &attributes);
+    }
+
+    fn open(&self, _: &Request, _: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let mut how = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
+        if flags.acc_mode() == OpenAccMode::O_RDONLY {
+            how |= FopenFlags::FOPEN_NOFLUSH;
+        }
+        reply.opened(FileHandle(0), how);
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let Some(range) = self.clip(offset, size.into()) else { return reply.data(&[]) };
+        let len = usize::try_from(range.end - offset).unwrap_or(usize::MAX);
+        self.at_desk(|desk| {
+            if desk.buffer.len() < len {
+                desk.buffer.resize(len, 0);
+            }
+            let into = &mut desk.buffer[..len];
+            match desk.user.read_now(offset, into) {
+                Some(Ok(())) => reply.data(into),
+                Some(Err(error)) => reply.error(errno(error)),
+                None => {
+                    let buffer = vec![0; len];
+                    let done = move |result, bytes: Vec<u8>| match result {
+                        Ok(()) => reply.data(&bytes),
+                        Err(error) => reply.error(errno(error)),
+                    };
+                    desk.user.submit(Operation::Read, range, false, buffer, done);
+                }
+            }
+        });
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _: WriteFlags,
+        flags: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let Some(range) = self.clip(offset, data.len() as u64) else {
+            return match data {
+                [] => reply.written(0),
+                _ => reply.error(Errno::ENOSPC),
+            };
+        };
+        let len = u32::try_from(range.end - offset).unwrap_or(u32::MAX);
+        let data = &data[..len as usize];
+        // The kernel adds that to the flags of the file for a write that asks for it (RWF_DSYNC).
+        let durable = flags.0 & libc::O_DSYNC != 0;
+        self.at_desk(|desk| {
+            let done = if durable { None } else { desk.user.write_now(offset, data) };
+            match done {
+                Some(Ok(())) => reply.written(len),
+                Some(Err(error)) => reply.error(errno(error)),
+                None => {
+                    let done = move |result, _| match result {
+                        Ok(()) => reply.written(len),
+                        Err(error) => reply.error(errno(error)),
+                    };
+                    desk.user.submit(Operation::Write, range, durable, data.to_vec(), done);
+                }
+            }
+        });
+    }
+
+    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        self.submit(Operation::Flush, 0..0, reply);
+    }
+
+    fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        self.submit(Operation::Flush, 0..0, reply);
+    }
+
+    fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn fallocate(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
+        const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | KEEP;
+        const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE;
+        const ZERO_KEEP: i32 = ZERO | KEEP;
+        let is_beyond = offset.saturating_add(length) > self.volume.size_bytes();
+        let deallocate = match mode {
+            PUNCH => true,
+            ZERO_KEEP => false,
+            // The rest would make the file longer, or reserve what is behind its end.
+            0 | KEEP | ZERO if is_beyond => return reply.error(Errno::ENOSPC),
+            ZERO => false,
+            // What is there stays as it is; room for it is the destination's business.
+            0 | KEEP => return reply.ok(),
+            _ => return reply.error(Errno::EOPNOTSUPP),
+        };
+        match self.clip(offset, length) {
+            Some(range) => self.submit(Operation::WriteZeroes { deallocate }, range, reply),
+            None => reply.ok(),
+        }
+    }
+
+    fn lseek(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let size = self.volume.size_bytes();
+        let zeroes = match whence {
+            libc::SEEK_DATA => false,
+            libc::SEEK_HOLE => true,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let offset = match u64::try_from(offset) {
+            Ok(offset) if offset < size => offset,
+            _ => return reply.error(Errno::ENXIO),
+        };
+        self.at_desk(|desk| match self.seek(&desk.user, offset, zeroes) {
+            Ok(found) if !zeroes && found >= size => reply.error(Errno::ENXIO),
+            Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
+            Err(_) => reply.error(Errno::EIO),
+        });
+    }
+
+    fn readdir(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        if let Shape::Directory(name) = &self.shape {
+            let root = (INodeNo::ROOT, FileType::Directory);
+            let all = [(root, "."), (root, ".."), ((self.file(), FileType::RegularFile), name)];
+            let from = usize::try_from(offset).unwrap_or(usize::MAX);
+            for (at, ((inode, kind), name)) in all.into_iter().enumerate().skip(from) {
+                if reply.add(inode, at as u64 + 1, kind, name) {
+                    break;
+                }
+            }
+        }
+        reply.ok();
+    }
+
+    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+        let blocks = self.volume.size_bytes().div_ceil(4096);
+        reply.statfs(blocks, 0, 0, 1, 0, 4096, NAME_MAX as u32, 4096);
+    }
+}

@@ -1,0 +1,308 @@
+//! Where a server listens.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use listenfd::ListenFd;
+use rustix::fs::{FlockOperation, Mode, fchmod, flock};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen};
+use thiserror::Error;
+
+use crate::export::nbd::channel::Stream;
+
+/// Where a server listens: `unix:PATH`, `tcp:ADDRESS:PORT` or `systemd`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// A socket in the file system.
+    Unix(PathBuf),
+    /// All addresses of a host.
+    Tcp {
+        /// An address, or a name.
+        host: String,
+        /// The port; 0 for any that is free.
+        port: u16,
+    },
+    /// The sockets that were passed on with `LISTEN_FDS`, see sd_listen_fds(3).
+    Systemd,
+}
+
+/// Why a text is no address.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{0:?} is no address: it must be unix:PATH, tcp:ADDRESS:PORT or systemd")]
+pub struct AddressError(String);
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let wrong = || AddressError(text.into());
+        if text == "systemd" {
+            return Ok(Self::Systemd);
+        }
+        match text.split_once(':').ok_or_else(wrong)? {
+            ("unix", path) if !path.is_empty() => Ok(Self::Unix(path.into())),
+            ("tcp", rest) => {
+                let (host, port) = rest.rsplit_once(':').ok_or_else(wrong)?;
+                let port = port.parse().map_err(|_| wrong())?;
+                let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+                let is_good = match bare {
+                    Some(address) => address.contains(':'),
+                    None => !host.is_empty() && !host.contains([':', '[', ']']),
+                };
+                let host = bare.unwrap_or(host).into();
+                is_good.then_some(Self::Tcp { host, port }).ok_or_else(wrong)
+            }
+            _ => Err(wrong()),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "tcp:[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "tcp:{host}:{port}"),
+            Self::Systemd => f.write_str("systemd"),
+        }
+    }
+}
+
+/// What decides whether an address is safe to listen on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BindOptions {
+    /// Also where strangers can connect without TLS.
+    pub insecure: bool,
+    /// Clients have to use TLS.
+    pub has_tls: bool,
+}
+
+/// Why nobody listens at an address.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// Strangers could read and write everything.
+    #[error(
+        "{0} can be reached from other machines, and there is no TLS: give a certificate, or \
+         --insecure if everybody who can reach it may read and write"
+    )]
+    Insecure(SocketAddr),
+    /// There is something else at the path.
+    #[error("{} exists and is no socket", .0.display())]
+    NoSocket(PathBuf),
+    /// Somebody else listens there.
+    #[error("somebody else listens on {}", .0.display())]
+    InUse(PathBuf),
+    /// No sockets were passed on.
+    #[error("no sockets were passed on by systemd (LISTEN_FDS)")]
+    NonePassed,
+    /// What was passed on cannot be used.
+    #[error("socket {0} of those passed on by systemd does not listen for streams")]
+    Passed(usize, #[source] io::Error),
+    /// The system says no.
+    #[error("cannot listen on {0}")]
+    System(Address, #[source] io::Error),
+}
+
+/// Somebody listens.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Socket,
+    /// Removed when this is dropped.
+    _path: Option<BoundPath>,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// A socket in the file system that is ours.
+#[derive(Debug)]
+struct BoundPath {
+    path: PathBuf,
+    /// Device and number of the inode.
+    inode: (u64, u64),
+}
+
+impl Drop for BoundPath {
+    fn drop(&mut self) {
+        // Somebody else may have put another one there.
+        if inode(&self.path).is_ok_and(|inode| inode == self.inode) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn inode(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()))
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.socket {
+            Socket::Tcp(socket) => socket.as_fd(),
+            Socket::Unix(socket) => socket.as_fd(),
+        }
+    }
+}
+
+impl Listener {
+    /// Listens at `address`; on more than one socket if it has several.
+    ///
+    /// A socket in the file system can be used by its owner only (mode 0600), takes the place of
+    /// one that nobody listens on any more, and is removed when the listener is dropped.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn bind(address: &Address, options: &BindOptions) -> Result<Vec<Self>, BindError> {
+        let listeners = match address {
+            Address::Unix(path) => vec![bind_path(address, path)?],
+            Address::Tcp { host, port } => bind_tcp(address, host, *port, options)?,
+            Address::Systemd => passed(options)?,
+        };
+        for listener in &listeners {
+            listener
+                .set_nonblocking()
+                .map_err(|error| BindError::System(address.clone(), error))?;
+        }
+        Ok(listeners)
+    }
+
+    /// The address of a TCP socket, with the port that was chosen.
+    pub fn tcp_address(&self) -> Option<SocketAddr> {
+        match &self.socket {
+            Socket::Tcp(socket) => socket.local_addr().ok(),
+            Socket::Unix(_) => None,
+        }
+    }
+
+    fn set_nonblocking(&self) -> io::Result<()> {
+        match &self.socket {
+            Socket::Tcp(socket) => socket.set_nonblocking(true),
+            Socket::Unix(socket) => socket.set_nonblocking(true),
+        }
+    }
+
+    /// The next connection, if there is one.
+    pub(super) fn accept(&self) -> io::Result<Stream> {
+        match &self.socket {
+            Socket::Tcp(socket) => socket.accept().map(|(stream, _)| Stream::Tcp(stream)),
+            Socket::Unix(socket) => socket.accept().map(|(stream, _)| Stream::Unix(stream)),
+        }
+    }
+}
+
+impl BindOptions {
+    fn check(&self, address: SocketAddr) -> Result<(), BindError> {
+        let is_safe = self.has_tls || self.insecure || address.ip().to_canonical().is_loopback();
+        if is_safe { Ok(()) } else { Err(BindError::Insecure(address)) }
+    }
+}
+
+fn bind_tcp(
+    address: &Address,
+    host: &str,
+    port: u16,
+    options: &BindOptions,
+) -> Result<Vec<Listener>, BindError> {
+    let failed = |error| BindError::System(address.clone(), error);
+    let addresses: Vec<SocketAddr> = (host, port).to_socket_addrs().map_err(failed)?.collect();
+    addresses.iter().try_for_each(|&address| options.check(address))?;
+    let bind = |address| {
+        let socket = TcpListener::bind(address).map_err(failed)?;
+        Ok(Listener { socket: Socket::Tcp(socket), _path: None })
+    };
+    addresses.into_iter().map(bind).collect()
+}
+
+fn bind_path(address: &Address, path: &Path) -> Result<Listener, BindError> {
+    let failed = |error| BindError::System(address.clone(), error);
+    let folder = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    // Of two that find the same socket stale, one would remove what the other has made.
+    let folder = File::open(folder).map_err(failed)?;
+    flock(&folder, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
+    make_way(path).map_err(|error| match error {
+        Way::Blocked(error) => error,
+        Way::System(error) => failed(error),
+    })?;
+    let socket = listen_at(path).map_err(failed)?;
+    let inode = inode(path).map_err(failed)?;
+    let path = Some(BoundPath { path: path.into(), inode });
+    Ok(Listener { socket: Socket::Unix(socket), _path: path })
+}
+
+enum Way {
+    Blocked(BindError),
+    System(io::Error),
+}
+
+/// Removes a socket that nobody listens on.
+fn make_way(path: &Path) -> Result<(), Way> {
+    let file = match fs::symlink_metadata(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Way::System(error)),
+    };
+    if !file.file_type().is_socket() {
+        return Err(Way::Blocked(BindError::NoSocket(path.into())));
+    }
+    match UnixStream::connect(path) {
+        Ok(_) => Err(Way::Blocked(BindError::InUse(path.into()))),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(Way::System)
+        }
+        // A queue that is full is somebody's.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(Way::Blocked(BindError::InUse(path.into())))
+        }
+        Err(error) => Err(Way::System(error)),
+    }
+}
+
+/// The file gets the mode that its socket has before it is bound (unix(7)), so that nobody else can
+/// connect at any time.
+fn listen_at(path: &Path) -> io::Result<UnixListener> {
+    let name = SocketAddrUnix::new(path)?;
+    let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
+    let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+    fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    bind(&socket, &name)?;
+    listen(&socket, BACKLOG)?;
+    Ok(socket.into())
+}
+
+const BACKLOG: i32 = 1024;
+
+fn passed(options: &BindOptions) -> Result<Vec<Listener>, BindError> {
+    let mut passed = ListenFd::from_env();
+    let mut listeners = Vec::new();
+    for at in 0..passed.len() {
+        let socket = match passed.take_unix_listener(at) {
+            Ok(socket) => socket.map(Socket::Unix),
+            Err(_) => {
+                let socket = passed.take_tcp_listener(at);
+                socket.map_err(|error| BindError::Passed(at, error))?.map(Socket::Tcp)
+            }
+        };
+        let Some(socket) = socket else { continue };
+        let listener = Listener { socket, _path: None };
+        listener.tcp_address().map_or(Ok(()), |address| options.check(address))?;
+        listeners.push(listener);
+    }
+    if listeners.is_empty() { Err(BindError::NonePassed) } else { Ok(listeners) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,351 @@
+//! The transmission phase of a connection: requests come, and are answered as they finish.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+
+use clone_core::engine::{ByteRange, Operation, RequestError};
+use thiserror::Error;
+
+use crate::export::nbd::buffers::{End, Inbox};
+use crate::export::nbd::channel::Channel;
+use crate::export::nbd::memory::{Lease, Memory};
+use crate::export::nbd::negotiation::{Chosen, Contexts};
+use crate::export::nbd::parse::{self, Request, Task, Terms, Violation};
+use crate::export::nbd::reply::{GLANCE, Message, Outbox, Replies, Style, Ticket, Torn};
+use crate::export::nbd::status;
+use crate::export::volume::User;
+use crate::nbd_protocol::errno;
+
+mod read;
+mod write;
+
+/// How a connection ended.
+#[derive(Debug, Error)]
+pub(super) enum Ended {
+    /// The client hung up, or asked for it.
+    #[error("the client hung up")]
+    Client,
+    /// It cannot be received or sent.
+    #[error("the connection failed")]
+    Io(#[from] io::Error),
+    /// The client does what is not allowed.
+    #[error(transparent)]
+    Violation(#[from] Violation),
+    /// A read failed after its reply had begun, and there is no other way to say so.
+    #[error("a read failed in the middle of its reply")]
+    HalfRead,
+    /// The volume is not served any more.
+    #[error("the volume was removed")]
+    Removed,
+}
+
+impl From<End> for Ended {
+    fn from(_: End) -> Self {
+        Self::Client
+    }
+}
+
+impl From<Torn> for Ended {
+    fn from(_: Torn) -> Self {
+        Self::HalfRead
+    }
+}
+
+/// A connection that has an export.
+pub(super) struct Session {
+    asker: Asker,
+    region_bytes: u64,
+    terms: Terms,
+    style: Style,
+    contexts: Contexts,
+    inbox: Inbox,
+    replies: Replies,
+    memory: Arc<Memory>,
+    /// A stretch that was data when it was asked for; it costs nothing to believe it.
+    data: ByteRange,
+}
+
+impl Session {
+    pub(super) fn new(
+        chosen: &Chosen,
+        channel: Arc<Channel>,
+        inbox: Inbox,
+        outbox: Arc<Outbox>,
+        memory: Arc<Memory>,
+    ) -> Self {
+        let Chosen { volume, style, contexts } = chosen;
+        let terms = Terms {
+            size_bytes: volume.size_bytes(),
+            structured: *style != Style::Simple,
+            extended: *style == Style::Extended,
+            contexts: !contexts.is_empty(),
+        };
+        Self {
+            asker: Asker { user: volume.user(), channel },
+            region_bytes: volume.region_bytes(),
+            terms,
+            style: *style,
+            contexts: *contexts,
+            inbox,
+            replies: Replies::new(outbox, memory.own()),
+            memory,
+            data: 0..0,
+        }
+    }
+
+    /// Serves the client until it hangs up, or has to be hung up on. What has been answered by
+    /// then is sent.
+    pub(super) fn run(&mut self) -> Ended {
+        let header = parse::request_bytes(self.terms.extended);
+        loop {
+            if let Err(ended) = self.next(header) {
+                return match self.replies.flush() {
+                    Err(error) if matches!(ended, Ended::Client) => error.into(),
+                    _ => ended,
+                };
+            }
+        }
+    }
+
+    fn next(&mut self, header: usize) -> Result<(), Ended> {
+        self.need(header)?;
+        let request = parse::request(&self.inbox.have()[..header], self.terms.extended)?;
+        self.inbox.consume(header);
+        self.asker.channel.note_request();
+        self.handle(&request)?;
+        Ok(self.replies.flush_many()?)
+    }
+
+    /// Receives until there are `len` bytes. Before it waits all replies are sent.
+    fn need(&mut self, len: usize) -> Result<(), Ended> {
+        while self.inbox.have().len() < len {
+            self.replies.flush()?;
+            self.inbox.receive(len)??;
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, request: &Request) -> Result<(), Ended> {
+        let payload = request.payload(self.terms.extended)? as usize;
+        let ticket = self.ticket(request);
+        let task = match request.task(&self.terms) {
+            Ok(task) => task,
+            Err(error) => {
+                self.skip(payload)?;
+                self.refuse(ticket, error);
+                return Ok(());
+            }
+        };
+        // It has been checked that it lies on the export.
+        let range = request.offset..request.offset.saturating_add(request.length);
+        match task {
+            Task::Read { whole } => self.read(ticket, range, whole),
+            Task::Write => self.write(ticket, range, request.durable()),
+            Task::Disconnect => Err(Ended::Client),
+            Task::Flush => self.submit(ticket, Operation::Flush, 0..0, false),
+            Task::Status { one, chosen } => self.status(request, payload, one, chosen),
+            _ if range.is_empty() => {
+                self.done(ticket);
+                Ok(())
+            }
+            Task::Trim => self.submit(ticket, Operation::Discard, range, request.durable()),
+            Task::Cache => self.submit(ticket, Operation::Hydrate, range, false),
+            Task::Zero { fast: true, deallocate } if !(deallocate && self.is_fast(&range)) => {
+                self.refuse(ticket, errno::ENOTSUP);
+                Ok(())
+            }
+            Task::Zero { deallocate, .. } => {
+                let operation = Operation::WriteZeroes { deallocate };
+                self.submit(ticket, operation, range, request.durable())
+            }
+        }
+    }
+
+    fn ticket(&self, request: &Request) -> Ticket {
+        Ticket { style: self.style, cookie: request.cookie, offset: request.offset }
+    }
+
+    fn skip(&mut self, len: usize) -> Result<(), Ended> {
+        if len > self.inbox.have().len() {
+            self.replies.flush()?;
+        }
+        Ok(self.inbox.skip(len)??)
+    }
+
+    fn done(&mut self, ticket: Ticket) {
+        self.replies.put(&ticket.done(false));
+    }
+
+    fn refuse(&mut self, ticket: Ticket, error: u32) {
+        let reason = match error {
+            errno::ENOTSUP => "it would have to be written",
+            errno::EOVERFLOW => "too long for one read",
+            errno::ENOSPC => "past the end of the export",
+            _ => "the request makes no sense here",
+        };
+        self.fail(ticket, error, reason);
+    }
+
+    fn fail(&mut self, ticket: Ticket, error: u32, reason: &str) {
+        self.replies.put(&ticket.error(error, reason));
+    }
+
+    fn answer(&mut self, ticket: Ticket, operation: Operation, result: Result<(), RequestError>) {
+        self.replies.put(&answer(ticket, operation, result));
+    }
+
+    /// Whether zeroes take no copying, and little writing: where a region is covered in part, it
+    /// has to be hydrated, and something has to be left to be punched. That the destination can
+    /// punch holes is taken for granted: nobody knows before it is tried.
+    fn is_fast(&self, range: &ByteRange) -> bool {
+        let is_there = |at: u64| {
+            let covers = at.is_multiple_of(self.region_bytes) || at == self.terms.size_bytes;
+            covers
+                || matches!(self.asker.user.hydrated(&(at..at.saturating_add(1))), Some((true, _)))
+        };
+        // Wherever it begins, that holds a whole block, which can become a hole.
+        let enough = self.asker.user.block_bytes().saturating_mul(2);
+        range.end - range.start >= enough && is_there(range.start) && is_there(range.end)
+    }
+
+    /// Sends the replies that there are before the source is asked what it knows of `range`: it may
+    /// be far away, and need not be asked of what is hydrated.
+    fn before_source(&mut self, range: &ByteRange) -> io::Result<()> {
+        if self.asker.is_there(range) { Ok(()) } else { self.replies.flush() }
+    }
+
+    /// Room for the buffer of a request. Waits until the connection may have more; `None` if all
+    /// connections together have too much: then it is done in pieces.
+    fn lease(&mut self, bytes: u64) -> Result<Option<Lease>, Ended> {
+        if !self.replies.outbox().has_room(bytes) {
+            self.replies.flush()?;
+            self.replies.outbox().wait_for_room(bytes)?;
+        }
+        Ok(self.memory.lease(bytes))
+    }
+
+    /// Asks for something without data, and goes on.
+    fn submit(
+        &mut self,
+        ticket: Ticket,
+        operation: Operation,
+        range: ByteRange,
+        durable: bool,
+    ) -> Result<(), Ended> {
+        // No room is needed for a buffer, and a place will be free.
+        let Some(lease) = self.lease(0)? else { return Err(io::Error::other("no room").into()) };
+        let slot = self.replies.outbox().slot(lease);
+        self.asker.user.submit(operation, range, durable, Vec::new(), move |result, _| {
+            slot.answer(None, answer(ticket, operation, result));
+        });
+        Ok(())
+    }
+
+    /// Tells of a range.
+    fn status(
+        &mut self,
+        request: &Request,
+        payload: usize,
+        one: bool,
+        chosen: bool,
+    ) -> Result<(), Ended> {
+        let ticket = self.ticket(request);
+        let task = Task::Status { one, chosen };
+        let (mut length, mut contexts) = (request.length, Some(self.contexts));
+        if chosen {
+            if payload > STATUS_PAYLOAD_MAX {
+                self.skip(payload)?;
+                self.refuse(ticket, errno::EINVAL);
+                return Ok(());
+            }
+            self.need(payload)?;
+            let told = parse::status_payload(&self.inbox.have()[..payload]);
+            self.inbox.consume(payload);
+            (length, contexts) = match told {
+                Some((length, ids)) => (length, self.contexts.only(&ids)),
+                None => (0, None),
+            };
+        }
+        let is_good = request.check_range(task, length, &self.terms).is_ok();
+        let Some(contexts) = contexts.filter(|contexts| is_good && !contexts.is_empty()) else {
+            self.refuse(ticket, errno::EINVAL);
+            return Ok(());
+        };
+        let range = request.offset..request.offset.saturating_add(length);
+        self.before_source(&range)?;
+        let mut left = contexts.iter().count();
+        for context in contexts.iter() {
+            left -= 1;
+            let extents = status::extents(&self.asker.user, context, &range, one);
+            self.replies.put(&ticket.status(context.id(), &extents, left == 0));
+        }
+        Ok(())
+    }
+}
+
+/// Room for a length and more contexts than there are.
+const STATUS_PAYLOAD_MAX: usize = 4096;
+
+/// What the protocol calls an error ("Error values").
+fn errno_of(operation: Operation, error: RequestError) -> u32 {
+    let writes =
+        matches!(operation, Operation::Write | Operation::WriteZeroes { .. } | Operation::Discard);
+    match error {
+        RequestError::PastEnd if matches!(operation, Operation::Discard) => errno::EINVAL,
+        RequestError::PastEnd | RequestError::Full(_) if writes => errno::ENOSPC,
+        RequestError::PastEnd => errno::EINVAL,
+        // What was written before may be lost: for a flush that is worse than not being allowed.
+        RequestError::ReadOnly if writes => errno::EPERM,
+        RequestError::Stopped => errno::ESHUTDOWN,
+        _ => errno::EIO,
+    }
+}
+
+/// The reply to a request that has no data.
+fn answer(ticket: Ticket, operation: Operation, result: Result<(), RequestError>) -> Message {
+    match result {
+        Ok(()) => ticket.done(false),
+        Err(error) => failure(ticket, operation, error),
+    }
+}
+
+fn failure(ticket: Ticket, operation: Operation, error: RequestError) -> Message {
+    ticket.error(errno_of(operation, error), &error.to_string())
+}
+
+/// The clone, as this connection uses it.
+struct Asker {
+    user: User,
+    channel: Arc<Channel>,
+}
+
+impl Asker {
+    /// Whether all of `range` is hydrated.
+    fn is_there(&self, range: &ByteRange) -> bool {
+        matches!(self.user.hydrated(range), Some((true, end)) if end >= range.end)
+    }
+
+    /// Asks for something and waits for it, but not for ever if the connection is cut. Whoever
+    /// calls this has sent the replies that there are.
+    fn ask(
+        &self,
+        operation: Operation,
+        range: ByteRange,
+        durable: bool,
+        buffer: Vec<u8>,
+    ) -> Result<(Result<(), RequestError>, Vec<u8>), Ended> {
+        let (done, wait) = mpsc::sync_channel(1);
+        self.user.submit(operation, range, durable, buffer, move |result, buffer| {
+            // It may have been given up.
+            let _ = done.send((result, buffer));
+        });
+        loop {
+            match wait.recv_timeout(GLANCE) {
+                Ok(answer) => return Ok(answer),
+                Err(RecvTimeoutError::Timeout) if !self.channel.is_cut() => {}
+                Err(_) => return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into()),
+            }
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Reads: at once from the destination, whole from the source, or in pieces.
+
+use std::io;
+
+use clone_core::engine::{ByteRange, Operation};
+
+use crate::export::nbd::buffers::PIECE;
+use crate::export::nbd::reply::{Data, Message, Style, Ticket};
+use crate::export::nbd::session::{Ended, Session, failure};
+
+/// Reads that are shorter are not looked at for holes: that would take as long as the read.
+const LONG: u64 = 64 << 10;
+
+impl Session {
+    pub(super) fn read(
+        &mut self,
+        ticket: Ticket,
+        range: ByteRange,
+        whole: bool,
+    ) -> Result<(), Ended> {
+        if range.is_empty() {
+            self.replies.put(&ticket.done(true));
+            return Ok(());
+        }
+        let (hole, range) = match self.style {
+            Style::Structured | Style::Extended if !whole => self.find_hole(ticket, range)?,
+            _ => (None, range),
+        };
+        let len = range.end - range.start;
+        if len == 0 {
+            hole.iter().for_each(|hole| self.replies.put(hole));
+            return Ok(());
+        }
+        let is_long = len > PIECE as u64;
+        if !is_long && self.read_now(ticket, &range, hole.as_ref()) {
+            return Ok(());
+        }
+        // What is short and could not be read now is waited for, wherever it is.
+        let lease = if is_long && self.asker.is_there(&range) { None } else { self.lease(len)? };
+        let Some(lease) = lease else {
+            hole.iter().for_each(|hole| self.replies.put(hole));
+            return match whole || self.style == Style::Simple {
+                true => self.read_in_one(ticket, range),
+                false => self.read_in_chunks(ticket, range),
+            };
+        };
+        let slot = self.replies.outbox().slot(lease);
+        let offset = range.start;
+        let buffer = vec![0; len as usize];
+        self.asker.user.submit(Operation::Read, range, false, buffer, move |result, data| {
+            match result {
+                Ok(()) => slot.answer(hole, ticket.data(offset, data, true)),
+                Err(error) => slot.answer(None, failure(ticket, Operation::Read, error)),
+            }
+        });
+        Ok(())
+    }
+
+    /// The hole that a long `range` begins with, if it does, as a chunk; and what is left.
+    fn find_hole(
+        &mut self,
+        ticket: Ticket,
+        range: ByteRange,
+    ) -> Result<(Option<Message>, ByteRange), io::Error> {
+        let is_data = self.data.start <= range.start && range.end <= self.data.end;
+        if range.end - range.start < LONG || is_data {
+            return Ok((None, range));
+        }
+        self.before_source(&range)?;
+        let Ok(Some(stretch)) = self.asker.user.stretch(&range) else { return Ok((None, range)) };
+        if !stretch.zeroes {
+            self.data = range.start..stretch.end;
+            return Ok((None, range));
+        }
+        let end = stretch.end.min(range.end);
+        // No read is longer than 32 bits.
+        let len = (end - range.start) as u32;
+        Ok((Some(ticket.hole(range.start, len, end == range.end)), end..range.end))
+    }
+
+    /// Reads `range` if it is on the destination; whether it was. `front` goes before it.
+    fn read_now(&mut self, ticket: Ticket, range: &ByteRange, front: Option<&Message>) -> bool {
+        let len = (range.end - range.start) as usize;
+        let data = Data { offset: range.start, len, last: true };
+        let user = &self.asker.user;
+        let read = |into: &mut [u8]| user.read_now(range.start, into);
+        let result = self.replies.data(ticket, &data, front, read);
+        if let Some(Err(error)) = result {
+            self.replies.put(&failure(ticket, Operation::Read, error));
+        }
+        result.is_some()
+    }
+
+    /// Reads piece after piece, waits for each, and sends each as a chunk.
+    fn read_in_chunks(&mut self, ticket: Ticket, range: ByteRange) -> Result<(), Ended> {
+        for piece in pieces(&range) {
+            let (offset, len) = (piece.start, (piece.end - piece.start) as usize);
+            let data = Data { offset, len, last: piece.end == range.end };
+            let user = &self.asker.user;
+            let read = |into: &mut [u8]| user.read_now(offset, into);
+            let result = match self.replies.data(ticket, &data, None, read) {
+                Some(result) => result,
+                None => {
+                    self.replies.flush()?;
+                    let buffer = vec![0; len];
+                    let (result, read) = self.asker.ask(Operation::Read, piece, false, buffer)?;
+                    let message = || ticket.data(offset, read, data.last);
+                    result.map(|()| self.replies.put(&message()))
+                }
+            };
+            if let Err(error) = result {
+                self.replies.put(&failure(ticket, Operation::Read, error));
+                return Ok(());
+            }
+            self.replies.flush_many()?;
+        }
+        Ok(())
+    }
+
+    /// Reads piece after piece, waits for each, and sends all of them in one message.
+    fn read_in_one(&mut self, ticket: Ticket, range: ByteRange) -> Result<(), Ended> {
+        let len = (range.end - range.start) as usize;
+        let (asker, mut reply) = (&self.asker, self.replies.long(ticket, len));
+        for piece in pieces(&range) {
+            let (offset, len) = (piece.start, (piece.end - piece.start) as usize);
+            let result = match reply.data(len, |into| asker.user.read_now(offset, into)) {
+                Some(result) => result,
+                None => {
+                    reply.flush()?;
+                    let (result, read) = asker.ask(Operation::Read, piece, false, vec![0; len])?;
+                    result.map(|()| reply.put(&read))
+                }
+            };
+            if let Err(error) = result {
+                return Ok(reply.fail(&failure(ticket, Operation::Read, error))??);
+            }
+            reply.flush()?;
+        }
+        Ok(reply.finish()?)
+    }
+}
+
+/// The pieces of a range that are read one after the other.
+fn pieces(range: &ByteRange) -> impl Iterator<Item = ByteRange> {
+    let end = range.end;
+    (range.start..end).step_by(PIECE).map(move |at| at..end.min(at.saturating_add(PIECE as u64)))
+}

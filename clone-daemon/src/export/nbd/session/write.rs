@@ -1,0 +1,111 @@
+//! Writes: at once to the destination, whole where something has to be copied, or in pieces.
+
+use clone_core::engine::{ByteRange, Operation, RequestError};
+
+use crate::export::nbd::buffers::PIECE;
+use crate::export::nbd::reply::Ticket;
+use crate::export::nbd::session::{Ended, Session, answer};
+
+/// What is written at once goes in strips that are no longer: that is how a destination gives it
+/// to the page cache anyway, and what is longer it may take for a copy, which it has stored early
+/// and forgotten.
+const STRIP: usize = 64 << 10;
+
+impl Session {
+    /// Writes what follows to `range`.
+    pub(super) fn write(
+        &mut self,
+        ticket: Ticket,
+        range: ByteRange,
+        durable: bool,
+    ) -> Result<(), Ended> {
+        // Nobody may send more at once than fits.
+        let mut range = range;
+        let mut len = (range.end - range.start) as usize;
+        if len <= PIECE && !durable {
+            self.need(len)?;
+            let written = self.write_now(range.start, &self.inbox.have()[..len]);
+            let done = *written.as_ref().unwrap_or(&len);
+            self.inbox.consume(done);
+            if done == len {
+                self.answer(ticket, Operation::Write, written.map(drop));
+                return Ok(());
+            }
+            range.start += done as u64;
+            len -= done;
+        }
+        let lease = match len > PIECE && !durable && self.asker.is_there(&range) {
+            true => None,
+            false => self.lease(len as u64)?,
+        };
+        let Some(lease) = lease else {
+            return self.write_pieces(ticket, range, durable);
+        };
+        let slot = self.replies.outbox().slot(lease);
+        let mut buffer = vec![0; len];
+        if len > self.inbox.have().len() {
+            self.replies.flush()?;
+        }
+        self.inbox.fill(&mut buffer)??;
+        self.asker.user.submit(Operation::Write, range, durable, buffer, move |result, _| {
+            slot.answer(None, answer(ticket, Operation::Write, result));
+        });
+        Ok(())
+    }
+
+    /// Writes as much of the beginning of `data` as goes to the destination and nowhere else.
+    /// Returns how many bytes that was.
+    ///
+    /// *Invariant:* what is written here is never written again for the same request: others have
+    /// seen it, and their own writes have been answered since.
+    fn write_now(&self, offset: u64, data: &[u8]) -> Result<usize, RequestError> {
+        let mut done = 0;
+        for strip in data.chunks(STRIP) {
+            match self.asker.user.write_now(offset + done as u64, strip) {
+                Some(result) => result?,
+                None => break,
+            }
+            done += strip.len();
+        }
+        Ok(done)
+    }
+
+    /// Writes piece after piece, and waits for each. What follows one that failed is not written.
+    fn write_pieces(
+        &mut self,
+        ticket: Ticket,
+        range: ByteRange,
+        durable: bool,
+    ) -> Result<(), Ended> {
+        let mut at = range.start;
+        let mut result = Ok(());
+        while at < range.end {
+            let end = range.end.min(at + PIECE as u64);
+            let len = (end - at) as usize;
+            self.need(len)?;
+            if result.is_ok() {
+                result = self.write_piece(at..end, durable)?;
+            }
+            self.inbox.consume(len);
+            at = end;
+        }
+        self.answer(ticket, Operation::Write, result);
+        Ok(())
+    }
+
+    fn write_piece(
+        &mut self,
+        range: ByteRange,
+        durable: bool,
+    ) -> Result<Result<(), RequestError>, Ended> {
+        let data = &self.inbox.have()[..(range.end - range.start) as usize];
+        let done = match if durable { Ok(0) } else { self.write_now(range.start, data) } {
+            Ok(done) if done == data.len() => return Ok(Ok(())),
+            Ok(done) => done,
+            Err(error) => return Ok(Err(error)),
+        };
+        let (rest, data) = (range.start + done as u64..range.end, data[done..].to_vec());
+        self.replies.flush()?;
+        Ok(self.asker.ask(Operation::Write, rest, durable, data)?.0)
+    }
+}

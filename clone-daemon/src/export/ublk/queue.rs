@@ -1,0 +1,269 @@
+//! A queue of requests, and the thread that serves it.
+//!
+//! The driver takes commands for a queue from one thread only. That thread does itself what needs
+//! no copy; the rest it submits, and the thread that ends it rings a bell.
+
+use std::fs::File;
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::ptr::{self, NonNull};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use clone_core::engine::{Operation, RequestError};
+use io_uring::{IoUring, opcode, squeue, types};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use zerocopy::IntoBytes;
+
+use crate::export::ublk::wire::{Asked, Command, DEPTH_MAX, Descriptor, DeviceInfo, IoCommand};
+use crate::export::volume::User;
+
+/// What is said of the bell's event, where the others have their tag.
+const BELL: u64 = u64::MAX;
+
+/// Requests that others have ended.
+struct Ended {
+    list: Mutex<Vec<End>>,
+    bell: OwnedFd,
+}
+
+struct End {
+    tag: u16,
+    result: i32,
+    /// What was read.
+    data: Vec<u8>,
+}
+
+impl Ended {
+    fn new() -> io::Result<Self> {
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { list: Mutex::default(), bell })
+    }
+
+    fn put(&self, end: End) {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner).push(end);
+        // If it cannot count further it is ringing.
+        let _ = rustix::io::write(&self.bell, &1_u64.to_le_bytes());
+    }
+
+    fn take(&self) -> Vec<End> {
+        // It may not ring at all.
+        let _ = rustix::io::read(&self.bell, &mut [0; 8]);
+        mem::take(&mut *self.list.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A queue. The ring is first: it ends before what it works with.
+pub(super) struct Queue {
+    ring: IoUring,
+    descriptors: Descriptors,
+    /// For each tag. The kernel reads and writes one while its request is not with us.
+    buffers: Vec<Vec<u8>>,
+    /// How many requests are with the kernel, or with us: all but those that ended for good.
+    live: usize,
+    device: Arc<File>,
+    number: u16,
+    user: User,
+    ended: Arc<Ended>,
+    is_encoded: bool,
+}
+
+impl Queue {
+    /// Has the queue take requests. All of its life is to be on the calling thread.
+    pub(super) fn new(
+        device: Arc<File>,
+        info: DeviceInfo,
+        number: u16,
+        user: User,
+        is_encoded: bool,
+    ) -> io::Result<Self> {
+        let depth = info.queue_depth;
+        let bytes = info.max_io_buf_bytes as usize;
+        let mut queue = Self {
+            ring: IoUring::new((u32::from(depth) + 1).next_power_of_two())?,
+            descriptors: Descriptors::map(&device, number, depth)?,
+            buffers: (0..depth).map(|_| vec![0; bytes]).collect(),
+            live: 0,
+            device,
+            number,
+            user,
+            ended: Arc::new(Ended::new()?),
+            is_encoded,
+        };
+        queue.await_bell()?;
+        for tag in 0..depth {
+            queue.command(Command::Fetch, tag, 0)?;
+            queue.live += 1;
+        }
+        queue.ring.submit()?;
+        Ok(queue)
+    }
+
+    /// Serves it until the device is stopped.
+    pub(super) fn run(&mut self) {
+        let mut events = Vec::new();
+        while self.live > 0 {
+            match self.ring.submit_and_wait(1) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
+                Err(error) => return self.give_up(&error),
+            }
+            events.extend(self.ring.completion().map(|event| (event.user_data(), event.result())));
+            for (which, result) in events.drain(..) {
+                let outcome = match u16::try_from(which) {
+                    Ok(tag) if result == 0 => self.serve(tag),
+                    // The device is being stopped: there is nothing more to come.
+                    Ok(_) => {
+                        self.live -= 1;
+                        Ok(())
+                    }
+                    Err(_) => self.finish_ended(),
+                };
+                if let Err(error) = outcome {
+                    return self.give_up(&error);
+                }
+            }
+        }
+    }
+
+    /// The kernel sees that the thread is no more, and ends the device.
+    fn give_up(&self, error: &io::Error) {
+        tracing::error!("queue {} of a ublk device is not served any more: {error}", self.number);
+    }
+
+    fn finish_ended(&mut self) -> io::Result<()> {
+        for End { tag, result, data } in self.ended.take() {
+            if let Some(buffer) = self.buffers.get_mut(usize::from(tag)) {
+                buffer[..data.len()].copy_from_slice(&data);
+            }
+            self.command(Command::CommitAndFetch, tag, result)?;
+        }
+        self.await_bell()
+    }
+
+    /// Does what is asked for by the request with `tag`, or has it done.
+    fn serve(&mut self, tag: u16) -> io::Result<()> {
+        match self.act(tag) {
+            Some(result) => self.command(Command::CommitAndFetch, tag, result),
+            None => Ok(()),
+        }
+    }
+
+    /// The result, if there is one yet.
+    fn act(&mut self, tag: u16) -> Option<i32> {
+        let descriptor = self.descriptors.get(tag)?;
+        let Some((asked, range)) = descriptor.asked().zip(descriptor.range()) else {
+            return Some(-libc::EOPNOTSUPP);
+        };
+        let buffer = self.buffers.get_mut(usize::from(tag))?;
+        let has_data = matches!(asked, Asked::Read | Asked::Write);
+        let len = if has_data { usize::try_from(range.end - range.start).ok()? } else { 0 };
+        let Some(data) = buffer.get_mut(..len) else { return Some(-libc::EIO) };
+        let bytes = i32::try_from(len).ok()?;
+        let durable = descriptor.is_durable();
+        let done = match asked {
+            Asked::Read => self.user.read_now(range.start, data),
+            Asked::Write if !durable => self.user.write_now(range.start, data),
+            _ => None,
+        };
+        if let Some(done) = done {
+            return Some(outcome(done, bytes));
+        }
+        let (operation, buffer) = match asked {
+            Asked::Read => (Operation::Read, vec![0; len]),
+            Asked::Write => (Operation::Write, data.to_vec()),
+            Asked::Flush => (Operation::Flush, Vec::new()),
+            Asked::Discard => (Operation::Discard, Vec::new()),
+            Asked::WriteZeroes => {
+                (Operation::WriteZeroes { deallocate: !descriptor.keeps_room() }, Vec::new())
+            }
+        };
+        let ended = self.ended.clone();
+        self.user.submit(operation, range, durable, buffer, move |done, buffer| {
+            let data = if asked == Asked::Read { buffer } else { Vec::new() };
+            ended.put(End { tag, result: outcome(done, bytes), data });
+        });
+        None
+    }
+
+    fn command(&mut self, what: Command, tag: u16, result: i32) -> io::Result<()> {
+        let Some(buffer) = self.buffers.get_mut(usize::from(tag)) else {
+            return Err(io::Error::other("a tag that there is not"));
+        };
+        let addr = buffer.as_mut_ptr() as u64;
+        let command = IoCommand { q_id: self.number, tag, result, addr };
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(command.as_bytes());
+        let number = if self.is_encoded { what.encoded() } else { what.plain() };
+        let device = types::Fd(self.device.as_raw_fd());
+        let entry = opcode::UringCmd16::new(device, number).cmd(bytes).build();
+        self.push(&entry.user_data(tag.into()))
+    }
+
+    /// Has the bell wake this thread once.
+    fn await_bell(&mut self) -> io::Result<()> {
+        let bell = types::Fd(self.ended.bell.as_raw_fd());
+        let entry = opcode::PollAdd::new(bell, libc::POLLIN as u32).build();
+        self.push(&entry.user_data(BELL))
+    }
+
+    #[expect(unsafe_code, reason = "io_uring is told where memory is")]
+    fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
+        // SAFETY: what a command points to is a buffer, which lives as long as the queue, and
+        // which the driver uses only on this thread, in a system call, while the request is not
+        // with us; after the queue this thread makes no more of them before it ends. There is room
+        // for a command for each tag, and for the bell.
+        unsafe { self.ring.submission().push(entry) }.map_err(io::Error::other)
+    }
+}
+
+/// As the driver is told of it.
+fn outcome(done: Result<(), RequestError>, bytes: i32) -> i32 {
+    match done {
+        Ok(()) => bytes,
+        // Why a device fails is in the notices of the clone.
+        Err(_) => -libc::EIO,
+    }
+}
+
+/// The requests of a queue, which the driver writes.
+struct Descriptors {
+    at: NonNull<Descriptor>,
+    depth: u16,
+    bytes: usize,
+}
+
+impl Descriptors {
+    #[expect(unsafe_code, reason = "the driver gives requests in shared memory")]
+    fn map(device: &File, queue: u16, depth: u16) -> io::Result<Self> {
+        let page = rustix::param::page_size();
+        let bytes = (usize::from(depth) * size_of::<Descriptor>()).next_multiple_of(page);
+        let offset = u64::from(queue) * DEPTH_MAX * size_of::<Descriptor>() as u64;
+        let flags = MapFlags::SHARED | MapFlags::POPULATE;
+        // SAFETY: the kernel chooses an address where nothing is.
+        let at = unsafe { mmap(ptr::null_mut(), bytes, ProtFlags::READ, flags, device, offset) }?;
+        let at = NonNull::new(at.cast()).ok_or_else(|| io::Error::other("no address"))?;
+        Ok(Self { at, depth, bytes })
+    }
+
+    /// The request with `tag`, which is with us, so that the driver does not write it.
+    #[expect(unsafe_code, reason = "the driver gives requests in shared memory")]
+    fn get(&self, tag: u16) -> Option<Descriptor> {
+        if tag >= self.depth {
+            return None;
+        }
+        // SAFETY: it lies in the mapping, which is as long as `depth` of them and lives as long as
+        // this; pages are aligned as they are; any bytes are one.
+        Some(unsafe { self.at.add(usize::from(tag)).read_volatile() })
+    }
+}
+
+impl Drop for Descriptors {
+    #[expect(unsafe_code, reason = "what was mapped is to be unmapped")]
+    fn drop(&mut self) {
+        // SAFETY: it was mapped with this length, and nobody has a reference into it.
+        let _ = unsafe { munmap(self.at.as_ptr().cast(), self.bytes) };
+    }
+}

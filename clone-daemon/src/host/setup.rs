@@ -1,0 +1,485 @@
+//! From what a clone is to be made of to devices that it can run on: first all is looked at, and
+//! only then is anything changed.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::iter;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use clone_core::block_io::{Access, FileDestination};
+use clone_core::dm_target::{Arguments, DeviceLimits, DevicePaths, TableLine};
+use clone_core::driver::Devices;
+use clone_core::engine::Settings;
+use clone_core::engine::Trace;
+use clone_core::geometry::{Geometry, MAX_REGIONS, RegionRange, RegionSize, SECTOR_SIZE, Sectors};
+use clone_core::metadata::Metadata;
+use clone_core::metadata::ir::Header;
+use clone_core::metadata::metadata_size::MetadataSize;
+use clone_core::size::human;
+use clone_tools::common::metadata_input::{open_clone, open_metadata_to_change};
+use clone_tools::common::metadata_output::Place;
+use clone_tools::common::output::folder_of;
+use clone_tools::common::paths::are_same;
+use clone_tools::common::room;
+use clone_tools::common::trace_input::read_trace;
+use clone_tools::common::units::sectors_of_blocks;
+use clone_tools::common::units::{Counted, Share, in_units};
+use persistent_data::BlockNr;
+use persistent_data::block::RawBlock;
+use persistent_data::device::{FileDevice, OpenError, ReadDevice};
+
+use self::made::make_destination;
+use crate::config::clone_spec::CloneSpec;
+use crate::source::{Opened, Pin, RemoteHandle, SourceOptions, SourceSpec, pin};
+
+mod made;
+mod record;
+
+/// Everything that a clone needs, opened and claimed, and found to fit. Nothing was changed yet.
+pub struct Plan {
+    spec: CloneSpec,
+    line: TableLine,
+    settings: Settings,
+    source: Opened,
+    /// What the source is to be pinned as, and where.
+    pin: Option<(PathBuf, Pin)>,
+    metadata: MetadataPlan,
+    destination: DestinationPlan,
+    prefetch: Option<Trace>,
+}
+
+enum MetadataPlan {
+    /// There is none.
+    Make,
+    /// There is a device or file that is all zero where a superblock would be.
+    Format(FileDevice),
+    /// There is metadata of this clone.
+    Go(Box<Metadata<FileDevice>>),
+}
+
+enum DestinationPlan {
+    /// There is none.
+    Make,
+    /// There is one.
+    Use(Arc<FileDestination>),
+}
+
+impl MetadataPlan {
+    /// Makes what is to be made. All blocks of a file are allocated: a destination that fills the
+    /// file system must not keep a commit from its room.
+    fn carry_out(self, spec: &CloneSpec, geometry: Geometry) -> Result<Metadata<FileDevice>> {
+        let path = &spec.metadata;
+        let header = Header { uuid: [0; 16], geometry };
+        let (metadata, warning) = match self {
+            Self::Go(metadata) => {
+                // It may do without more room.
+                let room = room::allocate(metadata.device(), path);
+                let warning = match room {
+                    Ok(room) => room.warning(path),
+                    Err(error) => Some(format!("{error:#}; until then a commit may fail")),
+                };
+                (*metadata, warning)
+            }
+            Self::Format(device) => {
+                let warning = room::allocate(&device, path)?.warning(path);
+                let metadata = Metadata::format(device, header)
+                    .with_context(|| format!("cannot format {}", path.display()))?;
+                (metadata, warning)
+            }
+            Self::Make => {
+                let output = Place::find(path, geometry, None)?.open()?;
+                let warning = output.warning().map(str::to_owned);
+                output.write(header, iter::empty::<io::Result<RegionRange>>(), &())?;
+                (open_clone(output.keep_open()?, path)?, warning)
+            }
+        };
+        if let Some(warning) = warning {
+            tracing::warn!(clone = spec.name, "{warning}");
+        }
+        Ok(metadata)
+    }
+}
+
+impl Plan {
+    /// Opens and checks all that a clone needs. All of it stays claimed while the plan is there.
+    ///
+    /// # Errors
+    /// What is missing, in use, damaged, or of another size, and what can be done.
+    pub fn make(spec: CloneSpec, options: &SourceOptions) -> Result<Self> {
+        check_distinct(&spec)?;
+        if let Some(record) = &spec.record {
+            record::check(record, &spec)?;
+        }
+        let prefetch = spec.prefetch.as_deref().map(read_trace).transpose()?;
+        let metadata = look_at_metadata(&spec.metadata)?;
+        let (source, pin) = look_at_source(&spec, &metadata, options)?;
+        let geometry = match &metadata {
+            Found::Metadata(metadata) => geometry_of(&spec, metadata, source.limits)?,
+            Found::Nothing | Found::Zeroes(_) => new_geometry(&spec, &source)?,
+        };
+        let settings = spec.tuning.settings(geometry, source.is_remote());
+        let line = table_line(&spec, geometry, &settings)?;
+        let metadata = match metadata {
+            Found::Metadata(metadata) => MetadataPlan::Go(metadata),
+            Found::Zeroes(device) => {
+                check_room(&spec.metadata, &device, geometry)?;
+                MetadataPlan::Format(device)
+            }
+            Found::Nothing => {
+                drop(Place::find(&spec.metadata, geometry, None)?);
+                MetadataPlan::Make
+            }
+        };
+        let destination = look_at_destination(&spec, geometry, &metadata)?;
+        let limits = match &destination {
+            DestinationPlan::Use(destination) => destination.limits(),
+            DestinationPlan::Make => {
+                DeviceLimits { size: geometry.target_size(), logical_block_size: 512 }
+            }
+        };
+        line.check_devices(limits, source.limits)?;
+        Ok(Self { spec, line, settings, source, pin, metadata, destination, prefetch })
+    }
+
+    /// What the clone is made of.
+    pub fn spec(&self) -> &CloneSpec {
+        &self.spec
+    }
+
+    /// The sizes of the clone.
+    pub fn geometry(&self) -> Geometry {
+        self.line.geometry()
+    }
+
+    /// Whether metadata is made anew beside a destination that holds something already: that will
+    /// be overwritten.
+    pub fn overwrites(&self) -> bool {
+        let is_new = !matches!(self.metadata, MetadataPlan::Go(_));
+        let is_there = matches!(self.destination, DestinationPlan::Use(_));
+        is_new && is_there && holds_something(&self.spec.destination)
+    }
+
+    /// Makes what is to be made, and opens all of it.
+    ///
+    /// # Errors
+    /// What failed. What was made by then is removed again, or is as good as new.
+    pub fn carry_out(self) -> Result<Ready> {
+        let Self { spec, line, settings, source, pin, metadata, destination, prefetch } = self;
+        let geometry = line.geometry();
+        // The destination is there for good before any metadata says what is on it.
+        let (destination, made) = match destination {
+            DestinationPlan::Use(destination) => (destination, None),
+            DestinationPlan::Make => {
+                let made = make_destination(&spec.destination, geometry.target_size())?;
+                (open_destination(&spec)?, Some(made))
+            }
+        };
+        let metadata = metadata.carry_out(&spec, geometry)?;
+        if let Some(made) = made {
+            made.keep();
+        }
+        if let Some((path, pin)) = pin {
+            pin.store(&path)?;
+        }
+        let devices = Devices { metadata, source: source.source, destination };
+        Ok(Ready { spec, line, settings, devices, remote: source.remote, prefetch })
+    }
+}
+
+/// A clone that only has to be started.
+pub struct Ready {
+    /// What it is made of.
+    pub spec: CloneSpec,
+    /// The kernel's table line for it.
+    pub line: TableLine,
+    /// Its devices.
+    pub devices: Devices<FileDevice>,
+    /// How it is to go about it.
+    pub settings: Settings,
+    /// The source, if it is across a network.
+    pub remote: Option<RemoteHandle>,
+    /// What is to be copied first.
+    pub prefetch: Option<Trace>,
+}
+
+/// What a start would do, for people.
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let CloneSpec { name, metadata, destination, source, .. } = &self.spec;
+        let geometry = self.line.geometry();
+        let (regions, region) = (geometry.nr_regions(), geometry.region_size().sectors());
+        writeln!(
+            f,
+            "{name}: {}, {} of {}",
+            in_units(geometry.target_size()),
+            Counted(regions, "region"),
+            in_units(region)
+        )?;
+        writeln!(f, "table: {}", self.line)?;
+        write!(f, "metadata: {}, ", metadata.display())?;
+        match &self.metadata {
+            MetadataPlan::Make => writeln!(f, "to be made")?,
+            MetadataPlan::Format(_) => writeln!(f, "all zero, to be formatted")?,
+            MetadataPlan::Go(metadata) => {
+                let part = metadata.nr_hydrated();
+                let share = Share { part, whole: regions };
+                writeln!(f, "sound; {part} of {regions} regions hydrated ({share})")?;
+            }
+        }
+        write!(f, "destination: {}, ", destination.display())?;
+        match &self.destination {
+            DestinationPlan::Make => writeln!(f, "to be made")?,
+            DestinationPlan::Use(_) if self.overwrites() => {
+                writeln!(f, "holds something, which will be overwritten")?;
+            }
+            DestinationPlan::Use(there) => writeln!(f, "has {}", in_units(there.limits().size))?,
+        }
+        writeln!(f, "source: {source}, has {}", in_units(self.source.limits.size))
+    }
+}
+
+/// Refuses one device in the place of two.
+fn check_distinct(spec: &CloneSpec) -> Result<()> {
+    let CloneSpec { metadata, destination, source, .. } = spec;
+    let mut pairs = vec![(metadata, destination)];
+    if let SourceSpec::Path(source) = source {
+        pairs.extend([(metadata, source), (destination, source)]);
+    }
+    for (a, b) in pairs {
+        if is_one_path(a, b) {
+            bail!(
+                "{} and {} are the same: the metadata, the destination and the source of a clone \
+                 are three devices",
+                a.display(),
+                b.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Whether two paths lead to one file, or would if it were made.
+fn is_one_path(a: &Path, b: &Path) -> bool {
+    let would_be = || {
+        let folder = |path| folder_of(path).canonicalize().ok();
+        a.file_name() == b.file_name() && folder(a).is_some_and(|of_a| folder(b) == Some(of_a))
+    };
+    a == b || are_same(a, b) || would_be()
+}
+
+/// What lies where metadata should.
+enum Found {
+    Nothing,
+    Zeroes(FileDevice),
+    Metadata(Box<Metadata<FileDevice>>),
+}
+
+fn look_at_metadata(path: &Path) -> Result<Found> {
+    if is_missing(path) {
+        return Ok(Found::Nothing);
+    }
+    let device = open_metadata_to_change(path)?;
+    let mut superblock = [RawBlock::ZERO];
+    device
+        .read(BlockNr(0), &mut superblock)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    if superblock[0].bytes().iter().all(|&byte| byte == 0) {
+        // As the kernel has it: what is all zero is a new device.
+        return Ok(Found::Zeroes(device));
+    }
+    Ok(Found::Metadata(Box::new(open_clone(device, path)?)))
+}
+
+/// Fails if metadata of these sizes does not fit.
+fn check_room(path: &Path, device: &FileDevice, geometry: Geometry) -> Result<()> {
+    let (has, needs) = (device.nr_blocks(), MetadataSize::of(geometry));
+    if has < needs.least_blocks() {
+        bail!(
+            "{} has {}, which is too small: the metadata takes at least {}, and \
+             clone_metadata_size advises {}",
+            path.display(),
+            in_units(sectors_of_blocks(has)),
+            in_units(sectors_of_blocks(needs.least_blocks())),
+            in_units(sectors_of_blocks(needs.total_blocks()))
+        );
+    }
+    Ok(())
+}
+
+/// Opens the source, which is the one that the clone was begun with. Also gives what it is to be
+/// pinned as, if it is not yet.
+fn look_at_source(
+    spec: &CloneSpec,
+    metadata: &Found,
+    options: &SourceOptions,
+) -> Result<(Opened, Option<(PathBuf, Pin)>)> {
+    let place = pin::place(&spec.metadata);
+    // What another clone left there is of no account.
+    let goes_on = matches!(metadata, Found::Metadata(_)) && !spec.repin;
+    let access = if spec.tuning.direct { Access::Direct } else { Access::Buffered };
+    let options = SourceOptions { access, ..options.clone() };
+    let opened = pin::open(&spec.source, place.as_deref().filter(|_| goes_on), &options);
+    let (opened, new_pin) = match (opened, metadata) {
+        (Ok(opened), _) => opened,
+        (Err(error), Found::Metadata(metadata)) if is_complete(metadata) => {
+            tracing::warn!(
+                clone = spec.name,
+                "the clone is complete, and served without its source: {error}"
+            );
+            return Ok((Opened::absent(metadata.header().geometry.target_size()), None));
+        }
+        (Err(error), _) => {
+            return Err(error).with_context(|| format!("cannot use the source {}", spec.source));
+        }
+    };
+    if place.is_none() {
+        tracing::warn!(clone = spec.name, "{}", pin::no_place(&spec.metadata));
+    }
+    let new_pin = place.zip(new_pin);
+    if let (Some((path, _)), Found::Metadata(metadata), false) = (&new_pin, metadata, spec.repin)
+        && metadata.nr_hydrated() > 0
+    {
+        let told = pin::not_noted(path, metadata.nr_hydrated(), &spec.source);
+        tracing::warn!(clone = spec.name, "{told}");
+    }
+    if let Some(warning) = opened.identity.warning() {
+        tracing::warn!(clone = spec.name, "the source {}: {warning}", spec.source);
+    }
+    Ok((opened, new_pin))
+}
+
+fn is_complete(metadata: &Metadata<FileDevice>) -> bool {
+    metadata.nr_hydrated() == metadata.nr_regions()
+}
+
+fn is_missing(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
+/// The sizes that metadata tells, which are those that were asked for.
+fn geometry_of(
+    spec: &CloneSpec,
+    metadata: &Metadata<FileDevice>,
+    source: DeviceLimits,
+) -> Result<Geometry> {
+    let found = metadata.header().geometry;
+    let path = spec.metadata.display();
+    if let Some(region_size) = spec.region_size
+        && region_size != found.region_size()
+    {
+        bail!(
+            "{path} is the metadata of a clone with regions of {}, and not of {}: regions are not \
+             converted",
+            in_units(found.region_size().sectors()),
+            in_units(region_size.sectors())
+        );
+    }
+    let wanted = spec.length.unwrap_or(found.target_size());
+    if wanted != found.target_size() {
+        bail!(
+            "{path} is the metadata of a clone of {}, and not of {}: it belongs to another clone",
+            in_units(found.target_size()),
+            in_units(wanted)
+        );
+    }
+    if source.size < wanted {
+        bail!(
+            "the source {} has {}, and the clone {}: it is another one, or has been cut off",
+            spec.source,
+            in_units(source.size),
+            in_units(wanted)
+        );
+    }
+    Ok(found)
+}
+
+/// The region size of a clone for which nobody has said one.
+const USUAL_REGION: Sectors = Sectors(8);
+
+/// The sizes of a clone that is begun.
+fn new_geometry(spec: &CloneSpec, source: &Opened) -> Result<Geometry> {
+    let bytes = source.source.size_bytes();
+    let source = source.limits;
+    if spec.length.is_none() && !bytes.is_multiple_of(SECTOR_SIZE) {
+        bail!(
+            "the source {} has {bytes} bytes, which are no whole number of sectors of \
+             {SECTOR_SIZE}: make it longer, or give a length of {} sectors to leave its end out",
+            spec.source,
+            source.size
+        );
+    }
+    let length = spec.length.unwrap_or(source.size);
+    let region_size = match spec.region_size {
+        Some(region_size) => region_size,
+        None => {
+            let block = Sectors(source.logical_block_size / SECTOR_SIZE);
+            let least = length.0.div_ceil(MAX_REGIONS).next_power_of_two();
+            RegionSize::new(Sectors(USUAL_REGION.0.max(block.0).max(least)))?
+        }
+    };
+    Ok(Geometry::new(region_size, length)?)
+}
+
+/// The kernel's table line for the clone.
+fn table_line(spec: &CloneSpec, geometry: Geometry, settings: &Settings) -> Result<TableLine> {
+    let devices = DevicePaths {
+        metadata: spec.metadata.display().to_string(),
+        destination: spec.destination.display().to_string(),
+        source: spec.source.to_string(),
+    };
+    let arguments = Arguments::new(devices, geometry.region_size(), settings.options)?;
+    Ok(TableLine::new(geometry.target_size(), arguments)?)
+}
+
+fn look_at_destination(
+    spec: &CloneSpec,
+    geometry: Geometry,
+    metadata: &MetadataPlan,
+) -> Result<DestinationPlan> {
+    let path = &spec.destination;
+    let hydrated = match metadata {
+        MetadataPlan::Go(metadata) => metadata.nr_hydrated(),
+        MetadataPlan::Make | MetadataPlan::Format(_) => 0,
+    };
+    if is_missing(path) {
+        if hydrated > 0 {
+            bail!(
+                "{} does not exist, and no new one will do: {} of the clone are on the destination \
+                 and will not be copied again. Give the one that it was begun with",
+                path.display(),
+                Counted(hydrated, "region")
+            );
+        }
+        let folder = folder_of(path);
+        if !folder.is_dir() {
+            bail!("cannot make {}: there is no directory {}", path.display(), folder.display());
+        }
+        return Ok(DestinationPlan::Make);
+    }
+    let destination = open_destination(spec)?;
+    let (has, needed) = (destination.limits().size, geometry.target_size());
+    if has < needed {
+        bail!(
+            "the destination {} has {}, and the clone {}: it is another one, or was never made \
+             large enough",
+            path.display(),
+            human(has),
+            human(needed)
+        );
+    }
+    Ok(DestinationPlan::Use(destination))
+}
+
+fn open_destination(spec: &CloneSpec) -> Result<Arc<FileDestination>, OpenError> {
+    let access = if spec.tuning.direct { Access::Direct } else { Access::Buffered };
+    FileDestination::open(&spec.destination, access).map(Arc::new)
+}
+
+/// Whether a regular file has data in it. Of a block device nobody can tell.
+fn holds_something(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.blocks() > 0)
+}

@@ -1,0 +1,46 @@
+//! A destination that is made.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+use clone_core::geometry::Sectors;
+use clone_core::size::human;
+use clone_tools::common::output::{folder_of, sync_folder};
+
+/// A destination that did not exist before. It is removed again unless it is kept.
+#[must_use]
+pub(super) struct Made(Option<PathBuf>);
+
+impl Made {
+    /// Whatever happens from now on, it stays.
+    pub(super) fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            // There is another error to be told, and this one would add nothing to it.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// Makes a file that is all hole.
+///
+/// # Errors
+/// Why it cannot be made; nothing is left of it then.
+pub(super) fn make_destination(path: &Path, size: Sectors) -> Result<Made> {
+    let name = path.display();
+    let bytes = size.to_bytes().filter(|&bytes| i64::try_from(bytes).is_ok());
+    let bytes = bytes.ok_or_else(|| anyhow!("{name} would be larger than a file can be"))?;
+    let file = File::create_new(path).with_context(|| format!("cannot make {name}"))?;
+    let made = Made(Some(path.to_owned()));
+    file.set_len(bytes)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| sync_folder(&folder_of(path)))
+        .with_context(|| format!("cannot make {name} of {}", human(size)))?;
+    Ok(made)
+}

@@ -1,0 +1,44 @@
+//! The file that a trace is written to at the end.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use clone_tools::common::output::folder_of;
+use rustix::fs::{Access, access};
+
+use super::is_one_path;
+use crate::config::clone_spec::CloneSpec;
+use crate::source::SourceSpec;
+
+/// Fails if no trace can be written to `path`, as far as that can be seen without changing
+/// anything. Otherwise it would be found when all that was read has been noted.
+pub(super) fn check(path: &Path, spec: &CloneSpec) -> Result<()> {
+    let name = path.display();
+    let source = match &spec.source {
+        SourceSpec::Path(path) => Some(path),
+        _ => None,
+    };
+    for device in [&spec.metadata, &spec.destination].into_iter().chain(source) {
+        if is_one_path(path, device) {
+            bail!("cannot record to {name}: it is a device of the clone; give another file");
+        }
+    }
+    let path = match fs::metadata(path) {
+        Ok(there) if !there.is_file() => {
+            bail!("cannot record to {name}: it is not a regular file")
+        }
+        Ok(_) => path.canonicalize().with_context(|| format!("cannot record to {name}"))?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
+        Err(error) => return Err(error).with_context(|| format!("cannot record to {name}")),
+    };
+    let folder = folder_of(&path);
+    let place = folder.display();
+    if !folder.is_dir() {
+        bail!("cannot record to {name}: there is no directory {place}");
+    }
+    // The trace becomes a new file there, which takes the place of the old one.
+    access(&folder, Access::WRITE_OK | Access::EXEC_OK)
+        .with_context(|| format!("cannot record to {name}: no file can be made in {place}"))
+}

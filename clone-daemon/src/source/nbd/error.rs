@@ -1,0 +1,216 @@
+//! What goes wrong with a server.
+
+use std::io;
+
+use clone_core::block_io::SourceChanged;
+use thiserror::Error;
+
+use crate::nbd_protocol::{errno, option_reply};
+use crate::source::remote::Trouble;
+
+/// Why a server did not do what it was asked to.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum NbdError {
+    /// It cannot be reached, or the connection is lost.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// There was no answer in the time there was.
+    #[error("the NBD server has not answered in time")]
+    Late,
+    /// Somebody else who used the connection lost it.
+    #[error("the connection to the NBD server was closed: {0}")]
+    Closed(String),
+    /// It is not an NBD server, or not one that can be used: what it says when it is greeted makes
+    /// no sense.
+    #[error("the NBD server breaks the protocol while it is greeted: {0}")]
+    Greeting(String),
+    /// What it answers makes no sense.
+    #[error("the NBD server breaks the protocol: {0}")]
+    Violation(String),
+    /// It does not give the export.
+    #[error("the NBD server refuses {what}: {}{text}", refusal(*.reply))]
+    Refused {
+        /// What was asked for.
+        what: &'static str,
+        /// A value of [`option_reply`].
+        reply: u32,
+        /// What the server says to people, after `": "`, or nothing.
+        text: String,
+    },
+    /// It answers with an error.
+    #[error("the NBD server cannot {command} bytes {start}..{end}: {}{text}", name(*.error))]
+    Server {
+        /// `read`, or what else was asked for.
+        command: &'static str,
+        /// Where the range begins.
+        start: u64,
+        /// Where it ends.
+        end: u64,
+        /// A value of [`errno`].
+        error: u32,
+        /// What the server says to people, after `": "`, or nothing.
+        text: String,
+    },
+    /// TLS cannot be used as it was set up.
+    #[error("TLS for NBD: {0}")]
+    Tls(String),
+    /// A range that is not on the export.
+    #[error("bytes {start}..+{len} are not all among the {size} of the export")]
+    PastEnd {
+        /// Where it begins.
+        start: u64,
+        /// Its bytes.
+        len: u64,
+        /// Those of the export.
+        size: u64,
+    },
+    /// The export is another one now.
+    #[error(transparent)]
+    Changed(#[from] SourceChanged),
+}
+
+impl NbdError {
+    pub(super) fn io(what: &'static str, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::TimedOut => Self::Late,
+            _ => Self::Io { what, source },
+        }
+    }
+
+    /// Whether the server does nothing any more.
+    pub(super) fn is_shutdown(&self) -> bool {
+        matches!(self, Self::Server { error: errno::ESHUTDOWN, .. })
+    }
+
+    /// Whether trying again may help.
+    fn is_passing(&self) -> bool {
+        match self {
+            Self::Io { .. } | Self::Late | Self::Closed(_) | Self::Violation(_) => true,
+            Self::Refused { reply, .. } => *reply == option_reply::ERR_SHUTDOWN,
+            Self::Server { error, .. } => is_passing(*error),
+            Self::Greeting(_) | Self::Tls(_) | Self::PastEnd { .. } | Self::Changed(_) => false,
+        }
+    }
+
+    fn kind(&self) -> io::ErrorKind {
+        match self {
+            Self::Io { source, .. } => source.kind(),
+            Self::Late => io::ErrorKind::TimedOut,
+            Self::Closed(_) => io::ErrorKind::ConnectionAborted,
+            Self::Greeting(_) | Self::Violation(_) => io::ErrorKind::InvalidData,
+            Self::Refused { reply, .. } => match *reply {
+                option_reply::ERR_UNKNOWN => io::ErrorKind::NotFound,
+                option_reply::ERR_POLICY | option_reply::ERR_TLS_REQD => {
+                    io::ErrorKind::PermissionDenied
+                }
+                _ => io::ErrorKind::Other,
+            },
+            Self::Server { error: errno::EPERM, .. } => io::ErrorKind::PermissionDenied,
+            Self::PastEnd { .. } => io::ErrorKind::InvalidInput,
+            Self::Server { .. } | Self::Tls(_) | Self::Changed(_) => io::ErrorKind::Other,
+        }
+    }
+}
+
+impl From<NbdError> for Trouble {
+    fn from(error: NbdError) -> Self {
+        match error {
+            NbdError::Changed(changed) => Self::Changed(changed),
+            _ => {
+                let is_passing = error.is_passing();
+                let error = io::Error::new(error.kind(), error);
+                if is_passing { Self::Passing(error) } else { Self::Final(error) }
+            }
+        }
+    }
+}
+
+/// Whether what a server could not do it may be able to do the next time.
+fn is_passing(error: u32) -> bool {
+    !matches!(error, errno::EPERM | errno::EINVAL | errno::EOVERFLOW | errno::ENOTSUP)
+}
+
+/// What an error of the protocol is called.
+fn name(error: u32) -> String {
+    let name = match error {
+        errno::EPERM => "EPERM",
+        errno::EIO => "EIO",
+        errno::ENOMEM => "ENOMEM",
+        errno::EINVAL => "EINVAL",
+        errno::ENOSPC => "ENOSPC",
+        errno::EOVERFLOW => "EOVERFLOW",
+        errno::ENOTSUP => "ENOTSUP",
+        errno::ESHUTDOWN => "ESHUTDOWN",
+        _ => return format!("error {error}"),
+    };
+    name.to_owned()
+}
+
+/// What a refusal is called.
+fn refusal(reply: u32) -> String {
+    let text = match reply {
+        option_reply::ERR_UNSUP => "it does not know how",
+        option_reply::ERR_POLICY => "it is not allowed",
+        option_reply::ERR_INVALID => "it makes no sense to it",
+        option_reply::ERR_PLATFORM => "it is not built for that",
+        option_reply::ERR_TLS_REQD => "not without TLS",
+        option_reply::ERR_UNKNOWN => "there is no such export",
+        option_reply::ERR_SHUTDOWN => "it shuts down",
+        option_reply::ERR_BLOCK_SIZE_REQD => "block sizes must be heeded",
+        option_reply::ERR_TOO_BIG => "it is too long",
+        option_reply::ERR_EXT_HEADER_REQD => "not without extended headers",
+        _ => return format!("reply {reply:#x}"),
+    };
+    text.to_owned()
+}
+
+/// What a server says to people, as it is shown: short, in one line, after a colon.
+pub(super) fn told(text: &[u8]) -> String {
+    const SHOWN: usize = 200;
+    let text = String::from_utf8_lossy(text.get(..SHOWN).unwrap_or(text));
+    let text: String = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if text.is_empty() { text } else { format!(": {text}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::{NbdError, told};
+    use crate::nbd_protocol::{errno, option_reply};
+    use crate::source::remote::Trouble;
+
+    fn server(error: u32) -> NbdError {
+        let text = told(b"bad\nblock");
+        NbdError::Server { command: "read", start: 512, end: 1024, error, text }
+    }
+
+    #[test]
+    fn errors_that_may_pass_are_told_from_those_that_do_not() {
+        for error in [errno::EIO, errno::ENOMEM, errno::ESHUTDOWN, 4711] {
+            assert!(matches!(Trouble::from(server(error)), Trouble::Passing(_)), "{error}");
+        }
+        for error in [errno::EPERM, errno::EINVAL, errno::EOVERFLOW, errno::ENOTSUP] {
+            assert!(matches!(Trouble::from(server(error)), Trouble::Final(_)), "{error}");
+        }
+        let refused = |reply| NbdError::Refused { what: "x", reply, text: String::new() };
+        let shutdown = refused(option_reply::ERR_SHUTDOWN);
+        assert!(matches!(Trouble::from(shutdown), Trouble::Passing(_)));
+        let Trouble::Final(error) = Trouble::from(refused(option_reply::ERR_UNKNOWN)) else {
+            panic!("there will be no such export later either");
+        };
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn an_error_says_which_bytes_and_what_the_server_says() {
+        let text = server(errno::EIO).to_string();
+        assert_eq!(text, "the NBD server cannot read bytes 512..1024: EIO: bad block");
+    }
+}

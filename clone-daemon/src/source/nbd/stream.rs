@@ -1,0 +1,308 @@
+//! A connection as a stream of bytes, for several threads, each of which has a deadline.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType,
+    connect, recv, send, shutdown, socket_with, sockopt,
+};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection};
+
+use crate::source::uri::NbdEndpoint;
+
+/// A connected socket, under TLS or not.
+///
+/// One thread reads at a time; any number write.
+pub(super) struct Stream {
+    socket: OwnedFd,
+    /// Held by whoever writes, so that what is written at once stays together.
+    writing: Mutex<()>,
+    tls: Option<Mutex<ClientConnection>>,
+    /// Whether nobody is to wait any more.
+    end: Arc<AtomicBool>,
+}
+
+/// How often whoever waits looks whether all is to end; less than a second.
+const GLANCE: Duration = Duration::from_millis(500);
+/// No socket lets anybody wait but where there is a deadline.
+const FLAGS: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
+/// How long to wait before a server is asked again that has too many who wait.
+const BACKLOG_PAUSE: Duration = Duration::from_millis(10);
+
+/// A lock that does not mind those who panicked with it: what is behind these locks is whole
+/// between any two statements.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Stream {
+    /// Connects. Whoever waits, here and later, gives up soon after `end` has become true. Names
+    /// are looked up by the system, which may take longer than there is time.
+    pub(super) fn connect(
+        endpoint: &NbdEndpoint,
+        deadline: Instant,
+        end: Arc<AtomicBool>,
+    ) -> io::Result<Self> {
+        let socket = match endpoint {
+            NbdEndpoint::Tcp { host, port } => connect_tcp(host, *port, deadline, &end)?,
+            NbdEndpoint::Unix(path) => connect_unix(path, deadline, &end)?,
+        };
+        Ok(Self { socket, writing: Mutex::default(), tls: None, end })
+    }
+
+    /// Goes on under TLS, with a server that is called `name`.
+    pub(super) fn secure(
+        &mut self,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+        deadline: Instant,
+    ) -> io::Result<()> {
+        let mut tls = ClientConnection::new(config, name).map_err(io::Error::other)?;
+        while tls.is_handshaking() {
+            if flush(&self.socket, &mut tls)? {
+                wait(&self.socket, PollFlags::OUT, deadline, &self.end)?;
+            } else if !receive(&self.socket, &mut tls)? {
+                wait(&self.socket, PollFlags::IN, deadline, &self.end)?;
+            }
+        }
+        // The last message of the client may be waiting still.
+        while flush(&self.socket, &mut tls)? {
+            wait(&self.socket, PollFlags::OUT, deadline, &self.end)?;
+        }
+        self.tls = Some(Mutex::new(tls));
+        Ok(())
+    }
+
+    /// Reads something, one byte at least.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` if there is nothing more, and `TimedOut`.
+    pub(super) fn read(&self, into: &mut [u8], deadline: Instant) -> io::Result<usize> {
+        loop {
+            let got = match &self.tls {
+                None => read_now(&self.socket, into),
+                Some(tls) => read_tls_now(&self.socket, &mut lock(tls), into),
+            };
+            match got {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    wait(&self.socket, PollFlags::IN, deadline, &self.end)?;
+                }
+                got => return got,
+            }
+        }
+    }
+
+    /// Fills `into`.
+    pub(super) fn read_all(&self, mut into: &mut [u8], deadline: Instant) -> io::Result<()> {
+        while !into.is_empty() {
+            let got = self.read(into, deadline)?;
+            into = into.get_mut(got..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// Writes all of `data`. After an error nobody knows how much of it was written.
+    pub(super) fn write(&self, data: &[u8], deadline: Instant) -> io::Result<()> {
+        let _turn = lock(&self.writing);
+        let Some(tls) = &self.tls else {
+            let mut left = data;
+            while !left.is_empty() {
+                match Direct(&self.socket).write(left) {
+                    Ok(sent) => left = left.get(sent..).unwrap_or_default(),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        wait(&self.socket, PollFlags::OUT, deadline, &self.end)?;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            return Ok(());
+        };
+        lock(tls).writer().write_all(data)?;
+        while flush(&self.socket, &mut lock(tls))? {
+            wait(&self.socket, PollFlags::OUT, deadline, &self.end)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the other side has ended it, and all that it sent was read.
+    pub(super) fn is_over(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        match recv(&self.socket, &mut [0_u8; 1][..], flags) {
+            Ok((got, _)) => got == 0,
+            Err(error) => !matches!(error, Errno::AGAIN | Errno::INTR),
+        }
+    }
+
+    /// Ends it for all who use it.
+    pub(super) fn close(&self) {
+        // It fails if the other side was first.
+        let _ = shutdown(&self.socket, Shutdown::Both);
+    }
+}
+
+/// A socket that does what it can at once.
+struct Direct<'a>(&'a OwnedFd);
+
+impl Read for Direct<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        read_now(self.0, into)
+    }
+}
+
+impl Write for Direct<'_> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        loop {
+            match send(self.0, data, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Err(Errno::INTR) => {}
+                sent => return Ok(sent?),
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn read_now(socket: &OwnedFd, into: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match recv(socket, &mut *into, RecvFlags::DONTWAIT) {
+            Err(Errno::INTR) => {}
+            got => return Ok(got?.0),
+        }
+    }
+}
+
+/// Reads what has been decrypted, and decrypts what has come.
+fn read_tls_now(
+    socket: &OwnedFd,
+    tls: &mut ClientConnection,
+    into: &mut [u8],
+) -> io::Result<usize> {
+    loop {
+        match tls.reader().read(into) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if !receive(socket, tls)? {
+                    return Err(error);
+                }
+                // An answer to what came, if it needs one; what is left the next writer sends.
+                flush(socket, tls)?;
+            }
+            got => return got,
+        }
+    }
+}
+
+/// Takes in what has come; false if nothing has.
+fn receive(socket: &OwnedFd, tls: &mut ClientConnection) -> io::Result<bool> {
+    match tls.read_tls(&mut Direct(socket)) {
+        Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Ok(_) => {
+            let taken = tls.process_new_packets();
+            taken.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            Ok(true)
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Sends what can be sent at once; true if there is more.
+fn flush(socket: &OwnedFd, tls: &mut ClientConnection) -> io::Result<bool> {
+    while tls.wants_write() {
+        match tls.write_tls(&mut Direct(socket)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+            sent => sent?,
+        };
+    }
+    Ok(false)
+}
+
+/// Time that is left.
+fn left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+}
+
+fn not_ended(end: &AtomicBool) -> io::Result<()> {
+    match end.load(Ordering::Relaxed) {
+        true => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "nobody wants it any more")),
+        false => Ok(()),
+    }
+}
+
+fn wait(socket: &OwnedFd, what: PollFlags, deadline: Instant, end: &AtomicBool) -> io::Result<()> {
+    loop {
+        not_ended(end)?;
+        let left = left(deadline)?.min(GLANCE);
+        let timeout = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
+        match poll(&mut [PollFd::new(socket, what)], Some(&timeout)) {
+            Ok(0) | Err(Errno::INTR) => {}
+            done => return Ok(done.map(drop)?),
+        }
+    }
+}
+
+/// Connects to one address after the other.
+fn connect_tcp(host: &str, port: u16, deadline: Instant, end: &AtomicBool) -> io::Result<OwnedFd> {
+    let addresses: Vec<_> = (host, port).to_socket_addrs()?.collect();
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    for (at, address) in addresses.iter().enumerate() {
+        // One that does not answer must leave time for the others.
+        let share = left(deadline)? / u32::try_from(addresses.len() - at).unwrap_or(u32::MAX);
+        match connect_address(address, Instant::now() + share, end) {
+            Ok(socket) => {
+                sockopt::set_tcp_nodelay(&socket, true)?;
+                sockopt::set_socket_keepalive(&socket, true)?;
+                return Ok(socket);
+            }
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+fn connect_address(
+    address: &SocketAddr,
+    deadline: Instant,
+    end: &AtomicBool,
+) -> io::Result<OwnedFd> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let socket = socket_with(family, SocketType::STREAM, FLAGS, None)?;
+    match connect(&socket, address) {
+        Err(Errno::INPROGRESS | Errno::INTR) => {
+            wait(&socket, PollFlags::OUT, deadline, end)?;
+            sockopt::socket_error(&socket)??;
+        }
+        done => done?,
+    }
+    Ok(socket)
+}
+
+fn connect_unix(path: &Path, deadline: Instant, end: &AtomicBool) -> io::Result<OwnedFd> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
+    let address = SocketAddrUnix::new(path)?;
+    // A server that does not accept would let a socket that blocks wait for ever.
+    while let Err(error) = connect(&socket, &address) {
+        if !matches!(error, Errno::AGAIN | Errno::INTR) {
+            return Err(error.into());
+        }
+        not_ended(end)?;
+        thread::sleep(BACKLOG_PAUSE.min(left(deadline)?));
+    }
+    Ok(socket)
+}

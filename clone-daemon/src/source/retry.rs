@@ -1,0 +1,122 @@
+//! A source across a network as one that a clone can be made from.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Instant;
+
+use clone_core::block_io::ReadData;
+use clone_core::block_io::{Extent, Source};
+
+use super::options::SourceOptions;
+use super::remote::Remote;
+use super::retry_policy::{Doing, End, Patience};
+use super::stats::SourceFigures;
+
+/// A [`Remote`] that is asked again where that may help.
+///
+/// - No read takes longer than [`SourceOptions::give_up_after`], and the remote's own slack.
+/// - Once the source has changed, or was [abandoned](Self::abandon), every read fails.
+/// - A long read becomes several requests, which are made at the same time.
+pub struct Retrying<R> {
+    remote: R,
+    patience: Patience,
+    request_bytes: usize,
+}
+
+impl<R: Remote> Retrying<R> {
+    /// Reads `remote`, which errors call `place`.
+    pub fn new(remote: R, place: impl Into<String>, options: &SourceOptions) -> Self {
+        Self::with_patience(remote, Patience::new(place.into(), options), options)
+    }
+
+    pub(super) fn with_patience(remote: R, patience: Patience, options: &SourceOptions) -> Self {
+        Self { remote, patience, request_bytes: options.request_bytes.max(4096) }
+    }
+
+    /// What is counted of it.
+    pub fn figures(&self) -> &Arc<SourceFigures> {
+        &self.patience.figures
+    }
+
+    /// Ends what is under way: from now on every read fails, soon.
+    pub fn abandon(&self) {
+        self.patience.end(End::Abandoned);
+        self.remote.abandon();
+    }
+
+    fn read_piece(&self, offset: u64, into: &mut [u8], deadline: Instant) -> io::Result<()> {
+        let len = into.len() as u64;
+        let doing = Doing::Read(offset..offset.saturating_add(len));
+        self.patience
+            .persist(&doing, deadline, |deadline| self.remote.read_at(offset, into, deadline))?;
+        SourceFigures::add(&self.patience.figures.bytes, len);
+        Ok(())
+    }
+
+    /// Reads in several requests at a time, on threads that live for this read: next to what a
+    /// request takes, beginning one costs nothing.
+    fn read_pieces(&self, offset: u64, into: &mut [u8], deadline: Instant) -> io::Result<()> {
+        let count = into.len().div_ceil(self.request_bytes);
+        let pieces = Mutex::new(into.chunks_mut(self.request_bytes).enumerate());
+        let failed: Mutex<Option<io::Error>> = Mutex::default();
+        let work = || {
+            while lock(&failed).is_none() {
+                let Some((at, piece)) = lock(&pieces).next() else { return };
+                let start = offset + at as u64 * self.request_bytes as u64;
+                if let Err(error) = self.read_piece(start, piece, deadline) {
+                    lock(&failed).get_or_insert(error);
+                }
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 1..count.min(self.patience.requests_max()) {
+                let thread = thread::Builder::new().name("source".into());
+                // Without it there are fewer requests at a time.
+                if thread.spawn_scoped(scope, work).is_err() {
+                    break;
+                }
+            }
+            work();
+        });
+        let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+        // That the source has changed is told rather than what else failed.
+        match self.patience.ended().or(failed) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+}
+
+impl<R: Remote> ReadData for Retrying<R> {
+    fn size_bytes(&self) -> u64 {
+        self.remote.size_bytes()
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        let (len, size_bytes) = (into.len() as u64, self.size_bytes());
+        if offset.checked_add(len).is_none_or(|end| end > size_bytes) {
+            let told = format!("{len} bytes from {offset} on reach past the end at {size_bytes}");
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, told));
+        }
+        let deadline = self.patience.deadline(&Doing::Read(0..0));
+        match into.len() {
+            0 => Ok(()),
+            len if len <= self.request_bytes => self.read_piece(offset, into, deadline),
+            _ => self.read_pieces(offset, into, deadline),
+        }
+    }
+}
+
+impl<R: Remote> Source for Retrying<R> {
+    fn extent(&self, offset: u64) -> io::Result<Extent> {
+        let doing = Doing::Extent(offset);
+        self.patience.persist(&doing, self.patience.deadline(&doing), |deadline| {
+            self.remote.extent(offset, deadline)
+        })
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,55 @@
+//! Arguments that several programs take.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use clap::builder::{PathBufValueParser, TypedValueParser};
+use clone_core::geometry::RegionSize;
+use clone_core::size::parse_sectors;
+
+use crate::common::paths::is_dash;
+
+/// What sizes look like, for the help.
+pub const SIZES: &str = "\
+Sizes: a plain number counts sectors of 512 bytes, as in the kernel's table lines. With a unit it
+is exact: 16s, 4k, 64KiB, 100M, 8T (powers of 1024), 512kB, 2GB (powers of 1000).";
+
+/// What becomes of regions whose state cannot be found out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Lost {
+    /// List them and write nothing.
+    Fail,
+    /// They will be copied from the source again. Whatever was written to them since the clone
+    /// began is lost.
+    Unhydrated,
+    /// They are taken as they are on the destination. Where they had not been copied yet, what
+    /// the source holds is lost, and something older shows in its place.
+    Hydrated,
+}
+
+/// Takes the path of metadata that is read here and there.
+pub(crate) fn metadata_to_read() -> impl TypedValueParser<Value = PathBuf> {
+    path_but_dash("metadata cannot be read from a pipe; ./- names a file")
+}
+
+/// Takes the path of metadata that is written here and there.
+pub(crate) fn metadata_to_write() -> impl TypedValueParser<Value = PathBuf> {
+    path_but_dash("metadata cannot go to stdout; ./- names a file")
+}
+
+pub(crate) fn path_but_dash(refusal: &'static str) -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(
+        move |path| {
+            if is_dash(&path) { Err(refusal) } else { Ok(path) }
+        },
+    )
+}
+
+/// A region size.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_region_size(text: &str) -> Result<RegionSize, String> {
+    let sectors = parse_sectors(text).map_err(|error| error.to_string())?;
+    RegionSize::new(sectors).map_err(|error| error.to_string())
+}

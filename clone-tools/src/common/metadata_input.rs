@@ -1,0 +1,120 @@
+//! Metadata that a program opens, and the errors that this can give.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail};
+use clone_core::metadata::check::{Report, read};
+use clone_core::metadata::damage::Damage;
+use clone_core::metadata::live::read_live;
+use clone_core::metadata::superblock::SuperblockError;
+use clone_core::metadata::{Metadata, MetadataError};
+use clone_core::progress::Progress;
+use persistent_data::BLOCK_SIZE;
+use persistent_data::device::{FileDevice, OpenError, ReadOnly};
+
+use crate::common::text_form::{TextForm, text_form};
+
+/// Opens metadata for reading: exclusively, or `live`, while a clone is using it.
+///
+/// # Errors
+/// What is wrong with it and what can be done.
+pub fn open_metadata(path: &Path, live: bool) -> Result<FileDevice<ReadOnly>> {
+    if live {
+        check_looks_like_metadata(path)?;
+        return Ok(FileDevice::open_live(path)?);
+    }
+    claim_metadata(path).map_err(|error| match error.downcast_ref() {
+        Some(OpenError::InUse { .. }) => {
+            anyhow!("{error}, or read it while it is in use with --live")
+        }
+        _ => error,
+    })
+}
+
+/// Opens metadata for reading, exclusively, where there is no other way.
+///
+/// # Errors
+/// As [`open_metadata`].
+pub fn claim_metadata(path: &Path) -> Result<FileDevice<ReadOnly>> {
+    check_looks_like_metadata(path)?;
+    Ok(FileDevice::open_read(path)?)
+}
+
+/// Reads metadata, damaged or not.
+///
+/// # Errors
+/// As [`open_metadata`], and that it never was at rest while it was read `live`.
+pub fn read_metadata(path: &Path, live: bool, progress: &dyn Progress) -> Result<Report> {
+    let device = open_metadata(path, live)?;
+    let report = if live { read_live(&device, progress) } else { Ok(read(&device, progress)) };
+    report.with_context(|| format!("cannot read {} live", path.display()))
+}
+
+/// Opens metadata for a change in place.
+///
+/// # Errors
+/// As [`open_metadata`].
+pub fn open_metadata_to_change(path: &Path) -> Result<FileDevice> {
+    check_looks_like_metadata(path)?;
+    Ok(FileDevice::open_write(path)?)
+}
+
+/// Opens the metadata of a clone that goes on, after a check of all of it.
+///
+/// # Errors
+/// What is wrong with it and what can be done. Nothing was written then.
+pub fn open_clone(device: FileDevice, path: &Path) -> Result<Metadata<FileDevice>> {
+    let name = path.display();
+    Metadata::open(device).map_err(|error| match &error {
+        MetadataError::Damaged(report) => {
+            let way_out = match report.damage.first() {
+                Some(Damage::Superblock(SuperblockError::Version { .. })) => String::new(),
+                Some(Damage::Superblock(_)) => format!(
+                    ". If a clone has used it, clone_repair -i {name} -o NEW finds what is left of \
+                     it; clone_restore --hydrated none makes metadata for a new clone"
+                ),
+                _ => format!(
+                    ". clone_check {name} tells all that is wrong, and clone_repair -i {name} -o \
+                     NEW makes whole metadata of what can be recovered"
+                ),
+            };
+            anyhow!("{name}: {error}; nothing was written{way_out}")
+        }
+        _ => anyhow::Error::from(error).context(format!("cannot open {name}")),
+    })
+}
+
+/// Tells what a regular file is that cannot be metadata: better words than those for damage.
+/// Everything else is left to whoever opens it.
+fn check_looks_like_metadata(path: &Path) -> Result<()> {
+    let Ok(metadata) = fs::metadata(path) else { return Ok(()) };
+    if !metadata.is_file() {
+        return Ok(());
+    }
+    let Ok(file) = File::open(path) else { return Ok(()) };
+    let mut start = Vec::new();
+    file.take(64)
+        .read_to_end(&mut start)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    let path = path.display();
+    match text_form(&start) {
+        Some(TextForm::Xml) => bail!(
+            "{path} is XML, not metadata; clone_restore -i {path} -o OUTPUT makes metadata of it"
+        ),
+        Some(TextForm::Json) => bail!(
+            "{path} is JSON, not metadata; clone_restore --format json -i {path} -o OUTPUT makes \
+             metadata of it if clone_dump wrote it"
+        ),
+        None => {}
+    }
+    match metadata.len() {
+        0 => bail!("{path} is empty: it holds no metadata"),
+        bytes if bytes < BLOCK_SIZE as u64 => bail!(
+            "{path} has only {bytes} bytes: metadata begins with a superblock of {BLOCK_SIZE}; \
+             this is something else, or what is left of it"
+        ),
+        _ => Ok(()),
+    }
+}

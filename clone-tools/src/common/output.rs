@@ -1,0 +1,254 @@
+//! Where dumps, packs and pictures go: to stdout, straight into whatever is no regular file, or
+//! into a file that either is whole or does not change.
+
+use std::error::Error;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::common::paths::is_dash;
+
+const BUFFER: usize = 256 << 10;
+
+/// Calls `write` with the output at `path`, or stdout if there is none. A regular file gets its
+/// name only when it is whole and on the medium.
+///
+/// # Errors
+/// Whatever failed, and on what.
+pub fn write_to(
+    path: Option<&Path>,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<()> {
+    let Some(path) = path.filter(|path| !is_stdout(path)) else {
+        return write_to_stdout(write).context("cannot write to stdout");
+    };
+    let written = match fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() || is_open_file(path) => {
+            let excl = if metadata.file_type().is_block_device() { libc::O_EXCL } else { 0 };
+            write_in_place(path, excl, write)
+        }
+        _ => replace(path, |file| write_through_buffer(file, write)),
+    };
+    written.with_context(|| format!("cannot write to {}", path.display()))
+}
+
+/// Refuses to put on a terminal what no person can read.
+///
+/// # Errors
+/// That stdout is a terminal, if `path` stands for it.
+pub fn refuse_terminal(path: &Path) -> Result<()> {
+    if is_stdout(path) && io::stdout().is_terminal() {
+        bail!("this is nothing to look at: send stdout to a file or a pipe");
+    }
+    Ok(())
+}
+
+/// Whether `path` stands for stdout.
+pub(crate) fn is_stdout(path: &Path) -> bool {
+    is_dash(path) || path == Path::new("/dev/stdout")
+}
+
+/// Writes small things for people or scripts to stdout. That nobody reads them is no failure.
+///
+/// # Errors
+/// Any other failure.
+pub fn say(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    match write_to_stdout(write) {
+        Err(error) if ReaderGone::is_in(&error) => Ok(()),
+        written => written.context("cannot write to stdout"),
+    }
+}
+
+fn write_to_stdout(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    // Not the standard library's stdout, which looks for the end of every line.
+    let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    write_through_buffer(&stdout, write)
+}
+
+fn write_through_buffer(
+    to: &File,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
+    let file_type = to.metadata()?.file_type();
+    let has_reader = !file_type.is_file() && !file_type.is_block_device();
+    let mut to = BufWriter::with_capacity(BUFFER, Stream { to, has_reader });
+    write(&mut to)?;
+    to.flush()
+}
+
+/// What an output goes through, so that its broken pipe is told from all others.
+struct Stream<'a> {
+    to: &'a File,
+    /// Whether it is a pipe or the like. From storage a broken pipe is a failure to store.
+    has_reader: bool,
+}
+
+impl Stream<'_> {
+    fn told<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        result.map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe if self.has_reader => ReaderGone::error(),
+            _ => error,
+        })
+    }
+}
+
+impl Write for Stream<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.to.write(bytes);
+        self.told(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let flushed = self.to.flush();
+        self.told(flushed)
+    }
+}
+
+/// That nobody reads the output any more. It travels inside of an [`io::Error`].
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("nobody reads on")]
+pub struct ReaderGone;
+
+impl ReaderGone {
+    pub(crate) fn error() -> io::Error {
+        io::Error::new(io::ErrorKind::BrokenPipe, Self)
+    }
+
+    /// Whether this is what `error` means.
+    pub fn is_in(error: &io::Error) -> bool {
+        error.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<Self>)
+    }
+}
+
+fn write_in_place(
+    path: &Path,
+    flags: i32,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).custom_flags(flags).open(path)?;
+    write_through_buffer(&file, write)?;
+    match file.sync_all() {
+        // Pipes and character devices have nothing to sync.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        synced => synced,
+    }
+}
+
+/// Puts what `write` makes of an empty file in the place of the file at `path`, if there is one.
+/// What a symbolic link points to is replaced, or made, and not the link.
+///
+/// # Errors
+/// That of `write`, or of the file system; then what was there is there still.
+pub fn replace<E: From<io::Error>>(
+    path: &Path,
+    write: impl FnOnce(&File) -> Result<(), E>,
+) -> Result<(), E> {
+    let (path, permissions) = match fs::metadata(path) {
+        Ok(metadata) => (path.canonicalize()?, Some(metadata.permissions())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (end_of_links(path)?, None),
+        Err(error) => return Err(error.into()),
+    };
+    let folder = folder_of(&path);
+    let temporary = tempfile::Builder::new()
+        .prefix(".clone_tools.")
+        // From the start no wider than what it replaces.
+        .permissions(permissions.clone().unwrap_or(Permissions::from_mode(0o666)))
+        .tempfile_in(&folder)
+        .map_err(|error| cannot_make_in(&folder, &error))?;
+    if let Some(permissions) = permissions {
+        // The umask is for new files.
+        temporary.as_file().set_permissions(permissions)?;
+    }
+    write(temporary.as_file())?;
+    temporary.as_file().sync_all()?;
+    temporary.persist(&path).map_err(io::Error::from)?;
+    Ok(sync_folder(&folder)?)
+}
+
+/// Where the file would be that `path` names, which may be a symbolic link to nothing.
+fn end_of_links(path: &Path) -> io::Result<PathBuf> {
+    // As many as the kernel follows; it has found that there is no loop.
+    const LINKS_MAX: usize = 40;
+    let mut path = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        match fs::read_link(&path) {
+            Ok(target) => path = folder_of(&path).join(target),
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Ok(path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(path),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::from_raw_os_error(libc::ELOOP))
+}
+
+/// Why there is no temporary file, without its name, which says nothing to anybody.
+fn cannot_make_in(folder: &Path, error: &io::Error) -> io::Error {
+    let name = folder.display();
+    let said = if error.kind() == io::ErrorKind::NotFound && !folder.exists() {
+        format!("the directory {name} does not exist")
+    } else {
+        let said = error.to_string();
+        let why = said.rsplit_once(" at path ").map_or(said.as_str(), |(why, _)| why);
+        format!("cannot make a file in {name}: {why}")
+    };
+    io::Error::new(error.kind(), said)
+}
+
+/// Makes the names in a folder last, where that can be asked for. The files themselves must have
+/// been synced.
+///
+/// # Errors
+/// That they may not last.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
+    match File::open(folder).and_then(|folder| folder.sync_all()) {
+        Err(error) if !cannot_be_asked(&error) => Err(io::Error::new(
+            error.kind(),
+            format!("it is written whole, but its name may not survive a crash: {error}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a folder was not synced because it never is: it may only be written to, or its file
+/// system has no such thing.
+fn cannot_be_asked(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EACCES | libc::EINVAL | libc::EOPNOTSUPP))
+}
+
+/// The folder that `path` names a file in.
+pub fn folder_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// Whether `path` means a file that this process has open, which must not be replaced by another.
+pub(crate) fn is_open_file(path: &Path) -> bool {
+    path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::Path;
+
+    use super::{cannot_be_asked, sync_folder};
+
+    #[test]
+    fn a_folder_that_is_never_synced_is_no_failure() {
+        sync_folder(&std::env::temp_dir()).unwrap();
+        // The file system of /proc says EINVAL.
+        sync_folder(Path::new("/proc")).unwrap();
+        let error = sync_folder(Path::new("/nonexistent")).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert!(error.to_string().contains("may not survive a crash"), "{error}");
+        let accepted = |code| cannot_be_asked(&io::Error::from_raw_os_error(code));
+        assert!([libc::EACCES, libc::EINVAL, libc::EOPNOTSUPP].into_iter().all(accepted));
+        assert!(![libc::EIO, libc::ENOSPC, libc::EROFS].into_iter().any(accepted));
+    }
+}

@@ -1,0 +1,43 @@
+//! Paths as they are given: `-` for stdin and stdout, and two names of one file.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use anyhow::{Result, bail};
+
+/// How messages call a document.
+pub fn document_name(path: &Path) -> String {
+    if is_dash(path) { "stdin".to_owned() } else { path.display().to_string() }
+}
+
+/// Whether a path stands for stdin or stdout.
+pub fn is_dash(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
+/// Refuses to write to what is being read, under whatever names.
+///
+/// # Errors
+/// That they are the same.
+pub fn check_distinct(input: &Path, output: &Path) -> Result<()> {
+    let input_path = if is_dash(input) { Path::new("/dev/stdin") } else { input };
+    if are_same(input_path, output) {
+        bail!(
+            "{} and {} are the same: it would be overwritten while it is read; give another output",
+            document_name(input),
+            output.display()
+        );
+    }
+    Ok(())
+}
+
+/// Whether two paths lead to one file or block device.
+pub fn are_same(a: &Path, b: &Path) -> bool {
+    let (Ok(a), Ok(b)) = (fs::metadata(a), fs::metadata(b)) else { return false };
+    if a.file_type().is_block_device() && b.file_type().is_block_device() {
+        return a.rdev() == b.rdev();
+    }
+    // A terminal, /dev/null and the like are not overwritten.
+    a.is_file() && b.is_file() && a.dev() == b.dev() && a.ino() == b.ino()
+}

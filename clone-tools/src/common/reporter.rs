@@ -1,0 +1,203 @@
+//! What was found, in words for people and in JSON for scripts.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::Path;
+
+use clone_core::metadata::auto_repair::Repaired;
+use clone_core::metadata::check::Report;
+use clone_core::metadata::damage::{Damage, Severity};
+use clone_core::metadata::ir::{Header, METADATA_VERSION};
+use clone_core::metadata::region_map::RegionMap;
+use serde::{Serialize, Serializer};
+
+use crate::common::exit::Tool;
+use crate::common::units::Counted;
+use crate::common::units::format_uuid;
+
+/// Problems of one kind, or lost ranges, that are told before the rest is only counted.
+pub(crate) const LISTED: usize = 50;
+
+/// The problems to list: all of them, or as many of each kind as a person will read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listing {
+    /// Each one.
+    All,
+    /// The first ones of each kind.
+    Short,
+}
+
+/// Lists damage on stderr, a line each.
+pub fn list_damage(tool: &Tool, path: &Path, damage: &[Damage], listing: Listing) {
+    let path = path.display();
+    let mut of_kind = BTreeMap::<&str, usize>::new();
+    for problem in damage {
+        let code = problem.code();
+        let count = of_kind.entry(code).or_default();
+        *count += 1;
+        if listing == Listing::All || *count <= LISTED {
+            let severity = problem.severity().name();
+            tool.say(format_args!("{path}: {severity}: {code}: {problem}"));
+        }
+    }
+    for (code, count) in of_kind {
+        if listing == Listing::Short && count > LISTED {
+            let more = count - LISTED;
+            tool.say(format_args!("{path}: and {more} more {code} (--verbose lists all)"));
+        }
+    }
+}
+
+/// How much is said beside what was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Talk {
+    /// Only why the exit code is not 0.
+    Quiet,
+    /// What should be known.
+    Usual,
+    /// All that there is to say.
+    Verbose,
+}
+
+impl Talk {
+    /// What --quiet and --verbose ask for.
+    pub fn of(quiet: bool, verbose: bool) -> Self {
+        match (quiet, verbose) {
+            (_, true) => Self::Verbose,
+            (true, false) => Self::Quiet,
+            (false, false) => Self::Usual,
+        }
+    }
+
+    pub(crate) fn listing(self) -> Listing {
+        if self == Self::Verbose { Listing::All } else { Listing::Short }
+    }
+}
+
+/// Tells the damage of metadata that was read to make `what` of it. Damage that makes no
+/// difference there is told only to who wants to know more.
+pub fn tell_damage(tool: &Tool, path: &Path, damage: &[Damage], talk: Talk, what: &str) {
+    if talk == Talk::Verbose || count(damage, Severity::Fatal) > 0 {
+        list_damage(tool, path, damage, talk.listing());
+    } else if talk == Talk::Usual && !damage.is_empty() {
+        let harmless = Counted(damage.len() as u64, "problem");
+        let path = path.display();
+        tool.say(format_args!("{path}: {harmless} that do not touch the {what}; see clone_check"));
+    }
+}
+
+/// Lists the regions whose state is unknown, on stderr, a line a range.
+pub fn list_lost(tool: &Tool, path: &Path, regions: &RegionMap, talk: Talk) {
+    let path = path.display();
+    let listed = if talk == Talk::Verbose { usize::MAX } else { LISTED };
+    for range in regions.lost().take(listed) {
+        tool.say(format_args!("{path}: lost: regions {}..{}", range.start, range.end));
+    }
+    let more = regions.lost().skip(listed).count();
+    if more > 0 {
+        tool.say(format_args!("{path}: and {more} more lost ranges (--verbose lists all)"));
+    }
+}
+
+/// How many problems of one severity there are.
+pub fn count(damage: &[Damage], severity: Severity) -> usize {
+    damage.iter().filter(|problem| problem.severity() == severity).count()
+}
+
+/// The document that `clone_check --json` prints.
+#[derive(Serialize)]
+struct Json<'a> {
+    ok: bool,
+    superblock: Option<Superblock>,
+    hydrated: Option<u64>,
+    metadata_blocks: Option<MetadataBlocks>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repaired: Option<RepairedCounts>,
+    #[serde(serialize_with = "problems")]
+    problems: &'a [Damage],
+}
+
+/// What the superblock says.
+#[derive(Serialize)]
+pub(crate) struct Superblock {
+    uuid: String,
+    version: u32,
+    region_size: u64,
+    target_size: u64,
+    nr_regions: u64,
+}
+
+impl From<Header> for Superblock {
+    fn from(header: Header) -> Self {
+        Self {
+            uuid: format_uuid(&header.uuid),
+            version: METADATA_VERSION,
+            region_size: header.geometry.region_size().sectors().0,
+            target_size: header.geometry.target_size().0,
+            nr_regions: header.geometry.nr_regions(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct MetadataBlocks {
+    total: u64,
+    used: u64,
+    leaked: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct RepairedCounts {
+    leaked_blocks: u64,
+    figures: u64,
+}
+
+#[derive(Serialize)]
+struct Problem {
+    severity: &'static str,
+    kind: &'static str,
+    block: Option<u64>,
+    regions: Option<(u64, u64)>,
+    message: String,
+}
+
+/// Damage, as every `--json` document lists it.
+pub(crate) fn problems<S: Serializer>(
+    damage: &&[Damage],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(damage.iter().map(|problem| Problem {
+        severity: problem.severity().name(),
+        kind: problem.code(),
+        block: problem.block().map(|block| block.0),
+        regions: problem.regions().map(|regions| (regions.start, regions.end)),
+        message: problem.to_string(),
+    }))
+}
+
+/// Writes a report as one JSON document. `ok` is whether the exit code is 0.
+///
+/// # Errors
+/// Whatever `to` says.
+pub fn write_json(
+    to: &mut dyn Write,
+    report: &Report,
+    repaired: Option<&Repaired>,
+    ok: bool,
+) -> io::Result<()> {
+    let superblock = report.header().map(Superblock::from);
+    let metadata_blocks = report.metadata_blocks.as_ref().map(|blocks| MetadataBlocks {
+        total: blocks.total,
+        used: blocks.used,
+        leaked: blocks.leaked,
+    });
+    let repaired = repaired.map(|repaired| RepairedCounts {
+        leaked_blocks: repaired.leaked_blocks,
+        figures: repaired.figures,
+    });
+    let hydrated = report.hydrated;
+    let problems = report.damage.as_slice();
+    let json = Json { ok, superblock, hydrated, metadata_blocks, repaired, problems };
+    serde_json::to_writer(&mut *to, &json)?;
+    writeln!(to)
+}

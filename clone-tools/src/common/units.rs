@@ -1,0 +1,84 @@
+//! Figures, for people.
+
+use std::fmt;
+
+use clone_core::geometry::{SECTOR_SIZE, Sectors};
+use clone_core::size::human;
+use persistent_data::BLOCK_SIZE;
+
+/// `1 problem`, `2 problems`.
+#[derive(Clone, Copy, Debug)]
+pub struct Counted(pub u64, pub &'static str);
+
+impl fmt::Display for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(count, noun) = self;
+        write!(f, "{count} {noun}{}", if *count == 1 { "" } else { "s" })
+    }
+}
+
+/// A percentage, rounded down: 100 % means all, and 0 % none.
+#[derive(Clone, Copy, Debug)]
+pub struct Share {
+    /// So many.
+    pub part: u64,
+    /// Of so many.
+    pub whole: u64,
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (part, whole) = (u128::from(self.part), u128::from(self.whole.max(1)));
+        match part * 10_000 / whole {
+            0 if part > 0 => f.write_str("less than 0.01 %"),
+            share if share % 100 == 0 => write!(f, "{} %", share / 100),
+            share => write!(f, "{}.{:02} %", share / 100, share % 100),
+        }
+    }
+}
+
+/// A size for people and for scripts.
+pub fn in_units(sectors: Sectors) -> String {
+    format!("{} ({})", Counted(sectors.0, "sector"), human(sectors))
+}
+
+/// The length of so many metadata blocks.
+pub fn sectors_of_blocks(blocks: u64) -> Sectors {
+    // Saturated or not, no device is as large.
+    Sectors(blocks.saturating_mul(BLOCK_SIZE as u64 / SECTOR_SIZE))
+}
+
+/// The uuid in 32 hex digits, or nothing when it is all zero.
+pub fn format_uuid(uuid: &[u8; 16]) -> String {
+    if uuid.iter().all(|&byte| byte == 0) {
+        return String::new();
+    }
+    uuid.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clone_core::geometry::Sectors;
+
+    use super::{Counted, Share, in_units};
+
+    #[test]
+    fn only_all_is_100_percent_and_only_none_is_0() {
+        let text = |part, whole| Share { part, whole }.to_string();
+        assert_eq!(text(0, 10), "0 %");
+        assert_eq!(text(1, 1 << 31), "less than 0.01 %");
+        assert_eq!(text((1 << 31) - 1, 1 << 31), "99.99 %");
+        assert_eq!(text(7, 7), "100 %");
+        assert_eq!(text(1, 2), "50 %");
+        assert_eq!(text(1, 3), "33.33 %");
+        assert_eq!(text(0, 0), "0 %");
+    }
+
+    #[test]
+    fn one_is_singular() {
+        assert_eq!(Counted(1, "leak").to_string(), "1 leak");
+        assert_eq!(Counted(0, "leak").to_string(), "0 leaks");
+        assert_eq!(in_units(Sectors(1)), "1 sector (512 B)");
+        assert_eq!(in_units(Sectors(8)), "8 sectors (4 KiB)");
+    }
+}

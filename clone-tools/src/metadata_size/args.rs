@@ -1,0 +1,53 @@
+//! The command line of `clone_metadata_size`.
+
+use clap::Parser;
+use clone_core::geometry::{RegionSize, Sectors};
+use clone_core::size::parse_sectors;
+
+use crate::common::args::{SIZES, parse_region_size};
+use crate::common::exit;
+
+/// Print how many sectors the metadata device of a dm-clone target needs.
+///
+/// That is room for all metadata, and once more for all that a single commit can change, for
+/// changed blocks are written elsewhere before the old ones are free.
+#[derive(Debug, Parser)]
+#[command(name = "clone_metadata_size", version, after_help = metadata_size_after_help())]
+pub struct MetadataSizeArgs {
+    /// The region size: a power of two from 8 sectors (4 KiB) to 2097152 (1 GiB).
+    #[arg(long, value_name = "SIZE", value_parser = parse_region_size)]
+    pub region_size: RegionSize,
+
+    /// The size of the clone.
+    #[arg(long, value_name = "SIZE", value_parser = parse_sectors)]
+    pub target_size: Sectors,
+
+    /// Print the number alone, which is what happens anyway.
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+
+    /// Say on stderr how the number comes about.
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+fn metadata_size_after_help() -> String {
+    format!(
+        "{SIZES}\n\n{}\n\nExample:\n  \
+         truncate -s \"$(($(clone_metadata_size --region-size 4k --target-size 8T) * 512))\" \
+         meta.bin",
+        exit::HELP
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::MetadataSizeArgs;
+
+    #[test]
+    fn clap_finds_no_fault_with_the_definitions() {
+        MetadataSizeArgs::command().debug_assert();
+    }
+}

@@ -1,0 +1,51 @@
+//! The command line of `clone_metadata_unpack`.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use crate::common::exit;
+
+/// Make a metadata device of what clone_metadata_pack wrote.
+///
+/// All of the pack is read and checked before OUTPUT is touched.
+#[derive(Debug, Parser)]
+#[command(name = "clone_metadata_unpack", version, after_help = unpack_after_help())]
+pub struct UnpackArgs {
+    /// The pack, - for stdin.
+    #[arg(short, long, value_name = "FILE")]
+    pub input: PathBuf,
+
+    /// Where the metadata goes: a file, which is made or replaced, as large as the device was; a
+    /// block device that is at least as large; or - for stdout.
+    #[arg(short, long, value_name = "OUTPUT")]
+    pub output: PathBuf,
+
+    /// Say nothing if the exit code is 0, and show no progress.
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+
+    /// Say what was unpacked.
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+fn unpack_after_help() -> String {
+    format!(
+        "{}\n\nExamples:\n  clone_metadata_unpack -i report.clonepack -o meta.bin\n  \
+         clone_metadata_unpack -i report.clonepack -o meta.bin && clone_check meta.bin",
+        exit::HELP
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::UnpackArgs;
+
+    #[test]
+    fn clap_finds_no_fault_with_the_definitions() {
+        UnpackArgs::command().debug_assert();
+    }
+}

@@ -1,0 +1,92 @@
+//! The bitset roots that a recovery looked at.
+
+use std::fmt::Display;
+
+use clone_core::repair::{Candidate, Verdict};
+
+use super::Teller;
+use crate::common::reporter::Talk;
+use crate::common::units::Counted;
+
+/// Tells of the candidates: how many there are, or all about them.
+pub(super) fn list_candidates(teller: &Teller<'_>, candidates: &[Candidate]) {
+    if teller.talk != Talk::Verbose {
+        if candidates.len() > 1 {
+            let roots = Counted(candidates.len() as u64, "possible root");
+            teller.say(format_args!("{roots} of the bitset were looked at (--verbose lists them)"));
+        }
+        return;
+    }
+    table(candidates).into_iter().for_each(|line| teller.say(line));
+}
+
+/// All about the candidates, a line each below two of headings.
+fn table(candidates: &[Candidate]) -> Vec<String> {
+    if candidates.is_empty() {
+        return Vec::new();
+    }
+    let headings = ["root block", "array blocks", "missing", "hydrated"];
+    let headings = row(headings, "space map", "verdict");
+    let mut lines = vec!["possible roots of the bitset:".to_owned(), headings];
+    for candidate in candidates {
+        let figures =
+            [candidate.root.0, candidate.array_blocks, candidate.missing, candidate.hydrated];
+        let vouched_for = if candidate.vouched_for { "agrees" } else { "none agrees" };
+        lines.push(row(figures, vouched_for, in_words(candidate.verdict)));
+    }
+    lines
+}
+
+fn row<T: Display>(figures: [T; 4], vouched_for: &str, verdict: &str) -> String {
+    let [root, array_blocks, missing, hydrated] = figures;
+    format!(
+        "  {root:>10} {array_blocks:>12} {missing:>7} {hydrated:>10}  {vouched_for:<11}  {verdict}"
+    )
+}
+
+fn in_words(verdict: Option<Verdict>) -> &'static str {
+    match verdict {
+        None => "taken",
+        Some(Verdict::Older) => "older: it lacks some of what is hydrated elsewhere",
+        Some(Verdict::Tie) => {
+            "a tie: it may be newer than the one taken, so regions in which they differ are lost"
+        }
+        Some(Verdict::Contradiction) => "not taken: others have what it lacks, and the reverse",
+        Some(_) => "not taken",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clone_core::repair::{Candidate, Verdict};
+    use persistent_data::BlockNr;
+
+    use super::table;
+
+    #[test]
+    fn the_columns_of_the_table_are_straight() {
+        let candidate = |root, missing, vouched_for, verdict| {
+            let (array_blocks, hydrated) = (5 - missing, 32576);
+            let root = BlockNr(root);
+            Candidate { root, array_blocks, missing, hydrated, vouched_for, verdict }
+        };
+        let candidates = [
+            candidate(23, 0, true, None),
+            candidate(4_000_000, 1, false, Some(Verdict::Tie)),
+            candidate(7, 0, false, Some(Verdict::Older)),
+        ];
+        let lines = table(&candidates);
+        let expected = [
+            "possible roots of the bitset:",
+            "  root block array blocks missing   hydrated  space map    verdict",
+            "          23            5       0      32576  agrees       taken",
+            "     4000000            4       1      32576  none agrees  a tie: ",
+            "           7            5       0      32576  none agrees  older: ",
+        ];
+        assert_eq!(lines.len(), expected.len());
+        for (line, expected) in lines.iter().zip(expected) {
+            assert!(line.starts_with(expected), "{line}");
+        }
+        assert!(table(&[]).is_empty());
+    }
+}
