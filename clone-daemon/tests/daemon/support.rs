@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use clone_core::block_io::Source;
-use clone_core::block_io::{Access, FileDestination, FileSource};
+use clone_core::block_io::{Access, Destination, FileDestination, FileSource};
 use clone_core::driver::RunningClone;
 use clone_core::driver::{Devices, DriverOptions};
 use clone_core::engine::Settings;
@@ -74,11 +74,20 @@ impl Rig {
         source: Arc<dyn Source>,
         hydration: bool,
     ) -> RunningClone<FileDevice> {
-        let device = unlocked(|| FileDevice::open_write(self.path("metadata")));
-        let metadata = Metadata::open(device).unwrap();
         let path = self.path("destination");
         let destination = unlocked(|| FileDestination::open(&path, Access::Buffered));
-        let destination = Arc::new(destination);
+        self.start_with(source, Arc::new(destination), hydration)
+    }
+
+    /// Runs the clone with another source of the same content, and another destination.
+    pub(crate) fn start_with(
+        &self,
+        source: Arc<dyn Source>,
+        destination: Arc<dyn Destination>,
+        hydration: bool,
+    ) -> RunningClone<FileDevice> {
+        let device = unlocked(|| FileDevice::open_write(self.path("metadata")));
+        let metadata = Metadata::open(device).unwrap();
         let mut settings = Settings::default();
         settings.options.hydration = hydration;
         let devices = Devices { metadata, source, destination };

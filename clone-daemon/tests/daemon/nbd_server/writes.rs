@@ -1,8 +1,10 @@
 //! Writes of which a part is on the destination, and a part waits for the source.
 
+use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, mpsc};
 
-use clone_core::block_io::{Extent, ReadData, Source};
+use clone_core::block_io::{Destination, ReadData, Source};
 use clone_core::geometry::Sectors;
 use clone_daemon::export::nbd::ServerOptions;
 use clone_daemon::nbd_protocol::command;
@@ -15,28 +17,81 @@ use crate::support::Rig;
 /// The part that is hydrated, in bytes: a whole number of regions and of strips.
 const HYDRATED: usize = 64 << 10;
 
-/// A source whose bytes from [`HYDRATED`] on cannot be had before the other side of `wait` is gone.
-struct Stalled {
-    wait: Mutex<mpsc::Receiver<()>>,
+const SIZE: usize = 1 << 20;
+
+/// Holds one kind of access back until the other end of the channel is gone.
+struct Gate(Mutex<mpsc::Receiver<()>>);
+
+impl Gate {
+    fn new() -> (mpsc::Sender<()>, Self) {
+        let (release, wait) = mpsc::channel();
+        (release, Self(Mutex::new(wait)))
+    }
+
+    fn pass(&self) {
+        let _ = self.0.lock().unwrap().recv();
+    }
 }
+
+/// A source of sevens, whose bytes from [`HYDRATED`] on are behind a gate.
+struct Stalled(Gate);
 
 impl ReadData for Stalled {
     fn size_bytes(&self) -> u64 {
-        1 << 20
+        SIZE as u64
     }
 
-    fn read_at(&self, offset: u64, into: &mut [u8]) -> std::io::Result<()> {
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
         if offset >= HYDRATED as u64 {
-            let _ = self.wait.lock().unwrap().recv();
+            self.0.pass();
         }
         into.fill(7);
         Ok(())
     }
 }
 
-impl Source for Stalled {
-    fn extent(&self, _: u64) -> std::io::Result<Extent> {
-        Ok(Extent { zeroes: false, end: 1 << 20 })
+impl Source for Stalled {}
+
+/// A destination in memory. A second write of ones to its first byte is behind a gate.
+struct Memory {
+    bytes: Mutex<Vec<u8>>,
+    again: Gate,
+}
+
+impl ReadData for Memory {
+    fn size_bytes(&self) -> u64 {
+        SIZE as u64
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        let range = offset as usize..offset as usize + into.len();
+        into.copy_from_slice(&self.bytes.lock().unwrap()[range]);
+        Ok(())
+    }
+}
+
+impl Destination for Memory {
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let is_again = || offset == 0 && data[0] == 1 && self.bytes.lock().unwrap()[0] == 1;
+        if is_again() {
+            self.again.pass();
+        }
+        let range = offset as usize..offset as usize + data.len();
+        self.bytes.lock().unwrap()[range].copy_from_slice(data);
+        Ok(())
+    }
+
+    fn zero(&self, range: Range<u64>, _: bool) -> io::Result<()> {
+        self.bytes.lock().unwrap()[range.start as usize..range.end as usize].fill(0);
+        Ok(())
+    }
+
+    fn discard(&self, _: Range<u64>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -44,9 +99,10 @@ impl Source for Stalled {
 /// rest, they would undo what another client has been answered meanwhile.
 #[test]
 fn what_a_waiting_write_has_written_is_not_written_again_over_what_came_after_it() {
-    let rig = Rig::new(Sectors(8), &noise(60, 1 << 20));
-    let (release, wait) = mpsc::channel();
-    let clone = rig.start_from(Arc::new(Stalled { wait: Mutex::new(wait) }), false);
+    let rig = Rig::new(Sectors(8), &noise(60, SIZE));
+    let ((release, stalled), (release_again, again)) = (Gate::new(), Gate::new());
+    let destination = Memory { bytes: Mutex::new(vec![0xee; SIZE]), again };
+    let clone = rig.start_with(Arc::new(Stalled(stalled)), Arc::new(destination), false);
     clone.client().hydrate(0..HYDRATED as u64).unwrap();
     let served = Served::of(rig, clone, ServerOptions::default());
     let client = served.clone.client();
@@ -68,7 +124,7 @@ fn what_a_waiting_write_has_written_is_not_written_again_over_what_came_after_it
     assert_eq!(second.reply().error(), None);
     assert!(read(0, 4096) == [2; 4096]);
 
-    drop(release);
+    drop((release, release_again));
     assert_eq!(first.reply().error(), None);
     assert!(read(0, 4096) == [2; 4096], "the second write was answered and is gone");
     assert!(read(4096, len - 4096) == vec![1; len - 4096]);
