@@ -1,5 +1,5 @@
-//! The NBD protocol: [`wire`] is what both sides of it share, [`server`] serves volumes, [`client`]
-//! reads from others.
+//! The NBD protocol. [`wire`] holds the constants that both sides share, [`server`] exports
+//! volumes, and [`client`] reads from other servers.
 //!
 //! Section names are those of `doc/proto.md` in the NetworkBlockDevice/nbd repository.
 
