@@ -1,4 +1,5 @@
-//! Writes: at once to the destination, whole where something has to be copied, or in pieces.
+//! Writes: on the fast path to the destination, submitted as a whole if data have to be copied, or
+//! in pieces.
 
 use clone_core::engine::{ByteRange, Operation, RequestError};
 
@@ -6,20 +7,20 @@ use crate::nbd::server::buffers::PIECE;
 use crate::nbd::server::reply::Ticket;
 use crate::nbd::server::session::{Ended, Session, answer};
 
-/// What is written at once goes in strips that are no longer: that is how a destination gives it
-/// to the page cache anyway, and what is longer it may take for a copy, which it has stored early
-/// and forgotten.
+/// Maximum length of one fast-path write in bytes. The destination passes data to the page cache in
+/// strips of this length anyway. It could take a longer write for a copy, whose pages it writes
+/// back early and drops.
 const STRIP: usize = 64 << 10;
 
 impl Session {
-    /// Writes what follows to `range`.
+    /// Handles a write to `range`; the data follow in the input.
     pub(super) fn write(
         &mut self,
         ticket: Ticket,
         range: ByteRange,
         durable: bool,
     ) -> Result<(), Ended> {
-        // Nobody may send more at once than fits.
+        // The parser has limited the length.
         let len = (range.end - range.start) as usize;
         if len <= PIECE {
             self.need(len)?;
@@ -50,8 +51,8 @@ impl Session {
         Ok(())
     }
 
-    /// Writes `data`, if nothing has to be copied for it. What was written before that was found
-    /// out is written again.
+    /// Writes `data` on the fast path. If a strip needs a copy, this returns `None`, and the caller
+    /// writes all of the data again.
     fn write_now(&self, offset: u64, data: &[u8]) -> Option<Result<(), RequestError>> {
         for (strip, at) in data.chunks(STRIP).zip((offset..).step_by(STRIP)) {
             if let Err(error) = self.asker.user.write_now(at, strip)? {
@@ -61,7 +62,7 @@ impl Session {
         Some(Ok(()))
     }
 
-    /// Writes piece after piece, and waits for each. What follows one that failed is not written.
+    /// Writes piece by piece, and waits for each. After a failed piece, the others are discarded.
     fn write_pieces(
         &mut self,
         ticket: Ticket,
