@@ -3,7 +3,7 @@
 //!
 //! It follows `Documentation/block/ublk.rst` of the kernel: requests arrive by io_uring, and the
 //! driver copies their data to and from buffers of this process. [`Export`] controls the device by
-//! [`control`], and each thread of it serves a [`queue`].
+//! `control`, and each thread of it serves a [`queue`].
 
 use std::fs::{File, OpenOptions};
 use std::io;
