@@ -55,7 +55,7 @@ pub struct NbdOptions {
     /// A connection whose server sends nothing for this long is closed when a caller reaches its
     /// deadline with requests in flight.
     pub silence: Duration,
-    /// Time limit for a block status request. No data are read in the meantime.
+    /// Time limit for a block status request. Data could be read in that time instead.
     pub extents_timeout: Duration,
 }
 
