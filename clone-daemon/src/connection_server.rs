@@ -1,4 +1,4 @@
-//! Sockets that others connect to: a thread for each connection, and never too many of them.
+//! Servers on a listening socket: one thread for each connection, and a limited number of them.
 
 use std::collections::HashMap;
 use std::io;
@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
 
-/// How long nothing is accepted after that has failed, for want of descriptors perhaps.
+/// Pause after accepting has failed, for example because of a lack of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How long threads of connections that had to make way are waited for, and how often it is looked.
+/// Maximum wait for the threads of evicted connections, and the interval at which they are checked.
 const LEAVING_TIME: Duration = Duration::from_secs(1);
 const GLANCE: Duration = Duration::from_millis(5);
 
-/// A socket that accepts connections, until it is stopped or dropped.
+/// A listening socket with its acceptor thread, until it is stopped or dropped.
 pub(crate) struct Listening {
     shared: Arc<Shared>,
     acceptor: Mutex<Option<JoinHandle<()>>>,
@@ -33,44 +33,44 @@ struct Shared {
 #[derive(Default)]
 struct Connections {
     next: u64,
-    /// Those that are open, to be shut down at the end.
+    /// The open connections, which are shut down at the end.
     open: HashMap<u64, Connection>,
-    /// Threads of those that had to make way, until they have ended.
+    /// Threads of evicted connections that may not have ended.
     leaving: Vec<JoinHandle<()>>,
 }
 
 struct Connection {
     socket: OwnedFd,
     thread: Option<JoinHandle<()>>,
-    /// Since when its peer is waited for, if it is.
+    /// Start of the current wait for the peer, if the connection waits.
     idle_since: Option<Instant>,
 }
 
-/// What a connection is served by: the socket, which is blocking, and whether it is to end.
+/// A server for connections.
 pub(crate) trait Serve: Send + Sync + 'static {
-    /// Serves one peer until it goes, or until `over` says so.
+    /// Serves one peer until it disconnects, or until `over` is set. The socket is blocking.
     fn serve(&self, socket: OwnedFd, over: &Over);
 
-    /// Tells one that there is no room for it, without waiting for it.
+    /// Refuses a connection because there are too many. This must not wait for the peer.
     fn refuse(&self, socket: OwnedFd) {
         drop(socket);
     }
 }
 
-/// What a connection and the socket have to tell each other.
+/// The state that a connection shares with the listening socket.
 pub(crate) struct Over {
     shared: Arc<Shared>,
     id: u64,
 }
 
 impl Over {
-    /// Whether all that is served has to end.
+    /// Returns whether the connection has to end.
     pub(crate) fn is_now(&self) -> bool {
         self.shared.is_over.load(Ordering::SeqCst)
     }
 
-    /// Notes that the peer is waited for from now on, or is not. One that is waited for, as at the
-    /// beginning, has to go if there is no room for a new one.
+    /// Records whether the connection waits for its peer; it does at the beginning. A waiting
+    /// connection may be evicted for a new one.
     pub(crate) fn wait_for_peer(&self, waits: bool) {
         if let Some(connection) = lock(&self.shared).open.get_mut(&self.id) {
             let since = connection.idle_since.or_else(|| Some(Instant::now()));
@@ -80,10 +80,11 @@ impl Over {
 }
 
 impl Listening {
-    /// Has `server` serve whoever connects to `socket`, up to `connections_max` at a time.
+    /// Starts a thread that lets `server` serve the connections to `socket`, up to
+    /// `connections_max` at a time.
     ///
     /// # Errors
-    /// The system gives no thread.
+    /// The error of the system if it cannot create a thread.
     pub(crate) fn start(
         name: &str,
         socket: OwnedFd,
@@ -102,12 +103,12 @@ impl Listening {
         Ok(Self { shared, acceptor: Mutex::new(Some(acceptor)) })
     }
 
-    /// Accepts nobody any more, and takes no more requests. Answers can still be sent.
+    /// Stops accepting connections and requests. Replies can still be sent.
     pub(crate) fn close(&self) {
         let acceptor = self.acceptor.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(acceptor) = acceptor else { return };
         self.shared.is_over.store(true, Ordering::SeqCst);
-        // It wakes whoever accepts. There is nothing to be done about one that is closed already.
+        // This wakes the acceptor. It fails if the socket was shut down before.
         let _ = shutdown(&self.shared.socket, Shutdown::Both);
         let _ = acceptor.join();
         for connection in lock(&self.shared).open.values() {
@@ -115,7 +116,7 @@ impl Listening {
         }
     }
 
-    /// Accepts nobody any more, ends all connections, and waits for their threads.
+    /// Stops accepting connections, closes all of them, and waits for their threads.
     pub(crate) fn stop(&mut self) {
         self.close();
         let mut connections = lock(&self.shared);
@@ -143,8 +144,8 @@ fn lock(shared: &Shared) -> MutexGuard<'_, Connections> {
 }
 
 impl Connections {
-    /// Whether there is room for one more of `most`. If need be the connection makes way whose peer
-    /// has been waited for longest.
+    /// Makes room for a connection if there are `most`: evicts the one that has waited for its peer
+    /// for the longest time. False if none can be evicted.
     fn make_room(&mut self, most: usize) -> bool {
         if self.open.len() < most {
             return true;
@@ -152,15 +153,16 @@ impl Connections {
         let since = |(id, connection): (&u64, &Connection)| Some((connection.idle_since?, *id));
         let Some((_, id)) = self.open.iter().filter_map(since).min() else { return false };
         let Some(connection) = self.open.remove(&id) else { return false };
-        // Its thread finds that nothing more comes.
+        // Its thread finds the end of the input.
         let _ = shutdown(&connection.socket, Shutdown::Both);
         self.leaving.extend(connection.thread);
         true
     }
 }
 
-/// Whether there is room for one more of `most`. Threads of those that had to make way are few: if
-/// there are too many they get some time to end.
+/// Makes room for a connection; false if there are `most` and none can be evicted. Usually few
+/// threads of evicted connections are left; if there are too many, this waits a limited time for
+/// them.
 fn make_room(shared: &Shared, most: usize) -> bool {
     let until = Instant::now() + LEAVING_TIME;
     loop {
@@ -209,7 +211,7 @@ fn begin<S: Serve>(
     let id = connections.next;
     connections.next += 1;
     let (theirs, server) = (shared.clone(), server.clone());
-    // It waits for the lock before it takes itself off the list, so it is on it by then.
+    // The thread waits for this lock before it removes its entry, so the entry exists by then.
     let thread = Builder::new().name(name.into()).spawn(move || {
         let _leaves = Leaves { shared: theirs.clone(), id };
         server.serve(socket, &Over { shared: theirs, id });
@@ -219,7 +221,7 @@ fn begin<S: Serve>(
     Ok(())
 }
 
-/// Takes a connection off the list when its thread ends, however it does.
+/// Removes a connection from the list when its thread ends for any reason.
 struct Leaves {
     shared: Arc<Shared>,
     id: u64,

@@ -1,8 +1,10 @@
-//! A clone as one file, by FUSE: for `losetup`, and for any program that wants a file.
+//! A clone as one file, by FUSE: for `losetup`, and for any program that uses a file.
 //!
-//! All I/O is direct: nothing of the clone is in the page cache of the file, so what comes by other
-//! ways (NBD) is seen at once. Mappings that are shared (`MAP_SHARED`) are refused by the kernel
-//! for that reason.
+//! [`Export`] mounts the file system (`mount`) and starts the threads that serve it (`file`).
+//!
+//! *Invariant:* all I/O is direct, and the page cache of the file holds nothing of the clone, so
+//! writes by other exports (NBD) are visible at once. For this reason the kernel refuses shared
+//! mappings (`MAP_SHARED`).
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -23,25 +25,25 @@ mod exporter;
 mod file;
 mod mount;
 
-/// Who may use the file.
+/// The users who may access the file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Who {
     /// The user who exports it.
     #[default]
     Owner,
-    /// He and root. For another than root this takes `user_allow_other` in `/etc/fuse.conf`.
+    /// That user and root. A user other than root needs `user_allow_other` in `/etc/fuse.conf`.
     OwnerAndRoot,
-    /// Everybody, to read and write. For another than root this takes it too.
+    /// All users, for reading and writing. A user other than root needs `user_allow_other` too.
     Everybody,
 }
 
-/// What can be set on an export.
+/// Settings of an export.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Who may use the file.
+    /// The users who may access the file.
     pub who: Who,
-    /// Threads that serve it, one at least. Each serves one request at a time; only what is on the
-    /// destination already takes it up for longer.
+    /// Number of threads, at least 1. Each handles one request at a time. Only requests on the fast
+    /// path occupy a thread for longer.
     pub threads: usize,
 }
 
@@ -51,88 +53,91 @@ impl Default for Options {
     }
 }
 
-/// Why a clone is not exported, or still is.
+/// An error of an [`Export`].
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum FuseError {
-    /// The path cannot be looked at, or not be made.
+    /// The path cannot be examined, or the file cannot be created.
     #[error("{}", .path.display())]
     Path {
         /// The path.
         path: PathBuf,
-        /// Why not.
+        /// The error of the system.
         source: io::Error,
     },
-    /// Something is there that is neither a regular file nor a directory.
+    /// The path is neither a regular file nor a directory.
     #[error("{}: neither a regular file nor a directory", .0.display())]
     Kind(PathBuf),
-    /// A file is there that holds something, which would be hidden.
+    /// The file at the path is not empty; the mount would hide its contents.
     #[error("{}: the file is not empty; a clone is mounted on an empty file", .0.display())]
     NotEmpty(PathBuf),
-    /// A FUSE file system is mounted there that nobody serves any more, and it cannot be removed.
+    /// A dead FUSE file system is mounted on the path and cannot be detached.
     #[error("{}: a dead FUSE file system is mounted there: {reason}", .path.display())]
     Dead {
         /// The path.
         path: PathBuf,
-        /// What the system, or fusermount3, says.
+        /// The message of the system or of `fusermount3`.
         reason: String,
     },
-    /// The clone is called what no file in a directory can be called.
+    /// The name of the clone cannot be the name of a file.
     #[error("{0:?} cannot be the name of a file")]
     Name(String),
-    /// It cannot be mounted.
+    /// The file system cannot be mounted.
     #[error("cannot mount the clone on {}: {reason}", .path.display())]
     Mount {
-        /// Where.
+        /// The mount point.
         path: PathBuf,
-        /// What the system, or fusermount3, says.
+        /// The message of the system or of `fusermount3`.
         reason: String,
     },
-    /// The kernel and this do not come to terms, or there are no more threads.
+    /// The FUSE session cannot be set up with the kernel, or the system has no thread for it.
     #[error("cannot serve the FUSE file system")]
     Session(#[source] io::Error),
-    /// A program, or a loop device, has it open.
+    /// A program or a loop device has the file open.
     #[error("{} is in use: a program or a loop device has it open", .0.display())]
     Busy(PathBuf),
-    /// It cannot be unmounted.
+    /// The file system cannot be unmounted.
     #[error("cannot unmount {}: {reason}", .path.display())]
     Unmount {
-        /// Where it is mounted.
+        /// The mount point.
         path: PathBuf,
-        /// What the system, or fusermount3, says.
+        /// The message of the system or of `fusermount3`.
         reason: String,
     },
 }
 
-/// A clone that is there as a file.
+/// A clone exported as a file.
 ///
-/// When it is dropped it is unmounted. If it is in use then, its path is free all the same, and
-/// those who have it open keep it until they close it.
+/// Dropping it unmounts it. If the file is open then, the path becomes free nevertheless, and
+/// programs keep the open file until they close it.
 ///
-/// If the process dies `fusermount3` unmounts it, unless another than root has exported it for
-/// himself; without that program root alone can mount, and nobody unmounts. What stays is removed
-/// by the next export to the same path.
+/// If the process dies, `fusermount3` unmounts the file system, except if a user other than root
+/// exported it for [`Who::Owner`]. Without `fusermount3` only root can mount, and nothing unmounts
+/// automatically. The next export to the same path removes a dead mount.
 pub struct Export {
     mount: Option<Mount>,
-    /// `None` when it has been unmounted.
+    /// `None` after the unmount.
     session: Option<BackgroundSession>,
-    /// Where it is mounted.
+    /// The mount point.
     point: PathBuf,
     file: PathBuf,
-    /// The device and the inode of the file that was made to be mounted on.
+    /// Device and inode number of the file that was created as the mount point.
     made: Option<(u64, u64)>,
 }
 
 impl Export {
-    /// Finds out whether a clone called `name` could be [mounted](Self::mount), as far as that can
-    /// be told before there is one. Nothing has changed then.
+    /// Checks whether a clone called `name` can be [mounted](Self::mount), as far as that is known
+    /// before the mount. Leaves nothing behind.
     ///
     /// # Errors
-    /// [`FuseError`].
+    /// - [`FuseError::Path`], [`FuseError::Kind`], [`FuseError::NotEmpty`], [`FuseError::Name`]:
+    ///   the path or the name is unsuitable.
+    /// - [`FuseError::Dead`]: a dead file system on the path cannot be detached.
+    /// - [`FuseError::Mount`]: `/dev/fuse` cannot be opened.
     pub fn check(path: &Path, name: &str) -> Result<(), FuseError> {
         let place = Place::prepare(path, name)?;
         if place.made.is_some() {
-            // What is left behind would be as empty as it was made.
+            // If the file stays, it is as empty as it was created.
             let _ = fs::remove_file(&place.point);
         }
         let device = OpenOptions::new().read(true).write(true).open("/dev/fuse");
@@ -142,14 +147,15 @@ impl Export {
         })
     }
 
-    /// Makes the clone a file.
+    /// Exports a clone as a file.
     ///
-    /// Where `path` is a directory, it is mounted there, and the file in it is called as the clone
-    /// is. Otherwise the file is `path` itself: an empty regular file on which it is mounted, which
-    /// is made if nothing is there, and then removed in the end.
+    /// If `path` is a directory, the file system is mounted on it, and the file in it has the name
+    /// of the clone. Otherwise the file is `path` itself: an empty regular file that serves as the
+    /// mount point. If it does not exist, it is created, and removed at the end.
     ///
     /// # Errors
-    /// [`FuseError`]. Nothing is mounted then, and nothing was made.
+    /// Those of [`check`](Self::check), and [`FuseError::Mount`] and [`FuseError::Session`]. Then
+    /// nothing is mounted, and no file has been created.
     pub fn mount(path: &Path, volume: Arc<Volume>, options: Options) -> Result<Self, FuseError> {
         let Place { point, shape, made } = Place::prepare(path, volume.name())?;
         let file = match &shape {
@@ -175,19 +181,20 @@ impl Export {
         Ok(export)
     }
 
-    /// The file that is the clone.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.file
     }
 
-    /// Ends it, if nobody has the file open. What was written is as durable then as it was before:
-    /// that of the last flush is.
+    /// Unmounts the file system if no program has the file open. This flushes nothing: the last
+    /// flush decides what is durable.
     ///
     /// # Errors
-    /// [`FuseError::Busy`], and [`FuseError::Unmount`]; it goes on then.
+    /// [`FuseError::Busy`] if the file is open, [`FuseError::Unmount`] for other reasons. The
+    /// export continues.
     pub fn unmount(&mut self) -> Result<(), FuseError> {
         let Some(mount) = &self.mount else { return Ok(()) };
-        // Whoever may can unmount it too, and then there may be something else.
+        // If a user has unmounted it already, another file system may be at the mount point.
         if self.is_mounted() {
             mount.unmount().map_err(|error| match error {
                 UnmountError::Busy => FuseError::Busy(self.point.clone()),
@@ -200,19 +207,19 @@ impl Export {
         Ok(())
     }
 
-    /// Whether it is still mounted: whoever may can unmount it too.
+    /// Returns whether the file system is still mounted: a user may have unmounted it.
     pub fn is_mounted(&self) -> bool {
         self.session.as_ref().is_none_or(|session| !session.guard.is_finished())
     }
 
-    /// After the end of the mount. Threads that serve it end with the last file that is open.
+    /// Cleans up after the unmount. The threads end when the last open file is closed.
     fn clean_up(&mut self) {
         self.mount = None;
         self.session = None;
         let Some(made) = self.made.take() else { return };
         let found = fs::symlink_metadata(&self.point);
         if found.is_ok_and(|found| (found.dev(), found.ino()) == made && found.len() == 0) {
-            // It is as empty as it was made: if it stays it does no harm.
+            // The file is as empty as it was created, so it does no harm if it stays.
             let _ = fs::remove_file(&self.point);
         }
     }
@@ -229,12 +236,12 @@ impl Drop for Export {
     }
 }
 
-/// Where a clone is mounted, and as what.
+/// The mount point of a clone, and the shape of its file system.
 struct Place {
-    /// An absolute path.
+    /// The absolute path of the mount point.
     point: PathBuf,
     shape: Shape,
-    /// The device and the inode of the file there, if it was made for that.
+    /// Device and inode number of the file, if it was created as the mount point.
     made: Option<(u64, u64)>,
 }
 
@@ -275,10 +282,10 @@ impl Place {
     }
 }
 
-/// Removes a FUSE file system whose process has died.
+/// Detaches a FUSE file system whose process has died.
 fn detach_dead(path: &Path) -> Result<(), FuseError> {
     let dead = |reason| FuseError::Dead { path: path.into(), reason };
-    // The path itself cannot be looked at, so it is made absolute by what it is in.
+    // The path itself cannot be resolved, but its parent can.
     let parent = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

@@ -1,10 +1,14 @@
-//! Volumes served to NBD clients.
+//! An NBD server that exports volumes.
 //!
-//! Each connection has two threads. One receives: it does at once what is on the destination
-//! already, gathers the replies, and sends them together when nothing else has been received. All
-//! else it submits; the other thread sends the replies to that as they are ready. What a connection
-//! has in flight is bounded, and so is what all of them have: a connection that gets no room goes
-//! on piece by piece with buffers of its own, so that no client waits for another one's.
+//! An acceptor thread gives each connection a receiver thread (`connection`), which negotiates
+//! (`haggle`) and then handles requests (`session`). The receiver runs requests on the fast path
+//! itself, collects their replies, and sends them together when no more input is available. It
+//! submits all other requests; a second thread of the connection sends their replies as they
+//! complete.
+//!
+//! *Invariant:* the requests in flight of each connection and of all connections together are
+//! bounded. A connection that gets no shared buffer continues piece by piece with its own buffers,
+//! so no client waits for another one.
 
 #![allow(clippy::big_endian_bytes, reason = "numbers of the protocol are big-endian")]
 
@@ -45,35 +49,36 @@ mod session;
 mod status;
 mod tls;
 
-/// Bytes of the stacks of a connection's threads.
+/// Stack size of the threads of a connection in bytes.
 const STACK_BYTES: usize = 512 << 10;
 
-/// How long it is waited when the system has no more files or threads.
+/// Pause when the system is out of descriptors or threads.
 const SHORTAGE: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
-/// What can be set on a server.
+/// Settings of a server.
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
-    /// With it, all clients have to use TLS.
+    /// Settings for TLS. If they are there, all clients have to use TLS.
     pub tls: Option<TlsOptions>,
-    /// The most connections that have chosen a volume: half of them, rounded up, to one volume;
-    /// half of them from one peer, and a quarter from one peer to one volume. A peer is an address
-    /// of TCP, or a process at a socket of a path. Beside them there may be as many that have not
-    /// chosen, half of them from one peer; the oldest of those make way for new ones.
+    /// Maximum number of connections that have selected a volume: up to half of them, rounded up,
+    /// to one volume, half from one peer, and a quarter from one peer to one volume. A peer is a
+    /// TCP address (an IPv6 network), or a process for a Unix socket. In addition there may be as
+    /// many connections that are still negotiating, half of them from one peer; the oldest of them
+    /// are closed for new ones.
     pub connections_max: usize,
-    /// When one of these limits is reached, a connection makes way that has been silent for so long
-    /// and has never asked for anything; of the peer that has most of them, if there are several.
+    /// When a limit is reached, a connection that never sent a request and has been silent for this
+    /// long may be closed for a new one: a connection of the peer that has the most.
     pub unused_max: Duration,
-    /// The same, for a connection that has asked for something.
+    /// The same for a connection that has sent a request.
     pub idle_max: Duration,
-    /// How long a client may take to choose a volume.
+    /// Time limit for the negotiation.
     pub handshake: Duration,
-    /// How long it may be silent, or take nothing of what it is sent, before it has chosen one.
+    /// During the negotiation, maximum time in which the client sends or takes no bytes.
     pub handshake_silence: Duration,
-    /// How long requests that are under way when a connection ends may take to be answered.
+    /// Time limit for replies to the requests in flight when a connection ends.
     pub grace: Duration,
-    /// The most bytes of buffers that requests of all connections share. Beside them a connection
-    /// has some of its own, up to 1 MiB.
+    /// Maximum size in bytes of the buffers that the requests of all connections share. In addition
+    /// each connection has buffers of its own, up to 1 MiB.
     pub shared_bytes: u64,
 }
 
@@ -92,7 +97,7 @@ impl Default for ServerOptions {
     }
 }
 
-/// What the threads of a server share.
+/// State that the threads of a server share.
 struct Shared {
     volumes: Arc<dyn Volumes>,
     options: ServerOptions,
@@ -101,50 +106,50 @@ struct Shared {
     is_stopping: AtomicBool,
 }
 
-/// The connections of a server, for those who count them.
+/// Counters of the connections of a server, for the metrics.
 #[derive(Clone, Debug)]
 pub struct Connections(Arc<Registry>);
 
 impl Connections {
-    /// How many have chosen the volume called `name`.
+    /// Returns the number of connections to the volume called `name`.
     pub fn of(&self, name: &str) -> usize {
         self.0.len_of(name)
     }
 
-    /// How many have not chosen a volume yet.
+    /// Returns the number of connections that are still negotiating.
     pub fn handshakes(&self) -> usize {
         self.0.haggling()
     }
 
-    /// [How many there may be](ServerOptions::connections_max).
+    /// Returns the [maximum number of connections](ServerOptions::connections_max).
     pub fn max(&self) -> usize {
         self.0.most()
     }
 
-    /// How many got no volume by now for want of room.
+    /// Returns the number of connections that were refused so far because of a limit.
     pub fn refused(&self) -> u64 {
         self.0.refused.load(Ordering::Relaxed)
     }
 
-    /// How many were idle and made way for others by now.
+    /// Returns the number of idle connections that were closed for others so far.
     pub fn evicted(&self) -> u64 {
         self.0.evicted.load(Ordering::Relaxed)
     }
 }
 
-/// A server that runs. It stops when it is dropped, as by [`stop`](Self::stop).
+/// A running server. Dropping it stops it like [`stop`](Self::stop).
 pub struct Server {
     shared: Arc<Shared>,
     acceptor: Option<JoinHandle<()>>,
-    /// Readable when the acceptor is to end.
+    /// Readable when the acceptor has to end.
     end: Arc<OwnedFd>,
 }
 
 impl Server {
-    /// Serves `volumes` to whoever connects to one of `listeners`.
+    /// Starts to export `volumes` on `listeners`.
     ///
     /// # Errors
-    /// If the system gives no thread.
+    /// The error of the system if it cannot create the event descriptor or a thread.
     pub fn start(
         listeners: Vec<Listener>,
         volumes: Arc<dyn Volumes>,
@@ -166,34 +171,34 @@ impl Server {
     /// Serves the client at the other end of `stream`.
     ///
     /// # Errors
-    /// If the system gives no thread.
+    /// The error of the system if it cannot create a thread.
     pub fn serve(&self, stream: UnixStream) -> io::Result<()> {
         begin(&self.shared, Stream::Unix(stream))
     }
 
-    /// How many connections there are, with those that are about to end.
+    /// Returns the number of connections, including those that are negotiating or ending.
     pub fn connections(&self) -> usize {
         self.shared.registry.len()
     }
 
-    /// What is counted of them.
+    /// Returns the counters of the connections.
     pub fn figures(&self) -> Connections {
         Connections(self.shared.registry.clone())
     }
 
-    /// Bytes of buffers that all connections have now: those that requests share, and their own.
+    /// Returns the current size in bytes of all buffers, shared ones and those of connections.
     pub fn buffer_bytes(&self) -> u64 {
         self.shared.memory.used()
     }
 
-    /// Ends the connections to the volume called `name`. It has to be gone from the volumes
-    /// before, or clients come back.
+    /// Closes the connections to the volume called `name`. The volume must have been removed
+    /// before; otherwise clients reconnect.
     pub fn disconnect(&self, name: &str) {
         self.shared.registry.cut_volume(name);
     }
 
-    /// Takes no more connections and no more requests, gives those under way
-    /// [some time](ServerOptions::grace) to be answered, and ends.
+    /// Stops the server: it accepts no more connections and requests, and ends when the requests in
+    /// flight are answered or their [time](ServerOptions::grace) is over.
     pub fn stop(mut self) {
         self.halt();
     }
@@ -201,9 +206,9 @@ impl Server {
     fn halt(&mut self) {
         let Some(acceptor) = self.acceptor.take() else { return };
         self.shared.is_stopping.store(true, Ordering::Release);
-        // A counter that is 0 takes any number.
+        // The counter is 0, so it takes any number.
         let _ = rustix::io::write(&*self.end, &1_u64.to_le_bytes());
-        // What it panicked of, if it did, has been told on stderr.
+        // If it panicked, the message is on stderr already.
         let _ = acceptor.join();
         self.shared.registry.end(Instant::now() + self.shared.options.grace);
     }
@@ -241,8 +246,8 @@ fn accept_all(shared: &Arc<Shared>, listeners: &[Listener], end: &OwnedFd) {
     }
 }
 
-/// Whether accepting failed because of the client, and not because the system is short of
-/// something.
+/// Returns whether accepting failed because of the client, and not because the system lacks a
+/// resource.
 fn is_passing(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -250,17 +255,17 @@ fn is_passing(error: &io::Error) -> bool {
     )
 }
 
-/// Waits a little, unless it is to end.
+/// Pauses for a short time, or until the server has to end.
 fn pause(end: &OwnedFd) {
     let mut file = [PollFd::new(end, PollFlags::IN)];
-    // If it cannot wait, it does not.
+    // If poll fails, there is no pause.
     let _ = poll(&mut file, Some(&SHORTAGE));
 }
 
-/// Serves a client with a thread of its own.
+/// Starts a thread that serves a client.
 fn begin(shared: &Arc<Shared>, stream: Stream) -> io::Result<()> {
     let (channel, writer) = Channel::new(stream);
-    // Nobody is waited for here: who comes next must not wait for who came before.
+    // Nothing blocks here: a new client must not wait for an earlier one.
     let Some(id) = shared.registry.add(&channel, Peer::of(channel.stream())) else {
         return Ok(());
     };
@@ -272,7 +277,7 @@ fn begin(shared: &Arc<Shared>, stream: Stream) -> io::Result<()> {
     Ok(())
 }
 
-/// A connection that is in the registry until this is dropped.
+/// Keeps a connection in the registry until it is dropped.
 struct Entry {
     shared: Arc<Shared>,
     id: u64,

@@ -1,33 +1,34 @@
-//! What is counted of the requests to a clone.
+//! Counters of the requests to a clone. [`volume`](crate::volume) updates them, and the metrics
+//! show them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use clone_core::engine::Operation;
 
-/// What users ask for, as it is counted.
+/// The kinds of requests that are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Reads.
     Read,
-    /// Writes, of data.
+    /// Writes of data.
     Write,
     /// Writes of zeroes.
     WriteZeroes,
     /// Discards.
     Discard,
-    /// Hydration of a range.
+    /// Hydration of a range, for example by `NBD_CMD_CACHE`.
     Hydrate,
-    /// Flushes, and commits.
+    /// Flushes and commits.
     Flush,
 }
 
 impl Kind {
-    /// All of them.
+    /// All kinds, in the order of their values.
     pub const ALL: [Self; 6] =
         [Self::Read, Self::Write, Self::WriteZeroes, Self::Discard, Self::Hydrate, Self::Flush];
 
-    /// As which an operation is counted.
+    /// Returns the kind as which an operation is counted.
     pub fn of(operation: Operation) -> Self {
         match operation {
             Operation::Read => Self::Read,
@@ -39,7 +40,7 @@ impl Kind {
         }
     }
 
-    /// What it is called.
+    /// Returns the name, as the metrics and the control protocol use it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Read => "read",
@@ -52,29 +53,29 @@ impl Kind {
     }
 }
 
-/// The upper ends of the classes of latency, in microseconds; beyond the last there is one more.
+/// Upper bounds of the latency classes in microseconds, inclusive. One more class has no bound.
 pub const LATENCY_ENDS: [u64; 20] = [
     4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536, 131_072,
     262_144, 524_288, 1_048_576, 8_388_608,
 ];
 
-/// Requests of one kind.
+/// Counters of one kind of requests.
 #[derive(Debug, Default)]
 pub struct Counts {
-    /// By latency: see [`LATENCY_ENDS`].
+    /// Number of requests by latency class: see [`LATENCY_ENDS`].
     pub classes: [AtomicU64; LATENCY_ENDS.len() + 1],
-    /// Their latencies, added up, in microseconds.
+    /// Sum of the latencies in microseconds.
     pub micros: AtomicU64,
-    /// Their bytes.
+    /// Sum of the lengths in bytes.
     pub bytes: AtomicU64,
-    /// How many of them failed.
+    /// Number of failed requests.
     pub failed: AtomicU64,
 }
 
-/// What is counted of one clone.
+/// Counters of one clone.
 #[derive(Debug, Default)]
 pub struct Figures {
-    /// By kind, and for each first those whose range was hydrated when they came.
+    /// By kind; for each kind first the requests whose range was hydrated when they arrived.
     counts: [[Counts; 2]; Kind::ALL.len()],
     in_flight: AtomicU64,
 }
@@ -94,22 +95,23 @@ impl Figures {
         }
     }
 
-    /// Requests of one kind, whose range was hydrated when they came, or was not.
+    /// Returns the counters of one kind, for requests whose range was hydrated when they arrived,
+    /// or for the others.
     pub fn counts(&self, kind: Kind, hydrated: bool) -> &Counts {
         &self.counts[kind as usize][usize::from(!hydrated)]
     }
 
-    /// A request is under way from now on.
+    /// Counts the start of a submitted request.
     pub(crate) fn begin(&self) {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// It is not any more.
+    /// Counts the end of a submitted request.
     pub(crate) fn end(&self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// How many requests are under way that were not done at once.
+    /// Returns the number of submitted requests in flight. Requests on the fast path do not count.
     pub fn in_flight(&self) -> u64 {
         self.in_flight.load(Ordering::Relaxed)
     }

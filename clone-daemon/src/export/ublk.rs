@@ -1,9 +1,9 @@
 //! A clone as a block device, `/dev/ublkbN`, by the kernel's ublk driver (Linux 6.0 and later, with
-//! `CONFIG_BLK_DEV_UBLK`). Only root can do it.
+//! `CONFIG_BLK_DEV_UBLK`). Only root can use it.
 //!
-//! `Documentation/block/ublk.rst` of the kernel is what this follows: requests come by io_uring,
-//! and the driver copies their data to and from buffers that are ours. Whether a request needs a
-//! copy is the clone's affair; see [`queue`] for who does what.
+//! It follows `Documentation/block/ublk.rst` of the kernel: requests arrive by io_uring, and the
+//! driver copies their data to and from buffers of this process. [`Export`] controls the device by
+//! `control`, and each thread of it serves a [`queue`].
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -26,43 +26,43 @@ mod exporter;
 mod queue;
 mod wire;
 
-/// The most queues, each of which has a thread. The kernel gives every processor one of them.
+/// Maximum number of queues, each with a thread. The kernel assigns one of them to each processor.
 const QUEUES_MAX: usize = 4;
 
-/// Why there is no block device, or still is.
+/// An error of an [`Export`].
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum UblkError {
-    /// The driver cannot be reached.
+    /// The control device cannot be used.
     #[error("{} cannot be used: is the module ublk_drv loaded, and is this root?", wire::CONTROL)]
     Control(#[source] io::Error),
-    /// The driver refuses something.
+    /// The driver refused a command.
     #[error("the ublk driver cannot {what}")]
     Refused {
-        /// What it was asked for.
+        /// The refused operation.
         what: &'static str,
-        /// What it says.
+        /// The error of the driver.
         source: io::Error,
     },
-    /// A queue cannot be served.
+    /// A queue cannot be set up.
     #[error("requests to {} cannot be served", .path.display())]
     Queue {
-        /// The device that they would have gone to.
+        /// The block device.
         path: PathBuf,
-        /// Why not.
+        /// The error of the system.
         source: io::Error,
     },
-    /// It is mounted, or the kernel uses it.
+    /// The device is mounted, or in use by the kernel.
     #[error("{} is in use", .0.display())]
     Busy(PathBuf),
 }
 
-/// A clone that is there as a block device.
+/// A clone exported as a block device.
 ///
-/// When it is dropped it is stopped, even if it is in use: whoever uses it then gets errors. It
-/// must not be stopped while the clone is suspended: that waits for requests that are under way.
+/// Dropping it stops it even if the device is in use; its users get errors then. It must not be
+/// stopped while the clone is suspended, because that waits for the requests in flight.
 ///
-/// If the process dies the kernel removes the block device within some seconds.
+/// If the process dies, the kernel removes the block device within some seconds.
 pub struct Export {
     control: Control,
     id: u32,
@@ -72,10 +72,14 @@ pub struct Export {
 }
 
 impl Export {
-    /// Makes the clone a block device.
+    /// Exports a clone as a block device.
     ///
     /// # Errors
-    /// [`UblkError`]. There is none then.
+    /// - [`UblkError::Control`]: the control device cannot be used.
+    /// - [`UblkError::Refused`]: the driver does not create, configure or start a device.
+    /// - [`UblkError::Queue`]: a queue cannot be set up.
+    ///
+    /// Then no device is left.
     pub fn start(volume: &Volume) -> Result<Self, UblkError> {
         let refused = |what| move |source| UblkError::Refused { what, source };
         let mut control = Control::open().map_err(UblkError::Control)?;
@@ -94,7 +98,7 @@ impl Export {
         Ok(export)
     }
 
-    /// Starts the threads that serve it, and waits until each of them takes requests.
+    /// Starts the threads of the queues, and waits until each of them takes requests.
     fn serve(&mut self, volume: &Volume, info: DeviceInfo) -> io::Result<()> {
         let requests = format!("/dev/ublkc{}", self.id);
         let device = Arc::new(OpenOptions::new().read(true).write(true).open(requests)?);
@@ -106,7 +110,7 @@ impl Export {
             self.queues.push(thread.spawn(move || {
                 match Queue::new(device, info, number, user, is_encoded) {
                     Ok(mut queue) => {
-                        // Whoever does not wait for it any more stops it at once.
+                        // The receiver is gone if another queue failed; the device stops then.
                         let _ = ready.send(Ok(()));
                         drop(ready);
                         queue.run();
@@ -119,21 +123,22 @@ impl Export {
         wait.iter().collect()
     }
 
-    /// The block device.
+    /// Returns the path of the block device.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Removes the block device, if neither a file system nor another device uses it. Programs that
-    /// merely have it open get errors. What was flushed is durable.
+    /// Removes the block device, unless a file system or another device uses it. Programs that just
+    /// have it open get errors. Flushed data are durable.
     ///
     /// # Errors
-    /// [`UblkError::Busy`]: it goes on then. [`UblkError::Refused`].
+    /// - [`UblkError::Busy`]: the device is in use; the export continues.
+    /// - [`UblkError::Refused`]: the driver does not remove the device.
     pub fn stop(&mut self) -> Result<(), UblkError> {
         if !self.is_there {
             return Ok(());
         }
-        // What is mounted is claimed, and so cannot be claimed by us.
+        // A mounted device is claimed exclusively, so this open fails for it.
         let claim = OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(&self.path);
         if claim.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY)) {
             return Err(UblkError::Busy(self.path.clone()));
@@ -149,17 +154,17 @@ impl Export {
         self.is_there = false;
         self.control.stop(self.id)?;
         for queue in self.queues.drain(..) {
-            // What it panicked of has been told.
+            // If it panicked, the message is on stderr already.
             let _ = queue.join();
         }
-        // That waits until nobody has the device of the requests open any more.
+        // This waits until no process has the device of the requests open.
         self.control.delete(self.id)
     }
 }
 
 impl Drop for Export {
     fn drop(&mut self) {
-        // There is nobody to tell, and the kernel removes it when the process ends.
+        // Nothing can handle the error, and the kernel removes the device when the process ends.
         let _ = self.halt();
     }
 }

@@ -1,4 +1,4 @@
-//! A clone as those see it who serve it to others.
+//! The block-device view of a clone that all exporters (NBD, FUSE, ublk) share.
 
 use std::io;
 use std::sync::Arc;
@@ -9,8 +9,8 @@ use clone_core::engine::{ByteRange, Operation, RequestError};
 
 use crate::export::stats::{Figures, Kind};
 
-/// A clone that is served. It outlives the clone: requests to one that was stopped fail with
-/// [`RequestError::Stopped`].
+/// A clone that is exported. The volume can outlive the clone: requests to a stopped clone fail
+/// with [`RequestError::Stopped`].
 pub struct Volume {
     name: String,
     region_bytes: u64,
@@ -19,64 +19,64 @@ pub struct Volume {
 }
 
 impl Volume {
-    /// A clone called `name`, with regions of so many bytes.
+    /// Creates a volume called `name`. `region_bytes` is the size of a region in bytes.
     pub fn new(name: impl Into<String>, region_bytes: u64, client: Client) -> Self {
         Self { name: name.into(), region_bytes, client, figures: Arc::default() }
     }
 
-    /// What it is called.
+    /// Returns the name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Bytes of the clone, a multiple of 512.
+    /// Returns the size of the clone in bytes, a multiple of 512.
     pub fn size_bytes(&self) -> u64 {
         self.client.size_bytes()
     }
 
-    /// Bytes of a region, a power of two.
+    /// Returns the size of a region in bytes, a power of two.
     pub fn region_bytes(&self) -> u64 {
         self.region_bytes
     }
 
-    /// What requests should begin and end at multiples of, in bytes: a power of two, 4096 or more.
-    /// All others are done too, with more effort.
+    /// Returns the preferred alignment of requests in bytes: a power of two, at least 4096. Other
+    /// requests work too, with more effort.
     pub fn block_bytes(&self) -> u64 {
         self.client.block_bytes()
     }
 
-    /// What was counted of all its users.
+    /// Returns the counters of all users.
     pub fn figures(&self) -> &Arc<Figures> {
         &self.figures
     }
 
-    /// Somebody who uses it: one for each connection, or for each thread.
+    /// Creates a user; each connection or thread needs its own.
     pub fn user(&self) -> User {
         User { client: self.client.another(), figures: self.figures.clone() }
     }
 }
 
-/// All volumes that are served.
+/// All exported volumes.
 pub trait Volumes: Send + Sync {
-    /// The names, sorted.
+    /// Returns the names, sorted.
     fn names(&self) -> Vec<String>;
 
-    /// The volume called `name`; for an empty name the only one there is.
+    /// Finds the volume called `name`. An empty name means the only volume, if there is just one.
     fn find(&self, name: &str) -> Option<Arc<Volume>>;
 }
 
-/// Somebody who uses a volume.
+/// A user of a volume.
 ///
-/// What is on the destination already, and need not be durable, [`read_now`](Self::read_now) and
-/// [`write_now`](Self::write_now) do at once;
-/// all else is [submitted](Self::submit), and answered when it is done, in any order.
+/// [`read_now`](Self::read_now) and [`write_now`](Self::write_now) are the fast path: they run
+/// requests for hydrated regions that need no flush on the caller's thread.
+/// All other requests are [submitted](Self::submit), and complete in any order.
 pub struct User {
     client: Client,
     figures: Arc<Figures>,
 }
 
 impl User {
-    /// Bytes of the clone.
+    /// Returns the size of the clone in bytes.
     pub fn size_bytes(&self) -> u64 {
         self.client.size_bytes()
     }
@@ -86,14 +86,15 @@ impl User {
         self.client.block_bytes()
     }
 
-    /// Reads from `offset` on, if all of it is on the destination. The calling thread does it.
+    /// Reads from `offset` on, on the caller's thread, if all of the range is on the destination.
+    /// `None` if the request has to be [submitted](Self::submit).
     pub fn read_now(&self, offset: u64, into: &mut [u8]) -> Option<Result<(), RequestError>> {
         let len = into.len() as u64;
         self.timed(Kind::Read, len, || self.client.try_read(offset, into))
     }
 
-    /// Writes `data` to `offset`, if nothing has to be copied for that; it is not durable then.
-    /// The calling thread does it.
+    /// Writes `data` to `offset`, on the caller's thread, if nothing has to be copied for it. The
+    /// data are not durable then. `None` if the request has to be [submitted](Self::submit).
     pub fn write_now(&self, offset: u64, data: &[u8]) -> Option<Result<(), RequestError>> {
         self.timed(Kind::Write, data.len() as u64, || self.client.try_write(offset, data))
     }
@@ -110,8 +111,9 @@ impl User {
         Some(result)
     }
 
-    /// Asks for something without waiting for it: see [`Client::submit`], whose words on locks,
-    /// threads and buffers hold here. `done` must not block: it runs on a thread that others need.
+    /// Submits a request and returns without waiting for it. See [`Client::submit`], whose rules
+    /// for locks, threads and buffers apply here. `done` must not block: it runs on a thread that
+    /// others need.
     ///
     /// # Panics
     /// If the buffer of a read or a write is not as long as `range`.
@@ -138,16 +140,16 @@ impl User {
         });
     }
 
-    /// What is known of the stretch that `range` begins with: see [`Client::stretch`].
+    /// Returns the stretch at the start of `range`: see [`Client::stretch`].
     ///
     /// # Errors
-    /// Whatever a device says.
+    /// An I/O error if the source or the destination cannot report its extents.
     pub fn stretch(&self, range: &ByteRange) -> io::Result<Option<Stretch>> {
         self.client.stretch(range)
     }
 
-    /// Whether the stretch is hydrated that `range` begins with, and where that ends, in bytes: see
-    /// [`Client::hydrated`].
+    /// Returns whether `range` begins in a hydrated stretch, and the end of that stretch in bytes:
+    /// see [`Client::hydrated`].
     pub fn hydrated(&self, range: &ByteRange) -> Option<(bool, u64)> {
         self.client.hydrated(range)
     }

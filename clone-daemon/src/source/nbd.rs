@@ -1,10 +1,13 @@
-//! A client of NBD servers, which reads.
+//! A read-only NBD client.
 //!
-//! - [`NbdRemote`] is an export as a source.
-//! - `pool` makes connections, `handshake` agrees with the server on what they are, `connection`
-//!   and `call` have many requests under way on each.
-//! - `reply` and `request` are the protocol without any I/O. A server is never trusted: what does
-//!   not fit what was asked ends the connection, and no byte of it is used.
+//! - [`NbdRemote`] makes an export a source: it implements [`Remote`], and the retry policy around
+//!   it decides when a failed call is repeated.
+//! - `pool` opens connections, `handshake` negotiates with the server, and `connection` and `call`
+//!   keep many requests in flight on each connection.
+//! - `reply` and `request` are the protocol without any I/O.
+//!
+//! The server is never trusted: a reply that does not match its request ends the connection, and
+//! none of its bytes are used.
 
 #![allow(clippy::big_endian_bytes, reason = "numbers of the protocol are big-endian")]
 #![expect(clippy::big_endian_bytes, reason = "that is the order of the protocol")]
@@ -37,24 +40,24 @@ use crate::source::nbd::stream::lock;
 use crate::source::remote::{Remote, Trouble};
 use crate::source::uri::NbdAddress;
 
-/// How a server is used.
+/// Settings of a client.
 #[derive(Clone, Debug)]
 pub struct NbdOptions {
-    /// The most connections, where the server allows for more than one.
+    /// Maximum number of connections, if the server allows more than one.
     pub connections: usize,
-    /// The most bytes of a request; rounded to what the server can do.
+    /// Maximum length of a request in bytes; rounded to what the server supports.
     pub request_bytes: u32,
-    /// The most requests that one read has under way.
+    /// Maximum number of requests in flight for one read.
     pub requests: usize,
-    /// How long connecting may take, with all that is to be agreed upon.
+    /// Time limit for connecting, including the negotiation.
     pub connect_timeout: Duration,
-    /// A file with the authorities, in PEM, one of which is to vouch for the server; without it
-    /// those of the system.
+    /// A PEM file with certificate authorities, one of which must have issued the certificate of
+    /// the server; `None` means those of the system.
     pub ca: Option<PathBuf>,
-    /// How long a server that owes an answer may send nothing before the connection is given up,
-    /// when a deadline passes.
+    /// A connection whose server sends nothing for this long is closed when a caller reaches its
+    /// deadline with requests in flight.
     pub silence: Duration,
-    /// How long a server may take to tell extents, meanwhile data could be read.
+    /// Time limit for a block status request. Data could be read in that time instead.
     pub extents_timeout: Duration,
 }
 
@@ -72,30 +75,33 @@ impl Default for NbdOptions {
     }
 }
 
-/// An export of an NBD server, to read from.
+/// An export of an NBD server, as a source.
 ///
-/// The protocol has no versions of an export. It is taken for the same as long as its size, its
-/// nature (whether it can be written to, whether it is a rotating disk) and its description are.
+/// The protocol has no versions of an export. An export counts as unchanged as long as its size,
+/// its flags (read-only, rotational) and its description stay the same.
 pub struct NbdRemote {
     pool: Arc<Pool>,
     options: NbdOptions,
     extents: Mutex<Extents>,
-    /// How many connections had been lost when the extents were forgotten last.
+    /// Number of lost connections when the extents were last cleared.
     losses: AtomicU64,
-    /// For how many bytes extents are asked.
+    /// Length of the range of a block status request in bytes.
     asked: AtomicU64,
 }
 
-/// For how many bytes extents are asked at first: one that is far away is not asked often.
+/// Initial length of the range of a block status request. A large range keeps the number of round
+/// trips to a distant server low.
 const ASKED_MAX: u64 = 1 << 30;
-/// The least that is asked for if the server is slow to tell.
+/// Minimum length of that range, for a server that answers slowly.
 const ASKED_MIN: u64 = 1 << 20;
 
 impl NbdRemote {
-    /// Connects to the export.
+    /// Connects to an export.
     ///
     /// # Errors
-    /// [`NbdError`].
+    /// - [`NbdError::Tls`]: TLS cannot be set up as configured.
+    /// - [`NbdError::Io`], [`NbdError::Late`]: the server cannot be reached, or not in time.
+    /// - [`NbdError::Greeting`], [`NbdError::Refused`]: the negotiation fails.
     pub fn open(
         address: NbdAddress,
         options: NbdOptions,
@@ -115,14 +121,14 @@ impl NbdRemote {
         })
     }
 
-    /// What the export is told from others by.
+    /// Returns the properties that identify the export.
     pub fn identity(&self) -> Identity {
         self.pool.pinned().identity()
     }
 
     fn connection(&self, deadline: Instant) -> Result<Lease, NbdError> {
         let (connection, losses) = self.pool.get(deadline)?;
-        // Under the lock, so that nobody finds what another is about to forget.
+        // Under the lock: otherwise a caller could find extents that another one is about to clear.
         let mut extents = lock(&self.extents);
         if self.losses.swap(losses, Ordering::Relaxed) != losses {
             extents.clear();
@@ -151,7 +157,7 @@ impl NbdRemote {
         if (start, until) == (offset, end) {
             return connection.read(offset, into, how, deadline);
         }
-        // Blocks that are needed in part are read as a whole.
+        // Blocks that are needed only in part are read as a whole.
         let mut whole = vec![0; into.len() + (offset - start) as usize + (until - end) as usize];
         connection.read(start, &mut whole, how, deadline)?;
         into.copy_from_slice(&whole[(offset - start) as usize..][..into.len()]);
@@ -178,14 +184,14 @@ impl NbdRemote {
         let unknown = |end: u64| vec![Run { len: end - start, zeroes: false }];
         let end = range.end;
         let limit = deadline.min(Instant::now() + self.options.extents_timeout);
-        // What the server cannot tell is read.
+        // A range whose status the server cannot report counts as data.
         let runs = match connection.status(range, context, limit) {
             Err(error @ NbdError::Server { .. }) if !error.is_shutdown() => unknown(end),
             Err(NbdError::Late) if asked > ASKED_MIN => {
                 self.asked.store((asked / 16).max(ASKED_MIN), Ordering::Relaxed);
                 return Err(NbdError::Late);
             }
-            // Waiting that long again and again would cost more than holes that are read.
+            // Further waits of this length would cost more than reading the holes.
             Err(NbdError::Late) => unknown(size),
             runs => runs?,
         };

@@ -1,4 +1,4 @@
-//! Clones as files.
+//! Clones exported as files.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, SeekFrom};
@@ -31,7 +31,7 @@ mod on_loop;
 const PUNCH: FallocateFlags = FallocateFlags::PUNCH_HOLE.union(FallocateFlags::KEEP_SIZE);
 const ZERO: FallocateFlags = FallocateFlags::ZERO_RANGE;
 
-/// Whether file systems can be mounted here; it says so if not.
+/// Returns whether FUSE file systems can be mounted; reports it if not.
 pub(crate) fn can_mount() -> bool {
     let device = OpenOptions::new().read(true).write(true).open("/dev/fuse");
     let can = device.is_ok() && program("fusermount3").is_some();
@@ -55,14 +55,14 @@ fn random_bytes(len: usize) -> Vec<u8> {
     bytes
 }
 
-/// Copies all that is not hydrated, and waits until that is done.
+/// Hydrates the whole clone, and waits for the end.
 fn hydrate(clone: &RunningClone<FileDevice>) {
     clone.command(Message::Kernel(dm_target::Message::EnableHydration));
     let size = clone.client().size_bytes();
     clone.client().hydrate(0..size).unwrap();
 }
 
-/// Does something to both, anywhere in `within`, and compares what can be read.
+/// Applies a random operation within `within` to the file and the model, and compares reads.
 fn act(file: &File, model: &mut [u8], within: std::ops::Range<usize>, random: &mut StdRng) {
     let start = random.random_range(within.clone());
     let end = random.random_range(start..=within.end.min(start + 70_000));
@@ -130,8 +130,8 @@ fn a_clone_on_a_file_and_one_in_a_folder_are_what_was_written_before_and_after_h
     }
 }
 
-/// Unmounts what nobody uses. A loop device lets its file go by and by, and a program that another
-/// test is starting has our files open for a moment, until it is one.
+/// Unmounts an export that is about to be unused. A loop device closes its file with a delay, and
+/// a program that another test is starting has this process's files open for a moment, until exec.
 fn unmount(export: &mut Export) {
     for _ in 0..30_000 {
         match export.unmount() {
@@ -245,7 +245,7 @@ fn each_form_of_fallocate_does_what_it_says_or_says_that_it_does_not() {
         expected[range].fill(0);
     }
     assert!(fs::read(export.path()).unwrap() == expected);
-    // Only what is in part of a region had to be copied for that.
+    // Only regions that were covered in part had to be copied.
     assert_eq!(clone.progress().hydrated, 5);
     assert_eq!(clone.progress().fetched_bytes, 2 << 12);
     let zeroed = disk.figures().counts(Kind::WriteZeroes, false);
@@ -269,7 +269,7 @@ fn holes_are_where_the_source_or_the_destination_knows_of_zeroes() {
     assert_eq!(seek(rustix::fs::SeekFrom::Hole(MIB + 5)), Ok(MIB + 5));
     assert_eq!(seek(rustix::fs::SeekFrom::Data(MIB + 5)), Ok(2 * MIB));
     assert_eq!(seek(rustix::fs::SeekFrom::Hole(2 * MIB)), Ok(4 * MIB));
-    // What the destination held in the hole of the source is of no account.
+    // The old contents of the destination in the hole of the source do not matter.
     file.write_all_at(&[1; 4096], MIB + 8192).unwrap();
     assert_eq!(seek(rustix::fs::SeekFrom::Data(MIB)), Ok(MIB + 8192));
     assert_eq!(seek(rustix::fs::SeekFrom::Hole(MIB + 8192)), Ok(MIB + 12288));
@@ -354,7 +354,7 @@ fn a_file_that_is_in_use_stays_or_outlives_its_path() {
     assert!(error.to_string().contains("there is in use"), "{error}");
     assert_eq!(fs::metadata(&path).unwrap().len(), 64 << 10);
     drop(export);
-    // It was there before, so it is there now.
+    // The file existed before, so it still exists.
     assert_eq!(fs::metadata(&path).unwrap().len(), 0);
     let mut bytes = [0; 10];
     file.read_exact_at(&mut bytes, 0).unwrap();
@@ -390,7 +390,7 @@ fn what_is_in_the_way_is_neither_hidden_nor_touched() {
         assert!(matches!(error, FuseError::Name(_)), "{error}");
     }
     let mut export = export(&rig.path("there"), &disk);
-    // Somebody else takes it away, and puts something there.
+    // Another program unmounts the file system, and puts a file there.
     let status = Command::new("fusermount3").arg("-u").arg(export.path()).status();
     assert!(status.unwrap().success());
     fs::write(rig.path("there"), "mine").unwrap();
@@ -403,7 +403,7 @@ fn what_is_in_the_way_is_neither_hidden_nor_touched() {
     assert_eq!(before.len(), 4);
 }
 
-/// Mounts a file system that nobody serves.
+/// Mounts a file system that no process serves.
 fn mount_dead(path: &Path) {
     let (socket, theirs) = UnixStream::pair().unwrap();
     let mut command = Command::new("fusermount3");

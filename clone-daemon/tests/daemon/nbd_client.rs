@@ -1,4 +1,4 @@
-//! The client of NBD servers, with servers of others.
+//! The NBD client with servers of other projects.
 
 mod clones;
 mod hostile;
@@ -26,7 +26,7 @@ use crate::support::program;
 
 const MIB: usize = 1 << 20;
 
-/// Reads the whole of it, and some pieces of any alignment, several threads at a time.
+/// Reads all of the export, and pieces of any alignment, on several threads at a time.
 fn check(remote: &NbdRemote, expected: &[u8]) {
     assert_eq!(remote.size_bytes(), expected.len() as u64);
     let mut whole = vec![0xaa; expected.len()];
@@ -52,7 +52,7 @@ fn check(remote: &NbdRemote, expected: &[u8]) {
     remote.read_at(0, &mut [], soon()).unwrap();
 }
 
-/// All extents, each asked for at its beginning, and the bytes of those that are data.
+/// Returns all extents, each found from the end of the one before it, and the number of data bytes.
 fn extents(remote: &NbdRemote) -> (Vec<Extent>, u64) {
     let mut at = 0;
     let found: Vec<Extent> = iter::from_fn(|| {
@@ -70,7 +70,7 @@ fn extents(remote: &NbdRemote) -> (Vec<Extent>, u64) {
     (found, data)
 }
 
-/// A file, half of it holes.
+/// Creates a file of which every other part is a hole. Returns its path and contents.
 fn source(folder: &Path, len: usize) -> (String, Vec<u8>) {
     let path = folder.join("source");
     let bytes = sparse(&path, len, 256 << 10);
@@ -173,7 +173,7 @@ fn a_server_that_is_slow_to_tell_its_holes_is_not_waited_for_again_and_again() {
     let late = iter::repeat_with(|| remote.extent(300 << 10, soon()));
     let late = late.take(20).take_while(|told| matches!(told, Err(Trouble::Passing(_)))).count();
     assert!((1..10).contains(&late), "{late} times");
-    // Whatever it would have told.
+    // The result depends on what the server would have reported.
     let told = remote.extent(0, soon());
     assert!(told.is_err() || matches!(told, Ok(Extent { zeroes: false, .. })), "{told:?}");
     let told = remote.extent(300 << 10, soon()).unwrap();
@@ -245,7 +245,7 @@ fn a_reply_that_comes_too_late_is_for_nobody() {
     let endpoint = unix(folder.path());
     let args = ["--filter=delay", "file", &path, "rdelay=700ms"];
     let Some(_server) = Server::nbdkit(&endpoint, &args) else { return };
-    // One connection: what comes late comes between what others wait for.
+    // With one connection, late replies arrive between those for other callers.
     let options = NbdOptions { connections: 1, ..NbdOptions::default() };
     let remote = NbdRemote::open(address(&endpoint), options, soon()).unwrap();
     let mut late = vec![0; MIB];
@@ -274,8 +274,8 @@ fn callers_who_give_up_at_any_time_disturb_nobody() {
     let endpoint = unix(folder.path());
     let args = ["--filter=delay", "file", &path, "rdelay=2ms"];
     for (connections, request_bytes) in [(1, 4096), (2, 64 << 10)] {
-        // Each has a server of its own: nbdkit 1.32 may abort ("raw_send_socket: Assertion `sock >=
-        // 0' failed") when it is hung up on while it has requests under way.
+        // Each case has a server of its own: nbdkit 1.32 may abort ("raw_send_socket: Assertion
+        // `sock >= 0' failed") when a connection with requests in flight is closed.
         let Some(_server) = Server::nbdkit(&endpoint, &args) else { return };
         let options = NbdOptions { connections, request_bytes, ..NbdOptions::default() };
         let remote = NbdRemote::open(address(&endpoint), options, soon()).unwrap();
@@ -331,7 +331,7 @@ fn a_server_that_is_back_is_used_again_if_it_has_the_same() {
         check(&remote, &bytes);
         drop(server);
         let _server = Server::nbdkit(&endpoint, &["null", "8M"]).unwrap();
-        // The first to ask may be the one who finds the connection lost.
+        // The first call may be the one that finds the connection lost.
         let changed = (0..3).find_map(|_| match remote.read_at(0, &mut piece, soon()) {
             Err(Trouble::Changed(changed)) => Some(changed),
             Err(Trouble::Passing(_)) => None,

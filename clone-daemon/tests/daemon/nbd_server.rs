@@ -1,4 +1,4 @@
-//! The NBD server, by those who connect to it.
+//! The NBD server, as its clients see it.
 
 mod extended;
 mod haggling;

@@ -1,4 +1,5 @@
-//! The file system that the kernel sees: a clone, which is its root or the only file in it.
+//! The file system that the kernel sees: a clone as its root, or as the only file in its root. It
+//! runs requests on the fast path, or submits them to the [`Volume`].
 
 use std::ffi::OsStr;
 use std::io;
@@ -16,30 +17,29 @@ use rustix::process::{getegid, geteuid};
 
 use crate::export::volume::{User, Volume};
 
-/// The most bytes of the name of a file.
+/// Maximum length of a file name in bytes.
 pub(super) const NAME_MAX: usize = 255;
 
-/// The most bytes that the kernel reads or writes by one request, if its own limit (256 pages, as
-/// it is delivered) is no smaller.
+/// Maximum length of a read or a write by the kernel in bytes, unless the kernel's own limit (by
+/// default 256 pages) is smaller.
 const REQUEST_BYTES: u32 = 1 << 20;
 
-/// How many requests of asynchronous direct I/O the kernel lets be under way; without more of them
-/// than the 12 that it begins with, a queue of 32 is not filled.
+/// Maximum number of asynchronous direct I/O requests in flight. The kernel's default of 12 would
+/// not fill a queue of 32.
 const BACKGROUND: u16 = 128;
 
-/// How long the kernel may remember what files there are and what they look like: that does not
-/// change.
+/// Time for which the kernel may cache names and attributes: they never change.
 const FOREVER: Duration = Duration::from_secs(1 << 30);
 
-/// How many stretches are looked at for one `SEEK_DATA` or `SEEK_HOLE`. What lies behind them is
-/// called data then, which is never wrong.
+/// Maximum number of stretches that one `SEEK_DATA` or `SEEK_HOLE` looks up. The rest counts as
+/// data, which is always correct.
 const STRETCHES_MAX: usize = 1 << 16;
 
-/// What is mounted.
+/// The shape of the file system.
 pub(super) enum Shape {
-    /// The clone itself.
+    /// The root is the clone itself.
     File,
-    /// A directory, with the clone by this name in it.
+    /// The root is a directory that contains the clone by this name.
     Directory(String),
 }
 
@@ -49,20 +49,20 @@ impl Shape {
     }
 }
 
-/// What one request needs for itself.
+/// The resources of one request.
 struct Desk {
     user: User,
-    /// What is read; it only ever grows, to [`REQUEST_BYTES`].
+    /// Buffer for reads; it only grows, up to [`REQUEST_BYTES`].
     buffer: Vec<u8>,
 }
 
-/// A clone, as the kernel's FUSE sees it.
+/// A clone as a FUSE file system.
 pub(super) struct FileSystem {
     volume: Arc<Volume>,
     shape: Shape,
     permissions: u16,
     began: SystemTime,
-    /// Those that nobody is at; the one that was left last is taken first.
+    /// The idle ones; the last one that was used is taken first.
     desks: Mutex<Vec<Desk>>,
 }
 
@@ -96,7 +96,7 @@ impl FileSystem {
         }
     }
 
-    /// The bytes of the clone that `len` bytes from `offset` on are; none if that is all beyond.
+    /// Returns the part of the clone in the `len` bytes at `offset`; `None` if that is empty.
     fn clip(&self, offset: u64, len: u64) -> Option<ByteRange> {
         let end = offset.saturating_add(len).min(self.volume.size_bytes());
         (offset < end).then_some(offset..end)
@@ -105,7 +105,7 @@ impl FileSystem {
     fn attributes(&self, of: INodeNo) -> FileAttr {
         let is_file = of == self.file();
         let size = if is_file { self.volume.size_bytes() } else { 0 };
-        // Whoever may read and write it may look into the directory too.
+        // Users who may read and write the file may also search the directory.
         let permissions =
             if is_file { self.permissions } else { self.permissions & !0o222 | 0o111 };
         FileAttr {
@@ -127,7 +127,8 @@ impl FileSystem {
         }
     }
 
-    /// Where the next stretch begins, from `offset` on, that is known to be zeroes or is not.
+    /// Returns the start of the first stretch from `offset` on that is known to be zeroes
+    /// (`zeroes`), or is not; the size of the clone if there is none.
     fn seek(&self, user: &User, offset: u64, zeroes: bool) -> io::Result<u64> {
         let size = self.volume.size_bytes();
         let mut at = offset;
@@ -142,7 +143,8 @@ impl FileSystem {
     }
 }
 
-/// What is said to those who use the file. Why a device fails is in the notices of the clone.
+/// Returns the error for users of the file. The reason why a device failed is in the events of the
+/// clone.
 fn errno(error: RequestError) -> Errno {
     match error {
         RequestError::PastEnd | RequestError::Full(_) => Errno::ENOSPC,
@@ -153,7 +155,7 @@ fn errno(error: RequestError) -> Errno {
 
 impl Filesystem for FileSystem {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // Whatever the kernel cannot do it does in another way.
+        // If the kernel lacks one of these, it uses its defaults.
         let _ = config.set_max_write(REQUEST_BYTES);
         let _ = config.set_max_background(BACKGROUND);
         let _ = config.add_capabilities(InitFlags::FUSE_ASYNC_DIO);
@@ -196,7 +198,7 @@ impl Filesystem for FileSystem {
         if is_other_size || mode.is_some() || uid.is_some() || gid.is_some() {
             return reply.error(Errno::EPERM);
         }
-        // Times are not kept.
+        // Times are not stored.
         reply.attr(&FOREVER, &attributes);
     }
 
@@ -261,7 +263,7 @@ impl Filesystem for FileSystem {
         };
         let len = u32::try_from(range.end - offset).unwrap_or(u32::MAX);
         let data = &data[..len as usize];
-        // The kernel adds that to the flags of the file for a write that asks for it (RWF_DSYNC).
+        // The kernel adds this to the flags of the file for a write with RWF_DSYNC.
         let durable = flags.0 & libc::O_DSYNC != 0;
         self.at_desk(|desk| {
             let done = if durable { None } else { desk.user.write_now(offset, data) };
@@ -309,10 +311,10 @@ impl Filesystem for FileSystem {
         let deallocate = match mode {
             PUNCH => true,
             ZERO_KEEP => false,
-            // The rest would make the file longer, or reserve what is behind its end.
+            // The other modes would extend the file, or reserve space beyond its end.
             0 | KEEP | ZERO if is_beyond => return reply.error(Errno::ENOSPC),
             ZERO => false,
-            // What is there stays as it is; room for it is the destination's business.
+            // The contents stay as they are; the destination allocates space by itself.
             0 | KEEP => return reply.ok(),
             _ => return reply.error(Errno::EOPNOTSUPP),
         };

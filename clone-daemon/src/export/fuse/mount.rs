@@ -1,4 +1,4 @@
-//! Mounts of FUSE file systems, and their ends.
+//! Mounting and unmounting of FUSE file systems, for [`Export`](super::Export).
 
 use std::ffi::CString;
 use std::fs::OpenOptions;
@@ -14,44 +14,48 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use rustix::process::{getegid, geteuid};
 
-/// What is set up as root, or is whoever may use it.
+/// The libfuse program that mounts for users other than root; usually setuid root.
 const FUSERMOUNT: &str = "fusermount3";
 
-/// Something that is mounted.
+/// A mounted file system.
 pub(super) struct Mount {
     point: PathBuf,
-    /// What unmounts it if we do not; with `None` nobody does.
+    /// Unmounts the file system if this process does not; `None` if there is no `fusermount3`.
     _watcher: Option<Watcher>,
 }
 
-/// Why something is still mounted.
+/// The reason why a file system is still mounted.
 pub(super) enum UnmountError {
-    /// Somebody has a file of it open.
+    /// A file of it is open.
     Busy,
-    /// Something else.
+    /// Another reason, as text for people.
     Other(String),
 }
 
-/// A `fusermount3` that unmounts when the other end of its socket is closed, by us or because we
-/// are no more. Up to libfuse 3.14 at least it does not where root is kept out, for it looks first
-/// whether anybody still serves, as root.
+/// A `fusermount3` process that unmounts the file system when the other end of its socket is
+/// closed: by this process, or because it died. At least up to libfuse 3.14 it fails to do so if
+/// root has no access to the file system, because it first checks, as root, whether that is still
+/// served.
 struct Watcher {
     child: Child,
-    /// `None` when it is closed.
+    /// `None` after it was closed.
     socket: Option<UnixStream>,
 }
 
 impl Drop for Watcher {
     fn drop(&mut self) {
         self.socket = None;
-        // It ends now, if it has not ended already.
+        // The process ends now, if it has not ended already.
         let _ = self.child.wait();
     }
 }
 
 impl Mount {
-    /// Mounts on `point`, an absolute path, and gives what the kernel's requests are read from.
-    /// The error is for people.
+    /// Mounts a file system on `point`, an absolute path. Returns the descriptor from which the
+    /// requests of the kernel are read.
+    ///
+    /// # Errors
+    /// The reason as text for people.
     pub(super) fn new(
         point: &Path,
         is_file: bool,
@@ -74,19 +78,22 @@ impl Mount {
         }
     }
 
-    /// Unmounts it if nobody has a file of it open.
+    /// Unmounts the file system.
+    ///
+    /// # Errors
+    /// [`UnmountError::Busy`] if a file of it is open, [`UnmountError::Other`] for other reasons.
     pub(super) fn unmount(&self) -> Result<(), UnmountError> {
         unmount(&self.point, UnmountFlags::empty(), "-u")
     }
 
-    /// See [`detach`].
+    /// Detaches the file system; see [`detach`].
     pub(super) fn detach(&self) {
-        // There is nothing left to try then.
+        // If it fails, nothing is left to try.
         let _ = detach(&self.point);
     }
 }
 
-/// Takes what is mounted away from its place, and unmounts it when nobody has a file of it open.
+/// Detaches a file system from its path. It is unmounted when none of its files is open.
 pub(super) fn detach(point: &Path) -> Result<(), UnmountError> {
     unmount(point, UnmountFlags::DETACH, "-uz")
 }
@@ -95,7 +102,7 @@ fn unmount(point: &Path, flags: UnmountFlags, option: &str) -> Result<(), Unmoun
     match rustix::mount::unmount(point, flags | UnmountFlags::NOFOLLOW) {
         Ok(()) => return Ok(()),
         Err(Errno::BUSY) => return Err(UnmountError::Busy),
-        // Only root may.
+        // Only root may unmount directly.
         Err(Errno::PERM) => {}
         Err(error) => return Err(UnmountError::Other(error.to_string())),
     }
@@ -113,7 +120,7 @@ fn unmount(point: &Path, flags: UnmountFlags, option: &str) -> Result<(), Unmoun
 enum MountError {
     NoProgram,
     Io(io::Error),
-    /// What it says.
+    /// The message of `fusermount3`.
     Refused(String),
 }
 
@@ -123,8 +130,8 @@ impl From<io::Error> for MountError {
     }
 }
 
-/// `fusermount3` mounts, and sends the device over a socket whose number is in `_FUSE_COMMFD`. By
-/// `auto_unmount` it stays, and unmounts when the socket is closed.
+/// Mounts with `fusermount3`, which sends the device over a socket whose number is in
+/// `_FUSE_COMMFD`. With `auto_unmount` it stays, and unmounts when the socket is closed.
 fn by_fusermount(point: &Path, allow_other: bool) -> Result<(Watcher, OwnedFd), MountError> {
     let mut options =
         "auto_unmount,default_permissions,nosuid,nodev,fsname=cloned,subtype=cloned".to_owned();
@@ -139,7 +146,7 @@ fn by_fusermount(point: &Path, allow_other: bool) -> Result<(Watcher, OwnedFd), 
         io::ErrorKind::NotFound => MountError::NoProgram,
         _ => MountError::Io(error),
     })?;
-    // It has the end that is theirs, and is to have it alone.
+    // The child has its end of the socket, and must be the only owner of it.
     drop(command);
     let stderr = child.stderr.take();
     let received = receive(&socket);
@@ -154,7 +161,7 @@ fn by_fusermount(point: &Path, allow_other: bool) -> Result<(Watcher, OwnedFd), 
     Err(MountError::Refused(said.trim().into()))
 }
 
-/// The descriptor that is sent, if one is.
+/// Receives a descriptor; `None` if the message has none.
 fn receive(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -168,7 +175,7 @@ fn receive(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
     }))
 }
 
-/// Where there is no `fusermount3`: `mount(2)`, with the options of the kernel's
+/// Mounts with `mount(2)`, for root without `fusermount3`. The options are from the kernel's
 /// `Documentation/filesystems/fuse.rst`.
 fn by_root(point: &Path, is_file: bool, allow_other: bool) -> io::Result<OwnedFd> {
     let device = OpenOptions::new().read(true).write(true).open("/dev/fuse")?;

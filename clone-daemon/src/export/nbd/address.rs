@@ -1,4 +1,4 @@
-//! Where a server listens.
+//! Addresses of a server, and the sockets that listen on them.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -17,23 +17,23 @@ use thiserror::Error;
 
 use crate::export::nbd::channel::Stream;
 
-/// Where a server listens: `unix:PATH`, `tcp:ADDRESS:PORT` or `systemd`.
+/// An address to listen on: `unix:PATH`, `tcp:ADDRESS:PORT` or `systemd`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     /// A socket in the file system.
     Unix(PathBuf),
-    /// All addresses of a host.
+    /// All addresses of a host name, or one IP address.
     Tcp {
-        /// An address, or a name.
+        /// An IP address or a host name.
         host: String,
-        /// The port; 0 for any that is free.
+        /// The port; 0 for any free port.
         port: u16,
     },
-    /// The sockets that were passed on with `LISTEN_FDS`, see sd_listen_fds(3).
+    /// The sockets passed in `LISTEN_FDS`; see sd_listen_fds(3).
     Systemd,
 }
 
-/// Why a text is no address.
+/// A text that is not an address.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{0:?} is no address: it must be unix:PATH, tcp:ADDRESS:PORT or systemd")]
 pub struct AddressError(String);
@@ -75,47 +75,47 @@ impl fmt::Display for Address {
     }
 }
 
-/// What decides whether an address is safe to listen on.
+/// Options that decide whether an address is safe to listen on.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct BindOptions {
-    /// Also where strangers can connect without TLS.
+    /// True to allow addresses on which other machines can connect without TLS.
     pub insecure: bool,
-    /// Clients have to use TLS.
+    /// True if clients have to use TLS.
     pub has_tls: bool,
 }
 
-/// Why nobody listens at an address.
+/// An error of [`Listener::bind`].
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum BindError {
-    /// Strangers could read and write everything.
+    /// Other machines could read and write the volumes without TLS.
     #[error(
         "{0} can be reached from other machines, and there is no TLS: give a certificate, or \
          --insecure if everybody who can reach it may read and write"
     )]
     Insecure(SocketAddr),
-    /// There is something else at the path.
+    /// The path is not a socket.
     #[error("{} exists and is no socket", .0.display())]
     NoSocket(PathBuf),
-    /// Somebody else listens there.
+    /// Another process listens on the path.
     #[error("somebody else listens on {}", .0.display())]
     InUse(PathBuf),
-    /// No sockets were passed on.
+    /// No sockets were passed.
     #[error("no sockets were passed on by systemd (LISTEN_FDS)")]
     NonePassed,
-    /// What was passed on cannot be used.
+    /// A passed socket cannot be used.
     #[error("socket {0} of those passed on by systemd does not listen for streams")]
     Passed(usize, #[source] io::Error),
-    /// The system says no.
+    /// A system call failed.
     #[error("cannot listen on {0}")]
     System(Address, #[source] io::Error),
 }
 
-/// Somebody listens.
+/// A listening socket.
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
-    /// Removed when this is dropped.
+    /// Removes the socket file when this is dropped.
     _path: Option<BoundPath>,
 }
 
@@ -125,17 +125,17 @@ enum Socket {
     Unix(UnixListener),
 }
 
-/// A socket in the file system that is ours.
+/// A socket file that this process created.
 #[derive(Debug)]
 struct BoundPath {
     path: PathBuf,
-    /// Device and number of the inode.
+    /// Device and inode number.
     inode: (u64, u64),
 }
 
 impl Drop for BoundPath {
     fn drop(&mut self) {
-        // Somebody else may have put another one there.
+        // Another process may have replaced it.
         if inode(&self.path).is_ok_and(|inode| inode == self.inode) {
             let _ = fs::remove_file(&self.path);
         }
@@ -156,13 +156,19 @@ impl AsFd for Listener {
 }
 
 impl Listener {
-    /// Listens at `address`; on more than one socket if it has several.
+    /// Listens on `address`, with several sockets if it has several addresses.
     ///
-    /// A socket in the file system can be used by its owner only (mode 0600), takes the place of
-    /// one that nobody listens on any more, and is removed when the listener is dropped.
+    /// A Unix socket can be used by its owner only (mode 0600), replaces a stale socket file that
+    /// no process listens on, and is removed when the listener is dropped.
     ///
     /// # Errors
-    /// [`BindError`].
+    /// - [`BindError::Insecure`]: an address is not a loopback address, and `options` do not allow
+    ///   that.
+    /// - [`BindError::NoSocket`], [`BindError::InUse`]: the path is not a socket, or another
+    ///   process listens on it.
+    /// - [`BindError::NonePassed`], [`BindError::Passed`]: systemd passed no socket, or an unusable
+    ///   one.
+    /// - [`BindError::System`]: a system call failed.
     pub fn bind(address: &Address, options: &BindOptions) -> Result<Vec<Self>, BindError> {
         let listeners = match address {
             Address::Unix(path) => vec![bind_path(address, path)?],
@@ -177,7 +183,7 @@ impl Listener {
         Ok(listeners)
     }
 
-    /// The address of a TCP socket, with the port that was chosen.
+    /// Returns the address of a TCP socket, with the actual port.
     pub fn tcp_address(&self) -> Option<SocketAddr> {
         match &self.socket {
             Socket::Tcp(socket) => socket.local_addr().ok(),
@@ -192,7 +198,7 @@ impl Listener {
         }
     }
 
-    /// The next connection, if there is one.
+    /// Accepts a connection, without blocking.
     pub(super) fn accept(&self) -> io::Result<Stream> {
         match &self.socket {
             Socket::Tcp(socket) => socket.accept().map(|(stream, _)| Stream::Tcp(stream)),
@@ -230,7 +236,8 @@ fn bind_path(address: &Address, path: &Path) -> Result<Listener, BindError> {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
-    // Of two that find the same socket stale, one would remove what the other has made.
+    // Otherwise two processes could find the same stale socket, and one would remove the new socket
+    // of the other.
     let folder = File::open(folder).map_err(failed)?;
     flock(&folder, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
     make_way(path).map_err(|error| match error {
@@ -248,7 +255,7 @@ enum Way {
     System(io::Error),
 }
 
-/// Removes a socket that nobody listens on.
+/// Removes a socket file that no process listens on.
 fn make_way(path: &Path) -> Result<(), Way> {
     let file = match fs::symlink_metadata(path) {
         Ok(file) => file,
@@ -263,7 +270,7 @@ fn make_way(path: &Path) -> Result<(), Way> {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             fs::remove_file(path).map_err(Way::System)
         }
-        // A queue that is full is somebody's.
+        // A full backlog belongs to a live process.
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             Err(Way::Blocked(BindError::InUse(path.into())))
         }
@@ -271,8 +278,8 @@ fn make_way(path: &Path) -> Result<(), Way> {
     }
 }
 
-/// The file gets the mode that its socket has before it is bound (unix(7)), so that nobody else can
-/// connect at any time.
+/// Listens at `path` with mode 0600. The mode is set before the socket is bound (unix(7)), so no
+/// other user can connect at any time.
 fn listen_at(path: &Path) -> io::Result<UnixListener> {
     let name = SocketAddrUnix::new(path)?;
     let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);

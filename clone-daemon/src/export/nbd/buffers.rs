@@ -1,5 +1,5 @@
-//! The buffers of a connection: what was received and not looked at, and replies that were not
-//! sent. They grow as they are needed, and are used again.
+//! The buffers of a connection: received bytes that have not been handled, and replies that have
+//! not been sent. Buffers grow on demand and are reused.
 
 use std::io;
 use std::sync::Arc;
@@ -7,17 +7,17 @@ use std::sync::Arc;
 use crate::export::nbd::channel::{Channel, Intake, Patience};
 use crate::export::nbd::memory::Lease;
 
-/// The most bytes of data that the buffers of a connection hold; longer requests are done in
-/// pieces, or in a buffer of their own.
+/// Maximum number of data bytes in the buffers of a connection. Longer requests are split into
+/// pieces, or get a buffer of their own.
 pub(super) const PIECE: usize = 256 << 10;
 
-/// Bytes that are received at a time if nothing says that there are more.
+/// Number of bytes to receive if nothing indicates that more are available.
 const USUAL: usize = 4 << 10;
 
-/// The most bytes that are received at a time without need.
+/// Maximum number of bytes to receive beyond what is needed.
 const PLENTY: usize = 64 << 10;
 
-/// What was received.
+/// Received bytes.
 #[derive(Debug)]
 pub(super) struct Inbox {
     channel: Arc<Channel>,
@@ -25,40 +25,40 @@ pub(super) struct Inbox {
     bytes: Vec<u8>,
     start: usize,
     end: usize,
-    /// Whether there was no more room when something was received.
+    /// True if the last receive filled the buffer.
     was_filled: bool,
     lease: Lease,
 }
 
-/// There is no more to be received.
+/// The end of the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct End;
 
 impl Inbox {
-    /// `lease` is one of a connection's own.
+    /// Creates an inbox. `lease` is from [`Memory::own`](super::memory::Memory::own).
     pub(super) fn new(channel: Arc<Channel>, lease: Lease, patience: Patience) -> Self {
         let mut intake = Intake::default();
         intake.set_patience(Some(patience));
         Self { channel, intake, bytes: Vec::new(), start: 0, end: 0, was_filled: false, lease }
     }
 
-    /// The handshake is over.
+    /// Removes the time limits of the negotiation.
     pub(super) fn be_patient(&mut self) -> io::Result<()> {
         self.intake.set_patience(None);
         self.channel.be_patient()
     }
 
-    /// What is there.
+    /// Returns the received bytes.
     pub(super) fn have(&self) -> &[u8] {
         &self.bytes[self.start..self.end]
     }
 
-    /// The first `len` bytes have been used.
+    /// Removes the first `len` bytes.
     pub(super) fn consume(&mut self, len: usize) {
         self.start = (self.start + len).min(self.end);
     }
 
-    /// Receives once, with room for `want` bytes in all.
+    /// Receives once. The buffer has room for at least `want` bytes in all.
     pub(super) fn receive(&mut self, want: usize) -> io::Result<Result<(), End>> {
         self.make_room(want);
         let got = self.channel.receive(&mut self.intake, &mut self.bytes[self.end..])?;
@@ -77,7 +77,7 @@ impl Inbox {
         Ok(Ok(()))
     }
 
-    /// Fills `into`, by what is there and by receiving more.
+    /// Fills `into` with the received bytes and further input.
     pub(super) fn fill(&mut self, mut into: &mut [u8]) -> io::Result<Result<(), End>> {
         let some = into.len().min(self.have().len());
         let (first, rest) = into.split_at_mut(some);
@@ -94,7 +94,7 @@ impl Inbox {
         Ok(Ok(()))
     }
 
-    /// Receives `len` bytes and forgets them.
+    /// Receives and discards `len` bytes.
     pub(super) fn skip(&mut self, mut len: usize) -> io::Result<Result<(), End>> {
         loop {
             let some = len.min(self.have().len());
@@ -109,7 +109,7 @@ impl Inbox {
         }
     }
 
-    /// What TLS has to begin with.
+    /// Returns the intake, for the TLS handshake.
     pub(super) fn intake(&mut self) -> &mut Intake {
         &mut self.intake
     }
@@ -118,7 +118,7 @@ impl Inbox {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         }
-        // What filled the buffer the last time may have left more behind.
+        // If the last receive filled the buffer, more input may be available.
         let len = match self.was_filled {
             true => self.bytes.len().saturating_mul(2).min(PLENTY),
             false => USUAL,
@@ -135,17 +135,17 @@ impl Inbox {
     }
 }
 
-/// Replies that were not sent.
+/// Replies that have not been sent.
 #[derive(Debug)]
 pub(super) struct Batch {
-    /// Longer than what is used of it, so that it is filled with zeroes only once.
+    /// Longer than the used part, so that it is filled with zeroes only once.
     bytes: Vec<u8>,
     used: usize,
     lease: Lease,
 }
 
 impl Batch {
-    /// `lease` is one of a connection's own.
+    /// Creates a batch. `lease` is from [`Memory::own`](super::memory::Memory::own).
     pub(super) fn new(lease: Lease) -> Self {
         Self { bytes: Vec::new(), used: 0, lease }
     }
@@ -158,12 +158,12 @@ impl Batch {
         self.used
     }
 
-    /// Only the first `len` bytes stay.
+    /// Keeps only the first `len` bytes.
     pub(super) fn truncate(&mut self, len: usize) {
         self.used = self.used.min(len);
     }
 
-    /// So many bytes more, which hold anything.
+    /// Appends `len` bytes of unspecified contents, and returns them.
     pub(super) fn add(&mut self, len: usize) -> &mut [u8] {
         let (start, end) = (self.used, self.used + len);
         if self.bytes.len() < end {

@@ -1,4 +1,4 @@
-//! The way to a client: a socket, with TLS or without.
+//! The transport to a client: a socket, with or without TLS.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -17,9 +17,9 @@ use crate::export::nbd::tls::TlsOptions;
 /// A connected socket.
 #[derive(Debug)]
 pub(super) enum Stream {
-    /// Of TCP.
+    /// A TCP socket.
     Tcp(TcpStream),
-    /// Of a path, or of none.
+    /// A Unix socket, with or without a path.
     Unix(UnixStream),
 }
 
@@ -33,15 +33,15 @@ impl AsFd for Stream {
 }
 
 impl Stream {
-    /// Small replies are not held back, a peer that has gone is found out within a minute if
-    /// nothing is under way, and there is room for a piece of a long reply, so that the next one
-    /// can be read while the client takes it.
+    /// Sets the socket options: small replies are not delayed, a dead peer of an idle connection is
+    /// detected within a minute, and the send buffer holds a piece of a long reply, so that the
+    /// next piece can be read while the client receives this one.
     ///
-    /// TCP_USER_TIMEOUT is not set: it would also end the connection of a client that is alive, and
-    /// does not read for a minute what it has asked for, because its own disk has stalled. A peer
-    /// that has gone while it was owed something is found out by the system (tcp_retries2).
+    /// TCP_USER_TIMEOUT is not set: it would also end the connection of a live client that stops
+    /// reading its replies for a minute, for example because its own disk stalls. A dead peer with
+    /// unacknowledged data is detected by the system (tcp_retries2).
     fn prepare(&self) {
-        // Without any of them it works too.
+        // The connection also works without these options.
         match self {
             Self::Tcp(stream) => {
                 let _ = stream.set_nodelay(true);
@@ -56,7 +56,7 @@ impl Stream {
         }
     }
 
-    /// Nothing may take longer from now on, if there is a limit.
+    /// Limits the time of each operation of the socket; `None` removes the limit.
     fn set_patience(&self, patience: Option<Duration>) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => {
@@ -70,9 +70,9 @@ impl Stream {
         }
     }
 
-    /// Ends one direction, or both, for everybody who uses it.
+    /// Shuts down one or both directions, for all threads.
     pub(super) fn shut_down(&self, how: Shutdown) {
-        // If it is not connected any more there is nothing left to do.
+        // If it fails, the socket is not connected any more.
         let _ = match self {
             Self::Tcp(stream) => stream.shutdown(how),
             Self::Unix(stream) => stream.shutdown(how),
@@ -100,43 +100,43 @@ impl Stream {
     }
 }
 
-/// A peer that was silent for so long is asked whether it is there, and again and again, so often;
-/// after 60 seconds in all it is gone.
+/// TCP keepalive: a silent peer is probed after this time and at this interval. After 60 seconds in
+/// all it counts as dead.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
 
-/// As many pieces as the kernel takes at a time (`UIO_MAXIOV`).
+/// Maximum number of buffers in one system call (`UIO_MAXIOV`).
 const PIECES_MAX: usize = 1024;
 
-/// Bytes that are read from the socket at a time under TLS.
+/// Number of bytes to receive from the socket at a time under TLS.
 const CIPHER_BYTES: usize = 64 << 10;
 
-/// Bytes of replies that are in a socket of a path; the kernel may give less.
+/// Size of the send buffer of a Unix socket in bytes; the kernel may grant less.
 const SEND_BYTES: usize = 1 << 20;
 
-/// How long a client may take to hear that it is over.
+/// Time limit for the TLS alert that closes a connection.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// How long a client is waited for.
+/// Time limits for a client.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
-    /// How long for each step that it makes: for some bytes to come, or to go.
+    /// Limit for each step: receiving or sending some bytes.
     pub(super) silence: Duration,
-    /// When it ends, whatever steps are made.
+    /// Limit for all steps together.
     pub(super) until: Instant,
 }
 
 impl Patience {
-    /// How long the next step may take.
+    /// Returns the time limit of the next step.
     fn left(&self) -> io::Result<Duration> {
         let left = self.silence.min(self.until.saturating_duration_since(Instant::now()));
         if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
     }
 }
 
-/// The right to send to the client: there is one for each channel, so that whoever has it sends
-/// whole messages, and nobody else sends anything between their parts.
+/// The right to send to the client. There is one for each channel, so its owner sends whole
+/// messages, and no other thread can send between their parts.
 #[derive(Debug)]
 pub(super) struct Writer {
     channel: Arc<Channel>,
@@ -144,7 +144,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// From now on sending has a limit, or none any more.
+    /// Sets or removes the time limits for sending.
     pub(super) fn set_patience(&mut self, patience: Option<Patience>) {
         self.patience = patience;
     }
@@ -155,51 +155,51 @@ impl Writer {
     }
 }
 
-/// The way to a client. One thread receives; whoever has its [`Writer`] sends.
+/// The transport to a client. One thread receives; the owner of the [`Writer`] sends.
 #[derive(Debug)]
 pub(super) struct Channel {
     stream: Stream,
     tls: OnceLock<Mutex<ServerConnection>>,
-    /// Held while something is sent, so that records go out in the order in which they were made;
-    /// and what is used for that. It is taken before the lock of `tls`.
+    /// A buffer for TLS records. Its lock is held while they are sent, so that they leave in the
+    /// order of their creation. Lock order: before `tls`.
     sending: Mutex<Vec<u8>>,
     is_cut: AtomicBool,
     activity: Activity,
 }
 
-/// What a connection does, as the one who looks for idle ones sees it.
+/// The activity of a connection, for the search for idle ones.
 #[derive(Debug)]
 struct Activity {
     began: Instant,
-    /// Since when bytes are waited for: seconds since it began, and 1; 0 if they are not.
+    /// Start of the current wait for input: seconds since `began` plus 1, or 0 without a wait.
     waits_since: AtomicU64,
-    /// A request has come.
+    /// True once a request has arrived.
     has_asked: AtomicBool,
-    /// Requests that are under way, or answered and not sent.
+    /// Number of requests that are in flight, or answered but not sent.
     in_flight: AtomicUsize,
 }
 
-/// A client that says nothing, and waits for nothing.
+/// The state of a client that sends nothing and has no request in flight.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Silence {
-    /// How long it has said nothing.
+    /// Time since the last input.
     pub(super) time: Duration,
-    /// It has asked for something before.
+    /// True if the client has sent a request before.
     pub(super) has_asked: bool,
 }
 
-/// What belongs to the thread that receives.
+/// State of the receiving thread.
 #[derive(Debug, Default)]
 pub(super) struct Intake {
     patience: Option<Patience>,
-    /// What was read under TLS; from `start` to `end` it was not looked at.
+    /// Bytes received under TLS; those from `start` to `end` have not been decrypted.
     bytes: Vec<u8>,
     start: usize,
     end: usize,
 }
 
 impl Intake {
-    /// From now on receiving has a limit, or none any more.
+    /// Sets or removes the time limits for receiving.
     pub(super) fn set_patience(&mut self, patience: Option<Patience>) {
         self.patience = patience;
     }
@@ -231,17 +231,18 @@ impl Channel {
         &self.stream
     }
 
-    /// A request has come.
+    /// Records that a request has arrived.
     pub(super) fn note_request(&self) {
         self.activity.has_asked.store(true, Ordering::Relaxed);
     }
 
-    /// So many requests are under way, or answered and not sent.
+    /// Records the number of requests that are in flight, or answered but not sent.
     pub(super) fn note_in_flight(&self, requests: usize) {
         self.activity.in_flight.store(requests, Ordering::Relaxed);
     }
 
-    /// How long the client has said nothing, if nothing is under way for it.
+    /// Returns how long the client has been silent; `None` if a request is in flight or the
+    /// receiver is busy.
     pub(super) fn silence(&self) -> Option<Silence> {
         let Activity { began, waits_since, has_asked, in_flight } = &self.activity;
         let since = waits_since.load(Ordering::Relaxed).checked_sub(1)?;
@@ -250,12 +251,12 @@ impl Channel {
         is_idle.then(|| Silence { time, has_asked: has_asked.load(Ordering::Relaxed) })
     }
 
-    /// Nothing has a limit any more.
+    /// Removes the time limits of the socket.
     pub(super) fn be_patient(&self) -> io::Result<()> {
         self.stream.set_patience(None)
     }
 
-    /// Receives some bytes; 0 if there are no more.
+    /// Receives some bytes; 0 at the end of the input.
     pub(super) fn receive(&self, intake: &mut Intake, into: &mut [u8]) -> io::Result<usize> {
         let Some(tls) = self.tls.get() else {
             return self.receive_raw(intake.patience, into);
@@ -263,7 +264,7 @@ impl Channel {
         loop {
             match lock(tls).reader().read(into) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // A client that hangs up without a farewell has hung up.
+                // A client may close the connection without a TLS alert.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
                 done => return done,
             }
@@ -284,7 +285,7 @@ impl Channel {
         received.map(|(_, len)| len).map_err(io::Error::from)
     }
 
-    /// Gives TLS what has been read, or reads more; whether there was anything.
+    /// Passes received bytes to TLS, or receives more first; false at the end of the input.
     fn feed(&self, tls: &Mutex<ServerConnection>, intake: &mut Intake) -> io::Result<bool> {
         if intake.start == intake.end {
             intake.bytes.resize(CIPHER_BYTES, 0);
@@ -300,16 +301,16 @@ impl Channel {
         let owes = connection.wants_write();
         drop(connection);
         if owes {
-            // Also why it does not go on, if it does not.
+            // Also the alert that tells the client why TLS failed.
             self.send(&mut [], intake.patience)?;
         }
         processed.map_err(io::Error::other)?;
-        // After a farewell nothing is taken.
+        // After a close alert TLS takes no more bytes.
         Ok(took > 0)
     }
 
-    /// Sends all of `pieces`. Only a [`Writer`] sends any; without them, records of TLS are sent
-    /// that it owes.
+    /// Sends all of `pieces`, after the pending records of TLS. Only a [`Writer`] passes any
+    /// pieces; a call without them sends the pending records.
     fn send(&self, pieces: &mut [IoSlice<'_>], patience: Option<Patience>) -> io::Result<()> {
         let mut records = lock(&self.sending);
         let Some(tls) = self.tls.get() else {
@@ -319,7 +320,7 @@ impl Channel {
         for piece in pieces {
             let mut left: &[u8] = piece;
             while !left.is_empty() {
-                // It takes no more than its buffer holds.
+                // TLS takes no more than its buffer holds.
                 let took = lock(tls).writer().write(left)?;
                 left = &left[took..];
                 self.send_records(tls, &mut records, patience)?;
@@ -347,7 +348,7 @@ impl Channel {
         sent
     }
 
-    /// Begins TLS, and returns when both sides agree on keys.
+    /// Performs the TLS handshake.
     pub(super) fn start_tls(&self, options: &TlsOptions, intake: &mut Intake) -> io::Result<()> {
         let connection = ServerConnection::new(options.config()).map_err(io::Error::other)?;
         let tls = self.tls.get_or_init(|| Mutex::new(connection));
@@ -359,23 +360,23 @@ impl Channel {
         Ok(())
     }
 
-    /// Nobody receives or sends any more from now on.
+    /// Ends all receiving and sending.
     pub(super) fn cut(&self) {
         self.is_cut.store(true, Ordering::Release);
         self.stream.shut_down(Shutdown::Both);
     }
 
-    /// Whether it was cut.
+    /// Returns whether the connection was cut.
     pub(super) fn is_cut(&self) -> bool {
         self.is_cut.load(Ordering::Acquire)
     }
 
-    /// Says farewell and hangs up. What others send fails from then on.
+    /// Closes the connection, under TLS with an alert. Other threads cannot send after that.
     pub(super) fn close(&self) {
         if let Some(tls) = self.tls.get() {
             lock(tls).send_close_notify();
             let patience = Patience { silence: FAREWELL, until: Instant::now() + FAREWELL };
-            // Nobody has to hear it.
+            // The client does not need the alert.
             let _ = self.send(&mut [], Some(patience));
         }
         self.stream.shut_down(Shutdown::Both);
@@ -402,7 +403,7 @@ mod tests {
         let every = sockopt::tcp_keepintvl(stream).unwrap();
         let probes = sockopt::tcp_keepcnt(stream).unwrap();
         assert_eq!(idle + every * probes, Duration::from_secs(60));
-        // With it, it would not be these that count.
+        // With that option the keepalive values would not apply.
         assert_eq!(sockopt::tcp_user_timeout(stream).unwrap(), 0);
     }
 }

@@ -1,4 +1,4 @@
-//! One connection, from greeting to farewell.
+//! One connection, from the greeting to the end. The receiver thread runs [`serve`].
 
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -17,10 +17,11 @@ use crate::export::nbd::session::{Ended, Session};
 use crate::export::nbd::{ServerOptions, Shared};
 use crate::nbd_protocol::{MAGIC, OPTION_MAGIC, handshake};
 
-/// Options that are longer than what is looked at, but not longer than this, are answered.
+/// Maximum length in bytes of an option that is skipped and answered; a longer one ends the
+/// connection.
 const SKIPPED_MAX: u32 = 1 << 20;
 
-/// Serves the client of `channel`, whose number is `id`, until it is gone.
+/// Serves the client of `channel` until the connection ends. `id` is its number in the registry.
 pub(super) fn serve(shared: &Shared, id: u64, channel: &Arc<Channel>, mut writer: Writer) {
     let ServerOptions { handshake, handshake_silence: silence, .. } = shared.options;
     let patience = Patience { silence, until: Instant::now() + handshake };
@@ -105,14 +106,14 @@ fn next_option(
     Ok((option, next))
 }
 
-/// The connection has its volume before the client knows: from then on it makes way for no other
-/// that haggles. If there are too many it goes on haggling.
+/// Enters the connection for its volume before the client is told: from then on it is not cut for
+/// new connections that negotiate. If a limit is reached, the negotiation continues.
 fn enter(shared: &Shared, id: u64, chosen: &Chosen) -> Result<Result<(), Limit>, Ended> {
     let name = chosen.volume.name();
     if let Err(limit) = shared.registry.enter(id, name) {
         return Ok(Err(limit));
     }
-    // Whoever removes a volume ends the connections that have entered it: this one may be late.
+    // The removal of a volume cuts the connections that have entered it; this one may be too late.
     let still = shared.volumes.find(name);
     match still.is_some_and(|volume| Arc::ptr_eq(&volume, &chosen.volume)) {
         true => Ok(Ok(())),
@@ -141,7 +142,7 @@ fn transmit(
     let mut session = Session::new(chosen, channel.clone(), inbox, outbox.clone(), memory);
     let ended = session.run();
     outbox.finish(Instant::now() + shared.options.grace);
-    // What it panicked of, if it did, has been told on stderr.
+    // If it panicked, the message is on stderr already.
     let _ = thread.join();
     ended
 }

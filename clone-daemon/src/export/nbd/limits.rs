@@ -1,4 +1,4 @@
-//! How many connections there may be, and whose they are.
+//! Limits on the number of connections, and the peers that they apply to.
 
 use std::fmt;
 use std::io;
@@ -8,19 +8,19 @@ use rustix::net::sockopt;
 
 use crate::export::nbd::channel::Stream;
 
-/// Who is at the other end of a connection, as far as limits go.
+/// The other end of a connection, as the limits see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Peer {
-    /// An address of TCP. Of IPv6 it is the network: a host has as many addresses of it as it
-    /// likes.
+    /// A TCP address. For IPv6 it is the network, because a host can have any number of its
+    /// addresses.
     Ip(IpAddr),
     /// A process, by its number.
     Process(i32),
-    /// Nobody knows.
+    /// An unknown peer.
     Unknown,
 }
 
-/// Bits of the host in an address of IPv6.
+/// Number of bits of the host part of an IPv6 address.
 const HOST_BITS: u32 = 64;
 
 impl Peer {
@@ -55,24 +55,25 @@ impl fmt::Display for Peer {
     }
 }
 
-/// A limit on connections. Those that have chosen a volume count, unless it is said otherwise.
+/// A limit on the connections that have selected a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Limit {
-    /// Those of a peer to one volume: so that others can use that volume, and the same peer others.
+    /// Connections of one peer to one volume. It leaves room for other peers at that volume, and
+    /// for other volumes of that peer.
     PeerOfVolume,
-    /// Those of a peer.
+    /// Connections of one peer.
     Peer,
-    /// Those to a volume.
+    /// Connections to one volume.
     Volume,
-    /// All of them.
+    /// All connections.
     All,
 }
 
 impl Limit {
-    /// All limits, in the order in which they are looked at.
+    /// All limits, in the order in which they are checked.
     pub(super) const ALL: [Self; 4] = [Self::PeerOfVolume, Self::Peer, Self::Volume, Self::All];
 
-    /// How many there may be if there may be `most` in all.
+    /// Returns the value of the limit if there may be `most` connections in all.
     pub(super) fn of(self, most: usize) -> usize {
         let part = match self {
             Self::PeerOfVolume => 4,

@@ -1,10 +1,10 @@
-//! Bytes that all connections of a server have in buffers.
+//! Accounting for the buffers of all connections of a server.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What is accounted for. Requests that wait for something take what there is; a connection that
-/// gets nothing of it goes on with the buffers that are its own, one piece after the other.
+/// The number of bytes in use. Submitted requests share a limited amount. A connection that gets
+/// nothing of it continues with its own buffers, one piece after another.
 #[derive(Debug)]
 pub(super) struct Memory {
     shared: AtomicU64,
@@ -12,7 +12,7 @@ pub(super) struct Memory {
     own: AtomicU64,
 }
 
-/// Bytes that are in use until this is dropped.
+/// A number of bytes in use, until this is dropped.
 #[derive(Debug)]
 pub(super) struct Lease {
     memory: Arc<Memory>,
@@ -25,7 +25,7 @@ impl Memory {
         Arc::new(Self { shared: AtomicU64::new(0), shared_max, own: AtomicU64::new(0) })
     }
 
-    /// Room for the buffer of a request; `None` if there is none.
+    /// Reserves memory for the buffer of a request; `None` if too much is in use.
     pub(super) fn lease(self: &Arc<Self>, bytes: u64) -> Option<Lease> {
         let (set, get) = (Ordering::Relaxed, Ordering::Relaxed);
         let add = |used: u64| used.checked_add(bytes).filter(|&sum| sum <= self.shared_max);
@@ -33,12 +33,12 @@ impl Memory {
         Some(Lease { memory: self.clone(), bytes, is_own: false })
     }
 
-    /// Nothing yet, for the buffers of a connection. They have limits of their own.
+    /// Returns an empty lease for the buffers of a connection, which have limits of their own.
     pub(super) fn own(self: &Arc<Self>) -> Lease {
         Lease { memory: self.clone(), bytes: 0, is_own: true }
     }
 
-    /// All bytes that are in use.
+    /// Returns the number of bytes in use.
     pub(super) fn used(&self) -> u64 {
         let (shared, own) = (&self.shared, &self.own);
         shared.load(Ordering::Relaxed).saturating_add(own.load(Ordering::Relaxed))
@@ -50,7 +50,7 @@ impl Lease {
         self.bytes
     }
 
-    /// The buffers of a connection have grown by so many bytes.
+    /// Records that the buffers of a connection have grown.
     pub(super) fn grow(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
         self.memory.own.fetch_add(bytes as u64, Ordering::Relaxed);

@@ -1,4 +1,5 @@
-//! The haggling over options, without I/O ("Fixed newstyle negotiation").
+//! The negotiation of options, without I/O ("Fixed newstyle negotiation"). `connection` passes the
+//! options of the client to [`Haggle`], and sends the replies.
 
 use std::sync::Arc;
 
@@ -9,27 +10,27 @@ use crate::nbd_protocol::{
     BASE_ALLOCATION, CLONE_HYDRATED, export, info, option, option_reply as answer,
 };
 
-/// Which metadata contexts a client chose. Its identifier is the place of a context in
-/// [`Context::ALL`], and 1.
+/// The metadata contexts that a client selected. The identifier of a context is its index in
+/// [`Context::ALL`] plus 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Contexts {
     chosen: [bool; 2],
 }
 
-/// What can be told of ranges.
+/// A metadata context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Context {
-    /// Holes and zeroes.
+    /// Holes and zeroes (`base:allocation`).
     Allocation,
-    /// What is hydrated.
+    /// Hydrated regions (`clone:hydrated`).
     Hydrated,
 }
 
 impl Context {
-    /// All of them.
+    /// All contexts.
     pub const ALL: [Self; 2] = [Self::Allocation, Self::Hydrated];
 
-    /// Its name.
+    /// Returns the name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Allocation => BASE_ALLOCATION,
@@ -37,12 +38,12 @@ impl Context {
         }
     }
 
-    /// What it is called in replies.
+    /// Returns the identifier in replies.
     pub fn id(self) -> u32 {
         self as u32 + 1
     }
 
-    /// Whether a query names it; `wild` if the namespace alone does.
+    /// Returns whether a query selects this context; with `wild`, also by its namespace alone.
     fn is_meant(self, query: &str, wild: bool) -> bool {
         let (name, namespace) = (self.name(), query.ends_with(':'));
         query == name || wild && namespace && name.starts_with(query)
@@ -50,13 +51,13 @@ impl Context {
 }
 
 impl Contexts {
-    /// Those that are chosen, in the order of their identifiers.
+    /// Returns the selected contexts, in the order of their identifiers.
     pub fn iter(self) -> impl Iterator<Item = Context> {
         Context::ALL.into_iter().filter(move |&context| self.chosen[context as usize])
     }
 
-    /// Of those that are chosen, the ones with these identifiers. `None` if one of them is not
-    /// chosen, or is there twice.
+    /// Returns the selected contexts with these identifiers. `None` if one of them is not selected,
+    /// or is listed twice.
     pub fn only(self, ids: &[u32]) -> Option<Self> {
         let mut only = Self::default();
         for &id in ids {
@@ -69,67 +70,67 @@ impl Contexts {
         Some(only)
     }
 
-    /// Whether none is chosen.
+    /// Returns whether no context is selected.
     pub fn is_empty(self) -> bool {
         self.chosen == [false; 2]
     }
 }
 
-/// How it goes on after an option.
+/// The next step after an option.
 pub enum Next {
-    /// With another one.
+    /// Another option.
     Option,
-    /// The connection ends when the reply is sent.
+    /// Close the connection after the reply.
     HangUp,
-    /// Under TLS, when the reply is sent.
+    /// Start TLS after the reply.
     Tls,
-    /// With requests, when the reply is sent.
+    /// Handle requests after the reply.
     Transmission(Chosen),
 }
 
-/// What came of it.
+/// The result of the negotiation.
 pub struct Chosen {
-    /// The export.
+    /// The exported volume.
     pub volume: Arc<Volume>,
-    /// How requests are answered.
+    /// The format of replies.
     pub style: Style,
-    /// What can be asked about ranges.
+    /// The selected metadata contexts.
     pub contexts: Contexts,
 }
 
-/// Whether there is TLS.
+/// The state of TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Security {
-    /// No, and there will not be.
+    /// No TLS, and none available.
     Plain,
-    /// Not yet, and nothing is told before ("FORCEDTLS mode").
+    /// No TLS yet; the server reveals nothing before ("FORCEDTLS mode").
     Required,
-    /// Yes.
+    /// TLS is active.
     Tls,
 }
 
-/// A client that haggles.
+/// A negotiation with a client.
 pub struct Haggle<'a> {
     volumes: &'a dyn Volumes,
     security: Security,
     no_zeroes: bool,
     style: Style,
-    /// For which volume, and which.
+    /// The volume for which contexts were selected, and the contexts.
     contexts: Option<(String, Contexts)>,
 }
 
 impl<'a> Haggle<'a> {
-    /// A client that has said in its greeting whether it wants [no zeroes](parse::greeting).
+    /// Begins a negotiation. `no_zeroes` is from the [greeting](parse::greeting) of the client.
     pub fn new(volumes: &'a dyn Volumes, security: Security, no_zeroes: bool) -> Self {
         Self { volumes, security, no_zeroes, style: Style::Simple, contexts: None }
     }
 
-    /// TLS has begun: what was agreed on before is void ("`NBD_OPT_STARTTLS`").
+    /// Records that TLS is active. It voids everything negotiated before ("`NBD_OPT_STARTTLS`").
     pub fn secured(&mut self) {
         *self = Self::new(self.volumes, Security::Tls, self.no_zeroes);
     }
 
-    /// An option that was too long to be looked at.
+    /// Rejects an option that is too long.
     pub fn too_long(&self, option: u32, out: &mut Vec<u8>) {
         let kind = match self.security {
             Security::Required => answer::ERR_TLS_REQD,
@@ -138,14 +139,14 @@ impl<'a> Haggle<'a> {
         self.reply(option, kind, b"", out);
     }
 
-    /// Takes an option and puts the replies to it behind `out`.
+    /// Handles an option, and appends the replies to `out`.
     pub fn option(&mut self, option: u32, data: &[u8], out: &mut Vec<u8>) -> Next {
         match (option, self.security) {
             (option::ABORT, _) => {
                 self.reply(option, answer::ACK, b"", out);
                 return Next::HangUp;
             }
-            // There is no reply to it but the end of the connection.
+            // This option has no error reply; the connection has to end.
             (option::EXPORT_NAME, Security::Required) => return Next::HangUp,
             (option::EXPORT_NAME, _) => return self.export_name(data, out),
             (option::STARTTLS, _) => return self.start_tls(data, out),
@@ -167,8 +168,8 @@ impl<'a> Haggle<'a> {
         Next::Option
     }
 
-    /// The export that was chosen by `option` cannot be had now. There is no reply to
-    /// [`option::EXPORT_NAME`] that could say so.
+    /// Refuses the export that `option` selected. [`option::EXPORT_NAME`] has no error reply, so
+    /// the connection ends in that case.
     pub(super) fn refuse(&self, option: u32, why: &str, out: &mut Vec<u8>) -> Next {
         if option == option::EXPORT_NAME {
             return Next::HangUp;
@@ -188,7 +189,7 @@ impl<'a> Haggle<'a> {
     }
 
     fn export_name(&mut self, data: &[u8], out: &mut Vec<u8>) -> Next {
-        // With extended headers it is not allowed, and neither can be told.
+        // The option is not allowed with extended headers, and it has no error reply.
         let volume = parse::string(data).and_then(|name| self.volumes.find(name));
         let Some(volume) = volume.filter(|_| self.style != Style::Extended) else {
             return Next::HangUp;
@@ -225,7 +226,7 @@ impl<'a> Haggle<'a> {
             let mut bytes = Bytes::default();
             let len = u32::try_from(name.len()).unwrap_or(u32::MAX);
             bytes.u32(len).raw(name.as_bytes());
-            // What follows is for people.
+            // The rest of the reply is a description for people.
             if let Some(volume) = self.volumes.find(&name) {
                 bytes.raw(describe(&volume).as_bytes());
             }
@@ -306,7 +307,7 @@ impl<'a> Haggle<'a> {
 const UNKNOWN: &[u8] = b"there is no such export";
 
 impl Chosen {
-    /// What the export can do.
+    /// Returns the flags of the export.
     fn flags(&self) -> u16 {
         let mut flags = export::HAS_FLAGS
             | export::SEND_FLUSH

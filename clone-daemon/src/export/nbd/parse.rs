@@ -1,5 +1,5 @@
-//! What clients send, as functions on bytes. Nothing that is read here is trusted further than it
-//! was checked here.
+//! Parsing of client input, as pure functions. *Invariant:* no value is trusted beyond the checks
+//! made here.
 
 use byteorder::{BigEndian, ByteOrder};
 use thiserror::Error;
@@ -9,38 +9,39 @@ use crate::nbd_protocol::{
     STRING_MAX, command, errno, flag, handshake,
 };
 
-/// The longest payload of a request or of a chunk, in bytes: what every client may count on
-/// ("Size constraints").
+/// Maximum length in bytes of the payload of a request or a chunk: the size that every client may
+/// rely on ("Size constraints").
 pub const PAYLOAD_MAX: u32 = 32 << 20;
 
-/// Bytes before the data of an option: magic 8, option 4, length 4.
+/// Length in bytes of the header of an option: magic 8, option 4, length 4.
 pub const OPTION_BYTES: usize = 16;
 
-/// The longest data of an option that are looked at, in bytes.
+/// Maximum length in bytes of the data of an option that is parsed.
 pub const OPTION_DATA_MAX: u32 = 64 << 10;
 
-/// Why a client is hung up on.
+/// A violation of the protocol that ends the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Violation {
-    /// Flags in the client's greeting that were not offered.
+    /// Flags in the client's greeting that the server did not offer.
     #[error("unknown flags {0:#x} in the greeting")]
     Greeting(u32),
-    /// What should be an option begins with something else.
+    /// The wrong magic in place of that of an option.
     #[error("no option begins with {0:#x}")]
     OptionMagic(u64),
-    /// What should be a request begins with something else.
+    /// The wrong magic in place of that of a request.
     #[error("no request begins with {0:#x}")]
     RequestMagic(u32),
-    /// More data than anybody may send at once.
+    /// More data than a client may send at once.
     #[error("{0} bytes of data, more than the {PAYLOAD_MAX} that a client may send")]
     Payload(u64),
-    /// Something was sent before TLS began that would count as sent under it.
+    /// Input before TLS that would count as sent under TLS.
     #[error("data between NBD_OPT_STARTTLS and its reply")]
     BeforeTls,
 }
 
-/// Whether the client wants no zeroes after the answer to `NBD_OPT_EXPORT_NAME`.
+/// Parses the flags of the client. Returns whether it wants no zeroes after the reply to
+/// `NBD_OPT_EXPORT_NAME`.
 ///
 /// # Errors
 /// [`Violation::Greeting`]: "the server MUST drop the TCP connection if the client sets an unknown
@@ -54,10 +55,10 @@ pub fn greeting(bytes: [u8; 4]) -> Result<bool, Violation> {
     Ok(flags & u32::from(handshake::NO_ZEROES) != 0)
 }
 
-/// The number of an option, and the length of its data.
+/// Parses the header of an option. Returns its number and the length of its data in bytes.
 ///
 /// # Errors
-/// [`Violation::OptionMagic`].
+/// [`Violation::OptionMagic`] if the header has another magic.
 pub fn option(bytes: &[u8; OPTION_BYTES]) -> Result<(u32, u32), Violation> {
     let magic = BigEndian::read_u64(&bytes[..8]);
     if magic != OPTION_MAGIC {
@@ -66,7 +67,7 @@ pub fn option(bytes: &[u8; OPTION_BYTES]) -> Result<(u32, u32), Violation> {
     Ok((BigEndian::read_u32(&bytes[8..12]), BigEndian::read_u32(&bytes[12..])))
 }
 
-/// Takes bytes off the front of data of an option.
+/// Removes fields from the front of the data of an option.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
@@ -94,14 +95,14 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// A string as the protocol wants it ("Conventions").
+/// Parses a string of the protocol ("Conventions"): UTF-8 without NUL, at most 4096 bytes.
 pub fn string(bytes: &[u8]) -> Option<&str> {
     let is_good = bytes.len() <= STRING_MAX && !bytes.contains(&0);
     std::str::from_utf8(bytes).ok().filter(|_| is_good)
 }
 
-/// The data of `NBD_OPT_INFO` and `NBD_OPT_GO`: the export, and what is to be told of it. `None` if
-/// they make no sense.
+/// Parses the data of `NBD_OPT_INFO` and `NBD_OPT_GO`: the name of the export, and the kinds of
+/// information that the client wants. `None` if they are malformed.
 pub fn info(data: &[u8]) -> Option<(&str, Vec<u16>)> {
     let mut fields = Fields(data);
     let name = fields.string()?;
@@ -111,13 +112,13 @@ pub fn info(data: &[u8]) -> Option<(&str, Vec<u16>)> {
     Some((name, wanted))
 }
 
-/// The data of `NBD_OPT_LIST_META_CONTEXT` and `NBD_OPT_SET_META_CONTEXT`: the export, and the
-/// queries. `None` if they make no sense.
+/// Parses the data of `NBD_OPT_LIST_META_CONTEXT` and `NBD_OPT_SET_META_CONTEXT`: the name of the
+/// export, and the queries. `None` if they are malformed.
 pub fn meta_context(data: &[u8]) -> Option<(&str, Vec<&str>)> {
     let mut fields = Fields(data);
     let name = fields.string()?;
     let count = fields.u32()?;
-    // Each takes four bytes at least, so that no count makes this longer than the data.
+    // Each query takes at least four bytes, so no count makes this longer than the data.
     let queries = (0..count).map(|_| fields.string()).collect::<Option<Vec<&str>>>()?;
     fields.end()?;
     Some((name, queries))
@@ -130,23 +131,26 @@ pub struct Request {
     pub flags: u16,
     /// One of [`command`].
     pub command: u16,
-    /// What the reply begins with.
+    /// The client's cookie, which the reply repeats.
     pub cookie: u64,
-    /// Where the range begins, in bytes.
+    /// Start of the range in bytes.
     pub offset: u64,
-    /// Bytes of the range, or of the payload.
+    /// Length in bytes of the range, or of the payload.
     pub length: u64,
 }
 
-/// Bytes of the header of a request.
+/// Returns the length of the header of a request in bytes.
 pub fn request_bytes(extended: bool) -> usize {
     if extended { EXTENDED_REQUEST_BYTES } else { REQUEST_BYTES }
 }
 
-/// The request that `bytes`, [`request_bytes`] of them, begin.
+/// Parses the header of a request from the first [`request_bytes`] of `bytes`.
 ///
 /// # Errors
-/// [`Violation::RequestMagic`].
+/// [`Violation::RequestMagic`] if the header has another magic.
+///
+/// # Panics
+/// If `bytes` are shorter than that.
 pub fn request(bytes: &[u8], extended: bool) -> Result<Request, Violation> {
     let (wanted, len) = match extended {
         true => (EXTENDED_REQUEST_MAGIC, BigEndian::read_u64(&bytes[24..32])),
@@ -165,32 +169,32 @@ pub fn request(bytes: &[u8], extended: bool) -> Result<Request, Violation> {
     })
 }
 
-/// What was agreed on, as far as it decides which requests make sense.
+/// The negotiated features that decide which requests are valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
-    /// Bytes of the export.
+    /// Size of the export in bytes.
     pub size_bytes: u64,
-    /// Replies may have chunks.
+    /// True if replies may have chunks.
     pub structured: bool,
-    /// Headers are extended.
+    /// True if headers are extended.
     pub extended: bool,
-    /// There are metadata contexts.
+    /// True if metadata contexts were selected.
     pub contexts: bool,
 }
 
-/// What a request is for.
+/// The operation of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
-    /// Read; in one chunk, if it must be.
+    /// Read.
     Read {
-        /// In one chunk.
+        /// True if the data must be one chunk.
         whole: bool,
     },
-    /// Write what follows.
+    /// Write the payload.
     Write,
-    /// Hang up, when all is answered.
+    /// Close the connection after all replies.
     Disconnect,
-    /// Make durable what was answered.
+    /// Make all answered writes durable.
     Flush,
     /// Discard.
     Trim,
@@ -198,33 +202,33 @@ pub enum Task {
     Cache,
     /// Write zeroes.
     Zero {
-        /// It may become a hole.
+        /// True if the range may become a hole.
         deallocate: bool,
-        /// Only if it takes no writing.
+        /// True to fail if zeroes would have to be written.
         fast: bool,
     },
-    /// Tell of a range.
+    /// Report the status of a range.
     Status {
-        /// One extent.
+        /// True to report one extent only.
         one: bool,
-        /// Of contexts that are named in the payload, together with the length of the range.
+        /// True if the payload has the contexts and the length of the range.
         chosen: bool,
     },
 }
 
 impl Request {
-    /// Whether it is to be answered only when it is durable.
+    /// Returns whether the reply must wait until the data are durable.
     pub fn durable(&self) -> bool {
         self.flags & flag::FUA != 0
     }
 
-    /// Bytes of payload that follow the header.
+    /// Returns the length in bytes of the payload after the header.
     ///
     /// A write always has a payload. With extended headers its flag must say so too, but QEMU's
-    /// client (10.0) does not set the flag, and QEMU's server takes such writes.
+    /// client (10.0) does not set the flag, and QEMU's server accepts such writes.
     ///
     /// # Errors
-    /// [`Violation::Payload`].
+    /// [`Violation::Payload`] if it is longer than [`PAYLOAD_MAX`].
     pub fn payload(&self, extended: bool) -> Result<u32, Violation> {
         let is_write = self.command == command::WRITE;
         let told = extended && self.flags & flag::PAYLOAD_LEN != 0;
@@ -235,12 +239,13 @@ impl Request {
         len.ok_or(Violation::Payload(self.length))
     }
 
-    /// What it asks for, if it makes sense; else the error that it is answered with. The payload
-    /// follows in both cases. The range of [`Task::Status`] with a payload has to be
+    /// Validates the request and returns its operation, or else the error for the reply. The
+    /// payload follows in both cases. The range of a [`Task::Status`] with a payload has to be
     /// [checked](Self::check_range) when its length is known.
     ///
     /// # Errors
-    /// One of [`errno`].
+    /// - [`errno::EINVAL`]: the command is unknown, a flag is not allowed, or the range is invalid.
+    /// - [`errno::ENOSPC`], [`errno::EOVERFLOW`]: see [`check_range`](Self::check_range).
     pub fn task(&self, terms: &Terms) -> Result<Task, u32> {
         let has = |flag| self.flags & flag != 0;
         let (task, allowed) = match self.command {
@@ -264,7 +269,7 @@ impl Request {
             }
             _ => return Err(errno::EINVAL),
         };
-        // FUA is allowed on all of them ("Command flags").
+        // All commands may have FUA ("Command flags").
         if self.flags & !(allowed | flag::FUA) != 0 {
             return Err(errno::EINVAL);
         }
@@ -276,10 +281,13 @@ impl Request {
         Ok(task)
     }
 
-    /// Checks the range of `length` bytes that `task` is about.
+    /// Checks the range of `task`, which is `length` bytes long.
     ///
     /// # Errors
-    /// One of [`errno`].
+    /// - [`errno::ENOSPC`]: a write extends past the end of the export.
+    /// - [`errno::EOVERFLOW`]: a read is longer than [`PAYLOAD_MAX`], and replies have chunks.
+    /// - [`errno::EINVAL`]: another range extends past the end or is too long, or the range of
+    ///   a status request is empty.
     pub fn check_range(&self, task: Task, length: u64, terms: &Terms) -> Result<(), u32> {
         let end = self.offset.checked_add(length);
         if end.is_none_or(|end| end > terms.size_bytes) {
@@ -290,15 +298,15 @@ impl Request {
             Task::Read { .. } if length > PAYLOAD_MAX.into() => {
                 Err(if terms.structured { errno::EOVERFLOW } else { errno::EINVAL })
             }
-            // A reply has one extent at least, and none is empty.
+            // A reply needs at least one extent, and no extent is empty.
             Task::Status { .. } if length == 0 => Err(errno::EINVAL),
             _ => Ok(()),
         }
     }
 }
 
-/// The payload of `NBD_CMD_BLOCK_STATUS`: the length of the range, and the contexts to tell of.
-/// `None` if it makes no sense.
+/// Parses the payload of `NBD_CMD_BLOCK_STATUS`: the length of the range in bytes, and the
+/// identifiers of the contexts. `None` if it is malformed.
 pub fn status_payload(payload: &[u8]) -> Option<(u64, Vec<u32>)> {
     let (length, ids) = payload.split_at_checked(8)?;
     let (ids, rest) = ids.as_chunks::<4>();

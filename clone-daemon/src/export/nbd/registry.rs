@@ -1,4 +1,5 @@
-//! The connections of a server.
+//! The registry of a server's connections. `connection` registers each one, and enters it for its
+//! volume at the end of the negotiation.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::Shutdown;
@@ -12,49 +13,49 @@ use tracing::{info, warn};
 use crate::export::nbd::channel::Channel;
 use crate::export::nbd::limits::{Limit, Peer};
 
-/// Refusals are logged no more often than this.
+/// Minimum interval between log messages about refusals.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 
-/// How long a connection that was cut may take to end before it is left alone.
+/// Time limit for a cut connection to end before it is abandoned.
 const CUT: Duration = Duration::from_secs(1);
 
-/// How many connections there may be that were cut and have not ended.
+/// Maximum number of connections that were cut and have not ended.
 const CUT_MAX: usize = 1024;
 
-/// All connections.
+/// All connections of a server.
 ///
-/// *Invariant:* of those that have a volume there are never more than the [`Limit`]s say. Those
-/// that are still haggling have the limits of a peer and of all for themselves, so that who is
-/// refused can be told why; the oldest of them make way for new ones. One that was cut does not
-/// count any more, and nobody waits for its end.
+/// *Invariant:* the connections that have a volume never exceed the [`Limit`]s. Connections that
+/// are still negotiating have separate limits (for each peer and in all), so that a refused client
+/// can be told the reason; the oldest of them are cut for new ones. A cut connection does not count
+/// any more, and no thread waits for its end.
 #[derive(Debug)]
 pub(super) struct Registry {
     limits: Limits,
     state: Mutex<State>,
-    /// A connection is gone.
+    /// Signalled when a connection has ended.
     gone: Condvar,
-    /// Connections that got no volume for want of room, and those that were cut to make room.
+    /// Number of connections refused because of a limit, and of those cut for others.
     pub(super) refused: AtomicU64,
     pub(super) evicted: AtomicU64,
 }
 
-/// What bounds connections.
+/// The limits of connections.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// Connections that have a volume.
+    /// Maximum number of connections that have a volume.
     pub(super) most: usize,
-    /// One that has never asked for anything may be cut when it has been silent so long.
+    /// A connection that never sent a request may be cut after this time of silence.
     pub(super) unused: Duration,
-    /// One that has asked for something.
+    /// The same for a connection that has sent a request.
     pub(super) idle: Duration,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// By number, in the order in which they came.
+    /// Connections by number, in the order of their arrival.
     connections: BTreeMap<u64, Connection>,
     last: u64,
-    /// Their threads, also of those that are gone but for that.
+    /// The threads of the connections, including threads that have not quite ended.
     threads: Vec<JoinHandle<()>>,
     told: Option<Instant>,
 }
@@ -63,12 +64,12 @@ struct State {
 struct Connection {
     channel: Arc<Channel>,
     peer: Peer,
-    /// The name of its volume, once it has one.
+    /// Name of the volume, after the negotiation.
     volume: Option<String>,
 }
 
 impl Connection {
-    /// Whether it counts.
+    /// Returns whether the connection counts.
     fn is_here(&self) -> bool {
         !self.channel.is_cut()
     }
@@ -79,7 +80,8 @@ impl Connection {
 }
 
 impl State {
-    /// Those of `limit` that have a volume, as seen by `peer` that is about to have `volume`.
+    /// Returns the connections with a volume that count for `limit`, for a new connection of `peer`
+    /// to `volume`.
     fn group<'a>(
         &'a self,
         limit: Limit,
@@ -101,7 +103,7 @@ impl State {
     }
 }
 
-/// How many of the connections each peer has.
+/// Counts the connections of each peer.
 fn by_peer<'a>(connections: impl Iterator<Item = &'a Connection>) -> HashMap<Peer, usize> {
     let mut counts = HashMap::new();
     connections.for_each(|connection| *counts.entry(connection.peer).or_default() += 1);
@@ -118,8 +120,8 @@ impl Registry {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The number of a new connection, which haggles. `None` if there are too many that do not end
-    /// though they were cut.
+    /// Registers a new connection, which is negotiating, and returns its number. `None` if too many
+    /// cut connections have not ended.
     pub(super) fn add(&self, channel: &Arc<Channel>, peer: Peer) -> Option<u64> {
         let mut state = self.lock();
         let haggling = state.connections.values().filter(|connection| connection.haggles());
@@ -137,7 +139,7 @@ impl Registry {
             oldest.channel.cut();
             self.refused.fetch_add(1, Ordering::Relaxed);
         }
-        // Of those that were cut none takes long, unless it waits for a device.
+        // A cut connection ends soon, unless it waits for a device.
         if state.connections.len() >= most.saturating_mul(2).saturating_add(CUT_MAX) {
             self.refused.fetch_add(1, Ordering::Relaxed);
             self.tell(&mut state, peer, &"too many that were cut have not ended");
@@ -149,30 +151,30 @@ impl Registry {
         Some(id)
     }
 
-    /// The thread of a connection has been started.
+    /// Records the thread of a connection.
     pub(super) fn started(&self, thread: JoinHandle<()>) {
         let mut state = self.lock();
         state.threads.retain(|thread| !thread.is_finished());
         state.threads.push(thread);
     }
 
-    /// A connection is gone.
+    /// Removes a connection that has ended.
     pub(super) fn remove(&self, id: u64) {
         self.lock().connections.remove(&id);
         self.gone.notify_all();
     }
 
-    /// A connection has a volume from now on, unless there are too many.
+    /// Enters a connection for a volume. Idle connections are cut if that is needed.
     ///
     /// # Errors
-    /// The limit that is reached.
+    /// The limit that is reached, if no idle connection can be cut for it.
     pub(super) fn enter(&self, id: u64, volume: &str) -> Result<(), Limit> {
         let mut state = self.lock();
-        // It may be gone, or be about to go.
+        // The connection may have ended, or be about to end.
         let Some(peer) = state.connections.get(&id).map(|connection| connection.peer) else {
             return Ok(());
         };
-        // Nothing is cut in vain: for each limit that is reached there must be one that can go.
+        // Nothing is cut in vain: each reached limit must have an idle connection to cut.
         let is_full = |state: &State, limit: Limit| {
             state.group(limit, peer, volume).count() >= limit.of(self.limits.most)
         };
@@ -200,7 +202,8 @@ impl Registry {
         Ok(())
     }
 
-    /// The one that can go: of the peer that has most of them, the one that was silent longest.
+    /// Finds the connection to cut: an idle one of the peer that has the most connections, and
+    /// among those the one with the longest silence.
     fn find_idle<'a>(
         &self,
         group: impl Iterator<Item = &'a Connection> + Clone,
@@ -229,27 +232,27 @@ impl Registry {
         }
     }
 
-    /// How many there are, with those that haggle and those that are about to go.
+    /// Returns the number of connections, including those that are negotiating or ending.
     pub(super) fn len(&self) -> usize {
         self.lock().connections.len()
     }
 
-    /// How many have chosen `volume`, and were not cut.
+    /// Returns the number of connections to `volume` that were not cut.
     pub(super) fn len_of(&self, volume: &str) -> usize {
         self.lock().group(Limit::Volume, Peer::Unknown, volume).count()
     }
 
-    /// How many haggle.
+    /// Returns the number of connections that are negotiating.
     pub(super) fn haggling(&self) -> usize {
         self.lock().connections.values().filter(|connection| connection.haggles()).count()
     }
 
-    /// How many may have a volume.
+    /// Returns the maximum number of connections that have a volume.
     pub(super) fn most(&self) -> usize {
         self.limits.most
     }
 
-    /// Cuts those of a volume.
+    /// Cuts the connections to a volume.
     pub(super) fn cut_volume(&self, volume: &str) {
         for connection in self.lock().connections.values() {
             if connection.volume.as_deref() == Some(volume) {
@@ -258,9 +261,10 @@ impl Registry {
         }
     }
 
-    /// Lets nothing more come from clients, waits until all are answered and gone, but no longer
-    /// than until `deadline`, and cuts the others. One that does not end even then waits for a
-    /// device, or for a source that will be given up later: it ends by itself when that answers.
+    /// Ends all connections: stops all input, waits until all requests are answered or until
+    /// `deadline`, and cuts the remaining connections. A connection that does not end even then
+    /// waits for a device, or for a source that will be abandoned later; it ends when that
+    /// responds.
     pub(super) fn end(&self, deadline: Instant) {
         let state = self.lock();
         for connection in state.connections.values() {
@@ -281,7 +285,7 @@ impl Registry {
         }
         for thread in threads {
             if left == 0 || thread.is_finished() {
-                // What it panicked of, if it did, has been told on stderr.
+                // If it panicked, the message is on stderr already.
                 let _ = thread.join();
             }
         }

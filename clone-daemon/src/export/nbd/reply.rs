@@ -1,11 +1,11 @@
-//! Replies: how they are written as bytes, and how they get to the client.
+//! Encoding of replies, and their way to the client.
 //!
-//! *Invariant:* the headers of replies exist only in here, and each is tied to its payload. A
-//! `Message` is a header with all of its payload. Where data are read straight into the buffer
-//! that is sent, `Replies::data` adds header and data, or nothing. What is too long for a buffer
-//! is a `LongReply`, which has the only `Writer` of the connection
-//! from its first byte to its last; if it is given up before that, the connection ends. So nothing
-//! can come between a header and its payload, whatever other threads do meanwhile.
+//! *Invariant:* headers of replies exist only in this module, and each is tied to its payload. A
+//! `Message` is a header with its whole payload. For data that are read directly into the send
+//! buffer, `Replies::data` adds the header and the data, or nothing. Data that are too long for
+//! a buffer are sent by a `LongReply`. It owns the only `Writer` of the connection from its first
+//! to its last byte; if it is dropped before its end, the connection ends. So nothing can come
+//! between a header and its payload, whatever other threads do.
 
 use byteorder::{BigEndian, ByteOrder};
 
@@ -18,29 +18,29 @@ use crate::nbd_protocol::{
 mod outbox;
 mod outgoing;
 
-/// Which replies a client understands.
+/// The format of replies that was negotiated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
-    /// Simple ones.
+    /// Simple replies only.
     Simple,
-    /// Chunks too.
+    /// Simple replies and chunks.
     Structured,
-    /// Only chunks, with extended headers.
+    /// Chunks with extended headers only.
     Extended,
 }
 
-/// The request that is answered.
+/// The part of a request that its reply needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket {
-    /// How it is answered.
+    /// The format of the reply.
     pub style: Style,
-    /// What the client calls it.
+    /// The client's cookie for the request.
     pub cookie: u64,
-    /// Its offset, which extended replies repeat.
+    /// Offset of the request in bytes, which extended replies repeat.
     pub offset: u64,
 }
 
-/// Numbers are put behind each other, as the protocol wants them.
+/// A byte string that is built from big-endian numbers.
 #[derive(Debug, Default)]
 pub(super) struct Bytes(pub(super) Vec<u8>);
 
@@ -69,11 +69,11 @@ impl Bytes {
     }
 }
 
-/// The most bytes of a header, with the offset that comes before the data of a read.
+/// Maximum length of a header in bytes, including the offset before the data of a read.
 const HEAD_MAX: usize = 40;
 
-/// A header, and what a chunk of data says before the data. It is of no use without its payload:
-/// nothing outside of this module can have one.
+/// A header, including the offset before the data of a read. It is useless without its payload, so
+/// nothing outside this module can obtain one.
 #[derive(Clone, Copy, Debug)]
 struct Head {
     bytes: [u8; HEAD_MAX],
@@ -86,7 +86,7 @@ impl Head {
     }
 }
 
-/// A whole simple reply, or a whole chunk of a reply: a header, and as much payload as it says.
+/// A whole simple reply, or a whole chunk: a header with the payload that it announces.
 #[derive(Debug)]
 pub(super) struct Message {
     head: Head,
@@ -110,7 +110,7 @@ impl Ticket {
             BigEndian::write_u64(&mut bytes[24..32], payload as u64);
             (EXTENDED_REPLY_MAGIC, 32)
         } else {
-            // No payload comes near to 4 GiB: a read has 32 MiB at most.
+            // No payload approaches 4 GiB: a read has at most 32 MiB.
             let payload = u32::try_from(payload).unwrap_or(u32::MAX);
             BigEndian::write_u32(&mut bytes[16..20], payload);
             (STRUCTURED_REPLY_MAGIC, 20)
@@ -127,8 +127,8 @@ impl Ticket {
         Head { bytes, len: 16 }
     }
 
-    /// What comes before `len` bytes of data from `offset` on. After the `last` of them the request
-    /// is answered. A simple reply has all data of its request, so it is the last one.
+    /// Returns the header for `len` bytes of data at `offset`; `last` if they complete the reply.
+    /// A simple reply has all data of its request, so it always completes it.
     fn data_head(&self, offset: u64, len: usize, last: bool) -> Head {
         if self.style == Style::Simple {
             return self.simple_head(0);
@@ -147,8 +147,8 @@ impl Ticket {
         Message { head: self.simple_head(error), payload: Vec::new() }
     }
 
-    /// The request is done, and there are no data, or all have been sent in chunks; `is_read` if it
-    /// was a read, which is answered by chunks if anything is ("Structured reply chunk message").
+    /// Returns the message for success without further data. `is_read` is true for a read, which is
+    /// answered by chunks if they were negotiated ("Structured reply chunk message").
     pub(super) fn done(&self, is_read: bool) -> Message {
         match self.style {
             Style::Simple => self.simple(0),
@@ -157,19 +157,19 @@ impl Ticket {
         }
     }
 
-    /// Data from `offset` on. After the `last` ones the request is answered.
+    /// Returns a message with the data at `offset`; `last` if they complete the reply.
     pub(super) fn data(&self, offset: u64, data: Vec<u8>, last: bool) -> Message {
         Message { head: self.data_head(offset, data.len(), last), payload: data }
     }
 
-    /// A hole of `len` bytes at `offset`; no simple reply can tell of it.
+    /// Returns a chunk for a hole of `len` bytes at `offset`. Simple replies have no holes.
     pub(super) fn hole(&self, offset: u64, len: u32, last: bool) -> Message {
         let mut bytes = Bytes::default();
         bytes.u64(offset).u32(len);
         self.chunk(done(last), chunk::OFFSET_HOLE, bytes.0)
     }
 
-    /// The request failed, for a reason that people may read.
+    /// Returns the message for a failed request; `reason` is a text for people.
     pub(super) fn error(&self, error: u32, reason: &str) -> Message {
         if self.style == Style::Simple {
             return self.simple(error);
@@ -180,7 +180,7 @@ impl Ticket {
         self.chunk(chunk::DONE, chunk::ERROR, bytes.0)
     }
 
-    /// The extents of a context: their lengths and flags.
+    /// Returns a chunk with the extents of a context: their lengths in bytes and their flags.
     pub(super) fn status(&self, context: u32, extents: &[(u64, u32)], last: bool) -> Message {
         let mut bytes = Bytes::default();
         bytes.u32(context);
@@ -198,12 +198,12 @@ impl Ticket {
     }
 }
 
-/// The flags of a chunk.
+/// Returns the flags of a chunk.
 fn done(last: bool) -> u16 {
     if last { chunk::DONE } else { 0 }
 }
 
-/// A reply to an option.
+/// Appends a reply to an option.
 pub(super) fn option(out: &mut Bytes, option: u32, kind: u32, data: &[u8]) {
     let len = u32::try_from(data.len()).unwrap_or(u32::MAX);
     out.u64(OPTION_REPLY_MAGIC).u32(option).u32(kind).u32(len).raw(data);

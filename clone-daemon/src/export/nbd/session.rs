@@ -1,4 +1,5 @@
-//! The transmission phase of a connection: requests come, and are answered as they finish.
+//! The transmission phase of a connection: the receiver thread handles requests, and each is
+//! answered when it completes.
 
 use std::io;
 use std::sync::Arc;
@@ -20,22 +21,22 @@ use crate::nbd_protocol::errno;
 mod read;
 mod write;
 
-/// How a connection ended.
+/// The reason why a connection ended.
 #[derive(Debug, Error)]
 pub(super) enum Ended {
-    /// The client hung up, or asked for it.
+    /// The client closed the connection, or asked for that.
     #[error("the client hung up")]
     Client,
-    /// It cannot be received or sent.
+    /// Receiving or sending failed.
     #[error("the connection failed")]
     Io(#[from] io::Error),
-    /// The client does what is not allowed.
+    /// The client violated the protocol.
     #[error(transparent)]
     Violation(#[from] Violation),
-    /// A read failed after its reply had begun, and there is no other way to say so.
+    /// A read failed after its reply had begun, and there is no other way to report it.
     #[error("a read failed in the middle of its reply")]
     HalfRead,
-    /// The volume is not served any more.
+    /// The volume is not exported any more.
     #[error("the volume was removed")]
     Removed,
 }
@@ -52,7 +53,7 @@ impl From<Torn> for Ended {
     }
 }
 
-/// A connection that has an export.
+/// A connection to a volume.
 pub(super) struct Session {
     asker: Asker,
     region_bytes: u64,
@@ -62,7 +63,7 @@ pub(super) struct Session {
     inbox: Inbox,
     replies: Replies,
     memory: Arc<Memory>,
-    /// A stretch that was data when it was asked for; it costs nothing to believe it.
+    /// A stretch that was reported as data. Treating it as data later is always correct.
     data: ByteRange,
 }
 
@@ -94,8 +95,8 @@ impl Session {
         }
     }
 
-    /// Serves the client until it hangs up, or has to be hung up on. What has been answered by
-    /// then is sent.
+    /// Serves the client until it closes the connection or the connection has to end. Replies that
+    /// are complete by then are sent.
     pub(super) fn run(&mut self) -> Ended {
         let header = parse::request_bytes(self.terms.extended);
         loop {
@@ -117,7 +118,7 @@ impl Session {
         Ok(self.replies.flush_many()?)
     }
 
-    /// Receives until there are `len` bytes. Before it waits all replies are sent.
+    /// Receives until `len` bytes are there. All replies are sent before it waits.
     fn need(&mut self, len: usize) -> Result<(), Ended> {
         while self.inbox.have().len() < len {
             self.replies.flush()?;
@@ -137,7 +138,7 @@ impl Session {
                 return Ok(());
             }
         };
-        // It has been checked that it lies on the export.
+        // The range was checked against the size of the export.
         let range = request.offset..request.offset.saturating_add(request.length);
         match task {
             Task::Read { whole } => self.read(ticket, range, whole),
@@ -195,28 +196,28 @@ impl Session {
         self.replies.put(&answer(ticket, operation, result));
     }
 
-    /// Whether zeroes take no copying, and little writing: where a region is covered in part, it
-    /// has to be hydrated, and something has to be left to be punched. That the destination can
-    /// punch holes is taken for granted: nobody knows before it is tried.
+    /// Returns whether zeroing `range` needs no copy and little writing: regions that it covers in
+    /// part must be hydrated, and the range must contain something to punch. The destination is
+    /// assumed to support holes, since only trying would show it.
     fn is_fast(&self, range: &ByteRange) -> bool {
         let is_there = |at: u64| {
             let covers = at.is_multiple_of(self.region_bytes) || at == self.terms.size_bytes;
             covers
                 || matches!(self.asker.user.hydrated(&(at..at.saturating_add(1))), Some((true, _)))
         };
-        // Wherever it begins, that holds a whole block, which can become a hole.
+        // Wherever the range starts, it then contains a whole block, which can become a hole.
         let enough = self.asker.user.block_bytes().saturating_mul(2);
         range.end - range.start >= enough && is_there(range.start) && is_there(range.end)
     }
 
-    /// Sends the replies that there are before the source is asked what it knows of `range`: it may
-    /// be far away, and need not be asked of what is hydrated.
+    /// Sends the pending replies before the source is asked for extents of `range`, because it may
+    /// be slow. Not needed if the range is hydrated.
     fn before_source(&mut self, range: &ByteRange) -> io::Result<()> {
         if self.asker.is_there(range) { Ok(()) } else { self.replies.flush() }
     }
 
-    /// Room for the buffer of a request. Waits until the connection may have more; `None` if all
-    /// connections together have too much: then it is done in pieces.
+    /// Reserves memory for the buffer of a request. Waits until the connection may have more;
+    /// `None` if all connections together use too much, and the request has to be done in pieces.
     fn lease(&mut self, bytes: u64) -> Result<Option<Lease>, Ended> {
         if !self.replies.outbox().has_room(bytes) {
             self.replies.flush()?;
@@ -225,7 +226,7 @@ impl Session {
         Ok(self.memory.lease(bytes))
     }
 
-    /// Asks for something without data, and goes on.
+    /// Submits a request without data.
     fn submit(
         &mut self,
         ticket: Ticket,
@@ -233,7 +234,7 @@ impl Session {
         range: ByteRange,
         durable: bool,
     ) -> Result<(), Ended> {
-        // No room is needed for a buffer, and a place will be free.
+        // An empty buffer needs no memory, and `lease` waits for a free slot.
         let Some(lease) = self.lease(0)? else { return Err(io::Error::other("no room").into()) };
         let slot = self.replies.outbox().slot(lease);
         self.asker.user.submit(operation, range, durable, Vec::new(), move |result, _| {
@@ -242,7 +243,7 @@ impl Session {
         Ok(())
     }
 
-    /// Tells of a range.
+    /// Handles a request for the status of a range.
     fn status(
         &mut self,
         request: &Request,
@@ -284,10 +285,11 @@ impl Session {
     }
 }
 
-/// Room for a length and more contexts than there are.
+/// Maximum length in bytes of the payload of a status request: room for a length and more contexts
+/// than exist.
 const STATUS_PAYLOAD_MAX: usize = 4096;
 
-/// What the protocol calls an error ("Error values").
+/// Returns the error of the protocol ("Error values").
 fn errno_of(operation: Operation, error: RequestError) -> u32 {
     let writes =
         matches!(operation, Operation::Write | Operation::WriteZeroes { .. } | Operation::Discard);
@@ -295,14 +297,14 @@ fn errno_of(operation: Operation, error: RequestError) -> u32 {
         RequestError::PastEnd if matches!(operation, Operation::Discard) => errno::EINVAL,
         RequestError::PastEnd | RequestError::Full(_) if writes => errno::ENOSPC,
         RequestError::PastEnd => errno::EINVAL,
-        // What was written before may be lost: for a flush that is worse than not being allowed.
+        // A flush does not get EPERM: earlier writes may be lost, which is worse.
         RequestError::ReadOnly if writes => errno::EPERM,
         RequestError::Stopped => errno::ESHUTDOWN,
         _ => errno::EIO,
     }
 }
 
-/// The reply to a request that has no data.
+/// Returns the reply to a request without data.
 fn answer(ticket: Ticket, operation: Operation, result: Result<(), RequestError>) -> Message {
     match result {
         Ok(()) => ticket.done(false),
@@ -314,20 +316,20 @@ fn failure(ticket: Ticket, operation: Operation, error: RequestError) -> Message
     ticket.error(errno_of(operation, error), &error.to_string())
 }
 
-/// The clone, as this connection uses it.
+/// The access of this connection to the clone.
 struct Asker {
     user: User,
     channel: Arc<Channel>,
 }
 
 impl Asker {
-    /// Whether all of `range` is hydrated.
+    /// Returns whether all of `range` is hydrated.
     fn is_there(&self, range: &ByteRange) -> bool {
         matches!(self.user.hydrated(range), Some((true, end)) if end >= range.end)
     }
 
-    /// Asks for something and waits for it, but not for ever if the connection is cut. Whoever
-    /// calls this has sent the replies that there are.
+    /// Submits a request and waits for it, unless the connection is cut. The caller must have sent
+    /// the pending replies.
     fn ask(
         &self,
         operation: Operation,
@@ -337,7 +339,7 @@ impl Asker {
     ) -> Result<(Result<(), RequestError>, Vec<u8>), Ended> {
         let (done, wait) = mpsc::sync_channel(1);
         self.user.submit(operation, range, durable, buffer, move |result, buffer| {
-            // It may have been given up.
+            // The receiver is gone if the connection was cut.
             let _ = done.send((result, buffer));
         });
         loop {

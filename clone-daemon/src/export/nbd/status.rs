@@ -1,4 +1,4 @@
-//! What is told of ranges ("Metadata querying").
+//! The status of ranges ("Metadata querying").
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -9,17 +9,18 @@ use crate::export::nbd::negotiation::Context;
 use crate::export::volume::User;
 use crate::nbd_protocol::{allocation, hydrated};
 
-/// The most extents of a reply; a client asks again for the rest.
+/// Maximum number of extents in a reply. A client asks again for the rest.
 const EXTENTS_MAX: usize = 2048;
 
-/// After so many stretches that were merged it is enough, too.
+/// Maximum number of stretches that are looked up for a reply, including merged ones.
 const STRETCHES_MAX: usize = 4 * EXTENTS_MAX;
 
-/// After that time it is enough. A source that is far away may take long for each.
+/// Time limit for a reply. Each lookup can be slow if the source is distant.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// The extents, lengths and flags, that `range` begins with, of which there is one at least: only
-/// that if `one` is true. None ends after the range, which is not empty and lies on the volume.
+/// Returns extents (lengths in bytes and flags) from the start of `range` on: at least one, and
+/// only one if `one` is true. None extends past the end of the range. The range must not be empty,
+/// and must lie on the volume.
 pub(super) fn extents(
     user: &User,
     context: Context,
@@ -54,8 +55,8 @@ fn add(extents: &mut Vec<(u64, u32)>, len: u64, flags: u32, one: bool) -> Contro
     ControlFlow::Continue(())
 }
 
-/// The flags of what `range` begins with, and where that ends. What is not known is data, and not
-/// hydrated: that is right for every range.
+/// Returns the flags at the start of `range`, and the end of the stretch with these flags in bytes.
+/// A stretch of unknown state is reported as data and not hydrated, which is always correct.
 fn stretch(user: &User, context: Context, range: &ByteRange) -> (u32, u64) {
     let Some((is_hydrated, end)) = user.hydrated(range) else { return (0, range.end) };
     match context {

@@ -1,4 +1,4 @@
-//! TLS by certificates ("TLS support"): what the server shows, and whom it lets in.
+//! TLS for the server ("TLS support"): its own certificate, and the check of those of clients.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,30 +12,30 @@ use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use thiserror::Error;
 
-/// Why there is no TLS.
+/// An error while TLS is set up.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum TlsError {
-    /// A file cannot be read, or holds something else.
+    /// A file cannot be read, or has other contents.
     #[error("cannot read {what} from {}", path.display())]
     File {
-        /// What should be in it.
+        /// The expected contents.
         what: &'static str,
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The reason.
         #[source]
         source: pem::Error,
     },
-    /// What is in the files does not fit together, or cannot be used.
+    /// The certificate and the key do not match, or cannot be used.
     #[error("the certificate or its key cannot be used")]
     Unusable(#[from] rustls::Error),
-    /// Clients cannot be checked with what was given for that.
+    /// The authority for client certificates cannot be used.
     #[error("the certificate that clients are checked with cannot be used")]
     ClientAuthority(#[from] VerifierBuilderError),
 }
 
-/// What a server needs for TLS. With it nothing is told without.
+/// The TLS configuration of a server. With it, the server reveals nothing to clients without TLS.
 #[derive(Clone)]
 pub struct TlsOptions {
     config: Arc<ServerConfig>,
@@ -48,12 +48,14 @@ impl fmt::Debug for TlsOptions {
 }
 
 impl TlsOptions {
-    /// A server that shows the chain of certificates in the first file, its own first, whose key
-    /// is in the second. Clients have to show one that is signed by one in the third, if that is
-    /// given. All files are PEM.
+    /// Loads the configuration from PEM files. `certificates` is the chain of the server, its own
+    /// certificate first, and `key` its private key. With `client_authority`, clients have to
+    /// present a certificate issued by an authority in that file.
     ///
     /// # Errors
-    /// [`TlsError`].
+    /// - [`TlsError::File`]: a file cannot be read, or has other contents.
+    /// - [`TlsError::Unusable`]: the certificate and the key do not match, or cannot be used.
+    /// - [`TlsError::ClientAuthority`]: the authorities cannot be used to check clients.
     pub fn load(
         certificates: &Path,
         key: &Path,
@@ -86,7 +88,7 @@ impl TlsOptions {
     }
 }
 
-/// The longest file of certificates or keys, in bytes.
+/// Maximum size of a PEM file in bytes.
 const PEM_MAX: u64 = 16 << 20;
 
 fn read_pem(path: &Path) -> Result<Vec<u8>, pem::Error> {

@@ -1,4 +1,4 @@
-//! Commands to the ublk driver.
+//! The control device of the ublk driver.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -10,7 +10,7 @@ use zerocopy::IntoBytes;
 
 use crate::export::ublk::wire::{ANY, CONTROL, Command, ControlCommand, DeviceInfo, Params};
 
-/// Who gives commands, one at a time.
+/// The connection to the control device. It handles one command at a time.
 pub(super) struct Control {
     ring: IoUring<squeue::Entry128, cqueue::Entry>,
     driver: File,
@@ -22,19 +22,19 @@ impl Control {
         let driver = OpenOptions::new().read(true).write(true).open(CONTROL)?;
         let ring = IoUring::builder().build(2)?;
         let mut control = Self { ring, driver, is_encoded: true };
-        // A driver that does not know this command, by this number, is asked by plain ones.
+        // A driver that does not know this command by its ioctl number gets plain numbers.
         let mut features = 0_u64;
         control.is_encoded =
             control.give(Command::GetFeatures, ANY, 0, features.as_mut_bytes()).is_ok();
         Ok(control)
     }
 
-    /// Whether the driver knows commands by the numbers of ioctls.
+    /// Returns whether the driver knows commands by their ioctl numbers.
     pub(super) fn is_encoded(&self) -> bool {
         self.is_encoded
     }
 
-    /// Makes a device. The driver says which, and how much it gives of what is wanted.
+    /// Creates a device. The driver returns its id, and how much of the request it grants.
     pub(super) fn add(&mut self, mut info: DeviceInfo) -> io::Result<DeviceInfo> {
         self.give(Command::Add, info.dev_id, 0, info.as_mut_bytes())?;
         Ok(info)
@@ -44,18 +44,19 @@ impl Control {
         self.give(Command::SetParams, id, 0, params.as_mut_bytes())
     }
 
-    /// Has a device appear. That waits until all queues take requests, and the kernel reads it.
+    /// Makes the block device appear. Waits until all queues take requests and the kernel has read
+    /// from the device.
     pub(super) fn start(&mut self, id: u32) -> io::Result<()> {
         let pid = getpid().as_raw_nonzero().get();
         self.give(Command::Start, id, u64::from(pid.unsigned_abs()), &mut [])
     }
 
-    /// Has a device disappear, and all that its queues wait for end.
+    /// Makes the block device disappear, and ends the waiting commands of its queues.
     pub(super) fn stop(&mut self, id: u32) -> io::Result<()> {
         self.give(Command::Stop, id, 0, &mut [])
     }
 
-    /// Forgets a device.
+    /// Deletes a device.
     pub(super) fn delete(&mut self, id: u32) -> io::Result<()> {
         self.give(Command::Delete, id, 0, &mut [])
     }
@@ -74,11 +75,11 @@ impl Control {
         bytes[..size_of::<ControlCommand>()].copy_from_slice(command.as_bytes());
         let driver = types::Fd(self.driver.as_raw_fd());
         let entry = opcode::UringCmd80::new(driver, number).cmd(bytes).build();
-        // SAFETY: the kernel reads and writes `buffer` until the command ends. That is waited for
-        // below, without a way out.
+        // SAFETY: the kernel reads and writes `buffer` until the command ends. The loop below waits
+        // for that, and has no other exit.
         unsafe { self.ring.submission().push(&entry) }.map_err(io::Error::other)?;
         loop {
-            // Interrupted, or too busy: the command has been taken all the same, or will be.
+            // On an error (interrupted, busy) the command has been taken or will be.
             let _ = self.ring.submit_and_wait(1);
             if let Some(end) = self.ring.completion().next() {
                 return match end.result() {

@@ -1,7 +1,9 @@
 //! A queue of requests, and the thread that serves it.
 //!
-//! The driver takes commands for a queue from one thread only. That thread does itself what needs
-//! no copy; the rest it submits, and the thread that ends it rings a bell.
+//! *Invariant:* all commands for a queue come from one thread, as the driver requires. That thread
+//! runs requests on the fast path and submits the others. A thread that completes one of those puts
+//! the result into [`Ended`] and signals the eventfd in it (the bell), which wakes the queue
+//! thread.
 
 use std::fs::File;
 use std::io;
@@ -19,10 +21,10 @@ use zerocopy::IntoBytes;
 use crate::export::ublk::wire::{Asked, Command, DEPTH_MAX, Descriptor, DeviceInfo, IoCommand};
 use crate::export::volume::User;
 
-/// What is said of the bell's event, where the others have their tag.
+/// User data of the bell's event; other events have their tag.
 const BELL: u64 = u64::MAX;
 
-/// Requests that others have ended.
+/// Completed requests.
 struct Ended {
     list: Mutex<Vec<End>>,
     bell: OwnedFd,
@@ -31,7 +33,7 @@ struct Ended {
 struct End {
     tag: u16,
     result: i32,
-    /// What was read.
+    /// The data of a read.
     data: Vec<u8>,
 }
 
@@ -43,24 +45,25 @@ impl Ended {
 
     fn put(&self, end: End) {
         self.list.lock().unwrap_or_else(PoisonError::into_inner).push(end);
-        // If it cannot count further it is ringing.
+        // If the counter is full, the bell is ringing already.
         let _ = rustix::io::write(&self.bell, &1_u64.to_le_bytes());
     }
 
     fn take(&self) -> Vec<End> {
-        // It may not ring at all.
+        // The bell may not be ringing.
         let _ = rustix::io::read(&self.bell, &mut [0; 8]);
         mem::take(&mut *self.list.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// A queue. The ring is first: it ends before what it works with.
+/// A queue. The ring is the first field, so it is dropped before the memory that it uses.
 pub(super) struct Queue {
     ring: IoUring,
     descriptors: Descriptors,
-    /// For each tag. The kernel reads and writes one while its request is not with us.
+    /// One buffer for each tag. The driver uses a buffer only while its request is not with this
+    /// process.
     buffers: Vec<Vec<u8>>,
-    /// How many requests are with the kernel, or with us: all but those that ended for good.
+    /// Number of tags in use, in the kernel or here: all but those that ended for good.
     live: usize,
     device: Arc<File>,
     number: u16,
@@ -70,7 +73,7 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// Has the queue take requests. All of its life is to be on the calling thread.
+    /// Sets the queue up to take requests. The queue must stay on the calling thread.
     pub(super) fn new(
         device: Arc<File>,
         info: DeviceInfo,
@@ -100,7 +103,7 @@ impl Queue {
         Ok(queue)
     }
 
-    /// Serves it until the device is stopped.
+    /// Serves the queue until the device is stopped.
     pub(super) fn run(&mut self) {
         let mut events = Vec::new();
         while self.live > 0 {
@@ -114,7 +117,7 @@ impl Queue {
             for (which, result) in events.drain(..) {
                 let outcome = match u16::try_from(which) {
                     Ok(tag) if result == 0 => self.serve(tag),
-                    // The device is being stopped: there is nothing more to come.
+                    // The device is being stopped, and this tag gets no more requests.
                     Ok(_) => {
                         self.live -= 1;
                         Ok(())
@@ -128,7 +131,7 @@ impl Queue {
         }
     }
 
-    /// The kernel sees that the thread is no more, and ends the device.
+    /// Logs an error that ends the thread. The kernel notices that and removes the device.
     fn give_up(&self, error: &io::Error) {
         tracing::error!("queue {} of a ublk device is not served any more: {error}", self.number);
     }
@@ -143,7 +146,7 @@ impl Queue {
         self.await_bell()
     }
 
-    /// Does what is asked for by the request with `tag`, or has it done.
+    /// Handles the request with `tag`: completes it, or submits it.
     fn serve(&mut self, tag: u16) -> io::Result<()> {
         match self.act(tag) {
             Some(result) => self.command(Command::CommitAndFetch, tag, result),
@@ -151,7 +154,7 @@ impl Queue {
         }
     }
 
-    /// The result, if there is one yet.
+    /// Runs a request on the fast path and returns its result, or submits it.
     fn act(&mut self, tag: u16) -> Option<i32> {
         let descriptor = self.descriptors.get(tag)?;
         let Some((asked, range)) = descriptor.asked().zip(descriptor.range()) else {
@@ -202,7 +205,7 @@ impl Queue {
         self.push(&entry.user_data(tag.into()))
     }
 
-    /// Has the bell wake this thread once.
+    /// Registers the bell, which will wake this thread once.
     fn await_bell(&mut self) -> io::Result<()> {
         let bell = types::Fd(self.ended.bell.as_raw_fd());
         let entry = opcode::PollAdd::new(bell, libc::POLLIN as u32).build();
@@ -211,24 +214,24 @@ impl Queue {
 
     #[expect(unsafe_code, reason = "io_uring is told where memory is")]
     fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
-        // SAFETY: what a command points to is a buffer, which lives as long as the queue, and
-        // which the driver uses only on this thread, in a system call, while the request is not
-        // with us; after the queue this thread makes no more of them before it ends. There is room
-        // for a command for each tag, and for the bell.
+        // SAFETY: a command points to a buffer, which lives as long as the queue. The driver uses
+        // it only on this thread, in a system call, while the request is not with this process;
+        // after the queue is dropped, this thread makes no more such calls before it ends. The ring
+        // has room for one command for each tag, and for the bell.
         unsafe { self.ring.submission().push(entry) }.map_err(io::Error::other)
     }
 }
 
-/// As the driver is told of it.
+/// Returns the result for the driver: a number of bytes, or a negative error number.
 fn outcome(done: Result<(), RequestError>, bytes: i32) -> i32 {
     match done {
         Ok(()) => bytes,
-        // Why a device fails is in the notices of the clone.
+        // The reason why a device failed is in the events of the clone.
         Err(_) => -libc::EIO,
     }
 }
 
-/// The requests of a queue, which the driver writes.
+/// The request descriptors of a queue, which the driver writes.
 struct Descriptors {
     at: NonNull<Descriptor>,
     depth: u16,
@@ -242,20 +245,21 @@ impl Descriptors {
         let bytes = (usize::from(depth) * size_of::<Descriptor>()).next_multiple_of(page);
         let offset = u64::from(queue) * DEPTH_MAX * size_of::<Descriptor>() as u64;
         let flags = MapFlags::SHARED | MapFlags::POPULATE;
-        // SAFETY: the kernel chooses an address where nothing is.
+        // SAFETY: the kernel chooses an unused address.
         let at = unsafe { mmap(ptr::null_mut(), bytes, ProtFlags::READ, flags, device, offset) }?;
         let at = NonNull::new(at.cast()).ok_or_else(|| io::Error::other("no address"))?;
         Ok(Self { at, depth, bytes })
     }
 
-    /// The request with `tag`, which is with us, so that the driver does not write it.
+    /// Returns the request with `tag`. It must be with this process: then the driver does not write
+    /// it.
     #[expect(unsafe_code, reason = "the driver gives requests in shared memory")]
     fn get(&self, tag: u16) -> Option<Descriptor> {
         if tag >= self.depth {
             return None;
         }
-        // SAFETY: it lies in the mapping, which is as long as `depth` of them and lives as long as
-        // this; pages are aligned as they are; any bytes are one.
+        // SAFETY: it lies in the mapping, which holds `depth` descriptors and lives as long as
+        // `self`. Pages are sufficiently aligned, and all bit patterns are valid.
         Some(unsafe { self.at.add(usize::from(tag)).read_volatile() })
     }
 }
@@ -263,7 +267,7 @@ impl Descriptors {
 impl Drop for Descriptors {
     #[expect(unsafe_code, reason = "what was mapped is to be unmapped")]
     fn drop(&mut self) {
-        // SAFETY: it was mapped with this length, and nobody has a reference into it.
+        // SAFETY: it was mapped with this length, and no reference into it exists.
         let _ = unsafe { munmap(self.at.as_ptr().cast(), self.bytes) };
     }
 }

@@ -1,24 +1,24 @@
-//! What is exchanged with the driver: `include/uapi/linux/ublk_cmd.h` of the kernel. Its numbers
-//! are of the machine's byte order, and its fields are not aligned in any other way than here.
+//! The data structures of the ublk driver: `include/uapi/linux/ublk_cmd.h` of the kernel. Numbers
+//! are in the machine's byte order, and fields have the alignment of C structures.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Where the driver takes commands.
+/// Path of the control device.
 pub(super) const CONTROL: &str = "/dev/ublk-control";
 
-/// How many requests may be under way in each queue.
+/// Maximum number of requests in flight for each queue.
 pub(super) const DEPTH: u16 = 64;
 
-/// The most bytes of one request.
+/// Maximum length of a request in bytes.
 const REQUEST_BYTES: u32 = 512 << 10;
 
-/// The most that is discarded or zeroed by one request.
+/// Maximum length of a discard or a write of zeroes in sectors of 512 bytes.
 const ZEROED_SECTORS: u32 = 1 << 21;
 
-/// `UBLK_MAX_QUEUE_DEPTH`, by which the descriptors of the queues are apart from each other.
+/// `UBLK_MAX_QUEUE_DEPTH`: the distance between the descriptors of two queues.
 pub(super) const DEPTH_MAX: u64 = 4096;
 
-/// Commands to the driver, `UBLK_CMD_*`, and to a device, `UBLK_IO_*`.
+/// Commands to the control device (`UBLK_CMD_*`) and to the device of a queue (`UBLK_IO_*`).
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Command {
     Add = 0x04,
@@ -32,12 +32,12 @@ pub(super) enum Command {
 }
 
 impl Command {
-    /// As Linux 6.0 to 6.3 have it.
+    /// Returns the number as in Linux 6.0 to 6.3.
     pub(super) fn plain(self) -> u32 {
         self as u32
     }
 
-    /// As the number of an ioctl, `UBLK_U_*`; later kernels may know no other.
+    /// Returns the number as an ioctl (`UBLK_U_*`). Later kernels may know only this one.
     pub(super) fn encoded(self) -> u32 {
         const READ: u32 = 2 << 30;
         const READ_WRITE: u32 = 3 << 30;
@@ -78,7 +78,7 @@ pub(super) struct DeviceInfo {
     reserved: [u64; 3],
 }
 
-/// The id of a device that the driver is to choose.
+/// The id that lets the driver choose one.
 pub(super) const ANY: u32 = u32::MAX;
 
 impl DeviceInfo {
@@ -93,7 +93,7 @@ impl DeviceInfo {
     }
 }
 
-/// `struct ublk_params`, of which later kernels have more.
+/// The first part of `struct ublk_params`; later kernels have more.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub(super) struct Params {
@@ -120,8 +120,8 @@ pub(super) struct Params {
 }
 
 impl Params {
-    /// Of a clone, with its sizes in bytes: of all of it, of a region, and of what is written
-    /// without being read first.
+    /// Returns the parameters of a clone. All sizes are in bytes: the size of the clone, of a
+    /// region, and of the block that is written without being read first.
     pub(super) fn of(size: u64, region: u64, block: u64) -> Self {
         const BASIC: u32 = 1 << 0;
         const DISCARD: u32 = 1 << 1;
@@ -156,7 +156,7 @@ pub(super) struct Descriptor {
     addr: u64,
 }
 
-/// What a request asks for, `UBLK_IO_OP_*`.
+/// The operation of a request, `UBLK_IO_OP_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asked {
     Read,
@@ -167,7 +167,7 @@ pub(super) enum Asked {
 }
 
 impl Descriptor {
-    /// What is asked for; `None` if it is something that no device of ours has.
+    /// Returns the operation; `None` if the device does not support it.
     pub(super) fn asked(&self) -> Option<Asked> {
         match self.op_flags & 0xff {
             0 => Some(Asked::Read),
@@ -179,18 +179,18 @@ impl Descriptor {
         }
     }
 
-    /// Whether it is to be durable (`UBLK_IO_F_FUA`).
+    /// Returns whether the data must be durable (`UBLK_IO_F_FUA`).
     pub(super) fn is_durable(&self) -> bool {
         self.op_flags & 1 << 13 != 0
     }
 
-    /// Whether zeroes are to keep their room (`UBLK_IO_F_NOUNMAP`).
+    /// Returns whether zeroes must stay allocated (`UBLK_IO_F_NOUNMAP`).
     pub(super) fn keeps_room(&self) -> bool {
         self.op_flags & 1 << 15 != 0
     }
 
-    /// Its bytes, half-open; `None` if there are no such numbers. A flush has none, and its sector
-    /// is -1.
+    /// Returns the range in bytes, half-open; `None` if it overflows. A flush has an empty range,
+    /// and -1 as its sector.
     pub(super) fn range(&self) -> Option<std::ops::Range<u64>> {
         if self.asked() == Some(Asked::Flush) {
             return Some(0..0);

@@ -1,4 +1,5 @@
-//! A caller that waits for replies, and reads them while nobody else does.
+//! A call: the requests of one thread. The thread waits for their replies, and reads from the
+//! connection when no other thread does.
 
 use std::mem;
 use std::ops::Range;
@@ -10,52 +11,52 @@ use crate::source::nbd::error::NbdError;
 use crate::source::nbd::reply::{Message, Parsed, Run, Violation, parse, violation};
 use crate::source::nbd::request::{Request, Wish};
 
-/// What has been read of a connection, and belongs to no caller.
+/// Input of a connection that no caller has taken yet.
 #[derive(Default)]
 pub(super) struct Inbound {
     buffer: Vec<u8>,
-    /// Where in it are bytes that nobody has seen.
+    /// The part of the buffer that has not been parsed.
     unseen: Range<usize>,
-    /// Data that are on their way.
+    /// The data payload that is being received.
     pub(super) data: Option<Data>,
 }
 
-/// Data on their way.
+/// A data payload that is being received.
 pub(super) struct Data {
-    /// Which request they belong to.
+    /// Cookie of the request that the data belong to.
     pub(super) cookie: u64,
-    /// Which bytes of the export are still to come.
+    /// The bytes of the export that are still to come.
     range: Range<u64>,
 }
 
-/// Requests of one caller, a thread, which waits for them.
+/// The requests of one caller, a thread that waits for them.
 pub(super) struct Call<'a> {
     connection: &'a Connection,
-    /// Wakes it.
+    /// Wakes the caller.
     wake: Arc<Condvar>,
-    /// Those that have not been answered.
+    /// Cookies of the unanswered requests.
     cookies: Vec<u64>,
-    /// Where data go, of which the first byte is at `offset` of the export.
+    /// Buffer for data; its first byte is the byte `offset` of the export.
     into: &'a mut [u8],
     offset: u64,
-    /// What the server told of extents.
+    /// Extents from the replies.
     extents: Vec<Run>,
     failure: Option<NbdError>,
     begun: Instant,
     deadline: Instant,
 }
 
-/// Where bytes of the export are in what begins at `offset` of it.
+/// Converts a range of the export to a range of a buffer whose first byte is the byte `offset` of
+/// the export.
 fn place(range: &Range<u64>, offset: u64) -> Option<Range<usize>> {
     let start = usize::try_from(range.start.checked_sub(offset)?).ok()?;
     let end = usize::try_from(range.end.checked_sub(offset)?).ok()?;
     Some(start..end)
 }
 
-/// Bytes that are read at once while nothing is known of what they are: some headers, or a small
-/// reply.
+/// Bytes to receive at once while the next messages are unknown: some headers, or a small reply.
 const AHEAD: usize = 4096;
-/// Bytes that are read at once in order to throw them away.
+/// Bytes to receive at once when the data are discarded.
 const DRAINED: usize = 64 << 10;
 
 impl Inbound {
@@ -63,13 +64,13 @@ impl Inbound {
         self.buffer.get(self.unseen.clone()).unwrap_or_default()
     }
 
-    /// Takes away up to `len` bytes that have come.
+    /// Removes up to `len` of the received bytes.
     fn seen(&mut self, len: usize) {
         self.unseen.start = self.unseen.end.min(self.unseen.start.saturating_add(len));
     }
 
-    /// Reads until there are `need` bytes. The buffer grows with what comes, not with what is
-    /// announced.
+    /// Receives until `need` bytes are there. The buffer grows with the bytes that arrive, not with
+    /// the announced length.
     fn fill(&mut self, need: usize, from: &Connection, until: Instant) -> Result<(), NbdError> {
         self.buffer.copy_within(self.unseen.clone(), 0);
         self.unseen = 0..self.unseen.len();
@@ -104,22 +105,26 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// How many requests it waits for.
+    /// Returns the number of unanswered requests.
     pub(super) fn waits_for(&self) -> usize {
         self.cookies.len()
     }
 
-    /// Whether the server could not do one of them.
+    /// Returns whether one of the requests failed.
     pub(super) fn has_failed(&self) -> bool {
         self.failure.is_some()
     }
 
-    /// What came of all of them.
+    /// Returns the result of all requests: the extents, or the first error.
     pub(super) fn end(mut self) -> Result<Vec<Run>, NbdError> {
         self.failure.take().map_or_else(|| Ok(mem::take(&mut self.extents)), Err)
     }
 
     /// Sends requests.
+    ///
+    /// # Errors
+    /// - [`NbdError::Closed`]: the connection is closed.
+    /// - [`NbdError::Io`], [`NbdError::Late`]: sending fails, which closes the connection.
     pub(super) fn send(&mut self, wanted: Vec<(Wish, Range<u64>)>) -> Result<(), NbdError> {
         if wanted.is_empty() {
             return Ok(());
@@ -144,7 +149,10 @@ impl<'a> Call<'a> {
     /// Waits until at least one more request is answered.
     ///
     /// # Errors
-    /// What ends the call: that the connection is lost, or that there is no more time.
+    /// - [`NbdError::Closed`]: the connection was closed.
+    /// - [`NbdError::Late`]: the deadline has passed.
+    /// - [`NbdError::Io`], [`NbdError::Violation`]: reading fails, or the server breaks the
+    ///   protocol. The connection is closed.
     pub(super) fn collect(&mut self) -> Result<(), NbdError> {
         let connection = self.connection;
         let mut state = connection.state();
@@ -173,7 +181,7 @@ impl<'a> Call<'a> {
             state = connection.state();
             state.inbound = Some(inbound);
             match read {
-                // There is an answer, or it is another's turn, or there is no more time.
+                // A request is answered, or another caller has to read, or the deadline passed.
                 Ok(()) | Err(NbdError::Late) => {}
                 Err(error) if state.closed.is_none() => {
                     connection.close(&mut state, &error);
@@ -187,7 +195,7 @@ impl<'a> Call<'a> {
         result
     }
 
-    /// Takes what has been answered; false if nothing has.
+    /// Takes the answered requests; false if there are none.
     fn take_answers(&mut self, state: &mut State) -> bool {
         let before = self.cookies.len();
         let mut cookies = mem::take(&mut self.cookies);
@@ -217,7 +225,8 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// The right to read, if nobody else has it, and what comes next is not for somebody else.
+    /// Takes the right to read, unless another caller has it or the next data belong to another
+    /// caller.
     fn turn(&self, state: &mut State) -> Option<Inbound> {
         let is_others = |data: &Data| {
             let owner = state.requests.get(&data.cookie);
@@ -229,7 +238,7 @@ impl<'a> Call<'a> {
         state.inbound.take()
     }
 
-    /// Reads until a request of this call is answered, or data come for another.
+    /// Reads until a request of this call is answered, or until data arrive for another caller.
     fn read(&mut self, inbound: &mut Inbound) -> Result<(), NbdError> {
         let connection = self.connection;
         let style = connection.export().style;
@@ -262,7 +271,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Takes a message, whomever it is for; true if this call should not read on.
+    /// Handles a message for any caller; true if this call must stop reading.
     fn heed(&self, inbound: &mut Inbound, message: Message) -> Result<bool, Violation> {
         let style = self.connection.export().style;
         let cookie = message.cookie;
@@ -277,14 +286,14 @@ impl<'a> Call<'a> {
         Ok(self.settle(&mut state, cookie))
     }
 
-    /// Whether a request is answered, and is one of this call.
+    /// Wakes the caller of an answered request; true if the request belongs to this call.
     fn settle(&self, state: &mut State, cookie: u64) -> bool {
         state.settle(cookie);
         let is_answered = state.requests.get(&cookie).is_some_and(Request::is_answered);
         is_answered && self.cookies.contains(&cookie)
     }
 
-    /// Reads the data that come next, which belong to this call or to nobody.
+    /// Reads the next data. They belong to this call, or to an abandoned request.
     fn read_data(&mut self, inbound: &mut Inbound) -> Result<(), NbdError> {
         let Some(data) = &mut inbound.data else { return Ok(()) };
         let mut scratch = Vec::new();
@@ -321,7 +330,7 @@ impl<'a> Call<'a> {
 }
 
 impl Drop for Call<'_> {
-    /// What is not answered yet is given up.
+    /// Abandons the unanswered requests.
     fn drop(&mut self) {
         let mut state = self.connection.state();
         if state.closed.is_some() {

@@ -1,10 +1,11 @@
-//! One connection, which many callers use at a time.
+//! A connection that many callers use at the same time.
 //!
-//! There is no thread that reads. Of those who wait for a reply one reads, and takes care of what
-//! comes for others too; only data go from the socket into the buffer of whoever wants them, and by
-//! its own hand. So what is read is handed on whenever data come for somebody else. It is whole at
-//! any time, in the middle of a message too: whoever has no more time leaves it, and the next one
-//! goes on. What nobody waits for any more is read and thrown away.
+//! There is no reader thread. One of the waiting callers reads, and handles the messages of the
+//! others too. Data are the exception: each caller receives its data itself, from the socket
+//! directly into its own buffer. So the right to read passes to another caller whenever data arrive
+//! for that one. The reader state is consistent at any time, also in the middle of a message: a
+//! caller that reaches its deadline stops, and the next caller continues. Replies to abandoned
+//! requests are read and discarded.
 
 use std::collections::HashMap;
 use std::ops::{Deref, Range};
@@ -20,21 +21,21 @@ use crate::source::nbd::reply::Run;
 use crate::source::nbd::request::{Request, Wish, encode};
 use crate::source::nbd::stream::{Stream, lock};
 
-/// A connection that has been agreed upon.
+/// A connection after its negotiation.
 pub(super) struct Connection {
     stream: Stream,
     export: Export,
     state: Mutex<State>,
-    /// How many use it.
+    /// Number of leases.
     users: AtomicUsize,
     begun: Instant,
-    /// When something came last, in milliseconds since it began.
+    /// Time of the last received byte, in milliseconds since `begun`.
     heard: AtomicU64,
-    /// After so long without a byte a server that owes some is taken for dead.
+    /// A server that owes replies and sends no byte for this long counts as dead.
     silence: Duration,
 }
 
-/// A connection for the time that somebody uses it.
+/// The use of a connection by one caller.
 pub(super) struct Lease(Arc<Connection>);
 
 impl Lease {
@@ -58,29 +59,29 @@ impl Drop for Lease {
     }
 }
 
-/// What all callers share.
+/// State that all callers share.
 pub(super) struct State {
-    /// What has been read; whoever reads has it.
+    /// The input; `None` while a caller reads.
     pub(super) inbound: Option<Inbound>,
     pub(super) requests: HashMap<u64, Request>,
-    /// How many requests there have been.
+    /// Number of requests so far.
     count: u64,
-    /// How many of them nobody waits for.
+    /// Number of abandoned requests that are unanswered.
     abandoned: usize,
-    /// Callers that wait until it is their turn.
+    /// Callers that wait for the right to read.
     pub(super) waiting: Vec<Arc<Condvar>>,
-    /// Why it was closed.
+    /// The reason why the connection was closed.
     pub(super) closed: Option<String>,
 }
 
-/// The most requests that are under way at a time, roughly: they must fit into the buffers of the
-/// socket, or writers would wait for a server that waits for readers.
+/// Approximate maximum number of requests in flight. They must fit into the buffers of the socket:
+/// otherwise writers would wait for a server that waits for readers.
 const REQUESTS_MAX: usize = 128;
-/// The most requests that nobody waits for.
+/// Maximum number of abandoned requests.
 const ABANDONED_MAX: usize = 256;
-/// An odd number: cookies are its multiples, so that a wrong one is hardly that of another request.
+/// An odd number. Cookies are multiples of it, so a wrong cookie hardly matches another request.
 const COOKIE_STEP: u64 = 0x9e37_79b9_7f4a_7c15;
-/// How long taking leave of a server may take.
+/// Time limit for sending the disconnect request.
 const LEAVE: Duration = Duration::from_millis(50);
 
 impl Connection {
@@ -108,12 +109,13 @@ impl Connection {
         &self.export
     }
 
-    /// How many use it.
+    /// Returns the number of leases.
     pub(super) fn users(&self) -> usize {
         self.users.load(Ordering::Relaxed)
     }
 
-    /// Whether the server has ended it. Only for one that nobody uses; it is closed then.
+    /// Returns whether the server has closed the connection, and closes this side then. Only for a
+    /// connection that is not in use.
     pub(super) fn is_over(&self) -> bool {
         let is_over = self.stream.is_over();
         if is_over {
@@ -123,7 +125,7 @@ impl Connection {
         is_over
     }
 
-    /// Ends it, for nobody wants it any more.
+    /// Closes the connection because it is no longer needed.
     pub(super) fn abandon(&self) {
         let why = NbdError::Closed("nobody wants it any more".into());
         self.close(&mut lock(&self.state), &why);
@@ -133,7 +135,8 @@ impl Connection {
         lock(&self.state).closed.is_some()
     }
 
-    /// Reads from `offset` on, in pieces of so many bytes, so many at a time.
+    /// Fills `into` from `offset` on. `piece` is the length of a request in bytes, `window` the
+    /// maximum number of requests in flight.
     pub(super) fn read(
         &self,
         offset: u64,
@@ -147,7 +150,7 @@ impl Connection {
         loop {
             let window = window.min(REQUESTS_MAX / self.users().max(1)).max(1);
             let mut wanted = Vec::new();
-            // After a failure nothing more is asked for, but what was is waited for.
+            // After a failure no more requests are sent, but those in flight are waited for.
             while at < end && !call.has_failed() && call.waits_for() + wanted.len() < window {
                 let until = (at / piece + 1).saturating_mul(piece).min(end);
                 wanted.push((Wish::Read, at..until));
@@ -161,7 +164,8 @@ impl Connection {
         }
     }
 
-    /// The extents from the beginning of `range` on, in the given context.
+    /// Reads the extents of `range` in the context with the number `context`. They begin at the
+    /// start of the range, and may cover less or more than it.
     pub(super) fn status(
         &self,
         range: Range<u64>,
@@ -174,7 +178,7 @@ impl Connection {
         call.end()
     }
 
-    /// Sends requests, which are waiting already for their replies.
+    /// Sends encoded requests. They must be in [`State::requests`] already.
     pub(super) fn send(&self, requests: &[u8], deadline: Instant) -> Result<(), NbdError> {
         self.stream.write(requests, deadline).map_err(|error| {
             let error = NbdError::io("cannot write to the NBD server", error);
@@ -184,7 +188,7 @@ impl Connection {
         })
     }
 
-    /// Reads something, at least one byte.
+    /// Receives at least one byte.
     pub(super) fn receive(&self, into: &mut [u8], deadline: Instant) -> Result<usize, NbdError> {
         let got = self.stream.read(into, deadline);
         let got = got.map_err(|error| NbdError::io("cannot read from the NBD server", error))?;
@@ -197,7 +201,7 @@ impl Connection {
         lock(&self.state)
     }
 
-    /// Ends it, and tells all who wait.
+    /// Closes the connection and wakes all callers.
     pub(super) fn close(&self, state: &mut State, why: &NbdError) {
         if state.closed.is_some() {
             return;
@@ -212,8 +216,8 @@ impl Connection {
         state.requests.clear();
     }
 
-    /// Leaves a connection that somebody gave up waiting on who began at `since`: it is closed if
-    /// the server seems to be dead, or owes too much.
+    /// Handles a caller that abandoned requests and began to wait at `since`: the connection is
+    /// closed if the server seems to be dead, or if it owes too many replies.
     pub(super) fn given_up(&self, state: &mut State, since: Instant) {
         let heard = self.begun + Duration::from_millis(self.heard.load(Ordering::Relaxed));
         let silent = heard.max(since).elapsed() >= self.silence;
@@ -224,13 +228,13 @@ impl Connection {
 }
 
 impl State {
-    /// A cookie that no other request of the connection has.
+    /// Returns a cookie that no other request of the connection has.
     pub(super) fn next_cookie(&mut self) -> u64 {
         self.count = self.count.wrapping_add(1);
         self.count.wrapping_mul(COOKIE_STEP)
     }
 
-    /// Nobody waits any more for the reply to this one.
+    /// Abandons a request: its reply will be discarded.
     pub(super) fn abandon(&mut self, cookie: u64) {
         match self.requests.get_mut(&cookie) {
             Some(request) if !request.is_answered() => {
@@ -241,7 +245,8 @@ impl State {
         }
     }
 
-    /// Something has come for this one: whoever waits for it is told if it was the last.
+    /// Handles the progress of a request. If it is answered, its caller is woken; if it was
+    /// abandoned, it is removed.
     pub(super) fn settle(&mut self, cookie: u64) {
         let Some(request) = self.requests.get(&cookie).filter(|it| it.is_answered()) else {
             return;
@@ -255,7 +260,7 @@ impl State {
         }
     }
 
-    /// Wakes whoever is to read next if `me` does not.
+    /// Wakes the caller that has to read next, unless that is `me`.
     pub(super) fn pass_on(&self, me: &Arc<Condvar>) {
         let Some(inbound) = &self.inbound else { return };
         let owner = inbound.data.as_ref().and_then(|data| self.requests.get(&data.cookie));
@@ -272,7 +277,7 @@ impl Drop for Connection {
         if !self.is_closed() {
             let mut bytes = Vec::new();
             encode(self.export.style, command::DISC, 0, 0, 0, &mut bytes);
-            // A server that does not take it is left without a word.
+            // If the server does not take it in time, the connection is closed without it.
             let _ = self.stream.write(&bytes, Instant::now() + LEAVE);
             self.stream.close();
         }

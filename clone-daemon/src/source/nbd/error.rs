@@ -1,4 +1,4 @@
-//! What goes wrong with a server.
+//! Errors of the NBD client.
 
 use std::io;
 
@@ -8,69 +8,69 @@ use thiserror::Error;
 use crate::nbd_protocol::{errno, option_reply};
 use crate::source::remote::Trouble;
 
-/// Why a server did not do what it was asked to.
+/// An error of a server, or of the connection to it.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum NbdError {
-    /// It cannot be reached, or the connection is lost.
+    /// The server cannot be reached, or the connection is lost.
     #[error("{what}: {source}")]
     Io {
-        /// What was being done.
+        /// The operation that failed.
         what: &'static str,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
-    /// There was no answer in the time there was.
+    /// The server did not answer before the deadline.
     #[error("the NBD server has not answered in time")]
     Late,
-    /// Somebody else who used the connection lost it.
+    /// The connection was closed, for example because another caller found an error.
     #[error("the connection to the NBD server was closed: {0}")]
     Closed(String),
-    /// It is not an NBD server, or not one that can be used: what it says when it is greeted makes
-    /// no sense.
+    /// The server breaks the protocol during the negotiation: it is not an NBD server, or not a
+    /// usable one.
     #[error("the NBD server breaks the protocol while it is greeted: {0}")]
     Greeting(String),
-    /// What it answers makes no sense.
+    /// The server breaks the protocol in a reply to a request.
     #[error("the NBD server breaks the protocol: {0}")]
     Violation(String),
-    /// It does not give the export.
+    /// The server refuses the export, TLS, or the connection.
     #[error("the NBD server refuses {what}: {}{text}", refusal(*.reply))]
     Refused {
-        /// What was asked for.
+        /// The refused item.
         what: &'static str,
         /// A value of [`option_reply`].
         reply: u32,
-        /// What the server says to people, after `": "`, or nothing.
+        /// The message of the server, after `": "`, or nothing.
         text: String,
     },
-    /// It answers with an error.
+    /// The server replied to a request with an error.
     #[error("the NBD server cannot {command} bytes {start}..{end}: {}{text}", name(*.error))]
     Server {
-        /// `read`, or what else was asked for.
+        /// The requested operation, for example `read`.
         command: &'static str,
-        /// Where the range begins.
+        /// Start of the range in bytes.
         start: u64,
-        /// Where it ends.
+        /// End of the range in bytes, exclusive.
         end: u64,
         /// A value of [`errno`].
         error: u32,
-        /// What the server says to people, after `": "`, or nothing.
+        /// The message of the server, after `": "`, or nothing.
         text: String,
     },
-    /// TLS cannot be used as it was set up.
+    /// TLS cannot be used as configured.
     #[error("TLS for NBD: {0}")]
     Tls(String),
-    /// A range that is not on the export.
+    /// The range extends past the end of the export.
     #[error("bytes {start}..+{len} are not all among the {size} of the export")]
     PastEnd {
-        /// Where it begins.
+        /// Start of the range in bytes.
         start: u64,
-        /// Its bytes.
+        /// Length of the range in bytes.
         len: u64,
-        /// Those of the export.
+        /// Size of the export in bytes.
         size: u64,
     },
-    /// The export is another one now.
+    /// The server has another export now.
     #[error(transparent)]
     Changed(#[from] SourceChanged),
 }
@@ -83,12 +83,12 @@ impl NbdError {
         }
     }
 
-    /// Whether the server does nothing any more.
+    /// Returns whether the server is shutting down.
     pub(super) fn is_shutdown(&self) -> bool {
         matches!(self, Self::Server { error: errno::ESHUTDOWN, .. })
     }
 
-    /// Whether trying again may help.
+    /// Returns whether a retry can succeed.
     fn is_passing(&self) -> bool {
         match self {
             Self::Io { .. } | Self::Late | Self::Closed(_) | Self::Violation(_) => true,
@@ -131,12 +131,12 @@ impl From<NbdError> for Trouble {
     }
 }
 
-/// Whether what a server could not do it may be able to do the next time.
+/// Returns whether a request that failed with this error can succeed later.
 fn is_passing(error: u32) -> bool {
     !matches!(error, errno::EPERM | errno::EINVAL | errno::EOVERFLOW | errno::ENOTSUP)
 }
 
-/// What an error of the protocol is called.
+/// Returns the name of an error of the protocol.
 fn name(error: u32) -> String {
     let name = match error {
         errno::EPERM => "EPERM",
@@ -152,7 +152,7 @@ fn name(error: u32) -> String {
     name.to_owned()
 }
 
-/// What a refusal is called.
+/// Describes a refusal.
 fn refusal(reply: u32) -> String {
     let text = match reply {
         option_reply::ERR_UNSUP => "it does not know how",
@@ -170,7 +170,7 @@ fn refusal(reply: u32) -> String {
     text.to_owned()
 }
 
-/// What a server says to people, as it is shown: short, in one line, after a colon.
+/// Formats a message of the server for display: shortened, on one line, after a colon.
 pub(super) fn told(text: &[u8]) -> String {
     const SHOWN: usize = 200;
     let text = String::from_utf8_lossy(text.get(..SHOWN).unwrap_or(text));

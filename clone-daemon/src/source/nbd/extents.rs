@@ -1,4 +1,5 @@
-//! What a server told of holes, for as long as it is likely to be asked about.
+//! A cache of the extents that the server reported. `NbdRemote` fills it and clears it when
+//! a connection was lost.
 
 use std::collections::BTreeMap;
 
@@ -6,39 +7,38 @@ use clone_core::block_io::Extent;
 
 use crate::source::nbd::reply::Run;
 
-/// Extents that a server told of.
+/// Extents that the server reported.
 #[derive(Default)]
 pub(super) struct Extents {
-    /// By where they begin. They do not overlap.
+    /// Extents by their start. They do not overlap.
     known: BTreeMap<u64, Extent>,
-    /// How often all was forgotten.
+    /// Number of times that the cache was cleared.
     age: u64,
 }
 
-/// The most extents that are kept. A server may tell of as many at once as fit into a reply, and
-/// then some are forgotten before they are asked for.
+/// Maximum number of extents. One reply can hold more; the rest of it is dropped.
 const KEPT_MAX: usize = 1 << 16;
 
 impl Extents {
-    /// The stretch from `offset` on, if it is known.
+    /// Returns the known extent that contains `offset`.
     pub(super) fn find(&self, offset: u64) -> Option<Extent> {
         let (_, extent) = self.known.range(..=offset).next_back()?;
         (offset < extent.end).then_some(*extent)
     }
 
-    /// Which answers may be added; see [`Self::add`].
+    /// Returns the current age; see [`Self::add`].
     pub(super) fn age(&self) -> u64 {
         self.age
     }
 
-    /// Forgets all.
+    /// Removes all extents and starts a new age.
     pub(super) fn clear(&mut self) {
         self.known.clear();
         self.age += 1;
     }
 
-    /// Adds what a server told of the bytes from `start` on, up to `size`, when the age was `age`.
-    /// If that was before all was forgotten, it is forgotten too.
+    /// Adds the extents `runs` that begin at `start`, clipped to `size`. `age` is the age at the
+    /// time of the request: if the cache was cleared since then, nothing is added.
     pub(super) fn add(&mut self, age: u64, start: u64, runs: &[Run], size: u64) {
         if age != self.age {
             return;
@@ -55,7 +55,7 @@ impl Extents {
             if self.known.len() >= KEPT_MAX {
                 self.known.clear();
             }
-            // What somebody else was told meanwhile is as good, but must not overlap.
+            // Extents that another caller added in the meantime are as good, but must not overlap.
             self.make_room(begin, end);
             self.known.insert(begin, Extent { zeroes: run.zeroes, end: end.min(size) });
             begin = end;

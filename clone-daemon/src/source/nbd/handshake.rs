@@ -1,4 +1,4 @@
-//! How a client and a server come to terms ("Protocol phases").
+//! The client's side of the negotiation ("Protocol phases").
 
 use std::io;
 use std::sync::Arc;
@@ -18,26 +18,27 @@ use crate::source::nbd::error::{NbdError, told};
 use crate::source::nbd::reply::Style;
 use crate::source::nbd::stream::Stream;
 
-/// An export, and how a connection to it works.
+/// A negotiated export, and the features of a connection to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Export {
-    /// Its bytes; an `i64` holds them.
+    /// Size in bytes; fits into an `i64`.
     pub(super) size: u64,
     /// Flags of [`export`].
     pub(super) flags: u16,
-    /// What the server tells people of it.
+    /// The server's description of the export.
     pub(super) description: Option<String>,
     pub(super) style: Style,
-    /// The number of the context that tells of holes, if there is one.
+    /// Number of the context `base:allocation`, if it was negotiated.
     pub(super) allocation: Option<u32>,
-    /// Requests begin and end at multiples of it, a power of two.
+    /// Requests begin and end at multiples of this number of bytes, a power of two.
     pub(super) block_min: u32,
-    /// The most bytes of a read, a multiple of that.
+    /// Maximum length of a read in bytes, a multiple of `block_min`.
     pub(super) block_max: u32,
 }
 
 impl Export {
-    /// What it is told from others by. What a server can do is not, for it may be updated.
+    /// Returns the properties that identify the export. The server's features are not among them,
+    /// because an update of the server can change them.
     pub(super) fn identity(&self) -> Identity {
         let version = Version::Export {
             read_only: self.flags & export::READ_ONLY != 0,
@@ -48,31 +49,31 @@ impl Export {
     }
 }
 
-/// How to go on under TLS.
+/// Settings for TLS.
 pub(super) struct Tls {
     pub(super) config: Arc<ClientConfig>,
-    /// What the server's certificate must be for.
+    /// The name that the server's certificate must be valid for.
     pub(super) name: ServerName<'static>,
 }
 
-/// The magic of servers that know no options ("Oldstyle negotiation").
+/// The magic of servers without options ("Oldstyle negotiation").
 const OLD_MAGIC: u64 = 0x0000_4202_8186_1253;
-/// The most replies to one option that are looked at.
+/// Maximum number of replies to one option.
 const REPLIES_MAX: usize = 256;
-/// The longest reply to an option.
+/// Maximum length of a reply to an option in bytes.
 const REPLY_MAX: u32 = 64 << 10;
-/// The most bytes of a read that any server takes ("Block size constraints").
+/// Maximum length of a read in bytes that every server accepts ("Block size constraints").
 const PAYLOAD_MAX: u32 = 32 << 20;
-/// The largest minimum of a block ("`NBD_INFO_BLOCK_SIZE`").
+/// Upper limit of the minimum block size in bytes ("`NBD_INFO_BLOCK_SIZE`").
 const BLOCK_MIN_MAX: u32 = 64 << 10;
 
-/// What a server says of an option.
+/// The final reply of the server to an option.
 enum Answer {
     Done,
     Refused { reply: u32, text: String },
 }
 
-/// A server that is greeted.
+/// A negotiation in progress.
 struct Greeting<'a> {
     stream: &'a mut Stream,
     deadline: Instant,
@@ -82,7 +83,7 @@ fn nonsense<T>(what: impl Into<String>) -> Result<T, NbdError> {
     Err(NbdError::Greeting(what.into()))
 }
 
-/// Agrees with a server on an export.
+/// Negotiates an export with the server.
 pub(super) fn greet(
     stream: &mut Stream,
     name: &str,
@@ -126,7 +127,7 @@ pub(super) fn greet(
     check(found)
 }
 
-/// Checks what a server says of an export.
+/// Validates the server's description of an export.
 fn check(mut found: Export) -> Result<Export, NbdError> {
     if i64::try_from(found.size).is_err() {
         return nonsense(format!("an export of {} bytes", found.size));
@@ -159,7 +160,8 @@ impl Greeting<'_> {
         written.map_err(|error| NbdError::io("cannot greet the NBD server", error))
     }
 
-    /// Tells whether the server knows options, and whether zeroes follow its answer to one.
+    /// Exchanges the greetings. Returns whether the server supports options (fixed newstyle), and
+    /// whether zeroes follow its reply to [`option::EXPORT_NAME`].
     fn begin(&mut self) -> Result<(bool, bool), NbdError> {
         let (magic, style) = numbers((be_u64, be_u64), &self.read::<16>()?)?;
         match (magic, style) {
@@ -183,7 +185,7 @@ impl Greeting<'_> {
         self.write(&bytes)
     }
 
-    /// Asks for something, and has `heed` look at each reply before the last.
+    /// Sends an option and passes each reply before the final one to `heed`.
     fn haggle(
         &mut self,
         option: u32,
@@ -228,7 +230,7 @@ impl Greeting<'_> {
         })
     }
 
-    /// Agrees on how the server replies.
+    /// Negotiates the format of replies.
     fn style(&mut self) -> Result<Style, NbdError> {
         let styles = [
             (option::EXTENDED_HEADERS, Style::Extended),
@@ -242,7 +244,7 @@ impl Greeting<'_> {
         Ok(Style::Simple)
     }
 
-    /// Chooses the context that tells of holes; `None` if there is none.
+    /// Selects the context `base:allocation`; `None` if the server does not have it.
     fn allocation(&mut self, name: &str) -> Result<Option<u32>, NbdError> {
         let mut data = string(name)?;
         data.extend(1_u32.to_be_bytes());
@@ -282,7 +284,8 @@ impl Greeting<'_> {
         Ok(answer)
     }
 
-    /// The way of old servers, which hang up if there is no such export.
+    /// Selects the export by `EXPORT_NAME`, for old servers. They hang up if there is no such
+    /// export.
     fn export_name(
         &mut self,
         name: &str,
@@ -303,7 +306,7 @@ fn unexpected(reply: u32, _: &[u8]) -> Result<(), NbdError> {
     nonsense(format!("reply {reply} to an option that has none"))
 }
 
-/// A string as it is sent, after its length.
+/// Encodes a string: its length, then its bytes.
 fn string(text: &str) -> Result<Vec<u8>, NbdError> {
     match u32::try_from(text.len()) {
         Ok(len) if text.len() <= crate::nbd_protocol::STRING_MAX => {
@@ -313,12 +316,12 @@ fn string(text: &str) -> Result<Vec<u8>, NbdError> {
     }
 }
 
-/// What a server has told of an export: of each kind of what is heeded the first.
+/// The information about an export so far: the first of each kind that is used here.
 #[derive(Default)]
 struct Told(Vec<(u16, Vec<u8>)>);
 
 impl Told {
-    /// Refuses what says something else than before: neither counts.
+    /// Rejects information that contradicts an earlier one of the same kind.
     fn once(&mut self, payload: &[u8]) -> Result<(), NbdError> {
         let (rest, kind) = parse(be_u16, payload)?;
         match self.0.iter().find(|(told, _)| *told == kind) {
@@ -338,7 +341,7 @@ impl Told {
     }
 }
 
-/// Takes what a server tells of an export.
+/// Stores information about an export.
 fn tell(payload: &[u8], found: &mut Export) -> Result<(), NbdError> {
     let (rest, kind) = parse(be_u16, payload)?;
     match kind {
@@ -348,7 +351,7 @@ fn tell(payload: &[u8], found: &mut Export) -> Result<(), NbdError> {
             let (least, _best, most) = numbers((be_u32, be_u32, be_u32), rest)?;
             (found.block_min, found.block_max) = (least, most);
         }
-        // Others need not be known.
+        // Other kinds are not needed.
         _ => {}
     }
     Ok(())
@@ -363,7 +366,7 @@ fn parse<'a, O>(
     parser.parse(bytes).or_else(|_| nonsense("a message is too short"))
 }
 
-/// The numbers that are all of `bytes`.
+/// Parses numbers that take up all of `bytes`.
 fn numbers<'a, O>(
     parser: impl Parser<&'a [u8], Output = O, Error = NomError<'a>>,
     bytes: &'a [u8],

@@ -1,4 +1,8 @@
-//! The connections to a server: made when they are needed, and made anew when they are lost.
+//! The connections to one server: opened on demand, and replaced when they are lost.
+//!
+//! `NbdRemote` takes a lease on a connection for each read.
+//!
+//! *Invariant:* all connections are to an export with the same identity as the first one.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -20,33 +24,33 @@ pub(super) struct Pool {
     address: NbdAddress,
     options: NbdOptions,
     tls: Option<Tls>,
-    /// What was found when it was opened: every connection must find the same.
+    /// The export of the first connection; every other connection must have the same identity.
     pinned: Export,
     state: Mutex<State>,
-    /// Somebody is done with connecting.
+    /// Signalled when a thread has finished connecting.
     connected: Condvar,
-    /// Whether nobody is to wait any more.
+    /// True if no thread may wait any longer.
     end: Arc<AtomicBool>,
 }
 
 #[derive(Default)]
 struct State {
     open: Vec<Arc<Connection>>,
-    /// Whether somebody makes the only connection there is.
+    /// True while a caller opens the only connection.
     connecting: bool,
-    /// Whether a connection beside others is being made.
+    /// True while an additional connection is being opened.
     adding: bool,
-    /// Until when none is, for the server did not take one.
+    /// No additional connection is tried before this time, because one failed.
     refused: Option<Instant>,
-    /// How many connections were lost.
+    /// Number of lost connections.
     losses: u64,
 }
 
-/// How long no connection beside others is tried after one failed.
+/// Pause after an additional connection failed.
 const ADD_PAUSE: Duration = Duration::from_secs(60);
 
 impl Pool {
-    /// Makes the first connection.
+    /// Opens the first connection.
     pub(super) fn open(
         address: NbdAddress,
         options: NbdOptions,
@@ -65,8 +69,8 @@ impl Pool {
         &self.pinned
     }
 
-    /// A connection, and how many were lost so far: the one with the least to do. If all are busy
-    /// another is made, for those who come later.
+    /// Returns the least used connection, and the number of connections lost so far. If all are in
+    /// use, another one is opened in the background for later callers.
     pub(super) fn get(self: &Arc<Self>, deadline: Instant) -> Result<(Lease, u64), NbdError> {
         let mut state = lock(&self.state);
         loop {
@@ -80,7 +84,7 @@ impl Pool {
                 if idlest.users() > 0 {
                     self.add(&mut state);
                 } else if idlest.is_over() {
-                    // It was lost while nobody used it, which is nobody's trouble.
+                    // It was lost while unused, so no caller has to see an error.
                     continue;
                 }
                 return Ok((Lease::new(idlest), state.losses));
@@ -108,7 +112,7 @@ impl Pool {
         Ok((Lease::new(made?), state.losses))
     }
 
-    /// Ends what is under way, for good.
+    /// Closes all connections, for good.
     pub(super) fn abandon(&self) {
         self.end.store(true, Ordering::Relaxed);
         for connection in lock(&self.state).open.drain(..) {
@@ -117,7 +121,7 @@ impl Pool {
         self.connected.notify_all();
     }
 
-    /// Has another connection made, unless there are enough, or one is being made.
+    /// Opens another connection in the background, unless there are enough or one is being opened.
     fn add(self: &Arc<Self>, state: &mut State) {
         let may_share = self.pinned.flags & (export::CAN_MULTI_CONN | export::READ_ONLY) != 0;
         let refused = state.refused.is_some_and(|until| Instant::now() < until);
@@ -127,7 +131,7 @@ impl Pool {
         }
         let pool = self.clone();
         let add = move || {
-            // There are servers that let others wait until the first one leaves.
+            // Some servers keep a second client waiting until the first one leaves.
             let made = pool.connect(Instant::now() + pool.options.connect_timeout);
             let mut state = lock(&pool.state);
             state.adding = false;
@@ -136,11 +140,11 @@ impl Pool {
                 Err(_) => state.refused = Some(Instant::now() + ADD_PAUSE),
             }
         };
-        // Where there are no more threads those who come later share what there is.
+        // Without a thread for it, later callers share the existing connections.
         state.adding = thread::Builder::new().name("nbd-connect".into()).spawn(add).is_ok();
     }
 
-    /// Makes a connection to the same export.
+    /// Opens a connection and checks that it is to the same export.
     fn connect(&self, deadline: Instant) -> Result<Connection, NbdError> {
         let (address, options, tls) = (&self.address, &self.options, self.tls.as_ref());
         let made = connect(address, options, tls, deadline, &self.end)?;

@@ -1,7 +1,7 @@
-//! Replies, as they are parsed.
+//! Parsing of replies.
 //!
-//! All of it is a function of the bytes that have come; whether they fit what was asked is for
-//! [`request`](super::request) to say.
+//! Parsing depends on the received bytes only. [`request`](super::request) checks whether a reply
+//! matches its request.
 
 use std::fmt;
 use std::ops::Range;
@@ -15,65 +15,66 @@ use crate::nbd_protocol::{
 };
 use crate::source::nbd::error::told;
 
-/// How a server replies, as was agreed.
+/// The negotiated format of replies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Style {
-    /// One header, and the data.
+    /// One header, then the data.
     Simple,
-    /// Any number of chunks.
+    /// A sequence of chunks.
     Structured,
-    /// Likewise, with lengths of 64 bits.
+    /// A sequence of chunks with lengths of 64 bits.
     Extended,
 }
 
-/// A part of a reply.
+/// A message: a reply or a chunk of one.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Message {
-    /// Which request it replies to.
+    /// Cookie of the request.
     pub(super) cookie: u64,
-    /// Where the request begins that it replies to, if it tells.
+    /// Offset of the request in bytes, in the extended format.
     pub(super) offset: Option<u64>,
-    /// Whether it is the last one of the reply.
+    /// True if this is the last message of the reply.
     pub(super) done: bool,
     pub(super) body: Body,
 }
 
-/// What a part of a reply says.
+/// The contents of a message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Body {
-    /// That all went well.
+    /// Success.
     Nothing,
-    /// That all went well; to a read, the data follow.
+    /// Success; if the request is a read, the data follow.
     Simple,
-    /// Data of these bytes of the export; they follow.
+    /// Data of this range of the export; they follow.
     Data(Range<u64>),
-    /// These bytes of the export are zeroes.
+    /// This range of the export reads as zeroes.
     Hole(Range<u64>),
-    /// The extents from the beginning of the request on.
+    /// Extents, from the start of the request on.
     Status { context: u32, extents: Vec<Run> },
     /// The request failed.
     Error { error: u32, text: String },
 }
 
-/// An extent as the server tells it.
+/// An extent as reported by the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Run {
-    /// Its bytes, one at least.
+    /// Length in bytes, at least 1.
     pub(super) len: u64,
-    /// Whether it is known to read as zeroes.
+    /// True if the extent is known to read as zeroes.
     pub(super) zeroes: bool,
 }
 
-/// What came of looking for a message.
+/// The result of parsing.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Parsed {
-    /// There is none before there are so many bytes, which is more than there are.
+    /// The message is incomplete: at least this number of bytes is needed, which is more than there
+    /// are.
     Need(usize),
-    /// One of so many bytes, without the data that may follow.
+    /// A message and its length in bytes, without the data that may follow.
     Message(usize, Message),
 }
 
-/// What a server said that it must not say.
+/// A violation of the protocol by the server.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Violation(pub(super) String);
 
@@ -87,15 +88,15 @@ pub(super) fn violation<T>(what: impl Into<String>) -> Result<T, Violation> {
     Err(Violation(what.into()))
 }
 
-/// The most extents that are taken in one reply ("`NBD_CMD_BLOCK_STATUS`" lets a server send fewer
-/// than there are; those in use stop at 2^20).
+/// Maximum number of extents in one reply. "`NBD_CMD_BLOCK_STATUS`" lets a server send fewer
+/// extents than there are; common servers stop at 2^20.
 const EXTENTS_MAX: u64 = 1 << 20;
-/// The longest payload of a block status: the context, the count, and the extents.
+/// Maximum length of the payload of a block status: the context, the count, and the extents.
 const STATUS_MAX: u64 = 8 + 16 * EXTENTS_MAX;
-/// The longest payload of an error: a text of 4096 bytes, and fields before it and after it.
+/// Maximum length of the payload of an error: a text of 4096 bytes, and the fields around it.
 const ERROR_MAX: u64 = 8192;
 
-/// The message that `bytes` begin with.
+/// Parses the first message of `bytes`.
 pub(super) fn parse(style: Style, bytes: &[u8]) -> Result<Parsed, Violation> {
     let Ok((_, magic)) = be_u32::<_, Nothing>(bytes) else {
         return Ok(Parsed::Need(SIMPLE_REPLY_BYTES));
@@ -113,10 +114,10 @@ pub(super) fn parse(style: Style, bytes: &[u8]) -> Result<Parsed, Violation> {
     }
 }
 
-/// What nom says of bytes that are too few, which is all that can go wrong.
+/// The error of nom if the input is too short; no other error can occur.
 type Nothing<'a> = nom::error::Error<&'a [u8]>;
 
-/// What `parser` makes of bytes that are as many as it wants.
+/// Applies `parser`, and rejects input that is too short for it.
 fn fields<'a, O>(
     parser: impl Parser<&'a [u8], Output = O, Error = Nothing<'a>>,
     bytes: &'a [u8],
@@ -135,8 +136,9 @@ fn simple(fields_of: &[u8]) -> Result<Parsed, Violation> {
     Ok(Parsed::Message(SIMPLE_REPLY_BYTES, Message { cookie, offset: None, done: true, body }))
 }
 
-/// A chunk ("Structured reply chunk message", "Extended reply chunk message") in `bytes`, with a
-/// header of so many bytes, of which `rest` is what follows the magic.
+/// Parses a chunk ("Structured reply chunk message", "Extended reply chunk message") at the
+/// beginning of `bytes`. `header` is the length of its header, and `rest` the header without the
+/// magic.
 fn chunk(wide: bool, rest: &[u8], bytes: &[u8], header: usize) -> Result<Parsed, Violation> {
     let (rest, (flags, kind, cookie)) = fields((be_u16, be_u16, be_u64), rest)?;
     let (offset, len) = match wide {
@@ -150,7 +152,7 @@ fn chunk(wide: bool, rest: &[u8], bytes: &[u8], header: usize) -> Result<Parsed,
     if len > limit || len < fixed {
         return violation(format!("a chunk of type {kind} has {len} bytes"));
     }
-    // Data are not kept here; all else is, as a whole.
+    // Data stay outside the message; all other payloads are part of it.
     let kept = if kind == chunk::OFFSET_DATA { fixed } else { len };
     let end = usize::try_from(kept).ok().and_then(|kept| kept.checked_add(header));
     let Some(end) = end else { return violation("a chunk does not fit into memory") };
@@ -163,11 +165,11 @@ fn chunk(wide: bool, rest: &[u8], bytes: &[u8], header: usize) -> Result<Parsed,
     Ok(Parsed::Message(end, Message { cookie, offset, done, body }))
 }
 
-/// What is known of a payload from its type alone.
+/// The limits of the length of a payload, which depend on its type.
 struct Payload {
-    /// The least bytes it has.
+    /// Minimum number of bytes.
     len: u64,
-    /// The most.
+    /// Maximum number of bytes.
     limit: u64,
 }
 
@@ -179,15 +181,15 @@ fn payload(kind: u16) -> Payload {
         chunk::BLOCK_STATUS => (12, STATUS_MAX),
         chunk::BLOCK_STATUS_EXT => (24, STATUS_MAX),
         chunk::ERROR_OFFSET => (14, ERROR_MAX),
-        // What errors are not known here begin as the known ones do.
+        // Unknown errors begin like the known ones.
         kind if kind & chunk::ERROR_BIT != 0 => (6, ERROR_MAX),
-        // There is nothing to wait for.
+        // An unknown type is a violation; there is no payload to wait for.
         _ => (0, 0),
     };
     Payload { len, limit }
 }
 
-/// What a chunk says whose payload has `len` bytes, and begins with `payload`.
+/// Parses the contents of a chunk. Its payload has `len` bytes and begins with `payload`.
 fn body(kind: u16, payload: &[u8], len: u64) -> Result<Body, Violation> {
     match kind {
         chunk::NONE => Ok(Body::Nothing),

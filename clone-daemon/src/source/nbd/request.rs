@@ -1,4 +1,4 @@
-//! Requests that are under way, and whether what is replied fits them.
+//! Requests in flight, and the check that their replies match them.
 
 use std::ops::Range;
 use std::sync::{Arc, Condvar};
@@ -11,7 +11,7 @@ use crate::nbd_protocol::{
 use crate::source::nbd::error::NbdError;
 use crate::source::nbd::reply::{Body, Message, Run, Style, Violation, violation};
 
-/// What a request asks for.
+/// The operation of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wish {
     Read,
@@ -27,29 +27,29 @@ impl Wish {
     }
 }
 
-/// A request that is under way, and what has come of it so far.
+/// A request in flight, and the state of its reply.
 pub(super) struct Request {
-    /// Who waits for it; nobody if it was given up.
+    /// Wakes the caller; `None` if the request was abandoned.
     pub(super) caller: Option<Arc<Condvar>>,
     wish: Wish,
-    /// Bytes of the export.
+    /// Range of the export in bytes.
     range: Range<u64>,
-    /// What has been delivered of it, or is being.
+    /// The bytes that the reply has delivered, including those being received.
     covered: Covered,
     holes: Vec<Range<u64>>,
     extents: Option<Vec<Run>>,
-    /// What the server says went wrong first, and how often it said so.
+    /// The first error in the reply; `errors` counts all of them.
     error: Option<(u32, String)>,
     errors: u32,
-    /// Whether data are on their way that belong to it.
+    /// True while data of the reply are being received.
     receiving: bool,
-    /// Whether the last message has come.
+    /// True if the last message has arrived.
     done: bool,
 }
 
-/// The most errors that one reply may hold.
+/// Maximum number of errors in one reply.
 const ERRORS_MAX: u32 = 1024;
-/// The most pieces with nothing between them that a reply may be in at any time.
+/// Maximum number of disjoint pieces in which a reply has arrived at any time.
 const PIECES_MAX: usize = 4096;
 
 impl Request {
@@ -68,13 +68,13 @@ impl Request {
         }
     }
 
-    /// Appends it as it is sent ("Request message").
+    /// Appends the encoded request ("Request message") to `into`.
     pub(super) fn encode(&self, style: Style, cookie: u64, into: &mut Vec<u8>) {
         let len = self.range.end - self.range.start;
         encode(style, self.wish.command(), cookie, self.range.start, len, into);
     }
 
-    /// Takes a message of its reply. What it returns are the bytes of the export that follow.
+    /// Handles a message of the reply. Returns the range of the export whose data follow.
     pub(super) fn take(
         &mut self,
         style: Style,
@@ -83,7 +83,7 @@ impl Request {
         if self.done {
             return violation("a reply goes on after its end");
         }
-        // Cookie and offset both name the request.
+        // The cookie and the offset both identify the request.
         if message.offset.is_some_and(|offset| offset != self.range.start) {
             return violation(format!("a reply to {:?} is for another offset", self.range));
         }
@@ -128,12 +128,12 @@ impl Request {
         Ok(follows)
     }
 
-    /// The data have come that followed the last message.
+    /// Records that the data after the last message have arrived.
     pub(super) fn received(&mut self) {
         self.receiving = false;
     }
 
-    /// Whether all of the reply has come.
+    /// Returns whether the whole reply has arrived.
     pub(super) fn is_answered(&self) -> bool {
         self.done && !self.receiving
     }
@@ -145,7 +145,8 @@ impl Request {
         }
     }
 
-    /// All but the last one must end within what was asked for ("`NBD_REPLY_TYPE_BLOCK_STATUS`").
+    /// Checks that all extents but the last one end within the range
+    /// ("`NBD_REPLY_TYPE_BLOCK_STATUS`").
     fn check(&self, extents: &[Run]) -> Result<(), Violation> {
         let mut at = self.range.start;
         for run in extents {
@@ -160,12 +161,12 @@ impl Request {
         Ok(())
     }
 
-    /// Bytes of the export that are zeroes, and have not been delivered.
+    /// Returns the ranges of the export that read as zeroes and were sent without data.
     pub(super) fn holes(&self) -> &[Range<u64>] {
         &self.holes
     }
 
-    /// What came of it in the end.
+    /// Returns the result: the extents, or the first error.
     pub(super) fn outcome(self) -> Result<Vec<Run>, NbdError> {
         let Some((error, text)) = self.error else {
             return Ok(self.extents.unwrap_or_default());
@@ -178,7 +179,7 @@ impl Request {
     }
 }
 
-/// A request as it is sent.
+/// Appends an encoded request to `into`.
 pub(super) fn encode(
     style: Style,
     command: u16,
@@ -198,18 +199,18 @@ pub(super) fn encode(
     BigEndian::write_u64(&mut header[16..24], offset);
     match style {
         Style::Extended => BigEndian::write_u64(&mut header[24..32], len),
-        // Nobody asks for more at once in this style.
+        // Requests in this format are never longer.
         _ => BigEndian::write_u32(&mut header[24..28], u32::try_from(len).unwrap_or(u32::MAX)),
     }
     into.extend_from_slice(&header[..bytes]);
 }
 
-/// Which bytes have been delivered: ranges that neither touch nor overlap, ascending.
+/// The delivered bytes: ascending ranges that neither touch nor overlap.
 #[derive(Default)]
 struct Covered(Vec<Range<u64>>);
 
 impl Covered {
-    /// Adds bytes, which must be `within` those that were asked for, and new.
+    /// Adds a range, which must lie `within` the requested one and must not be there already.
     fn add(&mut self, within: &Range<u64>, new: Range<u64>) -> Result<(), Violation> {
         if new.start < within.start || new.end > within.end || new.is_empty() {
             return violation(format!("bytes {new:?} in reply to a read of {within:?}"));

@@ -1,4 +1,4 @@
-//! A connection as a stream of bytes, for several threads, each of which has a deadline.
+//! A connection as a byte stream for several threads. Each call has a deadline.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -20,34 +20,34 @@ use rustls::{ClientConfig, ClientConnection};
 
 use crate::source::uri::NbdEndpoint;
 
-/// A connected socket, under TLS or not.
+/// A connected socket, with or without TLS.
 ///
-/// One thread reads at a time; any number write.
+/// One thread reads at a time; any number of threads write.
 pub(super) struct Stream {
     socket: OwnedFd,
-    /// Held by whoever writes, so that what is written at once stays together.
+    /// Held during a write, so that the bytes of one write stay together.
     writing: Mutex<()>,
     tls: Option<Mutex<ClientConnection>>,
-    /// Whether nobody is to wait any more.
+    /// True if no thread may wait any longer.
     end: Arc<AtomicBool>,
 }
 
-/// How often whoever waits looks whether all is to end; less than a second.
+/// Interval at which a waiting thread checks `end`; less than a second.
 const GLANCE: Duration = Duration::from_millis(500);
-/// No socket lets anybody wait but where there is a deadline.
+/// Sockets do not block: every wait has a deadline.
 const FLAGS: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
-/// How long to wait before a server is asked again that has too many who wait.
+/// Pause before the next attempt to connect to a Unix socket whose backlog is full.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(10);
 
-/// A lock that does not mind those who panicked with it: what is behind these locks is whole
-/// between any two statements.
+/// Locks a mutex even if it is poisoned: the data behind these locks are consistent between any two
+/// statements.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Stream {
-    /// Connects. Whoever waits, here and later, gives up soon after `end` has become true. Names
-    /// are looked up by the system, which may take longer than there is time.
+    /// Connects to a server. This and all later waits stop soon after `end` has become true. The
+    /// system resolves host names, which can take longer than the deadline allows.
     pub(super) fn connect(
         endpoint: &NbdEndpoint,
         deadline: Instant,
@@ -60,7 +60,7 @@ impl Stream {
         Ok(Self { socket, writing: Mutex::default(), tls: None, end })
     }
 
-    /// Goes on under TLS, with a server that is called `name`.
+    /// Starts TLS with a server whose certificate must be valid for `name`.
     pub(super) fn secure(
         &mut self,
         config: Arc<ClientConfig>,
@@ -75,7 +75,7 @@ impl Stream {
                 wait(&self.socket, PollFlags::IN, deadline, &self.end)?;
             }
         }
-        // The last message of the client may be waiting still.
+        // The last message of the client may still be unsent.
         while flush(&self.socket, &mut tls)? {
             wait(&self.socket, PollFlags::OUT, deadline, &self.end)?;
         }
@@ -83,10 +83,11 @@ impl Stream {
         Ok(())
     }
 
-    /// Reads something, one byte at least.
+    /// Reads at least one byte.
     ///
     /// # Errors
-    /// `UnexpectedEof` if there is nothing more, and `TimedOut`.
+    /// `UnexpectedEof` at the end of the stream, `TimedOut` after the deadline, `ConnectionAborted`
+    /// after `end` has become true, and errors of the socket or TLS.
     pub(super) fn read(&self, into: &mut [u8], deadline: Instant) -> io::Result<usize> {
         loop {
             let got = match &self.tls {
@@ -112,7 +113,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Writes all of `data`. After an error nobody knows how much of it was written.
+    /// Writes all of `data`. After an error an unknown part of it has been written.
     pub(super) fn write(&self, data: &[u8], deadline: Instant) -> io::Result<()> {
         let _turn = lock(&self.writing);
         let Some(tls) = &self.tls else {
@@ -135,7 +136,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Whether the other side has ended it, and all that it sent was read.
+    /// Returns whether the server has closed the connection and all its data have been read.
     pub(super) fn is_over(&self) -> bool {
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         match recv(&self.socket, &mut [0_u8; 1][..], flags) {
@@ -144,14 +145,14 @@ impl Stream {
         }
     }
 
-    /// Ends it for all who use it.
+    /// Shuts the connection down for all threads.
     pub(super) fn close(&self) {
-        // It fails if the other side was first.
+        // It fails if the server closed the connection first.
         let _ = shutdown(&self.socket, Shutdown::Both);
     }
 }
 
-/// A socket that does what it can at once.
+/// A socket whose operations never block.
 struct Direct<'a>(&'a OwnedFd);
 
 impl Read for Direct<'_> {
@@ -184,7 +185,7 @@ fn read_now(socket: &OwnedFd, into: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-/// Reads what has been decrypted, and decrypts what has come.
+/// Reads decrypted data, and decrypts received data if there are none.
 fn read_tls_now(
     socket: &OwnedFd,
     tls: &mut ClientConnection,
@@ -196,7 +197,7 @@ fn read_tls_now(
                 if !receive(socket, tls)? {
                     return Err(error);
                 }
-                // An answer to what came, if it needs one; what is left the next writer sends.
+                // TLS may have to answer; the next writer sends what does not fit now.
                 flush(socket, tls)?;
             }
             got => return got,
@@ -204,7 +205,7 @@ fn read_tls_now(
     }
 }
 
-/// Takes in what has come; false if nothing has.
+/// Receives and decrypts the available data; false if there are none.
 fn receive(socket: &OwnedFd, tls: &mut ClientConnection) -> io::Result<bool> {
     match tls.read_tls(&mut Direct(socket)) {
         Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -218,7 +219,7 @@ fn receive(socket: &OwnedFd, tls: &mut ClientConnection) -> io::Result<bool> {
     }
 }
 
-/// Sends what can be sent at once; true if there is more.
+/// Sends without blocking; true if some data are left.
 fn flush(socket: &OwnedFd, tls: &mut ClientConnection) -> io::Result<bool> {
     while tls.wants_write() {
         match tls.write_tls(&mut Direct(socket)) {
@@ -229,7 +230,7 @@ fn flush(socket: &OwnedFd, tls: &mut ClientConnection) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Time that is left.
+/// Returns the time that is left.
 fn left(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
@@ -254,12 +255,12 @@ fn wait(socket: &OwnedFd, what: PollFlags, deadline: Instant, end: &AtomicBool) 
     }
 }
 
-/// Connects to one address after the other.
+/// Tries to connect to one address after another.
 fn connect_tcp(host: &str, port: u16, deadline: Instant, end: &AtomicBool) -> io::Result<OwnedFd> {
     let addresses: Vec<_> = (host, port).to_socket_addrs()?.collect();
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
     for (at, address) in addresses.iter().enumerate() {
-        // One that does not answer must leave time for the others.
+        // An address that does not answer must leave time for the others.
         let share = left(deadline)? / u32::try_from(addresses.len() - at).unwrap_or(u32::MAX);
         match connect_address(address, Instant::now() + share, end) {
             Ok(socket) => {
@@ -296,7 +297,7 @@ fn connect_address(
 fn connect_unix(path: &Path, deadline: Instant, end: &AtomicBool) -> io::Result<OwnedFd> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
     let address = SocketAddrUnix::new(path)?;
-    // A server that does not accept would let a socket that blocks wait for ever.
+    // With a blocking socket, a server that does not accept could block the thread for ever.
     while let Err(error) = connect(&socket, &address) {
         if !matches!(error, Errno::AGAIN | Errno::INTR) {
             return Err(error.into());

@@ -1,4 +1,4 @@
-//! TLS as a client of servers that have certificates (X.509).
+//! TLS for the client: servers identify themselves with X.509 certificates.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,22 +12,22 @@ use crate::source::nbd::error::NbdError;
 use crate::source::nbd::handshake::Tls;
 use crate::source::uri::NbdEndpoint;
 
-/// Where systems keep the authorities that they trust.
+/// Files in which systems keep their trusted certificate authorities.
 const SYSTEM: [&str; 3] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/ca-bundle.pem",
 ];
 
-/// The longest file of certificates, in bytes.
+/// Maximum size of a file of certificates in bytes.
 const BUNDLE_MAX: u64 = 16 << 20;
 
-/// TLS with a server at `endpoint`, whose certificate is by an authority of the file `ca`, in PEM,
-/// or by one that the system trusts.
+/// Sets up TLS for the server at `endpoint`. Its certificate must be issued by an authority from
+/// the PEM file `ca` or, without that, by one that the system trusts.
 pub(super) fn set_up(endpoint: &NbdEndpoint, ca: Option<&Path>) -> Result<Tls, NbdError> {
     let host = match endpoint {
         NbdEndpoint::Tcp { host, .. } => host.as_str(),
-        // As other clients have it: somebody on this machine.
+        // Other clients also use this name for servers on the same machine.
         NbdEndpoint::Unix(_) => "localhost",
     };
     let name = ServerName::try_from(host.to_owned());
@@ -44,7 +44,7 @@ pub(super) fn set_up(endpoint: &NbdEndpoint, ca: Option<&Path>) -> Result<Tls, N
     for certificate in CertificateDer::pem_slice_iter(&pem) {
         let certificate = certificate.map_err(|error| unusable(&error))?;
         let added = roots.add(certificate);
-        // One of many that is odd is no reason to do without the others.
+        // One unusable certificate of the system is no reason to reject the others.
         if ca.is_some() {
             added.map_err(|error| unusable(&error))?;
         }

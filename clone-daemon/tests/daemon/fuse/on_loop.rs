@@ -1,4 +1,4 @@
-//! Clones as files, under loop devices, with file systems on them.
+//! Clones exported as files, under loop devices, with file systems on them.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -17,7 +17,7 @@ use crate::support::{Rig, program, skipped, volume};
 
 const PROGRAMS: [&str; 6] = ["losetup", "mount", "mkfs.ext4", "e2fsck", "fstrim", "timeout"];
 
-/// Whether there can be loop devices here, and file systems on them; it says so if not.
+/// Returns whether loop devices and file systems on them can be used; reports it if not.
 fn can_loop() -> bool {
     let can = rustix::process::geteuid().is_root() && Path::new("/dev/loop-control").exists();
     if !can {
@@ -26,7 +26,7 @@ fn can_loop() -> bool {
     can && can_mount() && PROGRAMS.iter().all(|name| program(name).is_some())
 }
 
-/// Runs a program, for ten minutes at most.
+/// Runs a program for at most ten minutes.
 fn output(words: &[&str]) -> Output {
     let mut command = Command::new("timeout");
     let path = std::env::var("PATH").unwrap_or_default();
@@ -34,7 +34,7 @@ fn output(words: &[&str]) -> Output {
     command.output().unwrap()
 }
 
-/// Runs a program that must succeed, and gives what it says.
+/// Runs a program that must succeed, and returns its output.
 fn run(words: &[&str]) -> String {
     let output = output(words);
     let said = [output.stdout, output.stderr].concat();
@@ -43,14 +43,14 @@ fn run(words: &[&str]) -> String {
     said
 }
 
-/// A loop device, which is gone in the end.
+/// A loop device, which is removed at the end.
 struct Loop(String);
 
 impl Loop {
     fn on(file: &Path, direct: bool) -> Self {
         let direct = format!("--direct-io={}", if direct { "on" } else { "off" });
         let file = file.to_str().unwrap();
-        // Others may take the device that was free.
+        // Another process may take the free device first.
         for _ in 0..600 {
             let output = output(&["losetup", "--find", "--show", &direct, file]);
             if output.status.success() {
@@ -71,7 +71,7 @@ impl Drop for Loop {
     }
 }
 
-/// A file system that is mounted, and is not in the end.
+/// A mounted file system, which is unmounted at the end.
 struct Mounted(PathBuf);
 
 impl Mounted {
@@ -86,7 +86,7 @@ impl Mounted {
         self.0.to_str().unwrap()
     }
 
-    /// Unmounts it, so that all of it has been written.
+    /// Unmounts the file system, so that all of it has been written.
     ///
     /// A program that another test is just starting may have a file of it open for a moment.
     fn end(self) {
@@ -102,7 +102,7 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        // Only a test that failed has it mounted still.
+        // Only a failed test still has it mounted.
         let _ = rustix::mount::unmount(&self.0, UnmountFlags::DETACH);
     }
 }
@@ -111,7 +111,7 @@ fn check(device: &Loop) {
     run(&["e2fsck", "-fn", &device.0]);
 }
 
-/// Bytes that tell which file they belong to.
+/// Returns contents that identify their file.
 fn content(file: usize, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     StdRng::seed_from_u64(file as u64).fill_bytes(&mut bytes);
@@ -124,7 +124,7 @@ fn a_file_system_is_made_on_a_clone_under_a_loop_device_and_is_sound() {
         return;
     }
     for direct in [true, false] {
-        // It holds something else that must not show through.
+        // The source has other contents, which must not show through.
         let rig = Rig::new(Sectors(8), &content(0, 64 << 20));
         let clone = rig.start(false);
         let mut export = export(&rig.path("there"), &volume(&rig, "disk", &clone));
@@ -156,7 +156,8 @@ fn a_file_system_is_made_on_a_clone_under_a_loop_device_and_is_sound() {
     }
 }
 
-/// An image with a file system of 200 MB and 60 MB in files, the first of 2 MB.
+/// Returns an image of a file system of 200 MiB with 30 files of 2 MiB each, and the number of
+/// files.
 fn image(folder: &Path) -> (Vec<u8>, usize) {
     const FILES: usize = 30;
     let tree = folder.join("tree");
@@ -171,7 +172,7 @@ fn image(folder: &Path) -> (Vec<u8>, usize) {
     (fs::read(image).unwrap(), FILES)
 }
 
-/// What the kernel's dm-clone.rst shows, "Examples".
+/// The examples of the kernel's dm-clone.rst, "Examples".
 #[test]
 fn a_file_system_is_cloned_while_it_is_used_and_what_it_does_not_use_is_not_copied() {
     if !can_loop() {

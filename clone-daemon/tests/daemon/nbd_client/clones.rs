@@ -1,4 +1,4 @@
-//! Whole clones of exports.
+//! Clones whose source is an NBD export.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -24,18 +24,18 @@ const MIB: usize = 1 << 20;
 /// Regions of 64 KiB.
 const REGION: Sectors = Sectors(128);
 
-/// What is at the socket of a folder, with all that is around it in the daemon.
+/// Opens the export at the socket of a folder like the daemon does, with its retry policy.
 fn open(folder: &Path, options: &SourceOptions) -> Arc<dyn Source> {
     let uri = format!("nbd+unix:///?socket={}", folder.join("nbd").display());
     source::open(&uri.parse().unwrap(), None, options).unwrap().source
 }
 
-/// Waits for the first notice that `is_it`.
+/// Waits for the first event for which `is_it` is true.
 fn wait_for(clone: &RunningClone<FileDevice>, is_it: impl Fn(&Happening) -> bool) -> Happening {
     wait_after(clone, &mut 0, is_it)
 }
 
-/// Waits for the first notice after number `last` that `is_it`, and keeps its number.
+/// Waits for the first event after number `last` for which `is_it` is true, and stores its number.
 fn wait_after(
     clone: &RunningClone<FileDevice>,
     last: &mut u64,
@@ -77,7 +77,7 @@ fn a_clone_has_the_data_of_an_export_and_its_holes() {
     assert_eq!((progress.fetched_bytes, progress.zeroed_bytes), (len as u64 / 2, len as u64 / 2));
     clone.stop();
     assert!(rig.destination() == bytes);
-    // All of it was there before.
+    // Nothing but the copies was written.
     let taken = fs::metadata(rig.path("destination")).unwrap().blocks() * 512;
     assert!(taken <= len as u64 / 2 + (64 << 10), "{taken} bytes are taken");
 }
@@ -166,7 +166,7 @@ fn what_the_server_cannot_read_is_named_and_the_rest_is_hydrated() {
     let bytes = noise(3, 4 * MIB);
     let rig = Rig::new(REGION, &bytes);
     let endpoint = unix(rig.folder.path());
-    // Bytes 1,500,160 to 1,599,488 are bad, which are in regions 22 to 24.
+    // Bytes 1,500,160 to 1,599,488 are bad; they are in regions 22 to 24.
     let map = rig.path("map");
     let text = "0 ?\n0 1500160 +\n1500160 99328 -\n1599488 2594816 +\n";
     fs::write(&map, text).unwrap();
@@ -184,7 +184,7 @@ fn what_the_server_cannot_read_is_named_and_the_rest_is_hydrated() {
     let told = loop {
         let told =
             wait_after(&clone, &mut seen, |it| matches!(it, Happening::HydrationStopped { .. }));
-        // The last try of a copy may have begun when its time was all but over.
+        // The last attempt of a copy may have begun shortly before its time limit.
         if !told.to_string().contains("has not answered in time") {
             break told;
         }

@@ -1,4 +1,4 @@
-//! Servers that do not keep to the protocol, by accident or on purpose.
+//! The client with servers that break the protocol, by accident or on purpose.
 #![expect(clippy::big_endian_bytes, reason = "that is the order of the protocol")]
 
 use std::io::{self, Read, Write};
@@ -20,27 +20,27 @@ use rand::{Rng, RngExt, SeedableRng};
 
 use super::servers::{LONG, noise, soon};
 
-/// Bytes of the export.
+/// Size of the export in bytes.
 const SIZE: usize = 64 << 10;
-/// Bytes of a request, of which there are four in the read that is tried.
+/// Length of a request in bytes; the tested read needs four of them.
 const PIECE: u32 = 16 << 10;
-/// The context for holes.
+/// Number of the context `base:allocation`.
 const CONTEXT: u32 = 7;
 
-/// What is done to what a server says, but for the data.
+/// Damage to the output of a server, apart from data.
 #[derive(Clone, Copy, Debug)]
 enum Harm {
     None,
-    /// The byte after so many is another one.
+    /// Changes the byte at this offset.
     Change(usize, u8),
-    /// There is one too many there, or too few.
+    /// Inserts a byte at this offset; `Leave` removes one.
     Insert(usize, u8),
     Leave(usize),
-    /// All ends there.
+    /// Ends the connection at this offset.
     End(usize),
 }
 
-/// What a server can do.
+/// The features of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Skill {
     Old,
@@ -54,15 +54,15 @@ struct Talk {
     stream: UnixStream,
     harm: Harm,
     skill: Skill,
-    /// What was agreed upon.
+    /// The negotiated format of replies.
     style: Skill,
-    /// Where the request begins that is answered.
+    /// Offset of the current request in bytes.
     asked: u64,
     said: usize,
 }
 
 impl Talk {
-    /// Says something, with some harm done to it.
+    /// Sends bytes, with the damage applied.
     fn say(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut bytes = bytes.to_vec();
         let place = |at: usize| at.checked_sub(self.said).filter(|&at| at < bytes.len());
@@ -108,7 +108,7 @@ impl Talk {
         self.say(&[&OPTION_REPLY_MAGIC.to_be_bytes()[..], &numbers, payload].concat())
     }
 
-    /// Greets the client.
+    /// Negotiates with the client.
     fn greet(&mut self) -> io::Result<()> {
         let flags = match self.skill {
             Skill::Old => 0,
@@ -186,7 +186,7 @@ impl Talk {
         }
     }
 
-    /// The data in the wrong order, and the first part of them as a hole if it is one.
+    /// Sends the data in the wrong order, and the first half of them as a hole if it is one.
     fn read(&mut self, cookie: [u8; 8], offset: u64, data: &[u8]) -> io::Result<()> {
         if matches!(self.style, Skill::Old | Skill::Simple) {
             let magic = SIMPLE_REPLY_MAGIC.to_be_bytes();
@@ -235,19 +235,19 @@ fn tell(kind: u16, what: &[u8]) -> Vec<u8> {
     [&kind.to_be_bytes()[..], what].concat()
 }
 
-/// Noise, with a hole in the first half of the second piece.
+/// Returns noise with a hole in the first half of the second piece.
 fn content() -> Vec<u8> {
     let mut content = noise(5, SIZE);
     content[PIECE as usize..][..PIECE as usize / 2].fill(0);
     content
 }
 
-/// Serves one connection, and returns how much was said beside data.
+/// Serves one connection, and returns the number of bytes sent apart from data.
 fn serve(listener: &UnixListener, skill: Skill, harm: Harm, content: &[u8]) -> usize {
     let (stream, _) = listener.accept().unwrap();
     stream.set_read_timeout(Some(LONG)).unwrap();
     let mut talk = Talk { stream, harm, skill, style: Skill::Simple, asked: 0, said: 0 };
-    // However it ends, the client is hung up on.
+    // However it ends, the connection is closed.
     let _ = talk.greet().and_then(|()| talk.serve(content));
     talk.said
 }
@@ -258,7 +258,7 @@ fn open(socket: &Path, deadline: Instant, options: NbdOptions) -> Result<NbdRemo
     NbdRemote::open(address, options, deadline)
 }
 
-/// Opens, asks for an extent, and reads, until `deadline`; what is read is right.
+/// Connects, reads, and asks for an extent, until `deadline`; asserts that the data are correct.
 fn try_all(socket: &Path, content: &[u8], deadline: Instant) -> Result<(), Trouble> {
     let options = NbdOptions { request_bytes: PIECE, ..NbdOptions::default() };
     let remote = open(socket, deadline, options)?;
@@ -283,8 +283,8 @@ fn a_server_that_says_something_else_in_any_place_is_not_believed_and_not_waited
                 let server = scope.spawn(|| serve(&listener, skill, harm, &content));
                 let deadline = match harm {
                     Harm::None => soon(),
-                    // What has not come soon comes never, for each waits for the other. On a
-                    // machine that is slow it may have come later: that counts as bad, too.
+                    // A reply that is not here soon never arrives, because each side waits for the
+                    // other. On a slow machine it could have arrived later; that counts as bad too.
                     _ => Instant::now() + Duration::from_millis(200),
                 };
                 let result = try_all(&socket, &content, deadline);
@@ -310,12 +310,12 @@ fn a_server_that_says_something_else_in_any_place_is_not_believed_and_not_waited
                 Err(_) => bad += 1,
             }
         }
-        // Most of what is said matters.
+        // Most bytes of a reply matter.
         assert!(bad > said / 3, "{skill:?}: {good} went well, {bad} did not");
     }
 }
 
-/// A server that says `bytes` to the first who comes, and `more` again and again.
+/// Starts a server that sends `bytes` to its first client, and then `more` repeatedly.
 fn chatter(folder: &Path, bytes: Vec<u8>, more: Vec<u8>) -> (PathBuf, JoinHandle<()>) {
     let socket = folder.join("nbd");
     let _ = std::fs::remove_file(&socket);
@@ -326,7 +326,7 @@ fn chatter(folder: &Path, bytes: Vec<u8>, more: Vec<u8>) -> (PathBuf, JoinHandle
         while said.is_ok() && !more.is_empty() {
             said = stream.write_all(&more);
         }
-        // Until the client leaves.
+        // Until the client disconnects.
         let _ = io::copy(&mut stream, &mut io::sink());
     });
     (socket, server)
@@ -374,7 +374,7 @@ fn a_server_that_stops_in_the_middle_of_a_reply_is_left_and_another_asked() {
         let cookie = talk.hear::<28>().unwrap()[8..16].try_into().unwrap();
         talk.chunk(cookie, chunk::OFFSET_DATA, true, &[0; 8], 8 + PIECE as usize).unwrap();
         talk.stream.write_all(&[0xbb; PIECE as usize / 2]).unwrap();
-        // Until the client leaves.
+        // Until the client disconnects.
         let _ = io::copy(&mut talk.stream, &mut io::sink());
         serve(&listener, skill, harm, &served)
     });
@@ -393,7 +393,8 @@ fn a_server_that_stops_in_the_middle_of_a_reply_is_left_and_another_asked() {
     server.join().unwrap();
 }
 
-/// A greeting with these replies to the choice of an export, each an information.
+/// Returns a negotiation in which the selection of an export has these replies, one for each
+/// information.
 fn greeting_with(told: &[Vec<u8>], contexts: &[u32]) -> Vec<u8> {
     let reply = |option: u32, kind: u32, payload: &[u8]| {
         let numbers = [option, kind, payload.len() as u32].map(u32::to_be_bytes).concat();
@@ -423,7 +424,7 @@ fn what_a_server_tells_twice_of_an_export_is_settled_by_neither() {
     let name = |name: &str| tell(info::DESCRIPTION, name.as_bytes());
     for (told, contexts, wrong) in [
         (vec![size(4096), name("a"), blocks(4096)], vec![7], None),
-        // The same again is nothing new.
+        // A repetition changes nothing.
         (vec![size(4096), size(4096), name("a"), name("a")], vec![7], None),
         (vec![size(4096), size(8192)], vec![7], Some("two things of the export (information 0)")),
         (vec![size(8192), size(4096)], vec![7], Some("two things of the export (information 0)")),

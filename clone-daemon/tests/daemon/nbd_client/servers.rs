@@ -1,4 +1,4 @@
-//! NBD servers of others, to read from.
+//! NBD servers of other projects, for tests of the client.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -15,19 +15,19 @@ use rand::{RngExt, SeedableRng};
 pub(super) use crate::support::LONG;
 use crate::support::{free_address, program};
 
-/// A deadline that is not meant to pass.
+/// Returns a deadline that is not supposed to pass.
 pub(super) fn soon() -> Instant {
     Instant::now() + LONG
 }
 
-/// A server, which ends with this.
+/// A server, which is stopped when this is dropped.
 pub(super) struct Server {
     child: Child,
     socket: Option<PathBuf>,
 }
 
 impl Server {
-    /// nbdkit at `endpoint`; `None` if there is no nbdkit here.
+    /// Starts nbdkit at `endpoint`; `None` if nbdkit is not installed.
     pub(super) fn nbdkit(endpoint: &NbdEndpoint, args: &[&str]) -> Option<Self> {
         let mut command = Command::new(program("nbdkit")?);
         command.args(["--foreground", "--exit-with-parent"]);
@@ -40,7 +40,7 @@ impl Server {
         Some(Self::start(command.args(args), "--pidfile", endpoint))
     }
 
-    /// qemu-nbd at `endpoint`; `None` if there is no qemu-nbd here.
+    /// Starts qemu-nbd at `endpoint`; `None` if qemu-nbd is not installed.
     pub(super) fn qemu(endpoint: &NbdEndpoint, args: &[&str]) -> Option<Self> {
         let mut command = Command::new(program("qemu-nbd")?);
         command.arg("--persistent");
@@ -53,7 +53,7 @@ impl Server {
         Some(Self::start(command.args(args), "--pid-file", endpoint))
     }
 
-    /// Waits until the file is there that it writes when it can be reached.
+    /// Starts a server, and waits for the file that it writes when it accepts connections.
     fn start(command: &mut Command, option: &str, endpoint: &NbdEndpoint) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let ready = folder.path().join("pid");
@@ -75,7 +75,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The server may have ended by itself.
         let _ = self.child.kill();
         self.child.wait().unwrap();
         if let Some(socket) = &self.socket {
@@ -84,36 +84,36 @@ impl Drop for Server {
     }
 }
 
-/// A socket in a folder.
+/// Returns an endpoint for a socket in a folder.
 pub(super) fn unix(folder: &Path) -> NbdEndpoint {
     NbdEndpoint::Unix(folder.join("nbd"))
 }
 
-/// A port of this machine that nobody uses.
+/// Returns an endpoint for a free port of this machine.
 pub(super) fn tcp() -> NbdEndpoint {
     let address = free_address();
     NbdEndpoint::Tcp { host: address.ip().to_string(), port: address.port() }
 }
 
-/// The default export there.
+/// Returns the address of the default export.
 pub(super) fn address(endpoint: &NbdEndpoint) -> NbdAddress {
     NbdAddress { endpoint: endpoint.clone(), export: String::new(), tls: false }
 }
 
-/// The default export there, as a source.
+/// Opens the default export as a source.
 pub(super) fn remote(endpoint: &NbdEndpoint) -> NbdRemote {
     NbdRemote::open(address(endpoint), NbdOptions::default(), soon()).unwrap()
 }
 
-/// Bytes that look like nothing else.
+/// Returns random bytes.
 pub(super) fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     StdRng::seed_from_u64(seed).fill(&mut bytes[..]);
     bytes
 }
 
-/// Makes a file of `len` bytes, noise every other `step` bytes, holes between them. Returns what
-/// it reads as.
+/// Creates a file of `len` bytes: blocks of `step` bytes, every other one of them a hole, the rest
+/// noise. Returns the contents.
 pub(super) fn sparse(path: &Path, len: usize, step: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     let file = File::create(path).unwrap();

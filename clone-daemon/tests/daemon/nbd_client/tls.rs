@@ -1,4 +1,4 @@
-//! Exports under TLS.
+//! The client under TLS.
 
 use std::fs;
 use std::path::Path;
@@ -10,8 +10,8 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 
 use super::servers::{Server, address, noise, soon, tcp, unix};
 
-/// Makes an authority, and a server's certificate for `names` by it, in the files that nbdkit
-/// wants.
+/// Creates a certificate authority and a server certificate for `names`, in the files that nbdkit
+/// expects.
 fn certificates(folder: &Path, names: &[&str]) {
     fs::create_dir_all(folder).unwrap();
     let mut params = CertificateParams::new(Vec::new()).unwrap();

@@ -1,4 +1,4 @@
-//! Extended headers, which no client that is installed speaks.
+//! Extended headers, which no installed client supports.
 
 use super::raw::{Chunk, Raw, be32, be64};
 use super::served::{Served, noise};
@@ -7,14 +7,14 @@ use clone_daemon::nbd_protocol::{chunk, command, errno, flag, option};
 
 const SIZE: usize = 256 << 10;
 
-/// A client with extended headers.
+/// Connects with extended headers.
 fn connect(served: &Served) -> Raw {
     let mut raw = Raw::chosen(served.connect(), &[option::EXTENDED_HEADERS]);
     raw.is_served();
     raw
 }
 
-/// One that has chosen metadata contexts too.
+/// Connects with extended headers, and selects metadata contexts.
 fn connect_with_contexts(served: &Served) -> Raw {
     let mut raw = Raw::greeted(served.connect());
     raw.option(option::EXTENDED_HEADERS, &[]);
@@ -49,7 +49,7 @@ fn reads_and_writes_go_with_extended_headers() {
     raw.request((0, command::READ), 4, SIZE as u64 - 1, 2);
     let reply = raw.reply();
     assert_eq!((reply.error(), reply.offset), (Some(errno::EINVAL), SIZE as u64 - 1));
-    // An empty read has no chunk of data.
+    // The reply to an empty read has no chunk of data.
     raw.request((0, command::READ), 5, 5, 0);
     assert_eq!(raw.reply().kind, chunk::NONE);
 }
@@ -74,7 +74,7 @@ fn payload_that_no_command_wants_is_read_over_and_a_write_need_not_announce_its_
     assert!(raw.hung_up().is_empty());
 }
 
-/// The extents of a reply, of lengths in KiB.
+/// Returns the extents of a reply, with lengths in KiB.
 fn extents(reply: &Chunk, context: u32) -> Vec<(u64, u64)> {
     assert_eq!(reply.kind, chunk::BLOCK_STATUS_EXT);
     let (header, extents) = reply.data.split_at(8);

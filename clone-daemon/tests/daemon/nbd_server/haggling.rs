@@ -1,4 +1,4 @@
-//! Options and their replies.
+//! Options of the negotiation and their replies.
 
 use super::raw::{Raw, be32, be64};
 use super::served::{Served, noise};
@@ -9,7 +9,7 @@ fn served() -> Served {
     Served::new(&noise(4, 64 << 10))
 }
 
-/// The data of a query for metadata contexts.
+/// Returns the data of a query for metadata contexts.
 fn query(name: &str, queries: &[&str]) -> Vec<u8> {
     let string = |text: &str| [&be32(text.len() as u32)[..], text.as_bytes()].concat();
     let all: Vec<Vec<u8>> = queries.iter().map(|query| string(query)).collect();
@@ -109,7 +109,7 @@ fn metadata_contexts_are_found_by_their_names_and_listed_by_their_namespaces() {
     assert_eq!(names(set, &["clone:hydrated", "base:allocation", "base:allocation"]), both);
     let unknown = raw.option(set, &query("none", &["base:allocation"]));
     assert_eq!(kinds(&unknown), [answer::ERR_UNKNOWN]);
-    // It took back what was chosen before.
+    // It voided the earlier selection.
     raw.go();
     raw.request((0, 7), 1, 0, 4096);
     assert_eq!(raw.reply().error(), Some(22));

@@ -1,4 +1,4 @@
-//! Clients that mean ill, or do not care.
+//! Clients that are hostile, slow or careless.
 
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ fn who_does_not_haggle_in_time_is_hung_up_on() {
     assert!(half.hung_up().is_empty());
     assert!(slow.join().unwrap() < 60_000);
     wait_until("they are gone", || served.server.connections() == 1);
-    // Who has an export may take its time.
+    // A client that has selected an export has no time limit.
     thread::sleep(handshake);
     chosen.is_served();
 }
@@ -76,7 +76,7 @@ fn a_thousand_connections_cost_little_and_others_are_served_meanwhile() {
     assert_eq!(raw.reply().error(), None);
     raw.receive(4096);
     raw.is_served();
-    // They have buffers for the first option at most.
+    // Each connection has at most the buffers for the first option.
     let bytes = served.server.buffer_bytes();
     assert!(bytes <= 1001 * 8192, "{bytes}");
     drop(half);
@@ -90,7 +90,7 @@ fn who_does_not_read_holds_up_nobody_and_memory_is_bounded() {
     let options = ServerOptions { shared_bytes, ..ServerOptions::default() };
     let served = Arc::new(served(options));
     served.clone.client().hydrate(0..2 * MIB).unwrap();
-    // Half of them ask for what is on the destination, half for what is not.
+    // Half of the connections read hydrated regions, half of them others.
     let deaf: Vec<_> = (0..20)
         .map(|at| {
             let mut raw = Raw::chosen(served.connect(), &[option::STRUCTURED_REPLY]);
@@ -116,7 +116,7 @@ fn who_does_not_read_holds_up_nobody_and_memory_is_bounded() {
             raw.request((0, command::READ), cookie, offset, len as u64);
             assert_eq!((raw.reply().error(), check()), (None, ()));
             assert!(raw.receive(len) == content[offset as usize..][..len]);
-            // Writes of all kinds are done too.
+            // Writes of all kinds complete too.
             raw.request((flag::FUA, command::WRITE), cookie, offset, len as u64);
             raw.send(&content[offset as usize..][..len]);
             assert_eq!((raw.reply().error(), check()), (None, ()));
@@ -162,7 +162,7 @@ fn a_long_reply_that_is_sent_in_pieces_is_not_torn_by_others() {
     let mut raw = Raw::chosen(served.connect(), &[]);
     let mut sender = raw.stream.try_clone().unwrap();
     let count = 400;
-    // Odd ones are copied on demand, and answered by another thread than the even ones.
+    // Odd cookies are copied on demand; another thread answers them than the even ones.
     let range = |cookie: u64| match cookie % 2 {
         0 => (cookie * 512, MIB as usize),
         _ => (2 * MIB + cookie * 4096, 4096),
@@ -194,13 +194,13 @@ fn wrong_magics_and_absurd_lengths_end_a_connection_and_no_other() {
         raw.send(&bytes);
         assert!(raw.hung_up().is_empty());
     }
-    // What is too long to be read is not too long to be refused.
+    // A read that is too long gets an error, and the connection continues.
     let mut raw = Raw::chosen(served.connect(), &[option::STRUCTURED_REPLY]);
     raw.request((0, command::READ), 1, 0, u64::from(u32::MAX));
     assert_eq!(raw.reply().error(), Some(errno::EINVAL));
     raw.request((0, command::TRIM), 2, u64::MAX, u64::from(u32::MAX));
     assert_eq!(raw.reply().error(), Some(errno::EINVAL));
-    // A write past the end is taken and refused.
+    // The payload of a write past the end is received, and the write is refused.
     raw.request((0, command::WRITE), 3, 4 * MIB - 1, 2 * MIB);
     raw.send(&vec![0; 2 << 20]);
     assert_eq!(raw.reply().error(), Some(errno::ENOSPC));

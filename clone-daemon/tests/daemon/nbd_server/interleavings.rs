@@ -1,5 +1,5 @@
-//! Random interleavings: several connections with many requests under way each, while the clone is
-//! suspended and goes on, with little room for buffers. Every byte of every reply is checked.
+//! Random interleavings: several connections with many requests in flight each, while the clone is
+//! suspended and resumed, and with little memory for buffers. Every byte of every reply is checked.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -34,17 +34,17 @@ mod pump;
 mod requests;
 mod world;
 
-/// Connections of a run.
+/// Number of connections of a run.
 const CLIENTS: u64 = 3;
 
-/// Times that each of them has requests under way, and how many at most.
+/// Number of times that each connection has requests in flight, and their maximum number.
 const ROUNDS: u64 = 10;
 const REQUESTS: u64 = 40;
 
-/// What changes from run to run.
+/// The parameters of a run.
 #[derive(Debug)]
 struct Plan {
-    /// Of the first connection; the others have others.
+    /// The format of replies of the first connection; the others have other formats.
     style: u64,
     tls: bool,
     records: bool,
@@ -54,7 +54,7 @@ struct Plan {
 }
 
 impl Plan {
-    /// The seed decides what is met: all styles, each with TLS and without, in six seeds.
+    /// Chooses parameters by the seed. Six seeds cover all formats, each with and without TLS.
     fn new(seed: &Seed, rng: &mut StdRng) -> Self {
         let shared = [0, 0, 64 * KIB, 256 << 20];
         Self {
@@ -72,7 +72,7 @@ impl Plan {
     }
 }
 
-/// Certificates, and a client that trusts them.
+/// Certificates, and a client configuration that trusts them.
 struct Trust {
     folder: TempDir,
     config: Arc<ClientConfig>,
@@ -92,7 +92,7 @@ impl Trust {
     }
 }
 
-/// A connection in a style, with both metadata contexts if it has chunks.
+/// Connects with a format of replies, and with both metadata contexts if it has chunks.
 fn connect(served: &Served, style: Style, trust: Option<&Trust>) -> Raw<Pump> {
     let mut plain = Raw::greeted(served.connect());
     let tls = trust.map(|trust| {
@@ -118,7 +118,7 @@ fn connect(served: &Served, style: Style, trust: Option<&Trust>) -> Raw<Pump> {
     raw
 }
 
-/// Suspends the clone and lets it go on, until `is_over`.
+/// Suspends and resumes the clone repeatedly, until `is_over` is true.
 fn suspend_again_and_again(
     clone: &RunningClone<FileDevice>,
     mut rng: StdRng,
@@ -149,7 +149,7 @@ fn run(seed: &Seed, trust: &Trust) -> (Figures, u64) {
     };
     let options = ServerOptions { shared_bytes: plan.shared_bytes, ..defaults };
     let served = Served::of(rig, clone, options);
-    // Half of what everybody reads is there.
+    // A part of the range that all clients read is hydrated.
     served.clone.client().hydrate(0..SOUND.end).unwrap();
     let is_over = AtomicBool::new(!plan.suspends);
     thread::scope(|scope| {
@@ -202,13 +202,13 @@ fn every_byte_of_every_reply_is_right_whatever_else_is_under_way() {
     println!("{sum:?}, suspended {times} times, {:?}", began.elapsed());
 }
 
-/// The offset of a spot, in a read that begins at 0, that cannot be read: in its second piece.
+/// Offset of a bad spot, in the second piece of a read that begins at 0.
 const SPOT: u64 = 300 * KIB;
 
-/// What is read: several pieces.
+/// Length in bytes of a read of several pieces.
 const LONG: u64 = 1024 * KIB;
 
-/// A clone without room for buffers, with a bad spot; and its content.
+/// Returns a clone with a bad spot, without memory for buffers, and its contents.
 fn with_bad_spot() -> (Served, Vec<u8>) {
     let (mut content, _) = content(1, CLIENTS);
     content.iter_mut().for_each(|byte| *byte |= 1);
@@ -231,7 +231,7 @@ fn a_simple_reply_whose_second_piece_fails_ends_with_the_connection() {
         (None, content[..256 << 10].to_vec())
     );
     assert!(raw.hung_up().is_empty());
-    // What fails in its first piece has not begun.
+    // If the first piece fails, the reply has not begun, and the error is reported.
     let mut raw = Raw::chosen(served.connect(), &[]);
     raw.request((0, command::READ), 1, SPOT, LONG);
     assert_eq!(raw.reply().error(), Some(errno::EIO));
@@ -248,7 +248,7 @@ fn an_error_in_a_later_piece_is_a_chunk_of_its_own_and_never_data() {
         (option::EXTENDED_HEADERS, flag::DF),
     ] {
         let mut raw = Raw::chosen(served.connect(), &[style]);
-        // The flushes are answered by another thread, at any time but within a chunk.
+        // Another thread answers the flushes, at any time except within a chunk.
         for cookie in 2..50 {
             raw.request((0, command::FLUSH), cookie, 0, 0);
         }
@@ -271,7 +271,7 @@ fn an_error_in_a_later_piece_is_a_chunk_of_its_own_and_never_data() {
         }
         let good = 256 << 10;
         assert!(got[..good] == content[..good]);
-        // One chunk has a length that was told before.
+        // A single chunk announced its length before, so it is padded.
         let padding = if flags == flag::DF { LONG as usize - good } else { 0 };
         assert!(got[good..] == vec![0; padding]);
         for _ in flushed..48 {

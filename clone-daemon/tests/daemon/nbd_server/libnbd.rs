@@ -1,4 +1,4 @@
-//! By scripts of libnbd.
+//! The server with libnbd, by Python scripts.
 
 use std::fs;
 
@@ -6,12 +6,12 @@ use super::served::{Served, noise, script};
 
 const SIZE: usize = 1 << 20;
 
-/// A clone of noise but for a hole from 256 KiB to 512 KiB.
+/// Returns a clone of noise, with a hole from 256 KiB to 512 KiB.
 fn with_hole() -> Served {
     let mut content = noise(8, SIZE);
     content[256 << 10..512 << 10].fill(0);
     let served = Served::new(&content);
-    // The source is open by now, but not what the file system knows of it.
+    // The source is open already, but its extents have not been looked up.
     let source = fs::OpenOptions::new().write(true).open(served.rig.path("source")).unwrap();
     let punch = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
     rustix::fs::fallocate(&source, punch, 256 << 10, 256 << 10).unwrap();

@@ -1,4 +1,4 @@
-//! Servers that begin and end, and volumes that come and go.
+//! Start and stop of servers, and changes of their volumes.
 
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex, mpsc};
@@ -13,7 +13,7 @@ use clone_daemon::export::nbd::{BindOptions, Listener, Server, ServerOptions};
 use clone_daemon::export::volume::{Volume, Volumes};
 use clone_daemon::nbd_protocol::{command, errno, option, option_reply};
 
-/// Volumes that change.
+/// A list of volumes that changes.
 struct Changing(Mutex<List>);
 
 impl Volumes for Changing {
@@ -26,7 +26,7 @@ impl Volumes for Changing {
     }
 }
 
-/// Waits for something that will be.
+/// Waits until a condition is true.
 pub(super) fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let began = Instant::now();
     while !is_so() {
@@ -100,17 +100,17 @@ fn a_server_stops_though_nothing_is_answered_and_nobody_reads() {
     let options = ServerOptions { grace: Duration::from_millis(50), ..ServerOptions::default() };
     let served = Served::with(Rig::new(Sectors(8), &noise(14, 4 << 20)), options);
     served.clone.client().hydrate(0..2 << 20).unwrap();
-    // One does not read what it is sent.
+    // A client that does not read its replies.
     let mut deaf = Raw::chosen(served.connect(), &[]);
     for cookie in 0..100 {
         deaf.request((0, command::READ), cookie, 0, 1 << 20);
     }
     served.clone.suspend().unwrap();
-    // One waits for what will not come, asked for together, and piece by piece.
+    // A client that waits for a reply that will not arrive.
     let mut waiting = Raw::chosen(served.connect(), &[]);
     waiting.request((0, command::READ), 1, 2 << 20, 4096);
     wait_until("it has come", || served.volume.figures().in_flight() == 1);
-    // One says nothing, and one does not even haggle.
+    // A client that sends nothing, and one that does not even negotiate.
     let _silent = [Raw::chosen(served.connect(), &[]), Raw::greeted(served.connect())];
     let Served { server, clone, rig: _rig, .. } = served;
     server.stop();

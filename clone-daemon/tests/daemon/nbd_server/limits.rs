@@ -1,4 +1,4 @@
-//! How many connections there may be: in all, to a clone, from a peer.
+//! Limits on the number of connections: in all, to a clone, and from a peer.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -20,7 +20,7 @@ use clone_daemon::nbd_protocol::{command, option, option_reply};
 use persistent_data::device::FileDevice;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
 
-/// Three clones that are served by TCP. What is declared first is dropped first.
+/// Three clones exported by TCP. Fields are dropped in the order of their declaration.
 struct Three {
     server: Server,
     address: SocketAddr,
@@ -70,7 +70,7 @@ impl Three {
         }
     }
 
-    /// Goes until there is room.
+    /// Selects an export as soon as there is room.
     fn go_soon(&self, peer: u8, name: &str) -> Raw<TcpStream> {
         let got = Mutex::new(None);
         wait_until("there is room", || {
@@ -85,7 +85,7 @@ impl Three {
 fn neither_a_peer_nor_a_clone_nor_both_can_take_all_connections() {
     let three = Three::new(ServerOptions { connections_max: 8, ..ServerOptions::default() });
     let mut there: Vec<_> = (0..2).map(|_| three.go(2, "disk").unwrap()).collect();
-    // It is told why, and may choose another one.
+    // The client learns the reason, and may select another export.
     let mut more = three.greeted(2);
     let (kind, why) = more.try_go("disk").unwrap_err();
     assert!(kind == option_reply::ERR_POLICY && why.contains("a quarter"), "{why}");
@@ -94,14 +94,14 @@ fn neither_a_peer_nor_a_clone_nor_both_can_take_all_connections() {
     there.push(three.go(2, "b").unwrap());
     let why = three.go(2, "c").err().unwrap();
     assert!(why.contains("a peer may have half"), "{why}");
-    // Others are served, by the same clones too.
+    // Others are served, also by the same clones.
     there.extend((0..2).map(|_| three.go(3, "disk").unwrap()));
     let why = three.go(4, "disk").err().unwrap();
     assert!(why.contains("a clone may have half"), "{why}");
     there.extend((0..2).map(|_| three.go(4, "b").unwrap()));
     let why = three.go(5, "c").err().unwrap();
     assert!(why.contains("as many connections as"), "{why}");
-    // The old way to choose an export has no way to say so.
+    // The old option to select an export has no error reply.
     let mut old = three.greeted(5);
     old.send(&Raw::option_bytes(option::EXPORT_NAME, b"c"));
     let mut rest = Vec::new();
@@ -123,14 +123,14 @@ fn those_that_haggle_make_way_for_new_ones_of_their_peer_and_others_do_not() {
     let mut silent: Vec<_> = (0..100).map(|_| three.greeted(2)).collect();
     wait_until("four are left", || three.server.figures().handshakes() == 5);
     assert_eq!(three.server.figures().refused(), 96);
-    // The others were there before, or are of another peer.
+    // The others were there before, or belong to another peer.
     other.try_go("disk").unwrap();
     other.is_served();
     let mut last = silent.pop().unwrap();
     last.try_go("b").unwrap();
     last.is_served();
     chosen.is_served();
-    // With other peers there are too many of all; the one that has most makes way.
+    // With further peers there are too many in all; the peer with the most loses some.
     let others: Vec<_> = (4..9).map(|peer| three.greeted(peer)).collect();
     wait_until("eight are left", || three.server.figures().handshakes() == 8);
     for mut raw in others {
@@ -152,7 +152,7 @@ fn one_that_is_idle_makes_way_only_where_a_limit_is_reached_and_nothing_is_under
     used.is_served();
     elsewhere.is_served();
     assert_eq!(three.server.figures().evicted(), 1);
-    // This one was silent for no day.
+    // This one has not been silent for a day.
     for _ in 0..3 {
         assert!(three.go(2, "disk").is_err());
     }
@@ -177,12 +177,12 @@ fn one_with_a_request_under_way_makes_no_way_however_long_it_waits() {
     }
     let _ = served.clone.resume();
     assert_eq!((waits.reply().error(), waits.receive(4096).len()), (None, 4096));
-    // From then on it only takes time.
+    // From now on it is idle, and is closed after some time.
     wait_until("it makes way", || Raw::greeted(served.connect()).try_go("disk").is_ok());
     assert!(waits.hung_up().is_empty());
 }
 
-/// A source that does not say what it knows until the other side of `wait` is gone.
+/// A source that reports no extent until the sender of `wait` is dropped.
 struct Mute {
     wait: Mutex<mpsc::Receiver<()>>,
     asked: mpsc::Sender<()>,
@@ -220,7 +220,7 @@ fn a_server_does_not_wait_for_a_source_that_says_nothing_and_replies_do_not_eith
     let cheap = Raw::request_bytes(false, (0, 99), 1, 0, 0);
     let long = Raw::request_bytes(false, (0, command::READ), 2, 0, 128 << 10);
     raw.send(&[cheap, long].concat());
-    // What came before is answered, though the source is asked for its holes.
+    // The earlier request is answered although the source has not reported its holes.
     is_asked.recv_timeout(LONG).unwrap();
     assert_eq!(raw.reply().cookie, 1);
     let Served { server, clone, rig: _rig, .. } = served;
@@ -244,11 +244,11 @@ fn a_full_server_lets_others_connect_and_tells_them_at_once() {
     for _ in 0..200 {
         let mut raw = Raw::greeted(served.connect());
         assert_eq!(raw.try_go("disk").unwrap_err().0, option_reply::ERR_POLICY);
-        // Exports are told of all the same.
+        // Exports are listed nevertheless.
         assert_eq!(raw.option(option::LIST, &[]).len(), 2);
     }
     only.is_served();
-    // One that has not gone when the next one comes makes way, which counts too.
+    // A connection that has not ended when the next one arrives may be cut, which counts too.
     assert!(served.server.figures().refused() >= 200);
 }
 

@@ -1,4 +1,4 @@
-//! A client that says whatever a test wants it to.
+//! A client that sends whatever bytes a test needs.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -10,7 +10,7 @@ use clone_daemon::nbd_protocol::{
     REQUEST_MAGIC, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC, chunk, option, option_reply,
 };
 
-/// A connection, by bytes. Nothing takes it for ever.
+/// A connection as bytes. Every operation has a time limit.
 pub(crate) struct Raw<S = UnixStream> {
     pub(crate) stream: S,
     extended: bool,
@@ -28,7 +28,7 @@ pub(crate) fn be64(number: u64) -> [u8; 8] {
     bytes
 }
 
-/// A chunk of a reply; of a simple one, `kind` is 0 and `data` are not read.
+/// A chunk of a reply. For a simple reply `kind` is 0, and `data` are not read.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Chunk {
     pub(crate) flags: u16,
@@ -36,13 +36,13 @@ pub(crate) struct Chunk {
     pub(crate) cookie: u64,
     /// The error of a simple reply.
     pub(crate) error: u32,
-    /// What an extended one repeats.
+    /// The offset of an extended reply.
     pub(crate) offset: u64,
     pub(crate) data: Vec<u8>,
 }
 
 impl Chunk {
-    /// The error that it tells, if it does.
+    /// Returns the error of the reply, if it has one.
     pub(crate) fn error(&self) -> Option<u32> {
         match self.kind {
             chunk::ERROR => Some(BigEndian::read_u32(&self.data)),
@@ -52,7 +52,7 @@ impl Chunk {
 }
 
 impl Raw {
-    /// Has read the greeting, and said nothing.
+    /// Reads the greeting of the server, and sends nothing.
     pub(crate) fn new(stream: UnixStream) -> Self {
         stream.set_read_timeout(Some(LONG)).unwrap();
         stream.set_write_timeout(Some(LONG)).unwrap();
@@ -61,14 +61,14 @@ impl Raw {
         raw
     }
 
-    /// Has greeted.
+    /// Exchanges greetings.
     pub(crate) fn greeted(stream: UnixStream) -> Self {
         let mut raw = Self::new(stream);
         raw.send(&[0, 0, 0, 3]);
         raw
     }
 
-    /// Has chosen the volume `disk`, after `options` without data.
+    /// Sends `options` without data, and selects the volume `disk`.
     pub(crate) fn chosen(stream: UnixStream, options: &[u32]) -> Self {
         let mut raw = Self::greeted(stream);
         for &option in options {
@@ -79,7 +79,7 @@ impl Raw {
         raw
     }
 
-    /// The bytes of an option.
+    /// Returns an encoded option.
     pub(crate) fn option_bytes(option: u32, data: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
         bytes.write_u64::<BigEndian>(OPTION_MAGIC).unwrap();
@@ -88,7 +88,7 @@ impl Raw {
         [bytes, data.to_vec()].concat()
     }
 
-    /// The bytes of a request; `what` is flags and command.
+    /// Returns an encoded request; `what` is its flags and command.
     pub(crate) fn request_bytes(
         extended: bool,
         what: (u16, u16),
@@ -112,7 +112,7 @@ impl Raw {
 }
 
 impl<S: Read + Write> Raw<S> {
-    /// Goes on over `stream`, without extended headers.
+    /// Continues over `stream`, without extended headers.
     pub(crate) fn over(stream: S) -> Self {
         Self { stream, extended: false }
     }
@@ -128,7 +128,7 @@ impl<S: Read + Write> Raw<S> {
         assert_eq!(self.try_go("disk"), Ok(()));
     }
 
-    /// Asks for a volume; else the error, and what the server says of it.
+    /// Selects a volume; fails with the error and the message of the server.
     pub(crate) fn try_go(&mut self, name: &str) -> Result<(), (u32, String)> {
         let name = [&be32(name.len() as u32)[..], name.as_bytes(), &[0, 0]].concat();
         match self.option(option::GO, &name).pop() {
@@ -138,7 +138,7 @@ impl<S: Read + Write> Raw<S> {
         }
     }
 
-    /// Extended headers have been agreed on.
+    /// Expects extended headers from now on.
     pub(crate) fn speak_extended(&mut self) {
         self.extended = true;
     }
@@ -147,7 +147,7 @@ impl<S: Read + Write> Raw<S> {
         self.stream.write_all(bytes).unwrap();
     }
 
-    /// All replies to an option: their kinds and data.
+    /// Sends an option, and returns all replies to it: their kinds and data.
     pub(crate) fn option(&mut self, option: u32, data: &[u8]) -> Vec<(u32, Vec<u8>)> {
         self.send(&Raw::option_bytes(option, data));
         self.option_replies(option)
@@ -172,7 +172,7 @@ impl<S: Read + Write> Raw<S> {
         self.send(&Raw::request_bytes(self.extended, what, cookie, offset, length));
     }
 
-    /// The next reply, or chunk of one.
+    /// Receives the next reply, or chunk of one.
     pub(crate) fn reply(&mut self) -> Chunk {
         let magic = BigEndian::read_u32(&self.receive(4));
         let mut chunk =
@@ -207,7 +207,7 @@ impl<S: Read + Write> Raw<S> {
         bytes
     }
 
-    /// Waits until the server hangs up; what it said before that.
+    /// Waits until the server closes the connection, and returns its output before that.
     pub(crate) fn hung_up(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
         match self.stream.read_to_end(&mut rest) {
@@ -217,7 +217,7 @@ impl<S: Read + Write> Raw<S> {
         }
     }
 
-    /// Asserts that the server answers yet.
+    /// Asserts that the server still answers.
     pub(crate) fn is_served(&mut self) {
         self.request((0, 3), 77, 0, 0);
         let reply = self.reply();

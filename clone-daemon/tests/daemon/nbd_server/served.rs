@@ -1,4 +1,4 @@
-//! A clone that is served on a socket.
+//! A clone that is exported on a socket.
 
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use rand::{Rng, SeedableRng};
 
 use crate::support::{List, Rig, program, skipped, volume};
 
-/// A clone called `disk`, and a server of it. What is declared first is dropped first.
+/// A clone called `disk`, and its server. Fields are dropped in the order of their declaration.
 pub(crate) struct Served {
     pub(crate) server: Server,
     pub(crate) volume: Arc<Volume>,
@@ -23,7 +23,7 @@ pub(crate) struct Served {
     pub(crate) rig: Rig,
 }
 
-/// Bytes that differ everywhere.
+/// Returns random bytes.
 pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     StdRng::seed_from_u64(seed).fill_bytes(&mut bytes);
@@ -31,7 +31,7 @@ pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
 }
 
 impl Served {
-    /// A clone of `source` with regions of 4 KiB, of which nothing is hydrated.
+    /// Creates a clone of `source` with regions of 4 KiB, none of them hydrated.
     pub(crate) fn new(source: &[u8]) -> Self {
         Self::with(Rig::new(Sectors(8), source), ServerOptions::default())
     }
@@ -41,7 +41,7 @@ impl Served {
         Self::of(rig, clone, options)
     }
 
-    /// Serves `clone`, which is on the devices of `rig`.
+    /// Exports `clone`, which uses the devices of `rig`.
     pub(crate) fn of(rig: Rig, clone: RunningClone<FileDevice>, options: ServerOptions) -> Self {
         let listeners = listen(&rig.path("socket"));
         let volume = volume(&rig, "disk", &clone);
@@ -62,7 +62,7 @@ impl Served {
         UnixStream::connect(self.socket()).unwrap()
     }
 
-    /// Copies all of it.
+    /// Hydrates the whole clone.
     pub(crate) fn hydrate(&self) {
         self.clone.client().hydrate(0..self.rig.size.to_bytes().unwrap()).unwrap();
     }
@@ -72,7 +72,7 @@ pub(crate) fn listen(path: &Path) -> Vec<Listener> {
     Listener::bind(&Address::Unix(path.into()), &BindOptions::default()).unwrap()
 }
 
-/// Runs a program for ten minutes at most; what it says, if it is installed and succeeds.
+/// Runs a program for at most ten minutes. Returns its output, if it is installed and succeeds.
 pub(crate) fn run(name: &str, arguments: &[&str]) -> Option<String> {
     let output = output(name, arguments)?;
     let told = String::from_utf8_lossy(&output.stderr);
@@ -87,7 +87,7 @@ pub(crate) fn output(name: &str, arguments: &[&str]) -> Option<Output> {
     Some(command.output().unwrap())
 }
 
-/// Runs a script of libnbd's Python, in which `h` is not yet connected to `uri`.
+/// Runs a Python script with libnbd. In it, `h` is not yet connected to `uri`.
 pub(crate) fn script(uri: &str, text: &str) -> Option<String> {
     if !Path::new("/usr/lib/python3/dist-packages/nbd.py").exists() {
         skipped("libnbd for Python is not installed");

@@ -1,4 +1,4 @@
-//! Streams of bytes that no client would send.
+//! Byte streams that no real client sends.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -15,7 +15,7 @@ use rand::{Rng, SeedableRng};
 
 const SIZE: u64 = 256 << 10;
 
-/// A whole stream of a client that does what is allowed.
+/// Returns the whole stream of a client that complies with the protocol.
 fn good_stream(rng: &mut StdRng) -> Vec<u8> {
     let mut stream = vec![0, 0, 0, 3];
     let headers = [None, Some(option::STRUCTURED_REPLY), Some(option::EXTENDED_HEADERS)];
@@ -74,7 +74,7 @@ fn mutate(rng: &mut StdRng, stream: &mut Vec<u8>) {
     }
 }
 
-/// Has the server read `stream` to its end, and reads what it answers to its end.
+/// Sends `stream` to the server, and reads all of its replies.
 fn feed(served: &Served, stream: &[u8]) {
     let (mut client, server) = UnixStream::pair().unwrap();
     client.set_read_timeout(Some(LONG)).unwrap();
@@ -84,12 +84,12 @@ fn feed(served: &Served, stream: &[u8]) {
         let mut bytes = Vec::new();
         match replies.read_to_end(&mut bytes) {
             Ok(_) => bytes.len(),
-            // What it did not read is told to the other side.
+            // The kernel reports input that the server did not read.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => bytes.len(),
             Err(error) => panic!("the server does not end: {error}"),
         }
     });
-    // It may hang up at any time.
+    // The server may close the connection at any time.
     let _ = client.write_all(stream);
     let _ = client.shutdown(Shutdown::Write);
     assert!(reader.join().unwrap() >= 18);

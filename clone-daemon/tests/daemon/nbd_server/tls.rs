@@ -1,4 +1,4 @@
-//! TLS by certificates.
+//! The server under TLS, with certificates.
 
 use std::fs;
 use std::path::Path;
@@ -12,8 +12,8 @@ use clone_daemon::nbd_protocol::{option, option_reply as answer};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
 
-/// A folder with the names that libnbd and QEMU expect: `ca-cert.pem`, `server-cert.pem`,
-/// `server-key.pem`, `client-cert.pem` and `client-key.pem`.
+/// Creates a folder with the file names that libnbd and QEMU expect: `ca-cert.pem`,
+/// `server-cert.pem`, `server-key.pem`, `client-cert.pem` and `client-key.pem`.
 pub(super) fn certificates() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: String| fs::write(folder.path().join(name), text).unwrap();
@@ -60,20 +60,20 @@ fn without_tls_nothing_is_told_where_it_is_required() {
     let mut raw = Raw::greeted(served.connect());
     raw.send(&Raw::option_bytes(option::EXPORT_NAME, b"disk"));
     assert!(raw.hung_up().is_empty());
-    // What comes before TLS does not count as under it.
+    // Input before TLS does not count as sent under TLS.
     let mut raw = Raw::greeted(served.connect());
     let both = [Raw::option_bytes(option::STARTTLS, b""), Raw::option_bytes(option::LIST, b"")];
     raw.send(&both.concat());
     assert_eq!(raw.option_replies(option::STARTTLS)[0].0, answer::ACK);
     assert!(raw.hung_up().is_empty());
-    // Nor does what is no TLS.
+    // Neither does input that is not TLS.
     let mut raw = Raw::greeted(served.connect());
     assert_eq!(raw.option(option::STARTTLS, b"")[0].0, answer::ACK);
     raw.send(&[0x55; 5000]);
     raw.hung_up();
 }
 
-/// A URI for clients of `served` that have the certificates of `folder`.
+/// Returns a URI for clients of `served` with the certificates of `folder`.
 fn uri(served: &Served, folder: &Path) -> String {
     let (socket, folder) = (served.socket(), folder.display());
     let socket = socket.display();
@@ -105,7 +105,7 @@ fn libnbd_copies_both_ways_under_tls() {
 fn a_client_without_a_certificate_that_is_trusted_is_not_let_in() {
     let (folder, others) = (certificates(), certificates());
     let served = served(folder.path(), true, &noise(43, 64 << 10));
-    // It trusts the server, and shows somebody else's certificate.
+    // This client trusts the server, and presents a certificate of another authority.
     fs::copy(folder.path().join("ca-cert.pem"), others.path().join("ca-cert.pem")).unwrap();
     let Some(told) = output("nbdinfo", &["--size", &uri(&served, others.path())]) else { return };
     assert!(!told.status.success());

@@ -1,4 +1,4 @@
-//! By programs that people use.
+//! The server with common client programs.
 
 use std::fs;
 
@@ -102,7 +102,7 @@ fn qemu_img_reads_maps_compares_and_converts() {
         .map(|extent| (extent["length"].as_u64().unwrap(), extent["zero"].as_bool().unwrap()))
         .collect();
     assert_eq!(zero, [(MIB as u64, false), (MIB as u64, true), (2 * MIB as u64, false)]);
-    // It writes over what is there, zeroes too.
+    // The program overwrites the contents, with zeroes too.
     let image = fs::File::create(served.rig.path("sparse")).unwrap();
     image.set_len(4 * MIB as u64).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&image, &content[..MIB], 3 * MIB as u64).unwrap();

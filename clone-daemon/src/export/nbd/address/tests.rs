@@ -88,7 +88,7 @@ fn a_socket_that_nobody_listens_on_is_replaced_and_no_other() {
     drop(stale);
     let listeners = bind().unwrap();
     assert!(matches!(bind(), Err(BindError::InUse(_))));
-    // Another one in its place is left alone when ours goes.
+    // The listener does not remove a socket that another process has put in its place.
     fs::remove_file(&path).unwrap();
     let other = UnixListener::bind(&path).unwrap();
     drop(listeners);

@@ -67,7 +67,7 @@ fn a_payload_is_known_before_anything_else_and_is_bounded() {
     assert_eq!(write(PAYLOAD_MAX.into()).payload(false), Ok(PAYLOAD_MAX));
     let long = u64::from(PAYLOAD_MAX) + 1;
     assert_eq!(write(long).payload(false), Err(Violation::Payload(long)));
-    // QEMU's client does not say it of its extended writes.
+    // QEMU's client does not set the flag on its extended writes.
     assert_eq!(write(1).payload(true), Ok(1));
     assert_eq!(asked(command::READ, 0, 0, u64::MAX).payload(true), Ok(0));
     assert_eq!(asked(command::READ, flag::PAYLOAD_LEN, 0, 5).payload(true), Ok(5));

@@ -1,4 +1,4 @@
-//! Replies that wait to be sent, and requests that will have one.
+//! The outbox of a connection: replies to send, and the requests in flight that will add some.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -9,22 +9,22 @@ use super::Message;
 use crate::export::nbd::channel::{Channel, Writer};
 use crate::export::nbd::memory::Lease;
 
-/// The most requests of a connection that are under way, or answered and not sent.
+/// Maximum number of requests of a connection that are in flight, or answered but not sent.
 const REQUESTS_MAX: usize = 256;
 
-/// The most bytes of their buffers.
+/// Maximum size of the buffers of these requests in bytes.
 const BYTES_MAX: u64 = 64 << 20;
 
-/// How often it is looked whether a connection was cut.
+/// Interval at which a waiting thread checks whether the connection was cut.
 pub(in crate::export::nbd) const GLANCE: Duration = Duration::from_millis(100);
 
-/// A reply that is ready.
+/// A reply that is ready to be sent.
 #[derive(Debug)]
 struct Reply {
-    /// Chunks that come before the last one.
+    /// A chunk before the last one.
     front: Option<Message>,
     last: Message,
-    /// Given back when it is sent.
+    /// Released when the reply has been sent.
     _slot: Slot,
 }
 
@@ -35,7 +35,7 @@ impl Reply {
     }
 }
 
-/// A request's place among those that are under way.
+/// The place of a request among those in flight.
 #[derive(Debug)]
 pub(in crate::export::nbd) struct Slot {
     outbox: Arc<Outbox>,
@@ -47,54 +47,55 @@ pub(in crate::export::nbd) struct Slot {
 pub(in crate::export::nbd) struct Outbox {
     channel: Arc<Channel>,
     state: Mutex<State>,
-    /// There is a reply, or there will be none any more.
+    /// Signalled when there is a reply, or when no more will come.
     work: Condvar,
-    /// A slot was given back, or whoever sent has ended.
+    /// Signalled when a slot or the right to send was released.
     room: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
     queue: VecDeque<Reply>,
-    /// Threads that wait for `room`. Waking costs a system call, also if nobody is there.
+    /// Number of threads that wait for `room`. Waking costs a system call even without a waiter.
     waiting: usize,
-    /// Slots, and bytes of their leases.
+    /// Number of slots, and bytes of their leases.
     slots: usize,
     bytes: u64,
-    /// What sends, unless somebody has it. Only its owner can send anything.
+    /// The writer, unless a thread has taken it. Only its owner can send.
     writer: Option<Writer>,
-    /// No more requests come.
+    /// True if no more requests will come.
     is_ending: bool,
-    /// Nothing can be sent any more.
+    /// True if nothing can be sent any more.
     is_broken: bool,
 }
 
 /// The right to send, until this is dropped.
 ///
-/// *Invariant:* nobody else sends meanwhile. Replies of other threads go out with the first bytes,
-/// before which no message has begun, or wait until there is no turn. If it is dropped within a
-/// message the connection ends: what came then would be taken for the rest of that message.
+/// *Invariant:* no other thread sends in the meantime. Replies of other threads are sent together
+/// with the first bytes, before any message has begun, or after the turn. If a turn is dropped
+/// within a message, the connection ends: the client would take later bytes for the rest of that
+/// message.
 #[derive(Debug)]
 pub(super) struct Turn<'a> {
     outbox: &'a Outbox,
-    /// It is there until this is dropped.
+    /// Present until this is dropped.
     writer: Option<Writer>,
-    /// Replies that go out with the first bytes.
+    /// Replies to send before the first bytes.
     waiting: VecDeque<Reply>,
     is_within: bool,
 }
 
-/// Where a message is after some of its bytes.
+/// The position in a message after some bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ends {
-    /// At its end.
+    /// The end of a message.
     Whole,
-    /// There is more of it to come.
+    /// Inside a message.
     Within,
 }
 
 impl Turn<'_> {
-    /// Sends what waits, and then `bytes`.
+    /// Sends the waiting replies, then `bytes`.
     pub(super) fn send(&mut self, bytes: &[u8], ends: Ends) -> io::Result<()> {
         let Some(writer) = &mut self.writer else { return Ok(()) };
         self.is_within = true;
@@ -134,7 +135,7 @@ impl Drop for Turn<'_> {
 }
 
 impl Outbox {
-    /// `writer` is that of `channel`.
+    /// Creates an outbox. `writer` belongs to `channel`.
     pub(in crate::export::nbd) fn new(channel: Arc<Channel>, writer: Writer) -> Arc<Self> {
         let state = State { writer: Some(writer), ..State::default() };
         let (work, room) = Default::default();
@@ -145,12 +146,15 @@ impl Outbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a request with a buffer of so many bytes may begin now.
+    /// Returns whether a request with a buffer of `bytes` bytes may start now.
     pub(in crate::export::nbd) fn has_room(&self, bytes: u64) -> bool {
         self.lock().has_room(bytes)
     }
 
-    /// Waits until [`has_room`](Self::has_room); fails if the connection has been cut.
+    /// Waits until [`has_room`](Self::has_room) is true.
+    ///
+    /// # Errors
+    /// `ConnectionAborted` if the connection was cut or nothing can be sent any more.
     pub(in crate::export::nbd) fn wait_for_room(&self, bytes: u64) -> io::Result<()> {
         let mut state = self.lock();
         while !state.has_room(bytes) {
@@ -170,7 +174,7 @@ impl Outbox {
         state
     }
 
-    /// A place for a request whose buffer is accounted for by `lease`.
+    /// Returns a slot for a request. `lease` accounts for its buffer.
     pub(in crate::export::nbd) fn slot(self: &Arc<Self>, lease: Lease) -> Slot {
         let mut state = self.lock();
         state.slots += 1;
@@ -180,16 +184,16 @@ impl Outbox {
         Slot { outbox: self.clone(), lease }
     }
 
-    /// Leaves a reply to whoever sends next.
+    /// Queues a reply for the next sender.
     fn push(&self, reply: Reply) {
         let mut state = self.lock();
         if state.is_broken {
-            // It gives its slot back, which takes the lock.
+            // Dropping the reply releases its slot, which takes the lock.
             drop(state);
             return;
         }
         state.queue.push_back(reply);
-        // Whoever sends now looks for more when that is done.
+        // A thread that is sending checks the queue when it is done.
         let is_free = state.writer.is_some();
         drop(state);
         if is_free {
@@ -197,7 +201,7 @@ impl Outbox {
         }
     }
 
-    /// Waits for whoever sends, and takes its place.
+    /// Waits for the right to send, and takes it.
     pub(super) fn turn(&self) -> Turn<'_> {
         let mut state = self.lock();
         loop {
@@ -213,7 +217,7 @@ impl Outbox {
         Turn { outbox: self, writer: Some(writer), waiting, is_within: false }
     }
 
-    /// Sends replies as they come, until no more do.
+    /// Sends replies until no more will come.
     pub(in crate::export::nbd) fn keep_sending(&self) {
         let mut state = self.lock();
         loop {
@@ -235,7 +239,7 @@ impl Outbox {
         }
     }
 
-    /// Nothing can be sent any more. Whoever receives finds that out too.
+    /// Ends the connection: nothing can be sent any more. The receiver notices it too.
     pub(super) fn give_up(&self) {
         let mut state = self.lock();
         state.is_broken = true;
@@ -247,7 +251,7 @@ impl Outbox {
         drop(dropped);
     }
 
-    /// Waits until all requests are answered, but no longer than until `deadline`, and has
+    /// Waits until all requests are answered or until `deadline`, and makes
     /// [`keep_sending`](Self::keep_sending) return.
     pub(in crate::export::nbd) fn finish(&self, deadline: Instant) {
         let mut state = self.lock();
@@ -270,15 +274,15 @@ impl Outbox {
 
 impl State {
     fn has_room(&self, bytes: u64) -> bool {
-        // One that is longer than what is allowed is alone.
+        // A request whose buffer exceeds the limit runs alone.
         let fits = self.bytes.saturating_add(bytes) <= BYTES_MAX;
         self.slots == 0 || self.slots < REQUESTS_MAX && fits
     }
 }
 
 impl Slot {
-    /// The request that has it is answered by `last`, and by a chunk in `front` of that if there
-    /// is one. This waits for nothing but a lock that is never held for long.
+    /// Answers the request with `last`, preceded by the chunk `front` if there is one. This waits
+    /// for nothing but a lock that is only held briefly.
     pub(in crate::export::nbd) fn answer(self, front: Option<Message>, last: Message) {
         let outbox = self.outbox.clone();
         outbox.push(Reply { front, last, _slot: self });

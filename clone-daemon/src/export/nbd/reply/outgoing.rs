@@ -1,4 +1,4 @@
-//! The replies of the thread that receives: several of them together, or a long one by pieces.
+//! The replies of the receiver thread: several of them together, or a long one in pieces.
 
 use std::io;
 use std::sync::Arc;
@@ -8,36 +8,36 @@ use super::{Head, Message, Style, Ticket};
 use crate::export::nbd::buffers::Batch;
 use crate::export::nbd::memory::Lease;
 
-/// Replies are sent when there are so many bytes of them, or nothing else is to be done.
+/// Replies are sent when they reach this number of bytes, or when no more input is available.
 const ENOUGH: usize = 64 << 10;
 
-/// Replies that were not sent.
+/// Replies that have not been sent.
 ///
-/// *Invariant:* they are whole messages, whenever this can be used.
+/// *Invariant:* they are whole messages between any two calls.
 #[derive(Debug)]
 pub(in crate::export::nbd) struct Replies {
     outbox: Arc<Outbox>,
     batch: Batch,
 }
 
-/// Data that answer a read, or a part of it.
+/// Describes the data of a read, or a part of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::export::nbd) struct Data {
-    /// Where they begin on the export, in bytes.
+    /// Start of the data on the export in bytes.
     pub(in crate::export::nbd) offset: u64,
-    /// Bytes of them.
+    /// Length in bytes.
     pub(in crate::export::nbd) len: usize,
-    /// The request is answered after them. A simple reply has all data of its request.
+    /// True if these data complete the reply. A simple reply has all data of its request.
     pub(in crate::export::nbd) last: bool,
 }
 
 impl Replies {
-    /// `lease` is one of a connection's own.
+    /// Creates an empty batch. `lease` is one of the connection's own.
     pub(in crate::export::nbd) fn new(outbox: Arc<Outbox>, lease: Lease) -> Self {
         Self { outbox, batch: Batch::new(lease) }
     }
 
-    /// Where the replies of other threads come from.
+    /// Returns the outbox, which holds the replies of other threads.
     pub(in crate::export::nbd) fn outbox(&self) -> &Arc<Outbox> {
         &self.outbox
     }
@@ -48,8 +48,8 @@ impl Replies {
         }
     }
 
-    /// Adds data of a read, and `front` before them. `fill` makes the data; unless it does, and
-    /// succeeds, nothing is added.
+    /// Adds data of a read, after the chunk `front`. `fill` produces the data; if it returns `None`
+    /// or an error, nothing is added.
     pub(in crate::export::nbd) fn data<E>(
         &mut self,
         ticket: Ticket,
@@ -70,12 +70,12 @@ impl Replies {
         result
     }
 
-    /// Sends them if there are many.
+    /// Sends the replies if there are many.
     pub(in crate::export::nbd) fn flush_many(&mut self) -> io::Result<()> {
         if self.batch.len() >= ENOUGH { self.flush() } else { Ok(()) }
     }
 
-    /// Sends them.
+    /// Sends the replies.
     pub(in crate::export::nbd) fn flush(&mut self) -> io::Result<()> {
         if self.batch.len() == 0 {
             return Ok(());
@@ -85,43 +85,42 @@ impl Replies {
         sent
     }
 
-    /// Begins to answer a read of `len` bytes, which go out in one chunk as they are read.
+    /// Begins the reply to a read of `len` bytes, which is sent as one chunk while it is read.
     pub(in crate::export::nbd) fn long(&mut self, ticket: Ticket, len: usize) -> LongReply<'_> {
-        // The rest may fail, so that a chunk with all of it is not the last one.
+        // A later piece may fail, so the chunk cannot be marked as the last one.
         let head = Some(ticket.data_head(ticket.offset, len, false));
         let Self { outbox, batch } = self;
         LongReply { outbox, batch, ticket, head, turn: None, left: len, is_answered: false }
     }
 }
 
-/// The answer to a read, in one message that goes out piece by piece.
+/// The reply to a read: one message that is sent piece by piece.
 ///
-/// *Invariant:* once some of it was sent, nothing else is sent on the connection until all of it
-/// was. If it is dropped before it is [finished](Self::finish) or [fails](Self::fail) the
-/// connection ends. Before its first piece nothing of it is there, and what is sent meanwhile are
-/// other replies.
+/// *Invariant:* once a part of it has been sent, nothing else is sent on the connection until all
+/// of it has been. If it is dropped before it [finishes](Self::finish) or [fails](Self::fail), the
+/// connection ends. Before the first piece, the batch contains only other replies.
 #[derive(Debug)]
 #[must_use]
 pub(in crate::export::nbd) struct LongReply<'a> {
     outbox: &'a Outbox,
     batch: &'a mut Batch,
     ticket: Ticket,
-    /// It comes before the first piece.
+    /// The header, before the first piece.
     head: Option<Head>,
-    /// From the first byte that is sent to the last.
+    /// The right to send, from the first to the last sent byte.
     turn: Option<Turn<'a>>,
-    /// Bytes of data that are not yet in the batch.
+    /// Number of data bytes that have not been added to the batch.
     left: usize,
     is_answered: bool,
 }
 
-/// A read failed in the middle of a simple reply, which cannot say so.
+/// The error of a read that failed within a simple reply, which has no way to report it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::export::nbd) struct Torn;
 
 impl LongReply<'_> {
-    /// Adds the next `len` bytes of data. `fill` makes them; unless it does, and succeeds, nothing
-    /// is added.
+    /// Adds the next `len` bytes of data. `fill` produces them; if it returns `None` or an error,
+    /// nothing is added.
     pub(in crate::export::nbd) fn data<E>(
         &mut self,
         len: usize,
@@ -150,7 +149,8 @@ impl LongReply<'_> {
         let _ = self.data(data.len(), copy);
     }
 
-    /// Sends what is there: of other replies too, if nothing of this one was sent before.
+    /// Sends the batch. Replies of other threads go first, unless a part of this reply was sent
+    /// before.
     pub(in crate::export::nbd) fn flush(&mut self) -> io::Result<()> {
         if self.batch.len() == 0 {
             return Ok(());
@@ -171,7 +171,7 @@ impl LongReply<'_> {
         sent
     }
 
-    /// Ends the reply, all of whose data have been added.
+    /// Ends a reply whose data have all been added.
     pub(in crate::export::nbd) fn finish(mut self) -> io::Result<()> {
         debug_assert_eq!(self.left, 0);
         self.flush()?;
@@ -182,10 +182,10 @@ impl LongReply<'_> {
         Ok(())
     }
 
-    /// Ends the reply, some of whose data cannot be had; `error` says why. If some have been sent
-    /// zeroes take the place of the others ("it MUST use padding bytes which SHOULD be zero",
-    /// `NBD_CMD_READ`), and `error` follows as a chunk of its own. The end of the connection takes
-    /// the place of both in the simple style, which has no chunks.
+    /// Ends a reply that lacks some of its data; `error` is the reason. If a part has been sent,
+    /// zeroes replace the rest ("it MUST use padding bytes which SHOULD be zero", `NBD_CMD_READ`),
+    /// and `error` follows as a separate chunk. The simple format has no chunks; there the
+    /// connection has to end instead.
     pub(in crate::export::nbd) fn fail(mut self, error: &Message) -> io::Result<Result<(), Torn>> {
         if self.head.is_none() {
             if self.ticket.style == Style::Simple {

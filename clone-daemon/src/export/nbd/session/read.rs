@@ -1,4 +1,4 @@
-//! Reads: at once from the destination, whole from the source, or in pieces.
+//! Reads: on the fast path from the destination, submitted as a whole, or in pieces.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use crate::export::nbd::buffers::PIECE;
 use crate::export::nbd::reply::{Data, Message, Style, Ticket};
 use crate::export::nbd::session::{Ended, Session, failure};
 
-/// Reads that are shorter are not looked at for holes: that would take as long as the read.
+/// Shorter reads, in bytes, are not checked for holes: that would take as long as the read.
 const LONG: u64 = 64 << 10;
 
 impl Session {
@@ -35,7 +35,7 @@ impl Session {
         if !is_long && self.read_now(ticket, &range, hole.as_ref()) {
             return Ok(());
         }
-        // What is short and could not be read now is waited for, wherever it is.
+        // A short read that the fast path did not do is submitted, wherever its data are.
         let lease = if is_long && self.asker.is_there(&range) { None } else { self.lease(len)? };
         let Some(lease) = lease else {
             hole.iter().for_each(|hole| self.replies.put(hole));
@@ -56,7 +56,8 @@ impl Session {
         Ok(())
     }
 
-    /// The hole that a long `range` begins with, if it does, as a chunk; and what is left.
+    /// Looks for a hole at the start of a long `range`. Returns the hole as a chunk, and the rest
+    /// of the range.
     fn find_hole(
         &mut self,
         ticket: Ticket,
@@ -73,12 +74,13 @@ impl Session {
             return Ok((None, range));
         }
         let end = stretch.end.min(range.end);
-        // No read is longer than 32 bits.
+        // The length of a read fits into 32 bits.
         let len = (end - range.start) as u32;
         Ok((Some(ticket.hole(range.start, len, end == range.end)), end..range.end))
     }
 
-    /// Reads `range` if it is on the destination; whether it was. `front` goes before it.
+    /// Reads `range` on the fast path, and adds the reply after the chunk `front`; false if that is
+    /// not possible.
     fn read_now(&mut self, ticket: Ticket, range: &ByteRange, front: Option<&Message>) -> bool {
         let len = (range.end - range.start) as usize;
         let data = Data { offset: range.start, len, last: true };
@@ -91,7 +93,7 @@ impl Session {
         result.is_some()
     }
 
-    /// Reads piece after piece, waits for each, and sends each as a chunk.
+    /// Reads piece by piece, waits for each, and sends each as a chunk.
     fn read_in_chunks(&mut self, ticket: Ticket, range: ByteRange) -> Result<(), Ended> {
         for piece in pieces(&range) {
             let (offset, len) = (piece.start, (piece.end - piece.start) as usize);
@@ -117,7 +119,7 @@ impl Session {
         Ok(())
     }
 
-    /// Reads piece after piece, waits for each, and sends all of them in one message.
+    /// Reads piece by piece, waits for each, and sends all of them in one message.
     fn read_in_one(&mut self, ticket: Ticket, range: ByteRange) -> Result<(), Ended> {
         let len = (range.end - range.start) as usize;
         let (asker, mut reply) = (&self.asker, self.replies.long(ticket, len));
@@ -140,7 +142,7 @@ impl Session {
     }
 }
 
-/// The pieces of a range that are read one after the other.
+/// Splits a range into pieces that are read one after another.
 fn pieces(range: &ByteRange) -> impl Iterator<Item = ByteRange> {
     let end = range.end;
     (range.start..end).step_by(PIECE).map(move |at| at..end.min(at.saturating_add(PIECE as u64)))

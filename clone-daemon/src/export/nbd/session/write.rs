@@ -1,4 +1,5 @@
-//! Writes: at once to the destination, whole where something has to be copied, or in pieces.
+//! Writes: on the fast path to the destination, submitted as a whole if data have to be copied, or
+//! in pieces.
 
 use clone_core::engine::{ByteRange, Operation, RequestError};
 
@@ -6,20 +7,20 @@ use crate::export::nbd::buffers::PIECE;
 use crate::export::nbd::reply::Ticket;
 use crate::export::nbd::session::{Ended, Session, answer};
 
-/// What is written at once goes in strips that are no longer: that is how a destination gives it
-/// to the page cache anyway, and what is longer it may take for a copy, which it has stored early
-/// and forgotten.
+/// Maximum length of one fast-path write in bytes. The destination passes data to the page cache in
+/// strips of this length anyway. It could take a longer write for a copy, whose pages it writes
+/// back early and drops.
 const STRIP: usize = 64 << 10;
 
 impl Session {
-    /// Writes what follows to `range`.
+    /// Handles a write to `range`; the data follow in the input.
     pub(super) fn write(
         &mut self,
         ticket: Ticket,
         range: ByteRange,
         durable: bool,
     ) -> Result<(), Ended> {
-        // Nobody may send more at once than fits.
+        // The parser has limited the length.
         let mut range = range;
         let mut len = (range.end - range.start) as usize;
         if len <= PIECE && !durable {
@@ -53,11 +54,8 @@ impl Session {
         Ok(())
     }
 
-    /// Writes as much of the beginning of `data` as goes to the destination and nowhere else.
-    /// Returns how many bytes that was.
-    ///
-    /// *Invariant:* what is written here is never written again for the same request: others have
-    /// seen it, and their own writes have been answered since.
+    /// Writes `data` on the fast path. If a strip needs a copy, this returns `None`, and the caller
+    /// writes all of the data again.
     fn write_now(&self, offset: u64, data: &[u8]) -> Result<usize, RequestError> {
         let mut done = 0;
         for strip in data.chunks(STRIP) {
@@ -70,7 +68,7 @@ impl Session {
         Ok(done)
     }
 
-    /// Writes piece after piece, and waits for each. What follows one that failed is not written.
+    /// Writes piece by piece, and waits for each. After a failed piece, the others are discarded.
     fn write_pieces(
         &mut self,
         ticket: Ticket,

@@ -1,4 +1,4 @@
-//! A client that keeps many requests under way, and checks every byte of every reply.
+//! A client that keeps many requests in flight, and checks every byte of every reply.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -19,13 +19,13 @@ pub(super) struct Client {
     pub(super) style: Style,
     pub(super) raw: Raw<Pump>,
     pub(super) rng: StdRng,
-    /// What the clone holds, where only this client writes, and where nobody does.
+    /// The expected contents of the clone, except for the ranges of other clients.
     pub(super) model: Vec<u8>,
     pub(super) bad: Vec<Range<u64>>,
     pub(super) figures: Figures,
 }
 
-/// What was seen.
+/// Counters of a run.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Figures {
     pub(super) requests: u64,
@@ -33,18 +33,18 @@ pub(super) struct Figures {
     pub(super) bytes: u64,
 }
 
-/// A request that is under way.
+/// A request in flight.
 struct Asked {
     request: Request,
-    /// What has come of its data.
+    /// The ranges of the data that have arrived.
     got: Vec<Range<u64>>,
-    /// Data that were not right, and are zeroes: an error must follow.
+    /// True if some data were zeroes in place of the expected ones: an error must follow.
     padded: bool,
     contexts: Vec<u32>,
 }
 
 impl Client {
-    /// Has so many requests under way, and takes their replies.
+    /// Sends a number of requests, and receives their replies.
     pub(super) fn round(&mut self, requests: u64) {
         let (client, style, size) = (self.number, self.style, self.model.len() as u64);
         let used = Vec::new();
@@ -54,7 +54,7 @@ impl Client {
         for (place, request) in (0..).zip(&requests) {
             let cookie = (self.rng.next_u64() << 8) | place;
             self.raw.send(&request.bytes(style == Style::Extended, cookie));
-            // Some are on their way before others follow.
+            // Some are sent before the next ones are queued.
             if self.rng.next_u64().is_multiple_of(4) {
                 std::io::Write::flush(&mut self.raw.stream).unwrap();
             }
@@ -91,21 +91,21 @@ impl Client {
         }
     }
 
-    /// Takes a reply, or a chunk of one; the error that it tells.
+    /// Handles a reply or a chunk of one, and returns its error.
     fn take(&mut self, asked: &mut Asked, reply: &Chunk) -> Option<u32> {
         let range = asked.request.range.clone();
         if self.style == Style::Extended {
             assert_eq!(reply.offset, range.start);
         }
         match reply.kind {
-            // A simple reply, or a chunk that ends one.
+            // A simple reply, or the final chunk of a reply.
             0 if asked.request.is_read() && self.style == Style::Simple => {
                 if reply.error().is_none() {
                     let data = self.raw.receive((range.end - range.start) as usize);
                     self.take_data(asked, range.start, &data);
                 }
             }
-            // As a simple reply it has nothing behind it, where there are chunks for reads.
+            // A read without data cannot end like this.
             0 => assert!(!asked.request.is_read() || !asked.got.is_empty(), "{:?}", asked.request),
             chunk::OFFSET_DATA => {
                 let (offset, data) = reply.data.split_at(8);
@@ -166,7 +166,7 @@ impl Client {
         }
     }
 
-    /// Reads all that it wrote once more.
+    /// Reads the range that this client has written.
     pub(super) fn read_all(&mut self) {
         let range = written_by(self.number);
         let len = range.end - range.start;
@@ -185,7 +185,8 @@ impl Client {
     }
 }
 
-/// Takes the extents of a context: some at least, none of them empty, and none past the range.
+/// Checks the extents of a context: there is at least one, none is empty, and none extends past the
+/// range.
 fn take_status(asked: &mut Asked, reply: &Chunk) {
     let Request { kind, range, .. } = &asked.request;
     assert_eq!(*kind, Kind::Status);

@@ -1,4 +1,4 @@
-//! A stream that is read and written by one thread, with TLS or without.
+//! A stream that one thread reads and writes, with or without TLS.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -6,17 +6,17 @@ use std::os::unix::net::UnixStream;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustls::ClientConnection;
 
-/// Nothing takes longer, on whatever machine.
+/// Time limit of a wait, sufficient for any machine.
 const PATIENCE: Timespec = Timespec { tv_sec: 120, tv_nsec: 0 };
 
-/// What is written to it goes out while it is read, so that neither side has to wait for the other
-/// to read, however much is sent ahead.
+/// A stream that sends its output while it is read. So neither side waits for the other to read,
+/// however much is sent in advance.
 pub(super) struct Pump {
     socket: UnixStream,
     tls: Option<Box<ClientConnection>>,
-    /// What was written and has not gone out.
+    /// Written bytes that have not been sent.
     out: Vec<u8>,
-    /// What has come and was not read.
+    /// Received bytes that have not been read.
     come: Vec<u8>,
     is_over: bool,
 }
@@ -28,12 +28,12 @@ impl Pump {
         Self { socket, tls, out, come, is_over: false }
     }
 
-    /// Waits until something can go out or come, and lets it.
+    /// Waits until the socket can send or receive, and does both if possible.
     fn exchange(&mut self) -> io::Result<()> {
         let owes = match &mut self.tls {
             None => !self.out.is_empty(),
             Some(tls) => {
-                // It takes no more than its buffer holds.
+                // TLS takes no more than its buffer holds.
                 let took = tls.writer().write(&self.out)?;
                 self.out.drain(..took);
                 tls.wants_write()

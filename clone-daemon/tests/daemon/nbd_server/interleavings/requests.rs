@@ -1,4 +1,4 @@
-//! Requests of every kind, and what their replies must be.
+//! Requests of every kind, and their expected replies.
 
 use std::ops::Range;
 
@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use super::super::raw::{Raw, be32, be64};
 use super::world::{KIB, SHARED, SOUND, discarded_by, is_apart, written_by};
 
-/// What a request does.
+/// The kind of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Read,
@@ -18,12 +18,12 @@ pub(super) enum Kind {
         byte: u8,
     },
     Zero,
-    /// It may also say that it would not be fast.
+    /// May also fail because it is not fast.
     FastZero,
     Status,
-    /// Flushes, discards, and what only hydrates.
+    /// A flush, a discard, or a hydrate request.
     Other,
-    /// It must be refused like this.
+    /// Must fail with this error.
     Bad(u32),
 }
 
@@ -44,12 +44,12 @@ impl Request {
         self.kind == Kind::Read
     }
 
-    /// Whether it must be answered by one chunk of data.
+    /// Returns whether the reply must have one chunk of data.
     pub(super) fn is_whole(&self) -> bool {
         self.flags & flag::DF != 0
     }
 
-    /// Its bytes, with its payload.
+    /// Returns the encoded request with its payload.
     pub(super) fn bytes(&self, extended: bool, cookie: u64) -> Vec<u8> {
         let Self { kind, command, range, .. } = self;
         let len = range.end.wrapping_sub(range.start);
@@ -66,14 +66,14 @@ impl Request {
     }
 }
 
-/// Makes the requests of a client that are under way together: no two of them say something about
-/// the same bytes, unless both read.
+/// Generates the requests of a client that are in flight at the same time. No two of them use the
+/// same bytes, unless both read.
 pub(super) struct Planner<'a> {
     pub(super) rng: &'a mut StdRng,
     pub(super) client: u64,
     pub(super) style: Style,
     pub(super) size: u64,
-    /// Ranges that are written, and those that are read, of what the client writes.
+    /// Ranges in the client's own part that are in use; true for those that are written.
     pub(super) used: Vec<(Range<u64>, bool)>,
 }
 
@@ -92,7 +92,7 @@ impl Planner<'_> {
         start..start + len
     }
 
-    /// A range of what the client writes that can be used so, if one is found.
+    /// Returns a free range of the client's own part, if one is found.
     fn own(&mut self, writes: bool) -> Option<Range<u64>> {
         let most = self.one_of(&[600, 9000, 70 * KIB, 300 * KIB]);
         let place = written_by(self.client);
@@ -149,8 +149,7 @@ impl Planner<'_> {
 
     fn read(&mut self) -> Request {
         let most = self.one_of(&[600, 9000, 70 * KIB, 300 * KIB, 900 * KIB]);
-        // A simple reply that fails after its begin ends the connection: there is another test for
-        // that.
+        // A simple reply that fails in the middle ends the connection; another test covers that.
         let simple = self.style == Style::Simple;
         let place = if simple && most > 256 * KIB { SOUND } else { SHARED };
         let range = match self.below(4) {

@@ -1,4 +1,4 @@
-//! What is cloned, and what clients know of it.
+//! The source of the clone, and the ranges that the clients use.
 
 use std::io;
 use std::ops::Range;
@@ -14,20 +14,20 @@ use super::super::served::noise;
 
 pub(super) const KIB: u64 = 1 << 10;
 
-/// Bytes of a region, and of what cannot be read in a spot that is bad.
+/// Size in bytes of a region, and of a bad spot of the source.
 pub(super) const REGION: u64 = 4 * KIB;
 
-/// What all clients read and nobody writes.
+/// The range that all clients read and none writes.
 pub(super) const SHARED: Range<u64> = 0..1536 * KIB;
 
-/// The part of it in which nothing is bad.
+/// The part of it without bad spots.
 pub(super) const SOUND: Range<u64> = 0..1024 * KIB;
 
-/// A part of it that is a hole, and known to be one.
+/// A part of it that is a hole, and is reported as one.
 const HOLE: Range<u64> = 384 * KIB..640 * KIB;
 
-/// What one client writes, and nobody else uses; and, at its end, what it discards: nobody knows
-/// what that holds then.
+/// Size in bytes of the range that one client uses alone. The client writes it, except for the last
+/// part, which it discards; the contents of that part are undefined then.
 const OWN: u64 = 512 * KIB;
 const DISCARDED: u64 = 64 * KIB;
 
@@ -35,19 +35,19 @@ pub(super) fn is_apart(a: &Range<u64>, b: &Range<u64>) -> bool {
     a.end <= b.start || b.end <= a.start
 }
 
-/// What client `number` writes.
+/// Returns the range that client `number` writes.
 pub(super) fn written_by(number: u64) -> Range<u64> {
     let start = SHARED.end + number * OWN;
     start..start + OWN - DISCARDED
 }
 
-/// What client `number` discards.
+/// Returns the range that client `number` discards.
 pub(super) fn discarded_by(number: u64) -> Range<u64> {
     let end = written_by(number).end;
     end..end + DISCARDED
 }
 
-/// The content of a source for so many clients, and its bad spots.
+/// Returns the contents of a source for this number of clients, and its bad spots.
 pub(super) fn content(seed: u64, clients: u64) -> (Vec<u8>, Vec<Range<u64>>) {
     let size = SHARED.end + clients * OWN;
     let mut content = noise(seed, size as usize);
@@ -61,7 +61,7 @@ pub(super) fn content(seed: u64, clients: u64) -> (Vec<u8>, Vec<Range<u64>>) {
     (content, bad.collect())
 }
 
-/// A source that cannot be read in spots, and takes its time now and then.
+/// A source with spots that cannot be read. It is slow now and then.
 pub(super) struct Spotted {
     pub(super) content: Vec<u8>,
     pub(super) bad: Vec<Range<u64>>,
