@@ -35,6 +35,9 @@ fn le64(log: &[u8], at: usize) -> u64 {
 }
 
 /// Parses the entries of a log.
+///
+/// # Panics
+/// If `log` does not begin with the log's magic number.
 pub fn parse(log: &[u8]) -> Vec<Entry> {
     assert_eq!(le64(log, 0), MAGIC, "not a log of writes");
     let nr_entries = le64(log, 16);
