@@ -4,9 +4,8 @@
 //!
 //! Time is simulated: operations end in any order, some of them very late, without slowing the run
 //! down. The judges in `watch.rs` still detect a client that waits too long. `timed.rs` is a world
-//! without data, for tests in which only time matters. A run consists of a few rounds, each of
-//! which opens the clone anew. `tests/tests/engine.rs` runs the seeds.
-//! of which opens the clone anew.
+//! without data, for tests in which only time matters. A run consists of a few rounds, and each
+//! of them opens the clone anew. `tests/tests/engine.rs` runs the seeds.
 
 use std::time::Duration;
 

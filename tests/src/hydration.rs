@@ -87,7 +87,7 @@ impl WalkVisitor<ArrayBlockRef<le::U64>> for Reached {
     }
 }
 
-/// Returns the header of a clone of `nr_regions` regions, the last of which is short.
+/// Returns the header of a clone of `nr_regions` regions; the last one is short.
 pub fn header(nr_regions: u64) -> Header {
     let region_size = RegionSize::new(Sectors(8)).expect("a region size");
     let geometry = Geometry::new(region_size, Sectors(8 * nr_regions - 3)).expect("a geometry");

@@ -67,7 +67,7 @@ pub(super) struct Watch {
     complete_since: Option<u32>,
     /// Number of operations in flight for copies that hydration began.
     background: u32,
-    /// Regions of which hydration has fetched a part.
+    /// Regions that hydration has fetched at least in part.
     begun: BTreeSet<usize>,
     /// The time since which hydration could copy something and has no operation in flight.
     idle_since: Option<u64>,
