@@ -1,9 +1,9 @@
-//! Table lines and messages, right and wrong, to ask a kernel and us about.
+//! Valid and invalid table lines and messages, for tests of the parser and of a real kernel.
 //!
-//! In a line, [`META`], [`DEST`] and [`SRC`] stand for devices: whoever asks a kernel puts the
-//! paths of three devices of [`DEVICE_SECTORS`] in their places, each with logical blocks of 512
-//! bytes. Metadata is zeroed before each line. A line goes through `dmsetup create --table`, a
-//! message through `dmsetup message NAME 0`, as one argument each.
+//! In a line, [`META`], [`DEST`] and [`SRC`] stand for devices. A test with a kernel replaces them
+//! by the paths of three devices of [`DEVICE_SECTORS`], each with logical blocks of 512 bytes. The
+//! metadata is zeroed before each line. A line goes through `dmsetup create --table`, a message
+//! through `dmsetup message NAME 0`, as one argument each.
 
 mod generate;
 mod given;
@@ -15,42 +15,43 @@ use clone_core::geometry::Sectors;
 
 pub use generate::{messages, table_arguments, table_lines};
 
-/// Stands for the metadata device.
+/// Placeholder for the metadata device.
 pub const META: &str = "META";
 
-/// Stands for the destination device.
+/// Placeholder for the destination device.
 pub const DEST: &str = "DEST";
 
-/// Stands for the source device.
+/// Placeholder for the source device.
 pub const SRC: &str = "SRC";
 
-/// The length of a clone that is made of [`table_arguments`], which start at 0.
+/// Length of a clone with [`table_arguments`]. It starts at sector 0.
 pub const LENGTH: Sectors = Sectors(4096);
 
 /// The size of each of the three devices.
 pub const DEVICE_SECTORS: Sectors = Sectors(16384);
 
-/// Where we refuse what dmsetup and a kernel take. `docs/differences.md` says why.
+/// A text that dmsetup and a kernel accept and the parser rejects. `docs/differences.md` gives the
+/// reasons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Difference {
-    /// A number of which the kernel keeps the lowest 32 bits.
+    /// A number that the kernel truncates to its lowest 32 bits.
     NumberWraps,
-    /// One device in two places.
+    /// The same device in two places.
     SameDevice,
-    /// Comments or empty lines behind the line.
+    /// Comments or empty lines after the line.
     SeveralLines,
-    /// No line at all.
+    /// An empty table.
     NoLine,
-    /// A minus, of which dmsetup makes a number below 2^64.
+    /// A negative number, which dmsetup converts to a number below 2^64.
     NegativeNumber,
-    /// Numbers and words without a space between.
+    /// Numbers and words without a space between them.
     GluedWords,
     /// A message to device-mapper itself.
     CoreMessage,
 }
 
 impl Difference {
-    /// All that there are.
+    /// All differences.
     pub const ALL: [Self; 7] = [
         Self::NumberWraps,
         Self::SameDevice,
@@ -61,7 +62,7 @@ impl Difference {
         Self::CoreMessage,
     ];
 
-    /// Its name in `docs/differences.md`, which never changes.
+    /// Returns the name in `docs/differences.md`, which never changes.
     pub fn name(self) -> &'static str {
         match self {
             Self::NumberWraps => "number-wraps",
@@ -75,17 +76,17 @@ impl Difference {
     }
 }
 
-/// What is expected of a text.
+/// The expected results for a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expected<T> {
-    /// What we make of it, or why we refuse it.
+    /// The parser's result, or its error message.
     pub ours: Result<T, String>,
-    /// Whether a kernel takes it.
+    /// True if a kernel accepts the text.
     pub taken: bool,
-    /// What a kernel that takes it understands, if that is a clone or a message to one. It differs
-    /// from `ours` only if there is a difference; devices do not count then.
+    /// The meaning of the text to a kernel that accepts it, if it is a clone or a message to one.
+    /// It differs from `ours` only if there is a difference; then devices are not compared.
     pub reading: Option<T>,
-    /// The difference by choice, if a kernel takes what we refuse: there is none otherwise.
+    /// The reason for the difference, if a kernel accepts a text that the parser rejects.
     pub difference: Option<Difference>,
 }
 
@@ -98,13 +99,13 @@ impl<T: Clone> Expected<T> {
         Self { ours, taken: reading.is_some(), reading, difference }
     }
 
-    /// A kernel takes it, and makes no clone of it.
+    /// The result for a text that a kernel accepts without making a clone of it.
     fn taken_for_nothing(ours: Result<T, String>, difference: Difference) -> Self {
         Self { ours, taken: true, reading: None, difference: Some(difference) }
     }
 }
 
-/// What is expected of arguments, in a line of [`LENGTH`].
+/// Returns the expected results for arguments in a line of [`LENGTH`].
 pub fn expected_arguments(text: &str) -> Expected<Arguments> {
     let parsed = Arguments::parse(text);
     let ours = (parsed.as_ref().map_err(ToString::to_string)).and_then(|arguments| {
@@ -118,7 +119,7 @@ pub fn expected_arguments(text: &str) -> Expected<Arguments> {
     Expected::new(ours, reading)
 }
 
-/// What is expected of a line that is all of a table.
+/// Returns the expected results for a line that is the whole table.
 pub fn expected_line(text: &str) -> Expected<TableLine> {
     let parsed = TableLine::parse(text);
     let ours = (parsed.as_ref().map_err(ToString::to_string)).and_then(|line| {
@@ -138,10 +139,10 @@ pub fn expected_line(text: &str) -> Expected<TableLine> {
     Expected::new(ours, reading)
 }
 
-/// What is expected of a message.
+/// Returns the expected results for a message.
 pub fn expected_message(text: &str) -> Expected<Message> {
     match Message::parse(text) {
-        // The only one of these that any device takes.
+        // This is the only one of these messages that every device accepts.
         Err(error @ MessageError::ForDeviceMapper(_))
             if text.trim().eq_ignore_ascii_case("@cancel_deferred_remove") =>
         {
@@ -151,7 +152,7 @@ pub fn expected_message(text: &str) -> Expected<Message> {
     }
 }
 
-/// Whether the devices are there, and large enough.
+/// Checks that the devices exist and are large enough.
 fn usable(line: &TableLine) -> Result<(), String> {
     let DevicePaths { metadata, destination, source } = line.arguments().devices();
     for path in [metadata, destination, source] {
@@ -163,8 +164,8 @@ fn usable(line: &TableLine) -> Result<(), String> {
     line.check_devices(limits, limits).map_err(|error| error.to_string())
 }
 
-/// A text that we refuse for `error`, as it would be written if it were to mean to us what it may
-/// mean to a kernel.
+/// Rewrites a text that was rejected with `error`, so that it means to the parser what the original
+/// may mean to a kernel.
 fn rewritten(text: &str, error: &TableError) -> Option<(String, Difference)> {
     match error {
         TableError::TooLarge { word, lowest } => {
@@ -188,8 +189,8 @@ fn rewritten(text: &str, error: &TableError) -> Option<(String, Difference)> {
     }
 }
 
-/// A line with spaces where dmsetup needs none, and with the numbers that it makes of negative
-/// ones. It reads with `sscanf("%llu %llu %15s")`.
+/// Rewrites a line as dmsetup reads it, with `sscanf("%llu %llu %15s")`: with spaces where dmsetup
+/// needs none, and with the converted negative numbers.
 fn as_dmsetup_reads(line: &str) -> Option<(String, Difference)> {
     let (start, behind) = as_scanf_reads(line)?;
     let (length, behind) = as_scanf_reads(behind)?;
@@ -200,7 +201,7 @@ fn as_dmsetup_reads(line: &str) -> Option<(String, Difference)> {
     (!same).then_some((text, difference))
 }
 
-/// The number that a text begins with, and what is behind it.
+/// Returns the number at the start of a text, and the rest.
 fn as_scanf_reads(text: &str) -> Option<(u64, &str)> {
     let text = text.trim_start();
     let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
@@ -228,7 +229,7 @@ mod tests {
         table_arguments, table_lines,
     };
 
-    /// Counts the texts, those that we take, and the differences.
+    /// Counts the texts, the accepted ones, and the differences.
     fn summary<T: Clone>(
         texts: &[String],
         expected: fn(&str) -> Expected<T>,
@@ -272,7 +273,7 @@ mod tests {
         let document = include_str!("../../docs/differences.md");
         let rows = document.lines().filter_map(|line| line.strip_prefix("| `"));
         let listed: BTreeSet<&str> = rows.filter_map(|row| row.split('`').next()).collect();
-        // The two that no line with a placeholder for its devices can show.
+        // The two differences that no line with device placeholders can show.
         let others = ["byte-a0", "ignored-words"];
         let known = Difference::ALL.map(Difference::name).into_iter().chain(others);
         assert_eq!(listed, known.collect());
@@ -291,7 +292,7 @@ mod tests {
             expected_arguments("META DEST SRC 4294967304 0 4294967298 hydration_threshold 7");
         assert_eq!(wraps.difference, Some(Difference::NumberWraps));
         assert_eq!(wraps.reading.unwrap().options().hydration_threshold, 7);
-        // Nine is no region size for anybody.
+        // Nine is no valid region size, neither for a kernel nor for the parser.
         assert!(!expected_arguments("META DEST SRC 4294967305").taken);
         assert_eq!(
             expected_arguments("META META META 16").difference,

@@ -1,4 +1,4 @@
-//! A transaction that is watched from outside for what it may not do.
+//! A transaction whose block allocation is audited from outside.
 
 use std::collections::BTreeSet;
 
@@ -8,34 +8,34 @@ use persistent_data::store::{Reader, Shadow, Writer};
 use persistent_data::transaction::Transaction;
 use persistent_data::{BlockNr, Result};
 
-/// A transaction that panics when it gives out a block that the last commit reaches, or one that
-/// it has given out before.
+/// A transaction that panics when it allocates a block that the last commit reaches, or one that it
+/// has allocated before.
 #[derive(Debug)]
 pub struct Audited<D> {
-    /// What is watched.
+    /// The audited transaction.
     pub transaction: Transaction<D>,
     committed: BTreeSet<BlockNr>,
     given_out: BTreeSet<BlockNr>,
 }
 
 impl<D: Device> Audited<D> {
-    /// Watches `transaction`, of which the last commit reaches the blocks in `committed`.
+    /// Audits `transaction`. The last commit reaches the blocks in `committed`.
     pub fn new(transaction: Transaction<D>, committed: BTreeSet<BlockNr>) -> Self {
         Self { transaction, committed, given_out: BTreeSet::new() }
     }
 
-    /// What this transaction has given out so far, whether or not it has freed it again.
+    /// Returns all blocks that this transaction has allocated so far, including freed ones.
     pub fn given_out(&self) -> &BTreeSet<BlockNr> {
         &self.given_out
     }
 
-    /// Another transaction begins, after a commit that reaches `committed`.
+    /// Begins another transaction, after a commit that reaches `committed`.
     pub fn committed(&mut self, committed: BTreeSet<BlockNr>) {
         self.committed = committed;
         self.given_out.clear();
     }
 
-    /// Aborts: blocks may be given out anew.
+    /// Aborts: the blocks may be allocated again.
     pub fn abort(&mut self) {
         self.transaction.abort();
         self.given_out.clear();

@@ -1,7 +1,7 @@
-//! A small client of persistent-data that is not a clone: one superblock with a btree and its
+//! A small user of persistent-data that is not a clone: one superblock with a btree and its
 //! snapshot, two arrays, a bitset, and the space map of some data.
 //!
-//! Whatever it does, it does to a [`Model`] too, and compares.
+//! It applies each operation to a [`Model`] too, and compares the results.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,29 +30,29 @@ pub use run::{Mix, Run};
 use crate::audited::Audited;
 use layout::{Catalog, CatalogDisk, Pointer};
 
-/// What the client's structures hold, in the structures of the standard library.
+/// Content of the client's structures, in collections of the standard library.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Model {
-    /// The btree.
+    /// Content of the btree.
     pub tree: BTreeMap<u64, u64>,
-    /// Its snapshot.
+    /// Content of the btree's snapshot.
     pub snapshot: Option<BTreeMap<u64, u64>>,
-    /// The array.
+    /// Content of the array.
     pub array: Vec<u32>,
-    /// The contents of what the pointers point to.
+    /// Contents of the blocks that the pointers refer to.
     pub pointers: Vec<u64>,
-    /// The bitset.
+    /// Content of the bitset.
     pub bits: Vec<bool>,
-    /// The counts of the data blocks that are in use.
+    /// Reference counts of the data blocks in use.
     pub data: BTreeMap<u64, u32>,
-    /// How many data blocks there are.
+    /// Number of data blocks.
     pub nr_data: u64,
 }
 
 /// The client, open for writing.
 #[derive(Debug)]
 pub struct Client<D> {
-    /// Where the structures are kept.
+    /// The transaction that holds the structures.
     pub writer: Audited<D>,
     committed: CatalogDisk,
     tree: Btree<le::U64>,
@@ -61,18 +61,18 @@ pub struct Client<D> {
     pointers: Array<Pointer>,
     bitset: Bitset,
     data: DiskSpaceMap,
-    /// Data blocks that this transaction has changed the count of.
+    /// Data blocks whose count this transaction has changed.
     touched: BTreeSet<u64>,
 }
 
-/// Fewer than most operations change.
+/// Limit on dirty blocks; most operations change more.
 const DIRTY_BLOCKS_MAX: usize = 3;
 
 impl<D: Device> Client<D> {
-    /// Empty structures, committed.
+    /// Creates and commits empty structures.
     ///
     /// # Errors
-    /// The library's.
+    /// Any error of persistent-data.
     pub fn create(device: D) -> Result<Self> {
         wipe_superblock(&device)?;
         let mut writer = Audited::new(Transaction::create(device)?, BTreeSet::from([SUPERBLOCK]));
@@ -91,14 +91,15 @@ impl<D: Device> Client<D> {
         Ok(client)
     }
 
-    /// What was committed, of which all blocks are in `reachable`.
+    /// Opens the last commit, which reaches the blocks in `reachable`.
     ///
     /// # Errors
-    /// The library's.
+    /// Any error of persistent-data.
     pub fn open(device: D, reachable: BTreeSet<BlockNr>) -> Result<Self> {
         let committed = read_catalog(&device)?;
         let mut transaction = Transaction::open(device, &committed.space_map_root)?;
-        // After every reopening, blocks are written ahead of the commit and changed again.
+        // With this limit, blocks are written ahead of the commit and changed again after every
+        // reopening.
         transaction.limit_dirty(DIRTY_BLOCKS_MAX);
         Ok(Self::over(Audited::new(transaction, reachable), committed))
     }
@@ -119,10 +120,10 @@ impl<D: Device> Client<D> {
         }
     }
 
-    /// The first step of a commit. What it gives is what the second takes.
+    /// Runs the first step of a commit. Returns the input of the second step.
     ///
     /// # Errors
-    /// The library's.
+    /// Any error of persistent-data.
     pub fn prepare(&mut self) -> Result<(Prepared<'_, D>, CatalogDisk)> {
         let mut catalog = CatalogDisk::new_zeroed();
         catalog.bitset.set(self.bitset.flush(&mut self.writer)?.0);
@@ -139,10 +140,11 @@ impl<D: Device> Client<D> {
         Ok((prepared, catalog))
     }
 
-    /// Both steps. The owner has to tell the [writer](Self::writer) what the commit reaches.
+    /// Runs both steps of a commit. Afterwards the caller has to report the reachable blocks to the
+    /// [writer](Self::writer).
     ///
     /// # Errors
-    /// The library's.
+    /// Any error of persistent-data.
     pub fn commit(&mut self) -> Result<()> {
         let (prepared, catalog) = self.prepare()?;
         prepared.commit::<Catalog>(&catalog)?;
@@ -150,13 +152,13 @@ impl<D: Device> Client<D> {
         Ok(())
     }
 
-    /// After both steps: the next transaction begins.
+    /// Begins the next transaction after both steps of a commit.
     pub fn begin_after(&mut self, committed: CatalogDisk) {
         self.committed = committed;
         self.touched.clear();
     }
 
-    /// Back to the last commit.
+    /// Reverts to the last commit.
     pub fn abort(self) -> Self {
         let mut writer = self.writer;
         writer.abort();
@@ -169,7 +171,7 @@ fn read_catalog<D: Device>(device: &D) -> Result<CatalogDisk> {
     Ok((*catalog).clone())
 }
 
-/// Whether the superblock of `device` is that of a device without metadata.
+/// Returns whether the superblock of `device` belongs to a device without metadata.
 fn is_unformatted<D: ReadDevice>(device: &D) -> Result<bool> {
     let mut block = RawBlock::ZERO;
     let read = device.read(SUPERBLOCK, std::slice::from_mut(&mut block));

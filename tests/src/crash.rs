@@ -13,11 +13,11 @@ use rand::rngs::StdRng;
 
 use crate::watch::Watch;
 
-/// Of so many pending writes every subset is tried.
+/// Up to this many pending writes, every subset of them is tried.
 const EXHAUSTIVE: usize = 4;
 
-/// Keeps what a disk was before each write and each flush. Since a write that has not been flushed
-/// may survive in part, that is also what it was in the midst of them.
+/// Records the disk before each write and each flush. A write that has not been flushed may survive
+/// in part, so these states also cover a crash during a write or flush.
 #[derive(Debug)]
 pub struct CrashPoints<'d> {
     disk: &'d SimDisk,
@@ -25,7 +25,7 @@ pub struct CrashPoints<'d> {
 }
 
 impl<'d> CrashPoints<'d> {
-    /// Watches `disk`.
+    /// Records the states of `disk`.
     pub fn new(disk: &'d SimDisk) -> Self {
         Self { disk, before: Mutex::default() }
     }
@@ -34,7 +34,7 @@ impl<'d> CrashPoints<'d> {
         self.before.lock().expect("nothing panics with the lock held")
     }
 
-    /// What the disk was before each write and flush since this was last asked, and what it is.
+    /// Returns the recorded states since the last call, and the current one.
     fn take(&self) -> Vec<SimDisk> {
         let mut points = std::mem::take(&mut *self.before());
         points.push(self.disk.clone());
@@ -64,26 +64,26 @@ impl Device for CrashPoints<'_> {
     }
 }
 
-/// What a disk holds: all of it checked, or what is wrong with it.
+/// Reads and checks the content of a disk, or describes the damage.
 pub type Recover<S> = fn(&SimDisk) -> Result<S, String>;
 
-/// Lets the power go wherever it may, and looks at what is left.
+/// Crashes a disk at every recorded point, and checks the content that is left.
 #[derive(Debug)]
 pub struct Crashes<'p, 'd, S> {
     points: &'p CrashPoints<'d>,
     recover: Recover<S>,
-    /// Random crashes at each point.
+    /// Number of random crashes at each point.
     survivals: u32,
     rng: StdRng,
-    /// A crash to go on from, drawn from all.
+    /// A crashed disk to continue from, drawn from all.
     kept: Option<SimDisk>,
-    /// Crashes so far.
+    /// Number of crashes so far.
     pub tried: u64,
 }
 
 impl<'p, 'd, S> Crashes<'p, 'd, S> {
-    /// Crashes at `points`, with `survivals` random ones at each, and all that there are where
-    /// little is pending.
+    /// Crashes at `points`: `survivals` random crashes at each point, and all possible ones if only
+    /// a few writes are pending.
     pub fn new(
         points: &'p CrashPoints<'d>,
         recover: Recover<S>,
@@ -93,7 +93,7 @@ impl<'p, 'd, S> Crashes<'p, 'd, S> {
         Self { points, recover, survivals, rng, kept: None, tried: 0 }
     }
 
-    /// One of the disks that a crash has left, if there was any.
+    /// Returns one of the crashed disks, if there was any.
     pub fn into_kept(self) -> Option<SimDisk> {
         self.kept
     }

@@ -1,5 +1,5 @@
-//! Images that are damaged on purpose: blocks are found by what they are for, changed through their
-//! layouts, and made to vouch for themselves again.
+//! Editor for deliberately damaged images. It finds blocks by their role, changes them through
+//! their layouts, and makes their checksums valid again.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,7 +20,7 @@ use zerocopy::{FromBytes, IntoBytes, little_endian as le};
 
 use crate::fixtures;
 
-/// What a block is for.
+/// The role of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Block 0.
@@ -40,7 +40,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// The salt of the kind of block that has this role.
+    /// Returns the checksum salt of the kind of block that has this role.
     pub fn salt(self) -> u32 {
         match self {
             Self::Superblock => Superblock::CSUM_SALT,
@@ -52,7 +52,7 @@ impl Role {
     }
 }
 
-/// Where everything lies in an image that is sound.
+/// Position of every structure in a sound image.
 #[derive(Clone, Debug, Default)]
 pub struct Layout {
     /// Nodes of the bitset's btree that have children, the root first.
@@ -67,12 +67,12 @@ pub struct Layout {
     pub bitmaps: Vec<BlockNr>,
     /// The root of the tree of large counts: a leaf.
     pub ref_counts: BlockNr,
-    /// How many regions the clone has.
+    /// Number of regions of the clone.
     pub nr_regions: u64,
 }
 
 impl Layout {
-    /// Every block in use, and what it is for.
+    /// Returns every block in use with its role.
     pub fn used(&self) -> Vec<(BlockNr, Role)> {
         let all = |blocks: &[BlockNr], role| blocks.iter().map(move |&at| (at, role)).collect();
         let parts: [Vec<(BlockNr, Role)>; 5] = [
@@ -89,7 +89,7 @@ impl Layout {
         parts.concat()
     }
 
-    /// The root of the bitset's btree.
+    /// Returns the root of the bitset's btree.
     pub fn root(&self) -> BlockNr {
         self.internal.first().copied().unwrap_or_else(|| self.leaves[0])
     }
@@ -97,8 +97,8 @@ impl Layout {
 
 type Blocks = BTreeMap<u64, Arc<RawBlock>>;
 
-/// An image in memory, and where everything lay in it before it was first changed. Blocks of zeroes
-/// take no room, and copies share the blocks in which they do not differ.
+/// An image in memory, with the position of every structure before the first change. Zero blocks
+/// take no memory, and copies share the blocks that do not differ.
 #[derive(Debug)]
 pub struct ImageEditor {
     nr_blocks: u64,
@@ -113,16 +113,16 @@ impl Clone for ImageEditor {
     }
 }
 
-/// Names of the images that [`ImageEditor::of`] has: the fixtures, and one that restoring made on a
+/// Names of the images that [`ImageEditor::of`] knows: the fixtures, and one made by a restore on a
 /// device with three bitmaps, with two array blocks.
 pub const IMAGES: [&str; 6] =
     ["fresh", "tail", "huge-region", "twolevel", "complete", THREE_BITMAPS];
 
-/// The image that restoring made.
+/// The image made by a restore.
 pub const THREE_BITMAPS: &str = "three-bitmaps";
 
 impl ImageEditor {
-    /// A fresh copy of the image `name` of [`IMAGES`].
+    /// Returns a fresh copy of the image `name` of [`IMAGES`].
     pub fn of(name: &str) -> Self {
         static LOADED: OnceLock<BTreeMap<&str, ImageEditor>> = OnceLock::new();
         let loaded = LOADED.get_or_init(|| {
@@ -135,7 +135,7 @@ impl ImageEditor {
         loaded.get(name).unwrap_or_else(|| panic!("no image is called {name}")).clone()
     }
 
-    /// An image of these blocks, which hold sound metadata.
+    /// Creates an image of these blocks, which hold sound metadata.
     pub fn new(blocks: &[RawBlock]) -> Self {
         let mut editor = Self::blank(blocks.len() as u64);
         let content = (0..).zip(blocks).filter(|(_, block)| !block.is_zero());
@@ -144,7 +144,7 @@ impl ImageEditor {
         editor
     }
 
-    /// `nr_blocks` blocks of zeroes.
+    /// Creates an image of `nr_blocks` zero blocks.
     pub fn blank(nr_blocks: u64) -> Self {
         Self { nr_blocks, blocks: RwLock::default(), layout: Layout::default() }
     }
@@ -154,7 +154,7 @@ impl ImageEditor {
         Self::restored(2 * ENTRIES_PER_BITMAP as u64 + 1000, 40_000, &runs)
     }
 
-    /// What restoring makes of `runs` among `nr_regions` regions of the least size.
+    /// Restores `runs` among `nr_regions` regions of the minimum size.
     pub fn restored(nr_blocks: u64, nr_regions: u64, runs: &[RegionRange]) -> Self {
         let mut editor = Self::blank(nr_blocks);
         let region_size = RegionSize::new(RegionSize::MIN).expect("an allowed size");
@@ -166,18 +166,18 @@ impl ImageEditor {
         editor
     }
 
-    /// The same image, which holds sound metadata now, with where everything lies in it.
+    /// Updates the layout of an image that holds sound metadata now.
     pub fn looked_through(mut self) -> Self {
         self.layout = self.find_layout();
         self
     }
 
-    /// Where everything lay before the first change.
+    /// Returns the position of every structure before the first change.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    /// The block at `at`.
+    /// Returns the block at `at`.
     pub fn raw(&self, at: BlockNr) -> Arc<RawBlock> {
         let blocks = self.blocks.read().expect("no panic with the lock held");
         blocks.get(&at.0).cloned().unwrap_or_else(|| Arc::new(RawBlock::ZERO))
@@ -194,14 +194,14 @@ impl ImageEditor {
         change(self.raw_mut(at).bytes_mut());
     }
 
-    /// Stores the checksum that the block at `at` needs with `salt`, whatever else it holds.
+    /// Stores the checksum of the block at `at` with `salt`, for any content.
     pub fn reseal(&mut self, at: BlockNr, salt: u32) {
         let block = self.raw_mut(at);
         let csum = block::checksum(block, salt);
         block.bytes_mut()[..4].copy_from_slice(&csum.to_le_bytes());
     }
 
-    /// Changes the block at `at` as a `K`, and makes its checksum good again.
+    /// Changes the block at `at` as a `K`, and updates its checksum.
     pub fn edit<K: BlockKind>(&mut self, at: BlockNr, change: impl FnOnce(&mut K::Disk)) {
         change(block::view_mut::<K>(self.raw_mut(at)));
         self.reseal(at, K::CSUM_SALT);
@@ -212,7 +212,7 @@ impl ImageEditor {
         self.edit::<Superblock>(BlockNr(0), change);
     }
 
-    /// Changes the space map's root.
+    /// Changes the root of the space map.
     pub fn space_map_root(&mut self, change: impl FnOnce(&mut SpaceMapRoot)) {
         self.superblock(|disk| change(root_in(&mut disk.metadata_space_map_root)));
     }
@@ -227,17 +227,18 @@ impl ImageEditor {
         self.edit::<ArrayBlock>(self.layout.array_blocks[index], change);
     }
 
-    /// Changes the space map's index.
+    /// Changes the index of the space map.
     pub fn index(&mut self, change: impl FnOnce(&mut IndexBlockDisk)) {
         self.edit::<IndexBlock>(self.layout.index, change);
     }
 
-    /// Changes bitmap `number` of the space map, without a word to the index.
+    /// Changes bitmap `number` of the space map without updating the index.
     pub fn bitmap(&mut self, number: usize, change: impl FnOnce(&mut BitmapDisk)) {
         self.edit::<Bitmap>(self.layout.bitmaps[number], change);
     }
 
-    /// Stores `bits` as the count of the block at `at`, and has the index and the root agree.
+    /// Stores `bits` as the count of the block at `at`, and updates the index and the root to
+    /// match.
     pub fn set_count(&mut self, at: BlockNr, bits: RefCountBits) {
         let (number, entry) =
             (at.0 as usize / ENTRIES_PER_BITMAP, at.0 as usize % ENTRIES_PER_BITMAP);
@@ -256,7 +257,7 @@ impl ImageEditor {
         });
     }
 
-    /// Stores an entry in the tree of large counts, after those that are there.
+    /// Appends an entry to the tree of large counts.
     pub fn push_large_count(&mut self, block: u64, count: u32) {
         self.node(self.layout.ref_counts, |disk| {
             let len = disk.header.nr_entries.get() as usize;
@@ -267,8 +268,8 @@ impl ImageEditor {
         });
     }
 
-    /// The hydrated regions of the original geometry, by the bits that lie where the array blocks
-    /// lay at first, whatever points there.
+    /// Returns the hydrated regions of the original geometry, from the bits at the original
+    /// positions of the array blocks. It ignores the pointers to them.
     pub fn runs_by_hand(&self) -> Vec<RegionRange> {
         let mut runs: Vec<RegionRange> = Vec::new();
         for (&at, first_word) in self.layout.array_blocks.iter().zip((0..).step_by(509)) {
@@ -331,7 +332,7 @@ fn root_in(area: &mut SpaceMapRootArea) -> &mut SpaceMapRoot {
     SpaceMapRoot::mut_from_prefix(area).expect("the area is larger than a root").0
 }
 
-/// Where the value of `entry` lies in the body of a node with values of eight bytes.
+/// Returns the offset of the value of `entry` in the body of a node with values of eight bytes.
 fn value_offset(entry: usize) -> usize {
     size_of::<u64>() * (node_capacity(size_of::<u64>()) + entry)
 }
@@ -340,7 +341,7 @@ fn le64(bytes: &[u8], at: usize) -> u64 {
     le::U64::read_from_prefix(&bytes[at..]).expect("eight bytes").0.get()
 }
 
-/// The key of `entry`.
+/// Returns the key of `entry`.
 pub fn key(disk: &NodeDisk, entry: usize) -> u64 {
     le64(&disk.body, size_of::<u64>() * entry)
 }
@@ -350,12 +351,12 @@ pub fn set_key(disk: &mut NodeDisk, entry: usize, key: u64) {
     disk.body[8 * entry..][..8].copy_from_slice(le::U64::new(key).as_bytes());
 }
 
-/// The block that `entry` of a node of the bitset points to.
+/// Returns the block that `entry` of a node of the bitset points to.
 pub fn child(disk: &NodeDisk, entry: usize) -> BlockNr {
     BlockNr(le64(&disk.body, value_offset(entry)))
 }
 
-/// Has `entry` of a node of the bitset point to `child`.
+/// Makes `entry` of a node of the bitset point to `child`.
 pub fn set_child(disk: &mut NodeDisk, entry: usize, child: BlockNr) {
     disk.body[value_offset(entry)..][..8].copy_from_slice(le::U64::new(child.0).as_bytes());
 }
@@ -395,20 +396,20 @@ impl ImageEditor {
         }
     }
 
-    /// Whether both hold the same bytes.
+    /// Returns whether both images hold the same bytes.
     pub fn same_bytes(&self, other: &Self) -> bool {
         let (a, b) = (self.blocks.read(), other.blocks.read());
         *a.expect("no panic with the lock held") == *b.expect("no panic with the lock held")
     }
 
-    /// The same image, cut off after `nr_blocks` blocks.
+    /// Truncates the image to `nr_blocks` blocks.
     pub fn truncated(mut self, nr_blocks: u64) -> Self {
         self.nr_blocks = nr_blocks;
         self.blocks.get_mut().expect("no panic with the lock held").retain(|&at, _| at < nr_blocks);
         self
     }
 
-    /// All bytes up to the last block that is not zero.
+    /// Returns all bytes up to the last block that is not zero.
     pub fn to_bytes(&self) -> Vec<u8> {
         let blocks = self.blocks.read().expect("no panic with the lock held");
         let end = blocks.keys().next_back().map_or(0, |at| at + 1);

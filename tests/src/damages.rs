@@ -1,6 +1,8 @@
-//! Tables of damages: what is changed in an image, what it must be called, and how bad it is.
+//! Tables of damage cases: the change to an image, the codes that a check must report, and their
+//! severity.
 //!
-//! The tests hold the tools against them, and a real kernel is asked what it makes of each.
+//! The tests of the tools use them, and the kernel tests ask a real kernel for its verdict on each
+//! case.
 
 mod array_block;
 mod blocks;
@@ -14,27 +16,27 @@ use clone_core::metadata::damage::Severity;
 
 use crate::damage::ImageEditor;
 
-/// One way to damage an image. Every checksum is made good again, but where it is the damage.
+/// A way to damage an image. Every checksum is made valid again, unless it is the damage.
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
-    /// What is changed, in words.
+    /// Description of the change.
     pub name: &'static str,
-    /// The image that is changed.
+    /// Name of the changed image.
     pub image: &'static str,
-    /// Changes it.
+    /// Applies the change.
     pub change: fn(&mut ImageEditor),
-    /// The codes of all that must be found.
+    /// The codes that a check must report, and no others.
     pub codes: &'static [&'static str],
-    /// The worst of them, by what a kernel does.
+    /// The worst severity among them, given by the behaviour of a kernel.
     pub worst: Option<Severity>,
 }
 
-/// Cases that are about the same thing.
+/// Cases with a common subject.
 #[derive(Clone, Copy, Debug)]
 pub struct Table {
-    /// What they are about, in words.
+    /// Description of the subject.
     pub about: &'static str,
-    /// They.
+    /// The cases.
     pub cases: &'static [Case],
 }
 
@@ -42,7 +44,7 @@ const fn about(about: &'static str, cases: &'static [Case]) -> Table {
     Table { about, cases }
 }
 
-/// All of them.
+/// All tables.
 pub const TABLES: &[Table] = &[
     about("a block", blocks::WHOLE),
     about("the superblock", superblock::HEADER),
@@ -62,7 +64,8 @@ pub const TABLES: &[Table] = &[
     about("ref count tree that is needed", large_counts::NEEDED),
 ];
 
-/// A kernel refuses, misreads, overwrites, dies, or fails its next commit.
+/// A case in which a kernel refuses, misreads or overwrites the metadata, crashes, or fails its
+/// next commit.
 const fn fatal(
     name: &'static str,
     image: &'static str,
@@ -72,7 +75,7 @@ const fn fatal(
     Case { name, image, change, codes, worst: Some(Severity::Fatal) }
 }
 
-/// A kernel opens it, writes to it, and does no harm; space is lost or a figure is off.
+/// A case that a kernel opens and writes without harm; space is lost or a count is off.
 const fn leak(
     name: &'static str,
     image: &'static str,
@@ -82,7 +85,7 @@ const fn leak(
     Case { name, image, change, codes, worst: Some(Severity::Leak) }
 }
 
-/// Of no consequence.
+/// A case without consequences.
 const fn warning(
     name: &'static str,
     image: &'static str,
@@ -92,7 +95,7 @@ const fn warning(
     Case { name, image, change, codes, worst: Some(Severity::Warning) }
 }
 
-/// Nothing that the format speaks of.
+/// A change that does not break the format.
 const fn sound(name: &'static str, image: &'static str, change: fn(&mut ImageEditor)) -> Case {
     Case { name, image, change, codes: &[], worst: None }
 }

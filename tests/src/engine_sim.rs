@@ -1,11 +1,11 @@
-//! A world for the engine to run a clone in: devices that take their time, fail and lose power,
-//! and many clients, all drawn from one seed. What clients see, and what a crash leaves, is held
-//! against a model of what a plain copy of the source could give.
+//! A simulated world in which the engine runs a clone. Devices are slow, fail and lose power, and
+//! many clients send requests; everything is drawn from one seed. Client-visible results and the
+//! state after each crash are checked against a model of a plain copy of the source.
 //!
-//! Time is simulated: operations end in any order, some of them after very long, and a run takes
-//! no longer for it. Whether somebody waits too long is judged all the same: `watch.rs` says how.
-//! Where only time matters there is a world without data: `timed.rs`. A run is a few rounds, each
-//! of which opens the clone anew.
+//! Time is simulated: operations end in any order, some of them very late, without slowing the run
+//! down. The judges in `watch.rs` still detect a client that waits too long. `timed.rs` is a world
+//! without data, for tests in which only time matters. A run consists of a few rounds, and each
+//! of them opens the clone anew. `tests/tests/engine.rs` runs the seeds.
 
 use std::time::Duration;
 
@@ -49,21 +49,21 @@ mod violation;
 mod watch;
 mod world;
 
-/// Requests after a clone is complete.
+/// Number of requests after a clone is complete.
 const AFTERWARDS: u32 = 30;
 
-/// Runs a clone from its beginning, through all crashes that `seed` has for it, to its end.
+/// Runs a clone from creation to its end, through all crashes that `seed` yields.
 ///
 /// # Errors
-/// The promise that was not kept.
+/// The promise that was broken.
 pub fn run(seed: u64) -> Result<Figures, Violation> {
     run_with(seed, None, Sight::All)
 }
 
-/// The same with bad behaviour, and perhaps with oracles that look away.
+/// Like [`run`], with an injected fault in behaviour, and optionally with some oracles disabled.
 ///
 /// # Errors
-/// The promise that was not kept.
+/// The promise that was broken.
 pub fn run_with(seed: u64, mutant: Option<Mutant>, sight: Sight) -> Result<Figures, Violation> {
     let mut world = World::new(seed, mutant, sight);
     for plan in world.plan.rounds.clone() {
@@ -72,21 +72,21 @@ pub fn run_with(seed: u64, mutant: Option<Mutant>, sight: Sight) -> Result<Figur
     Ok(world.figures)
 }
 
-/// What hydration has done while users never rested.
+/// Progress of hydration while users are never idle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load {
-    /// Copies stored.
+    /// Number of stored copies.
     pub stores: u64,
-    /// Whether the clone was complete before users were done.
+    /// True if the clone was complete before the users were done.
     pub is_complete: bool,
-    /// Simulated time.
+    /// Simulated time that has passed.
     pub passed: Duration,
 }
 
-/// Runs a clone of which users read all the time, so that nothing but hydration makes progress.
+/// Runs a clone under constant reads, so that only hydration can make progress.
 ///
 /// # Errors
-/// The promise that was not kept.
+/// The promise that was broken.
 pub fn run_under_load(seed: u64) -> Result<Load, Violation> {
     let mut world = World::new(seed, None, Sight::All);
     world.plan.make_busy();
@@ -99,7 +99,7 @@ pub fn run_under_load(seed: u64) -> Result<Load, Violation> {
 }
 
 impl World {
-    /// Opens the clone, lets clients use it, and ends it.
+    /// Opens the clone, serves clients, and ends the round.
     fn run_round(&mut self, plan: RoundPlan) -> Result<(), Violation> {
         self.spoil_source(plan);
         let metadata = self.open()?;
@@ -143,7 +143,7 @@ impl World {
 }
 
 impl Round<'_> {
-    /// Lets clients use the clone until they want nothing any more, and the clone come to its end.
+    /// Serves clients until all requests are used up, and then ends the clone in order.
     fn run(&mut self) -> Result<(), Halt> {
         self.start();
         while self.requests_left > 0 {
@@ -185,7 +185,7 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// Waits until all requests are answered.
+    /// Waits until every request is answered.
     fn come_to_rest(&mut self) -> Result<(), Halt> {
         self.is_closing = true;
         if self.suspension != Suspension::Running {
@@ -206,7 +206,7 @@ impl Round<'_> {
         self.slots.iter().filter(|slot| slot.is_busy()).collect()
     }
 
-    /// With a source that works, and nothing in its way, hydration completes the clone.
+    /// Checks that hydration completes the clone once the source works and nothing blocks it.
     fn finish(&mut self) -> Result<(), Halt> {
         self.heal_source();
         let threshold = self.world.rng.random_range(1..=8);
@@ -237,7 +237,7 @@ impl Round<'_> {
         self.engine.front().is_complete() && self.is_quiet()
     }
 
-    /// What holds after something failed that was written.
+    /// Checks the promises that hold after a write, flush or commit has failed.
     fn judge_broken(&mut self) -> Result<(), Halt> {
         while self.step()? {
             if self.ops.is_empty() && self.is_quiet() {

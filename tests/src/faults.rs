@@ -1,4 +1,4 @@
-//! Failing each operation in turn.
+//! Fault injection: fails each operation of a disk in turn.
 
 use std::fmt::Debug;
 
@@ -7,12 +7,13 @@ use persistent_data::transaction::SUPERBLOCK;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-/// Crashes that are tried after each run.
+/// Number of crashes that are tried on each disk.
 const CRASHES: u64 = 6;
 
-/// Runs `attempt` again and again on a disk with `image` on it, on which number 0 of all reads
-/// fails, or of all writes or flushes, then number 1, and so on, once and from then on, until
-/// nothing is left to fail. Gives how many runs there were.
+/// Runs `attempt` repeatedly on a disk that holds `image`. In the first run the first read fails,
+/// in the next run the second, and so on until no read is left to fail; the same for writes, for
+/// flushes, and for all operations. Each run is done with a single failure and with failures from
+/// then on. Returns the number of runs.
 ///
 /// # Panics
 /// If the device is written to or flushed after a failed write or flush, and if `attempt` panics.
@@ -37,8 +38,8 @@ pub fn fail_each(image: &Image, mut attempt: impl FnMut(&SimDisk)) -> u64 {
     runs
 }
 
-/// Whether the write of a superblock is among what the disk has seen, and the write or a flush
-/// after it failed: then nobody knows which superblock is there.
+/// Returns whether the disk has seen a write of the superblock after the first `changes_before`
+/// writes and flushes. If that write or a later flush failed, either superblock may be on the disk.
 pub fn superblock_in_doubt(disk: &SimDisk, changes_before: u64) -> bool {
     let disk = disk.clone();
     let log = disk.take_log();
@@ -47,16 +48,16 @@ pub fn superblock_in_doubt(disk: &SimDisk, changes_before: u64) -> bool {
     since.iter().any(|change| change.kind == OperationKind::Write && change.covers(SUPERBLOCK))
 }
 
-/// Whether a write or a flush has failed.
+/// Returns whether a write or a flush has failed.
 pub fn change_failed(disk: &SimDisk) -> bool {
     let log = disk.clone().take_log();
     log.iter().any(|operation| operation.kind != OperationKind::Read && !operation.succeeded)
 }
 
-/// Holds what `disk` has, now and after crashes, against what it may have.
+/// Checks that the content of `disk`, now and after crashes, is one of `allowed`.
 ///
 /// # Panics
-/// If it has something else.
+/// If it is not.
 pub fn expect<S: Debug + PartialEq>(
     disk: &SimDisk,
     recover: fn(&SimDisk) -> Result<S, String>,

@@ -1,4 +1,4 @@
-//! Metadata that a real kernel wrote. `fixtures/README.md` tells how each came to be.
+//! Metadata that a real kernel wrote. `fixtures/README.md` describes how each image was made.
 
 use std::fs;
 use std::io::Read;
@@ -11,45 +11,46 @@ use serde::Deserialize;
 /// Names of the images.
 pub const IMAGES: [&str; 5] = ["fresh", "tail", "huge-region", "twolevel", "complete"];
 
-/// Where the fixtures are.
+/// Returns the folder of the fixtures.
 pub fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/kernel")
 }
 
-/// Use of the metadata device.
+/// Block usage of the metadata device.
 #[derive(Debug, Deserialize)]
 pub struct BlockUse {
-    /// All blocks.
+    /// Number of blocks.
     pub total: u64,
-    /// Blocks in use.
+    /// Number of blocks in use.
     pub used: u64,
 }
 
-/// What an image holds, as the kernel's status line and an independent reader say.
+/// Expected content of an image, from the kernel's status line and an independent reader.
 #[derive(Debug, Deserialize)]
 pub struct Expected {
     /// The kernel's status line.
     pub status: String,
-    /// In sectors.
+    /// Region size in sectors.
     pub region_size: u64,
-    /// In sectors.
+    /// Target size in sectors.
     pub target_size: u64,
-    /// How many regions there are.
+    /// Number of regions.
     pub nr_regions: u64,
-    /// How many are hydrated.
+    /// Number of hydrated regions.
     pub hydrated: u64,
-    /// Use of the metadata device.
+    /// Block usage of the metadata device.
     pub metadata_blocks: BlockUse,
     runs: Vec<(u64, u64)>,
 }
 
 impl Expected {
-    /// The hydrated regions, half-open.
+    /// Returns the hydrated regions, half-open.
     pub fn runs(&self) -> Vec<RegionRange> {
         self.runs.iter().map(|&(begin, end)| begin..end).collect()
     }
 
-    /// `(used, total)` metadata blocks and `(hydrated, total)` regions of the status line.
+    /// Returns `(used, total)` metadata blocks and `(hydrated, total)` regions from the status
+    /// line.
     pub fn status_figures(&self) -> ((u64, u64), (u64, u64)) {
         let words: Vec<&str> = self.status.split_whitespace().collect();
         let pair = |word: &str| {
@@ -60,7 +61,7 @@ impl Expected {
     }
 }
 
-/// The bytes of the fixture file `name`, decompressed.
+/// Returns the decompressed bytes of the fixture file `name`.
 pub fn decompressed(name: &str) -> Vec<u8> {
     let path = folder().join(name);
     let file = fs::File::open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -70,7 +71,7 @@ pub fn decompressed(name: &str) -> Vec<u8> {
     bytes
 }
 
-/// Image `name`, and what it holds.
+/// Loads image `name` and its expected content.
 pub fn load(name: &str) -> (MemoryDevice, Expected) {
     let json = fs::read(folder().join(format!("{name}.json"))).expect("the fixture's figures");
     let expected = serde_json::from_slice(&json).expect("the fixture's figures");

@@ -1,4 +1,4 @@
-//! A device that grows.
+//! A device whose size grows.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,7 +7,7 @@ use persistent_data::BlockNr;
 use persistent_data::block::RawBlock;
 use persistent_data::device::{Device, ReadDevice};
 
-/// The first blocks of a device, at first few and then more.
+/// The first blocks of a device, few at first and more later.
 #[derive(Debug)]
 pub struct Growing<D> {
     inner: D,
@@ -15,17 +15,17 @@ pub struct Growing<D> {
 }
 
 impl<D: ReadDevice> Growing<D> {
-    /// The first `nr_blocks` blocks of `inner`.
+    /// Exposes the first `nr_blocks` blocks of `inner`.
     pub fn new(inner: D, nr_blocks: u64) -> Self {
         let growing = Self { inner, nr_blocks: AtomicU64::new(0) };
         growing.grow_to(nr_blocks);
         growing
     }
 
-    /// From now on there are `nr_blocks` blocks.
+    /// Grows the device to `nr_blocks` blocks.
     ///
     /// # Panics
-    /// If the device inside has fewer, and if that would make this one smaller.
+    /// If the device inside has fewer blocks, and if that would make this one smaller.
     pub fn grow_to(&self, nr_blocks: u64) {
         assert!(nr_blocks <= self.inner.nr_blocks(), "there are so many blocks");
         let before = self.nr_blocks.swap(nr_blocks, Ordering::Relaxed);

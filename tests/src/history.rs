@@ -1,4 +1,4 @@
-//! Metadata with a past, and what its device held before the last commits.
+//! Metadata with a history: the content of its device after each of the last commits.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -16,20 +16,20 @@ use persistent_data::transaction::SUPERBLOCK;
 use crate::damage::ImageEditor;
 use crate::fixtures;
 
-/// Commits that are remembered.
+/// Number of commits that are kept.
 const REMEMBERED: usize = 3;
 
-/// What a device held once a commit was done.
+/// Content of a device after a commit.
 #[derive(Clone, Debug)]
 pub struct Commit {
-    /// The device, with where everything lay.
+    /// The device, with the position of each structure.
     pub image: ImageEditor,
     /// The regions that were hydrated.
     pub truth: Vec<RegionRange>,
 }
 
 impl Commit {
-    /// The blocks in use.
+    /// Returns the blocks in use.
     pub fn used(&self) -> BTreeSet<BlockNr> {
         self.image.layout().used().into_iter().map(|(at, _)| at).collect()
     }
@@ -38,19 +38,19 @@ impl Commit {
 /// The last commits of a clone.
 #[derive(Clone, Debug)]
 pub struct History {
-    /// The uuid and the sizes of the clone.
+    /// The UUID and the sizes of the clone.
     pub header: Header,
-    /// Oldest first.
+    /// The commits, oldest first.
     commits: Vec<Commit>,
 }
 
 impl History {
-    /// What making metadata by `recipe` leaves on a device of `nr_blocks` blocks.
+    /// Records the commits of metadata made by `recipe` on a blank device of `nr_blocks` blocks.
     pub fn of(recipe: &Recipe, nr_blocks: u64) -> Self {
         Self::on(ImageEditor::blank(nr_blocks), recipe)
     }
 
-    /// What making metadata by `recipe` leaves on a device that holds something already.
+    /// Records the commits of metadata made by `recipe` on a device that already holds something.
     pub fn on(image: ImageEditor, recipe: &Recipe) -> Self {
         let device = Remembering { image, superblocks: Mutex::default() };
         let truth = make(&device, recipe).unwrap_or_else(|error| panic!("{recipe:?}: {error}"));
@@ -68,7 +68,7 @@ impl History {
         Self { header: recipe.header, commits }
     }
 
-    /// An image that a kernel made, of which only the last commit is known.
+    /// Loads an image that a kernel made. Only its last commit is known.
     pub fn of_fixture(name: &str) -> Self {
         let (_, expected) = fixtures::load(name);
         let image = ImageEditor::of(name);
@@ -76,31 +76,32 @@ impl History {
         Self { header, commits: vec![Commit { image, truth: expected.runs() }] }
     }
 
-    /// What the device holds.
+    /// Returns the last commit.
     pub fn last(&self) -> &Commit {
         self.commits.last().expect("there is always one")
     }
 
-    /// What it held before the last commit, if that is known.
+    /// Returns the commit before the last one, if it is known.
     pub fn before(&self) -> Option<&Commit> {
         self.commits.len().checked_sub(2).map(|at| &self.commits[at])
     }
 
-    /// The history as it was before the last commit; `None` if that is not known.
+    /// Returns the history before the last commit; `None` if it is not known.
     pub fn without_last(&self) -> Option<Self> {
         let (_, commits) = self.commits.split_last()?;
         let (header, commits) = (self.header, commits.to_vec());
         (!commits.is_empty()).then_some(Self { header, commits })
     }
 
-    /// The blocks that the last commit wrote, but for the superblock; none if that is not known.
+    /// Returns the blocks that the last commit wrote, without the superblock; empty if they are not
+    /// known.
     pub fn written(&self) -> BTreeSet<BlockNr> {
         let Some(before) = self.before() else { return BTreeSet::new() };
         self.last().used().difference(&before.used()).copied().collect()
     }
 }
 
-/// A device that remembers what it held each time that the superblock had just been written.
+/// A device that records its content after each write of the superblock.
 struct Remembering {
     image: ImageEditor,
     superblocks: Mutex<Vec<ImageEditor>>,
@@ -163,7 +164,7 @@ mod tests {
         assert_eq!(history.without_last().unwrap().last().truth, history.commits[1].truth);
     }
 
-    /// Nothing but those blocks, and the superblock, tells the two commits apart.
+    /// Only those blocks and the superblock differ between the two commits.
     #[test]
     fn what_the_last_commit_wrote_is_all_that_has_changed() {
         let header = header(100_000);

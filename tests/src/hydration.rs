@@ -1,4 +1,4 @@
-//! Clone metadata held against a set of hydrated regions.
+//! Random operations on clone metadata, checked against a set of hydrated regions.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -24,7 +24,7 @@ use zerocopy::little_endian as le;
 
 use crate::watch::Watch;
 
-/// What clone metadata holds.
+/// Content of clone metadata.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
     /// The sizes of the clone.
@@ -33,10 +33,10 @@ pub struct Held {
     pub runs: Vec<RegionRange>,
 }
 
-/// What a device holds. `None` if it is not formatted.
+/// Reads and checks the metadata on a device. Returns `None` if the device is not formatted.
 ///
 /// # Errors
-/// All that is damaged.
+/// A description of the damage.
 pub fn inspect<D: ReadDevice>(device: &D) -> Result<Option<Held>, String> {
     let report = read(device, &());
     match report.damage[..] {
@@ -51,15 +51,15 @@ pub fn inspect<D: ReadDevice>(device: &D) -> Result<Option<Held>, String> {
     Ok(Some(Held { geometry, runs }))
 }
 
-/// [Inspects](inspect) a disk, without a trace in its log.
+/// [Inspects](inspect) a disk without leaving a trace in its log.
 ///
 /// # Errors
-/// All that is damaged.
+/// A description of the damage.
 pub fn recover(disk: &SimDisk) -> Result<Option<Held>, String> {
     inspect(&disk.live_image())
 }
 
-/// All blocks that metadata is made of, in which at most figures are wrong.
+/// Returns all blocks of the metadata. Its counts may be wrong, but nothing else.
 pub fn reachable<D: ReadDevice>(device: &D) -> BTreeSet<BlockNr> {
     let superblock = Superblock::read(device).expect("a superblock");
     let reader = DeviceReader(device);
@@ -87,14 +87,14 @@ impl WalkVisitor<ArrayBlockRef<le::U64>> for Reached {
     }
 }
 
-/// A clone of `nr_regions` regions, the last of which is short.
+/// Returns the header of a clone of `nr_regions` regions; the last one is short.
 pub fn header(nr_regions: u64) -> Header {
     let region_size = RegionSize::new(Sectors(8)).expect("a region size");
     let geometry = Geometry::new(region_size, Sectors(8 * nr_regions - 3)).expect("a geometry");
     Header { uuid: [0; 16], geometry }
 }
 
-/// The maximal runs of what is set in `bits`.
+/// Returns the maximal runs of set bits in `bits`.
 pub fn runs_of(bits: &[bool]) -> Vec<RegionRange> {
     let mut runs: Vec<RegionRange> = Vec::new();
     let mut first = 0;
@@ -108,20 +108,20 @@ pub fn runs_of(bits: &[bool]) -> Vec<RegionRange> {
     runs
 }
 
-/// Metadata that is open, what it should hold, and who looks at it.
+/// Open metadata, its expected content, and a watch on its device.
 #[derive(Debug)]
 pub struct Hydration<D, W> {
     device: D,
     metadata: Metadata<D>,
     geometry: Geometry,
-    /// What should be hydrated now.
+    /// The expected hydrated regions.
     pub regions: Vec<bool>,
-    /// What should be in the last commit.
+    /// The expected hydrated regions of the last commit.
     pub committed: Vec<bool>,
-    /// Who looks.
+    /// The watch, which runs after each step.
     pub watch: W,
     may_run_out: bool,
-    /// How often there was no room.
+    /// Number of operations that ran out of space.
     pub ran_out: u64,
 }
 
@@ -130,10 +130,10 @@ fn text(error: impl std::fmt::Debug) -> String {
 }
 
 impl<D: Device + Clone, W: Watch<Option<Held>>> Hydration<D, W> {
-    /// Formats a device whose content is given up.
+    /// Formats a device and opens its metadata. The old content is lost.
     ///
     /// # Errors
-    /// The rule that was broken.
+    /// The broken rule.
     pub fn format(device: D, header: Header, mut watch: W) -> Result<Self, String> {
         let before = inspect(&device)?;
         let formatted = Metadata::format(device.clone(), header);
@@ -144,10 +144,10 @@ impl<D: Device + Clone, W: Watch<Option<Held>>> Hydration<D, W> {
         Self::resume(device, watch)
     }
 
-    /// Goes on from what the device holds.
+    /// Opens the metadata that the device holds.
     ///
     /// # Errors
-    /// The rule that was broken.
+    /// The broken rule.
     pub fn resume(device: D, mut watch: W) -> Result<Self, String> {
         let held = inspect(&device)?.ok_or("the device is not formatted")?;
         watch.committed(&reachable(&device))?;
@@ -161,7 +161,7 @@ impl<D: Device + Clone, W: Watch<Option<Held>>> Hydration<D, W> {
         Ok(Self { device, metadata, geometry, regions, committed, watch, may_run_out, ran_out })
     }
 
-    /// Lets the device be too small.
+    /// Allows the device to be too small.
     pub fn may_run_out(self) -> Self {
         Self { may_run_out: true, ..self }
     }
@@ -170,10 +170,10 @@ impl<D: Device + Clone, W: Watch<Option<Held>>> Hydration<D, W> {
         Some(Held { geometry: self.geometry, runs: runs_of(regions) })
     }
 
-    /// Does one thing or another.
+    /// Performs a random operation.
     ///
     /// # Errors
-    /// The rule that was broken.
+    /// The broken rule.
     pub fn step(&mut self, rng: &mut StdRng) -> Result<(), String> {
         match rng.random_range(0..100) {
             0..=19 => self.commit()?,
@@ -224,10 +224,10 @@ impl<D: Device + Clone, W: Watch<Option<Held>>> Hydration<D, W> {
         }
     }
 
-    /// Commits.
+    /// Commits, and checks the device before and after.
     ///
     /// # Errors
-    /// The rule that was broken.
+    /// The broken rule.
     pub fn commit(&mut self) -> Result<(), String> {
         let (before, after) = (self.held(&self.committed), self.held(&self.regions));
         let prepared = match self.metadata.prepare() {

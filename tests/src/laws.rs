@@ -1,4 +1,4 @@
-//! What holds for every check, whatever the metadata looks like.
+//! Laws that hold for every check, for any metadata. The tests call [`judge`] on damaged images.
 
 use clone_core::geometry::RegionRange;
 use clone_core::metadata::auto_repair::{AutoRepairError, auto_repair};
@@ -10,7 +10,7 @@ use persistent_data::Error;
 use crate::damage::ImageEditor;
 use crate::runs::joined;
 
-/// The distinct codes of `report`, with their severities, in the order of their names.
+/// Returns the distinct codes of `report` with their severities, ordered by name.
 pub fn codes(report: &Report) -> Vec<(&'static str, Severity)> {
     let mut codes: Vec<_> =
         report.damage.iter().map(|damage| (damage.code(), damage.severity())).collect();
@@ -19,10 +19,10 @@ pub fn codes(report: &Report) -> Vec<(&'static str, Severity)> {
     codes
 }
 
-/// Checks `image` and holds the result against all the laws.
+/// Checks `image`, and holds the result against all laws.
 ///
-/// With `same_regions`, damage that is not fatal must have left the regions what the bits of the
-/// image's original array blocks say.
+/// If `same_regions` is set and the damage is not fatal, the regions must match the bits of the
+/// image's original array blocks.
 ///
 /// # Panics
 /// If a law is broken.
@@ -74,7 +74,7 @@ fn lost_regions_are_those_that_the_damage_names(report: &Report) {
     assert!(end.is_none_or(|end| end <= map.nr_regions()));
 }
 
-/// Whether blocks may be in use to which the walk has found no reference because of this.
+/// Returns whether the walk may have missed references to blocks in use because of this damage.
 fn hides_references(damage: &Damage) -> bool {
     let code = damage.code();
     let trees = ["bitset-", "block-shared", "space-map-index-", "space-map-bitmap-"];
@@ -105,8 +105,9 @@ fn fatal_damage_is_left_alone(image: &ImageEditor, report: &Report) {
     assert!(device.same_bytes(image), "what must not be touched has been written to");
 }
 
-/// Our own writer stands in for the kernel: it opens the metadata, changes it, commits twice, so
-/// that blocks freed by the first commit are used by the second, and nothing has become worse.
+/// Checks that metadata without fatal damage can be written. The writer of clone-core stands in for
+/// the kernel: it opens the metadata, changes it and commits twice, so that the second commit uses
+/// blocks that the first one freed. Nothing may have become worse.
 fn other_damage_bears_writing(image: &ImageEditor, report: &Report, runs: Vec<RegionRange>) {
     let device = image.clone();
     let mut metadata = Metadata::open(&device).expect("nothing fatal");
@@ -117,14 +118,15 @@ fn other_damage_bears_writing(image: &ImageEditor, report: &Report, runs: Vec<Re
         metadata.set_hydrated(regions.clone()).expect("regions of the clone");
         match metadata.commit() {
             Ok(()) => expected.push(regions),
-            // There is room for the smallest commit, and for more of them if that is what it takes.
+            // The smallest commit must always find room; larger ones may not.
             Err(MetadataError::Blocks(Error::NoSpace)) if regions.start != first => break,
             Err(error) => panic!("not fatal: {:?}; the commit: {error}", report.damage),
         }
     }
     drop(metadata);
     let after = read(&device, &());
-    // A block in use that counts as shared is kept when it is copied, which takes up room.
+    // A commit keeps the old copy of a block that is wrongly counted as shared, which uses up
+    // space.
     let is_worse =
         |damage: &Damage| damage.severity() == Severity::Fatal && damage.code() != "space-map-full";
     let worse = after.damage.iter().any(is_worse);
@@ -140,8 +142,8 @@ fn other_damage_is_repaired_in_place(image: &ImageEditor, report: &Report, runs:
         result => assert!(result.is_ok(), "{:?}; the repair: {result:?}", report.damage),
     }
     let after = read(&device, &());
-    // Clearing what lies outside of the superblock's first sector could tear the superblock.
-    // And no node is copied for its padding.
+    // Clearing areas outside the superblock's first sector could tear the superblock. No node is
+    // copied just to clear its padding.
     let stays = ["superblock-reserved", "bitset-node-not-zero", "ref-count-tree-not-zero"];
     let may_stay = |damage: &Damage| stays.contains(&damage.code());
     let is_clean = after.damage.iter().all(may_stay);

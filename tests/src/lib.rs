@@ -1,4 +1,4 @@
-//! What the tests across the workspace share.
+//! Shared code of the tests across the workspace.
 
 pub mod arguments;
 pub mod audited;
@@ -22,13 +22,14 @@ pub mod surgery;
 pub mod watch;
 pub mod writer_at_work;
 
-/// Fewer runs than this may miss what many would not: when a single seed is replayed, for one.
+/// Fewer runs than this may miss events that many runs see, for example when a single seed is
+/// replayed.
 const MANY_RUNS: u64 = 100;
 
-/// Checks that a random test has come across what it is for.
+/// Checks that a random test has met the event that it is for.
 ///
 /// # Panics
-/// If `times` is zero after many runs: the test proves less than it seems to.
+/// If `times` is zero after many runs: then the test proves less than it seems to.
 pub fn assert_seen(what: &str, times: u64, runs: u64) {
     assert!(times > 0 || runs < MANY_RUNS, "in {runs} runs, never: {what}");
 }

@@ -1,30 +1,30 @@
 //! The log of the dm-log-writes target: every write, flush and FUA that a kernel sent to a device.
 
-/// Bytes in the units in which the log counts.
+/// Bytes per sector, the unit of the log.
 pub const UNIT: usize = 512;
 
 const MAGIC: u64 = 0x6a_7366_7773_6872;
 
-/// One entry.
+/// An entry of the log.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// Where on the device, in sectors.
+    /// Position on the device, in sectors.
     pub sector: u64,
-    /// Flags of the entry.
+    /// Flags of the entry: bit 0 is a flush, bit 1 is FUA.
     pub flags: u64,
-    /// What was written; for a discard, zeroes.
+    /// The written data; zeroes for a discard.
     pub data: Vec<u8>,
-    /// What `dmsetup message LOG 0 mark` was given. Such an entry is nothing else.
+    /// The text given to `dmsetup message LOG 0 mark`. An entry with a mark does nothing else.
     pub mark: Option<String>,
 }
 
 impl Entry {
-    /// Everything before was flushed to the medium.
+    /// Returns whether everything before was flushed to the medium.
     pub fn is_flush(&self) -> bool {
         self.flags & 1 != 0
     }
 
-    /// The entry's own data is on the medium.
+    /// Returns whether the entry's own data is on the medium.
     pub fn is_fua(&self) -> bool {
         self.flags & 2 != 0
     }
@@ -34,7 +34,10 @@ fn le64(log: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(log[at..at + 8].try_into().expect("eight bytes"))
 }
 
-/// The entries of a log.
+/// Parses the entries of a log.
+///
+/// # Panics
+/// If `log` does not begin with the log's magic number.
 pub fn parse(log: &[u8]) -> Vec<Entry> {
     assert_eq!(le64(log, 0), MAGIC, "not a log of writes");
     let nr_entries = le64(log, 16);

@@ -1,4 +1,4 @@
-//! Further devices that break what a commit relies on, to prove that a test sees it broken.
+//! More devices that break a guarantee that commits rely on, to prove that the tests detect it.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use persistent_data::block::RawBlock;
 use persistent_data::device::{Device, ReadDevice};
 use persistent_data::transaction::SUPERBLOCK;
 
-/// Does not flush right after the superblock has been written.
+/// A device that skips the flush right after a write of the superblock.
 #[derive(Debug)]
 pub struct UnflushedSuperblock<D> {
     inner: D,
@@ -16,7 +16,7 @@ pub struct UnflushedSuperblock<D> {
 }
 
 impl<D> UnflushedSuperblock<D> {
-    /// Leaves flushes of `inner` out.
+    /// Skips those flushes of `inner`.
     pub fn new(inner: D) -> Self {
         Self { inner, superblock_was_last: AtomicBool::new(false) }
     }
@@ -46,7 +46,7 @@ impl<D: Device> Device for UnflushedSuperblock<D> {
     }
 }
 
-/// Says that it has written, and has not, once.
+/// A device that reports one write as done without doing it.
 #[derive(Debug)]
 pub struct LostWrite<D> {
     inner: D,
@@ -72,7 +72,7 @@ impl<D: ReadDevice> ReadDevice for LostWrite<D> {
 
 impl<D: Device> Device for LostWrite<D> {
     fn write(&self, first: BlockNr, from: &[RawBlock]) -> io::Result<()> {
-        // Wraps past the write that is lost: it will not count down to another one.
+        // The counter wraps past the lost write, and never counts down to another one.
         match self.writes_before.fetch_sub(1, Ordering::Relaxed) {
             0 => Ok(()),
             _ => self.inner.write(first, from),

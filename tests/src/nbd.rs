@@ -1,5 +1,5 @@
-//! A client of NBD servers that does one thing at a time, with simple replies only: enough to lead
-//! a served clone through a test, and simple enough to be believed.
+//! An NBD client that sends one request at a time and takes simple replies only: enough to test a
+//! served clone, and simple enough to be trusted.
 
 #![allow(clippy::big_endian_bytes, reason = "numbers of the protocol are big-endian")]
 
@@ -21,7 +21,7 @@ pub struct NbdClient {
     cookie: u64,
 }
 
-/// The most bytes of an answer that this client takes.
+/// Maximum length of an option reply that this client accepts, in bytes.
 const ANSWER_MAX: u32 = 64 << 10;
 
 fn wrong(told: String) -> io::Error {
@@ -29,10 +29,10 @@ fn wrong(told: String) -> io::Error {
 }
 
 impl NbdClient {
-    /// Connects to the export called `name` of the server at a socket.
+    /// Connects to the export `name` of the server at a socket.
     ///
     /// # Errors
-    /// That there is no server, no such export, or that it does not speak as it should.
+    /// If there is no server or no such export, or if the server breaks the protocol.
     pub fn connect(socket: &Path, name: &str) -> io::Result<Self> {
         let stream = UnixStream::connect(socket)?;
         let mut client = Self { stream, size_bytes: 0, flags: 0, cookie: 0 };
@@ -86,59 +86,60 @@ impl NbdClient {
         }
     }
 
-    /// Bytes of the export.
+    /// Returns the size of the export in bytes.
     pub fn size_bytes(&self) -> u64 {
         self.size_bytes
     }
 
-    /// Whether the export has this flag, one of [`export`].
+    /// Returns whether the export has a flag, which is one of [`export`].
     pub fn has(&self, flag: u16) -> bool {
         self.flags & (flag | export::HAS_FLAGS) == flag | export::HAS_FLAGS
     }
 
-    /// Reads from `offset` on.
+    /// Reads from byte `offset` on.
     ///
     /// # Errors
-    /// The server's, by its number, or that of the connection.
+    /// The server's error by its number, `NotConnected` if the server shuts down, `InvalidData` for
+    /// a wrong reply, or an error of the connection.
     pub fn read(&mut self, offset: u64, into: &mut [u8]) -> io::Result<()> {
         self.ask(command::READ, 0, offset..offset + into.len() as u64, &[])?;
         self.answer()?;
         self.stream.read_exact(into)
     }
 
-    /// Writes `data` to `offset`; `durable` with FUA.
+    /// Writes `data` at byte `offset`, with FUA if `durable` is set.
     ///
     /// # Errors
-    /// As for a read.
+    /// As for [`read`](Self::read).
     pub fn write(&mut self, offset: u64, data: &[u8], durable: bool) -> io::Result<()> {
         let flags = if durable { flag::FUA } else { 0 };
         self.ask(command::WRITE, flags, offset..offset + data.len() as u64, data)?;
         self.answer()
     }
 
-    /// Has `range` read as zeroes.
+    /// Writes zeroes to `range`, in bytes; `no_hole` forbids the server to deallocate it.
     ///
     /// # Errors
-    /// As for a read.
+    /// As for [`read`](Self::read).
     pub fn write_zeroes(&mut self, range: Range<u64>, no_hole: bool) -> io::Result<()> {
         let flags = if no_hole { flag::NO_HOLE } else { 0 };
         self.ask(command::WRITE_ZEROES, flags, range, &[])?;
         self.answer()
     }
 
-    /// Says that `range` is needed no more.
+    /// Trims `range`, in bytes.
     ///
     /// # Errors
-    /// As for a read.
+    /// As for [`read`](Self::read).
     pub fn trim(&mut self, range: Range<u64>) -> io::Result<()> {
         self.ask(command::TRIM, 0, range, &[])?;
         self.answer()
     }
 
-    /// Makes durable what was answered.
+    /// Makes all answered requests durable.
     ///
     /// # Errors
-    /// As for a read.
+    /// As for [`read`](Self::read).
     pub fn flush(&mut self) -> io::Result<()> {
         self.ask(command::FLUSH, 0, 0..0, &[])?;
         self.answer()
@@ -191,7 +192,7 @@ impl NbdClient {
 
 impl Drop for NbdClient {
     fn drop(&mut self) {
-        // The server may be gone before us.
+        // The server may already have gone.
         let _ = self.ask(command::DISC, 0, 0..0, &[]);
     }
 }

@@ -1,4 +1,4 @@
-//! What holds for every repair, whatever was damaged.
+//! Laws that hold for every repair, for any damage.
 
 use std::io;
 
@@ -14,30 +14,30 @@ use persistent_data::bitset::BITS_PER_BLOCK;
 use crate::damage::ImageEditor;
 use crate::runs::{count, minus, union, within};
 
-/// What was known before the damage.
+/// The known state before the damage.
 #[derive(Clone, Copy, Debug)]
 pub struct Truth<'a> {
-    /// The sizes of the clone, and its uuid.
+    /// The sizes of the clone, and its UUID.
     pub header: Header,
-    /// The regions that the last commit says are hydrated.
+    /// The hydrated regions of the last commit.
     pub committed: &'a [RegionRange],
-    /// Those of a commit that was begun, and whose superblock was never written. The kernel sets a
-    /// bit when the region's data has been written to the destination, and only then begins the
-    /// commit: that these come out as hydrated invents nothing.
+    /// The hydrated regions of a commit that was begun, but whose superblock was never written. The
+    /// kernel sets a bit once the region's data is on the destination, and only then begins the
+    /// commit. A repair that returns these regions as hydrated therefore invents nothing.
     pub unfinished: &'a [RegionRange],
 }
 
 impl<'a> Truth<'a> {
-    /// Nothing was under way.
+    /// Creates a truth without an unfinished commit.
     pub fn new(header: Header, committed: &'a [RegionRange]) -> Self {
         Self { header, committed, unfinished: &[] }
     }
 
-    /// Holds `recovery` against the law that no lost bit is invented: what comes out as hydrated
-    /// was hydrated, and what was hydrated and does not is lost.
+    /// Checks `recovery` against the law that no lost bit is invented: regions that come out as
+    /// hydrated were hydrated, and hydrated regions that do not come out so are lost.
     ///
     /// # Errors
-    /// What is wrong.
+    /// A description of the broken law.
     pub fn judge(&self, recovery: &Recovery) -> Result<(), String> {
         let wrong = |what: &str| Err(format!("{what}; {}", told(recovery)));
         let (map, geometry) = (&recovery.regions, self.header.geometry);
@@ -71,13 +71,13 @@ impl<'a> Truth<'a> {
     }
 }
 
-/// Whether `runs` are maximal and ascend in `all`.
+/// Returns whether `runs` are maximal, ascending and within `all`.
 fn is_normal(runs: &[RegionRange], all: &RegionRange) -> bool {
     let apart = runs.windows(2).all(|pair| pair[0].end < pair[1].start);
     apart && runs.iter().all(|run| run.start < run.end && run.end <= all.end)
 }
 
-/// What the user decides of the lost regions is all that changes.
+/// Checks that the user's decision changes the lost regions only.
 fn settled_either_way(
     map: &RegionMap,
     runs: &[RegionRange],
@@ -104,7 +104,7 @@ fn finds_tell_what_they_may(recovery: &Recovery, lost: &[RegionRange]) -> Result
         let is_block = regions.start.is_multiple_of(BITS_PER_BLOCK) && regions.end == end;
         let is_lost_too = match find.copy {
             Copy::Last => !still_lost.is_empty(),
-            // All that is not hydrated in it may have been hydrated since.
+            // Any region in it that is not hydrated may have been hydrated since.
             _ => {
                 let hydrated: Vec<_> = recovery.regions.runs().collect();
                 union(&within(&hydrated, regions), &still_lost) != [regions.clone()]
@@ -117,12 +117,12 @@ fn finds_tell_what_they_may(recovery: &Recovery, lost: &[RegionRange]) -> Result
     Ok(())
 }
 
-/// The first of many regions, and how many there are.
+/// Describes many regions by the first of them and their number.
 fn some(runs: &[RegionRange]) -> String {
     format!("{} regions, {:?}…", count(runs), &runs[..runs.len().min(4)])
 }
 
-/// What a repair says, in few words.
+/// Summarizes a repair.
 pub fn told(recovery: &Recovery) -> String {
     let codes: Vec<(&str, Option<_>)> =
         recovery.damage.iter().take(8).map(|damage| (damage.code(), damage.block())).collect();
@@ -136,8 +136,8 @@ pub fn told(recovery: &Recovery) -> String {
     )
 }
 
-/// Writes what was recovered to a new device, the lost regions settled as `hydrated` says, and sees
-/// that it is whole and reads back the same.
+/// Writes the recovered metadata to a new device, with the lost regions settled as `hydrated`, and
+/// checks that it is sound and reads back the same.
 ///
 /// # Panics
 /// If it is not.

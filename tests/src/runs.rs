@@ -15,12 +15,12 @@ pub fn joined(mut runs: Vec<RegionRange>) -> Vec<RegionRange> {
     joined
 }
 
-/// What is in `a`, in `b`, or in both.
+/// Returns the regions in `a`, in `b`, or in both.
 pub fn union(a: &[RegionRange], b: &[RegionRange]) -> Vec<RegionRange> {
     joined([a, b].concat())
 }
 
-/// What is in `a` and not in `b`.
+/// Returns the regions in `a` that are not in `b`.
 pub fn minus(a: &[RegionRange], b: &[RegionRange]) -> Vec<RegionRange> {
     let mut left = Vec::new();
     let mut taken = b.iter().peekable();
@@ -42,13 +42,13 @@ pub fn minus(a: &[RegionRange], b: &[RegionRange]) -> Vec<RegionRange> {
     left
 }
 
-/// What of `runs` lies in `range`.
+/// Returns the part of `runs` that lies in `range`.
 pub fn within(runs: &[RegionRange], range: &RegionRange) -> Vec<RegionRange> {
     let cut = runs.iter().map(|run| run.start.max(range.start)..run.end.min(range.end));
     cut.filter(|run| run.start < run.end).collect()
 }
 
-/// How many regions there are.
+/// Returns the number of regions.
 pub fn count(runs: &[RegionRange]) -> u64 {
     runs.iter().map(|run| run.end - run.start).sum()
 }
@@ -62,7 +62,7 @@ mod tests {
     use super::{count, joined, minus, union, within};
     use crate::hydration::runs_of;
 
-    /// Two sets of the same 100 regions, from thin to thick.
+    /// Two random sets of the same 100 regions, from sparse to dense.
     fn sets(seed: u64) -> [Vec<bool>; 2] {
         let mut rng = StdRng::seed_from_u64(seed);
         [(); 2].map(|()| {

@@ -1,4 +1,4 @@
-//! Making metadata wrong in one place, with checksums that are right.
+//! Damages metadata in one place, and keeps the checksums right.
 
 use clone_core::metadata::format::{Superblock, SuperblockDisk};
 use persistent_data::BlockNr;
@@ -11,7 +11,7 @@ use persistent_data::transaction::SUPERBLOCK;
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-/// A metadata device of one bitmap, opened up.
+/// A metadata device of one bitmap, open for changes.
 #[derive(Clone, Debug)]
 pub struct Surgery {
     blocks: Vec<RawBlock>,
@@ -25,19 +25,19 @@ impl Surgery {
         Self { blocks: (0..nr_blocks).map(|at| image.block(BlockNr(at)).clone()).collect() }
     }
 
-    /// A disk with the outcome on it.
+    /// Returns a disk with the changed blocks.
     pub fn disk(&self) -> SimDisk {
         SimDisk::from_blocks(self.blocks.iter().cloned())
     }
 
-    /// Changes the block at `at` and seals it again.
+    /// Changes the block at `at` and updates its checksum.
     pub fn edit<K: BlockKind>(&mut self, at: BlockNr, change: impl FnOnce(&mut K::Disk)) {
         let block = &mut self.blocks[at.0 as usize];
         change(block::view_mut::<K>(block));
         block::seal::<K>(block, at);
     }
 
-    /// Changes the block at `at` and does not seal it.
+    /// Changes the block at `at` without updating its checksum.
     pub fn spoil(&mut self, at: BlockNr) {
         self.blocks[at.0 as usize].bytes_mut()[100] ^= 1;
     }
@@ -50,7 +50,7 @@ impl Surgery {
         SpaceMapRoot::from_area(&self.superblock().metadata_space_map_root)
     }
 
-    /// Where the bitset's btree begins.
+    /// Returns the root of the bitset's btree.
     pub fn bitset_root(&self) -> BlockNr {
         BlockNr(self.superblock().bitset_root.get())
     }
@@ -62,23 +62,23 @@ impl Surgery {
         self.edit::<Superblock>(SUPERBLOCK, |disk| disk.metadata_space_map_root = root.to_area());
     }
 
-    /// Where the index lies.
+    /// Returns the block of the index.
     pub fn index(&self) -> BlockNr {
         BlockNr(self.root().bitmap_root.get())
     }
 
-    /// Where the bitmap lies.
+    /// Returns the block of the bitmap.
     pub fn bitmap(&self) -> BlockNr {
         let index = block::view::<IndexBlock>(&self.blocks[self.index().0 as usize]);
         BlockNr(index.entries[0].blocknr.get())
     }
 
-    /// Where the tree of large counts begins.
+    /// Returns the root of the tree of large counts.
     pub fn ref_counts(&self) -> BlockNr {
         BlockNr(self.root().ref_count_root.get())
     }
 
-    /// Blocks with these bits in the bitmap.
+    /// Returns the blocks that have these bits in the bitmap.
     pub fn blocks_with(&self, bits: RefCountBits) -> Vec<BlockNr> {
         let bitmap = block::view::<Bitmap>(&self.blocks[self.bitmap().0 as usize]);
         let with = (0..self.blocks.len()).filter(|&at| bitmap.get(at) == bits);
@@ -90,7 +90,7 @@ impl Surgery {
         self.edit::<Bitmap>(self.bitmap(), |disk| disk.set(at.0 as usize, bits));
     }
 
-    /// Puts a count into the tree of large counts, which is a leaf.
+    /// Inserts a count into the tree of large counts, which is a leaf.
     pub fn insert_large_count(&mut self, at: u64, count: u32) {
         let max = node_capacity(size_of::<u32>());
         self.edit::<Node>(self.ref_counts(), |disk: &mut NodeDisk| {
@@ -111,14 +111,14 @@ impl Surgery {
     }
 }
 
-/// Something that is wrong without being dangerous.
+/// A change that makes metadata wrong but not dangerous.
 pub type Harm = fn(&mut Surgery, &mut StdRng);
 
 fn some_block(blocks: &[BlockNr], rng: &mut StdRng) -> Option<BlockNr> {
     (!blocks.is_empty()).then(|| blocks[rng.random_range(0..blocks.len())])
 }
 
-/// All that there is of it, with a name each.
+/// All such changes, each with a name.
 pub const HARM: [(&str, Harm); 16] = [
     ("a free block counted", |surgery, rng| leak(surgery, rng, RefCountBits::One)),
     ("a free block counted twice", |surgery, rng| leak(surgery, rng, RefCountBits::Two)),
@@ -180,7 +180,7 @@ pub const HARM: [(&str, Harm); 16] = [
         surgery.edit::<Superblock>(SUPERBLOCK, |disk| {
             disk.flags.set(4);
             disk.metadata_space_map_root[100] = 1;
-            // Still in the first sector.
+            // This is still in the first sector.
             disk.reserved[315] = 7;
         });
     }),

@@ -1,4 +1,4 @@
-//! Rules for what reaches a device while transactions are running.
+//! Rules for writes to a device while transactions are running.
 
 use std::collections::BTreeSet;
 
@@ -6,31 +6,31 @@ use persistent_data::BlockNr;
 use persistent_data::sim::{Order, SimDisk, written};
 use persistent_data::transaction::SUPERBLOCK;
 
-/// Looks at a device after every step of whoever uses it. `S` is what a device may hold.
+/// Observes a device after every step of its user. `S` is the content of a device.
 pub trait Watch<S> {
-    /// Something has been done since the last look, of which a crash may leave any of `allowed`.
+    /// Checks the device after a step. A crash since the last check may leave any of `allowed`.
     ///
     /// # Errors
-    /// The rule that is broken.
+    /// The broken rule.
     fn look(&mut self, allowed: &[&S]) -> Result<(), String>;
 
-    /// A commit has succeeded, which reaches the blocks in `reachable`.
+    /// Observes a successful commit, which reaches the blocks in `reachable`.
     ///
     /// # Errors
-    /// The rule that is broken.
+    /// The broken rule.
     fn committed(&mut self, _reachable: &BTreeSet<BlockNr>) -> Result<(), String> {
         Ok(())
     }
 }
 
-/// Nobody looks.
+/// A watch that checks nothing.
 impl<S> Watch<S> for () {
     fn look(&mut self, _: &[&S]) -> Result<(), String> {
         Ok(())
     }
 }
 
-/// Lent.
+/// A borrowed watch.
 impl<S, W: Watch<S>> Watch<S> for &mut W {
     fn look(&mut self, allowed: &[&S]) -> Result<(), String> {
         (**self).look(allowed)
@@ -41,7 +41,7 @@ impl<S, W: Watch<S>> Watch<S> for &mut W {
     }
 }
 
-/// Two look.
+/// Two watches in turn.
 impl<S, A: Watch<S>, B: Watch<S>> Watch<S> for (A, B) {
     fn look(&mut self, allowed: &[&S]) -> Result<(), String> {
         self.0.look(allowed)?;
@@ -54,7 +54,7 @@ impl<S, A: Watch<S>, B: Watch<S>> Watch<S> for (A, B) {
     }
 }
 
-/// Commits are done in order, and no block that the last commit reaches is written.
+/// The rules that commits are ordered, and that no block reached by the last commit is written.
 #[derive(Debug)]
 pub struct Rules<'d> {
     disk: &'d SimDisk,
@@ -63,7 +63,8 @@ pub struct Rules<'d> {
 }
 
 impl<'d> Rules<'d> {
-    /// Rules for what is done to `disk` from now on, of which the last commit reaches `reachable`.
+    /// Applies the rules to all operations on `disk` from now on. The last commit reaches
+    /// `reachable`.
     pub fn new(disk: &'d SimDisk, reachable: BTreeSet<BlockNr>) -> Self {
         disk.take_log();
         Self { disk, order: Order::new(), reachable }

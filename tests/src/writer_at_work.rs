@@ -1,4 +1,4 @@
-//! A device whose clone goes on committing while its metadata is read.
+//! A device whose clone continues to commit while its metadata is read.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,13 +15,13 @@ use rand::rngs::StdRng;
 
 use crate::hydration::runs_of;
 
-/// A clone that hydrates region after region, and all that it has ever committed.
+/// A clone that hydrates one region after the other, and the history of its commits.
 #[derive(Debug)]
 pub struct WriterAtWork {
     device: Arc<MemoryDevice>,
     metadata: Metadata<Arc<MemoryDevice>>,
     regions: Vec<bool>,
-    /// The hydrated regions of every commit, the first one that of the format.
+    /// The hydrated regions of every commit. The first one is the commit of the format.
     pub committed: Vec<Vec<RegionRange>>,
     /// The superblock of every commit.
     pub superblocks: Vec<RawBlock>,
@@ -42,7 +42,7 @@ impl WriterAtWork {
         writer
     }
 
-    /// Where the metadata is.
+    /// Returns the metadata device.
     pub fn device(&self) -> Arc<MemoryDevice> {
         Arc::clone(&self.device)
     }
@@ -66,7 +66,7 @@ impl WriterAtWork {
         self.metadata.set_hydrated(first as u64..end as u64).expect("regions of the clone");
     }
 
-    /// Writes what a commit would, but for the superblock.
+    /// Writes everything of a commit except the superblock.
     ///
     /// # Panics
     /// If that fails.
@@ -75,7 +75,7 @@ impl WriterAtWork {
         drop(self.metadata.prepare().expect("room for another copy"));
     }
 
-    /// Hydrates something and commits.
+    /// Hydrates random regions and commits.
     ///
     /// # Panics
     /// If that fails.
@@ -84,23 +84,23 @@ impl WriterAtWork {
         self.commit_prepared();
     }
 
-    /// Commits what was prepared, if there is anything.
+    /// Commits the prepared changes, if there are any.
     ///
     /// # Panics
     /// If that fails.
     pub fn commit_prepared(&mut self) {
         let prepared = self.metadata.prepare().expect("room for another copy");
-        // Noted first: a reader may see it before the commit returns.
+        // Recorded first, because a reader may see the commit before this call returns.
         self.committed.push(runs_of(&self.regions));
         prepared.commit().expect("memory can be written");
         self.note_superblock();
     }
 }
 
-/// What happens at a read, of which it gets the number.
+/// The writer's action before a read, which gets the number of the read.
 pub type AtRead = dyn FnMut(&mut WriterAtWork, u64) + Send;
 
-/// A device that lets the writer work before each read of it.
+/// A device on which the writer acts before each read.
 pub struct Busy {
     device: Arc<MemoryDevice>,
     inside: Mutex<Inside>,
@@ -119,18 +119,18 @@ impl std::fmt::Debug for Busy {
 }
 
 impl Busy {
-    /// Lets `at_read` happen before each read of the device of `writer`.
+    /// Runs `at_read` before each read of the device of `writer`.
     pub fn new(writer: WriterAtWork, at_read: Box<AtRead>) -> Self {
         let device = writer.device();
         Self { device, inside: Mutex::new(Inside { writer, at_read, reads: 0 }) }
     }
 
-    /// How often it has been read.
+    /// Returns the number of reads so far.
     pub fn reads(&self) -> u64 {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner).reads
     }
 
-    /// The writer, when all is over.
+    /// Returns the writer at the end.
     pub fn into_writer(self) -> WriterAtWork {
         self.inside.into_inner().unwrap_or_else(PoisonError::into_inner).writer
     }

@@ -1,4 +1,4 @@
-//! Arrays of values of all sizes, on real transactions, held against vectors.
+//! Arrays of values of all sizes on real transactions, checked against vectors.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -24,10 +24,10 @@ use zerocopy::{FromZeros, IntoBytes, little_endian as le};
 
 const STEPS: u32 = 30;
 
-/// Array blocks that an array grows to.
+/// Maximum number of array blocks of an array.
 const BLOCKS_MAX: u64 = 40;
 
-/// Counts the blocks of an array without references in its values.
+/// Counts the blocks of an array whose values hold no references.
 struct Count(CoreSpaceMap);
 
 impl<V: Value> WalkVisitor<ArrayBlockRef<V>> for Count {
@@ -46,7 +46,7 @@ impl<V: Value> WalkVisitor<ArrayBlockRef<V>> for Count {
     }
 }
 
-/// Holds what was committed against `model`, and its counts against a walk. Gives all its blocks.
+/// Checks the last commit against `model`, and its counts against a walk. Returns all its blocks.
 fn inspect<V: Value>(disk: &SimDisk, model: &[V]) -> BTreeSet<BlockNr> {
     let image = disk.live_image();
     let reader = DeviceReader(&image);
@@ -74,7 +74,7 @@ fn inspect<V: Value>(disk: &SimDisk, model: &[V]) -> BTreeSet<BlockNr> {
     count.0.iter().map(|(at, _)| at).collect()
 }
 
-/// An array, what should be in it, and what was at the last commit.
+/// An array, its expected content, and the content of the last commit.
 struct World<'d, V> {
     disk: &'d SimDisk,
     writer: Audited<&'d SimDisk>,

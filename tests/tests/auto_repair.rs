@@ -1,4 +1,4 @@
-//! Figures that are wrong without being dangerous are put right in place, or nothing is touched.
+//! Auto-repair fixes wrong but harmless counts in place, or writes nothing.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -22,7 +22,7 @@ use rand::{RngExt, SeedableRng};
 
 const RUNS: [RegionRange; 3] = [3..5, 30_000..40_000, 99_999..100_000];
 
-/// Metadata in which all is well.
+/// Returns sound metadata.
 fn sound() -> Surgery {
     let disk = SimDisk::new(64);
     let mut metadata = Metadata::format(&disk, header(100_000)).unwrap();
@@ -33,7 +33,7 @@ fn sound() -> Surgery {
     Surgery::of(&disk)
 }
 
-/// Metadata with some things wrong.
+/// Returns metadata with some harmless errors.
 fn harmed(rng: &mut StdRng) -> SimDisk {
     let mut surgery = sound();
     for _ in 0..rng.random_range(1..5) {
@@ -42,7 +42,7 @@ fn harmed(rng: &mut StdRng) -> SimDisk {
     surgery.disk()
 }
 
-/// The hydrated regions, and the codes of what is wrong.
+/// The hydrated regions, and the codes of the damage.
 type Findings = (Vec<RegionRange>, Vec<&'static str>);
 
 fn findings(disk: &SimDisk) -> Result<Findings, String> {
@@ -100,7 +100,7 @@ fn a_repair_that_crashes_leaves_what_was_there_or_nothing_wrong() {
         let mut rng = seed.rng();
         let mut disk = harmed(&mut rng);
         let Ok(before) = findings(&disk) else { continue };
-        // What is left of the first repair is repaired again.
+        // The second pass repairs the state that a crash of the first repair has left.
         for _ in 0..2 {
             let points = CrashPoints::new(&disk);
             let crash_rng = StdRng::seed_from_u64(rng.random());
@@ -129,7 +129,7 @@ fn a_repair_survives_the_failure_of_every_operation() {
     }
 }
 
-/// Metadata with something in the superblock's other sectors.
+/// Returns metadata with content in the other sectors of the superblock.
 fn with_a_full_superblock() -> SimDisk {
     let mut surgery = sound();
     surgery.edit::<Superblock>(SUPERBLOCK, |disk| disk.reserved[316..].fill(7));
@@ -162,7 +162,7 @@ fn what_lies_outside_of_the_superblocks_first_sector_is_never_changed() {
     crashes.look(&[&after]).unwrap();
 }
 
-/// Checks that a disk is refused, and left alone.
+/// Checks that a disk is refused and left unchanged.
 fn expect_refused(name: &str, disk: &SimDisk) {
     let report = read(disk, &());
     assert!(report.is_fatal(), "{name}: {:?}", report.damage);
@@ -173,7 +173,7 @@ fn expect_refused(name: &str, disk: &SimDisk) {
 
 type Wound = fn(&mut Surgery);
 
-/// Damage after which what looks leaked may be in use.
+/// Damage after which a block that looks leaked may be in use.
 const FATAL: [(&str, Wound); 9] = [
     ("the superblock", |surgery| surgery.spoil(BlockNr(0))),
     ("a node", |surgery| surgery.spoil(surgery.bitset_root())),
@@ -201,7 +201,7 @@ fn with_any_dangerous_damage_nothing_is_written() {
         harm(&mut surgery);
         expect_refused(name, &surgery.disk());
     }
-    // And leaks beside it change nothing.
+    // Additional leaks change nothing.
     for seed in seeds("with_any_dangerous_damage_nothing_is_written", 100) {
         let mut rng = seed.rng();
         let mut surgery = Surgery::of(&harmed(&mut rng));

@@ -1,4 +1,4 @@
-//! What a commit writes: no more than a kernel does.
+//! A commit writes no more blocks than a kernel's commit.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -19,14 +19,15 @@ use rand::RngExt;
 use rand::seq::index::sample;
 use zerocopy::little_endian as le;
 
-/// The bitmap, the index and the superblock.
+/// Blocks that every commit writes: the bitmap, the index and the superblock.
 const FIXED: u64 = 3;
 
 fn formatted(disk: &SimDisk, nr_regions: u64) -> Metadata<&SimDisk> {
     Metadata::format(disk, header(nr_regions)).unwrap()
 }
 
-/// Sets one more region in each of some array blocks, commits, and gives the blocks written.
+/// Sets one more region in each of some array blocks and commits. Returns the number of written
+/// blocks.
 fn commit(metadata: &mut Metadata<&SimDisk>, array_blocks: &[u64], nth: u64) -> u64 {
     for block in array_blocks {
         let region = block * BITS_PER_BLOCK + nth;
@@ -71,7 +72,7 @@ fn a_commit_without_changes_writes_nothing() {
     assert_eq!(disk.counts(), before);
 }
 
-/// The array blocks that each leaf node of the bitset's btree points to.
+/// The array blocks below each leaf node of the bitset's btree.
 #[derive(Default)]
 struct LeafNodes {
     indexes: Vec<Range<u64>>,

@@ -1,6 +1,6 @@
-//! After a crash at any point, a device holds the last commit or the one in flight, whole.
+//! After a crash at any point, a device holds the last commit or the one in flight, complete.
 //!
-//! And the tests of these tests: devices that break the order of a commit are found out.
+//! Mutants prove that the tests work: devices that break the order of a commit are detected.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -22,17 +22,17 @@ use persistent_data::sim::{EarlySuperblock, NoFlush, SimDisk, seeds};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-/// Random crashes at each point.
+/// Number of random crashes at each point.
 const SURVIVALS: u32 = 4;
 
-/// Crashes in a row, each in what went on from the one before.
+/// Number of crashes in a row, each in a run that continues from the one before.
 const GENERATIONS: u32 = 3;
 
 fn recover_client(disk: &SimDisk) -> Result<Option<Model>, String> {
     Ok(client::inspect(&disk.live_image())?.map(|on_device| on_device.model))
 }
 
-/// Runs a client on `device`, from what it holds on.
+/// Runs a client on `device` from its current content.
 fn run_client<D: Device + Clone, W: Watch<Option<Model>>>(
     device: D,
     steps: u32,
@@ -71,14 +71,15 @@ fn a_client_that_crashes_anywhere_has_its_last_commit_or_the_one_in_flight() {
     assert!(tried > 0, "no crash at all");
 }
 
-/// A clone of random size, and a disk that just or easily holds its metadata.
+/// Draws a clone of random size, and the size of a disk that holds its metadata with little or no
+/// spare space.
 fn random_clone(rng: &mut StdRng) -> (Header, usize) {
     let most = [70, 33_000, 150_000][rng.random_range(0..3)];
     let header = header(rng.random_range(1..=most));
     (header, MetadataSize::of(header.geometry).total_blocks() as usize + rng.random_range(0..9))
 }
 
-/// Hydrates on `device`, from what it holds on.
+/// Hydrates random regions on `device` from its current content.
 fn hydrate<D: Device + Clone, W: Watch<Option<Held>>>(
     device: D,
     header: Header,
@@ -121,7 +122,7 @@ fn random_runs(rng: &mut StdRng, nr_regions: u64) -> Vec<RegionRange> {
     hydration::runs_of(&bits)
 }
 
-/// Restores twice: to an empty disk, and over what is there then. Or, the second time, formats.
+/// Restores twice: to an empty disk, and over the result. The second time it may format instead.
 #[test]
 fn a_restore_or_a_format_that_crashes_leaves_the_old_metadata_none_or_the_new() {
     let test = "a_restore_or_a_format_that_crashes_leaves_the_old_metadata_none_or_the_new";
@@ -153,7 +154,7 @@ fn a_restore_or_a_format_that_crashes_leaves_the_old_metadata_none_or_the_new() 
     }
 }
 
-/// A transaction of more blocks than are kept in memory writes some of them long before its commit.
+/// A transaction with more blocks than fit in memory writes some of them long before its commit.
 #[test]
 fn a_commit_larger_than_memory_is_whole_or_has_not_happened_wherever_it_crashes() {
     let test = "a_commit_larger_than_memory_is_whole_or_has_not_happened_wherever_it_crashes";
@@ -174,7 +175,7 @@ fn a_commit_larger_than_memory_is_whole_or_has_not_happened_wherever_it_crashes(
         watch.look(&[&nothing, &none]).unwrap();
         watch.committed(&hydration::reachable(&disk)).unwrap();
 
-        // The first time it is taken back, after a part of it has been written.
+        // The first attempt is aborted after a part of it has been written.
         metadata.set_hydrated(0..header.geometry.nr_regions()).unwrap();
         drop(metadata.prepare().unwrap());
         metadata.abort().unwrap();
@@ -189,11 +190,11 @@ fn a_commit_larger_than_memory_is_whole_or_has_not_happened_wherever_it_crashes(
     }
 }
 
-/// Makes a device that breaks something, with the number of the run.
+/// Creates a faulty device, given the number of the run.
 type Wrap = for<'a> fn(&'a CrashPoints<'a>, u64) -> Box<dyn Device + 'a>;
 
-/// How many of 40 clients, and of 40 clones, on a device that `wrap` makes of a disk, crash into
-/// something that they should not.
+/// Returns how many of 40 clients, and of 40 clones, crash into an invalid state on the device that
+/// `wrap` makes of a disk.
 fn found_out(wrap: Wrap) -> (u32, u32) {
     let (mut clients, mut clones) = (0, 0);
     for nth in 0..40 {

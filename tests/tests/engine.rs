@@ -1,4 +1,5 @@
-//! The engine in a simulated world, and the oracles of that world against known bad behaviour.
+//! The engine in a simulated world, and the oracles of that world against known faults in
+//! behaviour.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -15,7 +16,7 @@ use clone_tests::engine_sim::{
 };
 use persistent_data::sim::seeds;
 
-/// Seeds that a mutant may survive, before it is taken for one that nobody sees.
+/// Number of seeds that a mutant may survive before it counts as undetected.
 const SURVIVED_MAX: u64 = 300;
 
 #[test]
@@ -39,13 +40,13 @@ fn clients_see_a_plain_copy_of_the_source_whatever_fails_and_whenever_the_power_
 fn hydration_goes_on_while_users_never_rest() {
     for seed in seeds("hydration_goes_on_while_users_never_rest", 60) {
         let load = run_under_load(seed.value()).unwrap_or_else(|violation| panic!("{violation}"));
-        // A rest between two copies is a tenth of a second at most, and a copy far shorter.
+        // A pause between two copies takes at most a tenth of a second, and a copy far less.
         let least = load.passed.as_millis() / 150;
         assert!(load.is_complete || u128::from(load.stores) >= least, "{load:?}");
     }
 }
 
-/// Whether one of `oracles` is the first to see `mutant` in some run.
+/// Returns whether one of `oracles` is the first to detect `mutant` in some run.
 fn is_seen(mutant: Mutant, sight: Sight, oracles: &[Oracle]) -> bool {
     (0..SURVIVED_MAX).any(|seed| match run_with(seed, Some(mutant), sight) {
         Ok(_) => false,
@@ -56,7 +57,7 @@ fn is_seen(mutant: Mutant, sight: Sight, oracles: &[Oracle]) -> bool {
     })
 }
 
-/// The oracles that are there for it see it, and users would see it too.
+/// Checks that the oracles made for the mutant detect it, and that users would notice it too.
 #[track_caller]
 fn expect_seen(mutant: Mutant, oracles: &[Oracle]) {
     assert!(is_seen(mutant, Sight::All, oracles), "{mutant:?} survives, but for others");
@@ -114,7 +115,8 @@ fn a_commit_that_does_nothing_is_found_out() {
     expect_seen(Mutant::NoCommit, &[Oracle::Committed, Oracle::Durable]);
 }
 
-/// The judge of time that is there for it sees it, and nobody else does: what comes late comes.
+/// Checks that the judge of time made for the mutant detects it, and that no other oracle does,
+/// because the delayed action still happens.
 #[track_caller]
 fn expect_late(mutant: Mutant, oracle: Oracle) {
     assert!(is_seen(mutant, Sight::All, &[oracle]), "{mutant:?} survives");
@@ -156,7 +158,8 @@ fn a_clone_that_goes_on_when_it_is_suspended_is_found_out() {
 
 const MS: u64 = 1_000_000;
 
-/// Whether a run kept what users on a slow line are promised, and whether hydration did.
+/// Returns whether a run kept the promise to users on a slow line, and whether hydration kept its
+/// own.
 fn is_fast(seed: u64, delay: Option<Delay>) -> (bool, bool, SlowLine) {
     let line = run_on_slow_line(seed, delay);
     let users = line.median <= line.median_max && line.longest <= 1000 * MS;
@@ -175,7 +178,7 @@ fn a_user_on_a_slow_line_does_not_wait_for_hydration_and_hydration_uses_all_of_i
     assert!(is_seen(Delay::OneByOne).any(|(_, alone, _)| !alone), "one by one survives");
 }
 
-/// All runs keep their bound, and some of those that are late on purpose do not.
+/// Checks that all runs keep their bound, and that some of the deliberately delayed ones do not.
 #[track_caller]
 fn expect_bounded(name: &'static str, run: impl Fn(u64, Option<Delay>) -> Bounded, delay: Delay) {
     for seed in seeds(name, 200) {
@@ -209,8 +212,8 @@ fn hydration_goes_on_beside_readers_whose_copies_leave_no_gap() {
     assert!(starved.any(|beside| beside.copies < beside.least), "starving survives");
 }
 
-/// A clone of 2^24 regions, all of them hydrated but the first, which is being copied and does not
-/// become so.
+/// A clone of 2^24 regions. All are hydrated except the first, whose copy is in flight and never
+/// ends.
 struct Huge {
     engine: Engine,
     requests: u64,
@@ -231,7 +234,7 @@ impl Huge {
         huge
     }
 
-    /// Submits a request; the operations that it starts.
+    /// Submits a request. Returns the operations that it starts.
     fn submit(&mut self, operation: Operation, range: ByteRange) -> Vec<OpId> {
         self.requests += 1;
         let id = RequestId(self.requests);
@@ -245,7 +248,8 @@ impl Huge {
         actions.iter().filter_map(started).collect()
     }
 
-    /// How many reads of one region can be done in a tenth of a second of processor time.
+    /// Returns the number of reads of one region that are done in a tenth of a second of processor
+    /// time.
     fn count_reads(&mut self) -> u64 {
         let (mut reads, until) = (0, busy() + 100 * MS);
         while busy() < until {
@@ -262,7 +266,8 @@ impl Huge {
     }
 }
 
-/// The processor time of this thread, in nanoseconds: how busy the machine is does not count.
+/// Returns the processor time of this thread in nanoseconds, which does not depend on the load of
+/// the machine.
 fn busy() -> u64 {
     let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     stat.split(' ').next().unwrap().parse().unwrap()
@@ -274,6 +279,6 @@ fn a_request_to_hydrate_that_waits_for_its_first_region_is_not_walked_at_each_ev
     let mut beside = Huge::new();
     beside.submit(Operation::Hydrate, 0..HUGE * REGION);
     let beside = beside.count_reads();
-    // If it is walked, a read takes some hundreds of times as long.
+    // A read takes some hundreds of times as long if it walks all regions.
     assert!(beside * 10 > alone, "{beside} reads beside it, and {alone} alone");
 }

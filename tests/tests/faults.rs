@@ -1,5 +1,5 @@
-//! Each read, write and flush fails in turn, once and from then on: nothing panics, nothing is
-//! half written, and no failure goes unnoticed.
+//! Each read, write and flush fails in turn, once and from then on: nothing panics, no half-written
+//! state remains, and no failure goes unnoticed.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -16,7 +16,7 @@ use rand::RngExt;
 
 const NR_REGIONS: u64 = 100_000;
 
-/// A few regions, in several array blocks.
+/// Runs of regions in several array blocks.
 const STEPS: [RegionRange; 4] = [7..9, 33_000..70_000, 5..6, 99_990..100_000];
 
 fn formatted() -> SimDisk {
@@ -36,7 +36,7 @@ fn with(regions: &[bool], run: &RegionRange) -> Vec<bool> {
     regions
 }
 
-/// A handle on which a write or a flush has failed does nothing any more.
+/// Checks that a handle refuses to write after a failed write or flush.
 fn expect_spent(disk: &SimDisk, metadata: &mut Metadata<&SimDisk>) {
     let changes = disk.counts().changes();
     let spent = |result: Result<(), MetadataError>| {
@@ -44,7 +44,7 @@ fn expect_spent(disk: &SimDisk, metadata: &mut Metadata<&SimDisk>) {
     };
     spent(metadata.prepare().map(|_| ()));
     spent(metadata.commit());
-    // Going back may take a read that fails.
+    // The abort may need a read, which fails.
     let _ = metadata.abort();
     spent(metadata.commit());
     metadata.set_hydrated(0..NR_REGIONS).unwrap();
@@ -52,7 +52,7 @@ fn expect_spent(disk: &SimDisk, metadata: &mut Metadata<&SimDisk>) {
     assert_eq!(disk.counts().changes(), changes, "something was done to the disk");
 }
 
-/// Commits the steps, and goes on after what can be gone on after.
+/// Commits the steps, and continues after each failure that allows it.
 fn hydrate_in_steps(disk: &SimDisk) {
     let mut committed = vec![false; NR_REGIONS as usize];
     let mut metadata = match Metadata::open(disk) {
@@ -91,7 +91,7 @@ fn hydrate_in_steps(disk: &SimDisk) {
     expect(disk, hydration::recover, &[&held(&committed)]);
 }
 
-/// Tries three times.
+/// Aborts, with up to three attempts.
 fn abort(metadata: &mut Metadata<&SimDisk>) -> Result<(), MetadataError> {
     metadata.abort().or_else(|_| metadata.abort()).or_else(|_| metadata.abort())
 }
@@ -102,7 +102,7 @@ fn a_commit_of_a_clone_survives_the_failure_of_every_operation() {
     assert!(runs > 100, "{runs} runs");
 }
 
-/// Sets regions and takes that back, which reads what was committed.
+/// Sets regions and aborts, which reads the committed state again.
 fn abort_in_steps(disk: &SimDisk) {
     let Ok(mut metadata) = Metadata::open(disk) else { return };
     metadata.set_hydrated(10..20).unwrap();
@@ -128,7 +128,7 @@ fn an_abort_that_cannot_read_can_be_tried_again_and_forgets_no_region() {
     fail_each(&disk.durable_image(), abort_in_steps);
 }
 
-/// With what an abort that failed has left, going on without another must not lose regions.
+/// Continuing from the state after a failed abort, without another abort, must not lose regions.
 #[test]
 fn a_failed_abort_never_leads_to_a_commit_that_loses_a_region() {
     let disk = formatted();
@@ -175,7 +175,7 @@ fn recover_client(disk: &SimDisk) -> Result<Option<Model>, String> {
     Ok(client::inspect(&disk.live_image())?.map(|on_device| on_device.model))
 }
 
-/// Runs a client for a while, which commits now and then, and goes on after failed reads.
+/// Runs a client that commits now and then, and continues after failed reads.
 fn run_client(disk: &SimDisk, seed: u64, commits: u32) {
     let mut rng = seeded(seed);
     let image = disk.live_image();

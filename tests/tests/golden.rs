@@ -1,4 +1,4 @@
-//! Metadata that a real kernel wrote is read right, to the last figure.
+//! Metadata that a real kernel wrote is read correctly in every detail.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -30,7 +30,7 @@ fn every_kernel_image_checks_clean_and_holds_what_the_kernel_said() {
     }
 }
 
-/// What a state of the crash log holds, read by hand at the offsets that the format has.
+/// Content of a state of the crash log, read by hand at the offsets of the format.
 struct ByHand {
     runs: Vec<RegionRange>,
     used: u64,
@@ -64,7 +64,7 @@ fn read_by_hand(image: &[u8]) -> ByHand {
     ByHand { runs: runs.collect(), used: le64(image, 52), total: le64(image, 44) }
 }
 
-/// The kernel's writes of 260 commits, replayed: after each flush, the device holds whole metadata
+/// Replays the kernel's writes of 260 commits: after each flush, the device holds complete metadata
 /// with the regions that the log itself shows.
 #[test]
 fn every_state_that_the_crash_log_can_leave_checks_clean_and_holds_what_was_written() {
@@ -72,7 +72,7 @@ fn every_state_that_the_crash_log_can_leave_checks_clean_and_holds_what_was_writ
     let (mut flushes, mut commits, mut hydrated_before) = (0, 0, 0);
     let log = fixtures::decompressed("crash-log.zst");
     for entry in log_writes::parse(&log) {
-        // A flush covers what came before it; its own data, if any, comes after.
+        // A flush covers everything before it; its own data, if any, comes after it.
         if entry.is_flush() && image[..4096].iter().any(|&byte| byte != 0) {
             flushes += 1;
             hydrated_before = check_state(&image, hydrated_before);
@@ -88,7 +88,8 @@ fn every_state_that_the_crash_log_can_leave_checks_clean_and_holds_what_was_writ
     assert!(flushes >= commits - 1, "{flushes} flushes");
 }
 
-/// Checks one state, in which no fewer regions may be hydrated than before. Gives how many are.
+/// Checks one state, in which no fewer regions may be hydrated than before. Returns the number of
+/// hydrated regions.
 fn check_state(image: &[u8], hydrated_before: u64) -> u64 {
     let by_hand = read_by_hand(image);
     let report = read(&MemoryDevice::from_bytes(image), &());

@@ -1,4 +1,4 @@
-//! Clone metadata held against a set of hydrated regions.
+//! Clone metadata checked against a set of hydrated regions.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

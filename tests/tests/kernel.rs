@@ -1,4 +1,4 @@
-//! What we write is what the kernel writes.
+//! clone-core writes the same metadata as the kernel.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -16,7 +16,7 @@ use persistent_data::format::ArrayBlock;
 use persistent_data::store::{DeviceReader, Reader};
 use zerocopy::{IntoBytes, little_endian as le};
 
-/// Indexes and places of the array blocks of a bitset.
+/// Indexes and block numbers of the array blocks of a bitset.
 struct ArrayBlocks(Vec<(u64, BlockNr)>);
 
 impl WalkVisitor<ArrayBlockRef<le::U64>> for ArrayBlocks {
@@ -33,7 +33,8 @@ impl WalkVisitor<ArrayBlockRef<le::U64>> for ArrayBlocks {
     }
 }
 
-/// The array blocks of the bitset on `device`, by index: their bytes, but for checksum and place.
+/// Returns the array blocks of the bitset on `device` by index: their bytes without checksum and
+/// block number.
 fn array_blocks(device: &MemoryDevice) -> Vec<(u64, Vec<u8>)> {
     let reader = DeviceReader(device);
     let mut blocks = ArrayBlocks(Vec::new());

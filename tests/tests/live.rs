@@ -1,4 +1,4 @@
-//! Reading metadata that a clone is committing to: what is read is one of its commits.
+//! Reads of metadata that a clone is committing to return one of its commits.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -18,8 +18,8 @@ use persistent_data::sim::seeds;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-/// A clone of random size that has been at work for a while, on a device with few blocks more than
-/// it takes, so that they are soon used again.
+/// Creates a clone of random size with a history of commits, on a device with few spare blocks, so
+/// that blocks are soon reused.
 fn at_work(rng: &mut StdRng) -> WriterAtWork {
     let nr_regions = [64, 3000, 70_000, 130_000][rng.random_range(0..4)];
     let header = header(nr_regions);
@@ -36,7 +36,7 @@ fn runs(report: &Report) -> Vec<RegionRange> {
     report.regions.as_ref().unwrap().runs().collect()
 }
 
-/// Works every now and then for a number of reads, and then rests.
+/// Commits now and then during a number of reads, and stops afterwards.
 fn now_and_then(mut rng: StdRng) -> Box<AtRead> {
     let until = rng.random_range(0..200);
     let every = rng.random_range(1..25);
@@ -87,7 +87,7 @@ fn a_check_while_a_clone_commits_finds_no_damage_that_is_not_there() {
         let scope = scopes[rng.random_range(0..3)];
         match check_live(&busy, scope, &()) {
             Ok(report) => assert!(report.damage.is_empty(), "{:?}", report.damage),
-            // A pass is a single read then, and all passes may fall into the time of commits.
+            // In this scope a pass is a single read, and every pass may overlap with a commit.
             Err(NeverAtRest) => assert_eq!(scope, Scope::Superblock),
         }
     }
@@ -106,8 +106,8 @@ fn a_clone_that_commits_at_every_read_is_given_up_after_a_bounded_number_of_pass
     assert!(busy.reads() >= u64::from(PASSES_MAX), "{} reads", busy.reads());
 }
 
-/// With one array block, commits alternate between the same blocks, and superblocks come back byte
-/// by byte with other regions below them.
+/// With one array block, commits alternate between the same blocks, and a superblock comes back
+/// byte by byte with other regions below it.
 #[test]
 fn a_superblock_that_comes_back_with_other_content_below_is_not_taken_for_rest() {
     let test = "a_superblock_that_comes_back_with_other_content_below_is_not_taken_for_rest";
@@ -158,7 +158,7 @@ fn what_is_read_beside_a_thread_that_commits_is_one_of_its_commits() {
             thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
                     writer.lock().unwrap().commit(&mut rng);
-                    // Now fast, now slow, so that some passes come to rest.
+                    // The speed varies, so that some passes find the metadata unchanged.
                     for _ in 0..rng.random_range(0..20_000) {
                         std::hint::spin_loop();
                     }

@@ -1,4 +1,4 @@
-//! The structures on real transactions, held against those of the standard library.
+//! The structures of persistent-data on real transactions, checked against standard collections.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

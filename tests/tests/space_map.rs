@@ -1,4 +1,4 @@
-//! Reference counts: those of some data, and those of the metadata device itself while it grows.
+//! Reference counts of some data, and of the metadata device itself while it grows.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -46,14 +46,14 @@ fn a_disk_space_map_equals_a_map_of_counts() {
     assert_seen("a count that came back from the tree", given_up, runs);
 }
 
-/// Blocks that the last commit's space map covers.
+/// Returns the number of blocks that the last commit's space map covers.
 fn mapped(disk: &SimDisk) -> u64 {
     let catalog: Block<Catalog> = DeviceReader(disk.live_image()).read(SUPERBLOCK).unwrap();
     SpaceMapRoot::from_area(&catalog.space_map_root).nr_blocks.get()
 }
 
-/// Runs on a device of `nr_blocks` blocks that grows by up to `by` at a time. Gives how often there
-/// was no room, and the runs.
+/// Runs on a device of `nr_blocks` blocks that grows by up to `by` at a time. Returns how often
+/// space ran out, and the number of runs.
 fn grow(test: &'static str, count: u64, nr_blocks: u64, by: u64) -> (u64, u64) {
     let (mut ran_out, mut runs) = (0, 0);
     for seed in seeds(test, count) {

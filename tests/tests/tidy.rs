@@ -6,15 +6,15 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Lines of the longest Rust file.
+/// Maximum number of lines of a Rust file.
 const LINES_MAX: usize = 500;
 
-/// Characters of the longest line of Rust.
+/// Maximum number of characters of a line of Rust.
 const WIDTH_MAX: usize = 100;
 
 /// A text file of the workspace.
 struct Text {
-    /// From the workspace's root, with slashes.
+    /// Path from the workspace's root, with slashes.
     path: String,
     text: String,
 }
@@ -35,12 +35,12 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests are a member of a workspace")
 }
 
-/// Whether a path ends in `ending`: of its name, or, with a slash, of the path.
+/// Returns whether a path ends in `ending`: part of the name, or, with a slash, of the path.
 fn is_named(path: &Path, ending: &str) -> bool {
     path.to_str().is_some_and(|path| path.ends_with(ending))
 }
 
-/// The files under `folder` that are [named](is_named) as one of `endings` says, in order.
+/// Returns the files under `folder` that are [named](is_named) with one of `endings`, in order.
 fn files(folder: &str, endings: &[&str]) -> Vec<Text> {
     let mut found = Vec::new();
     let mut folders: Vec<PathBuf> = vec![root().join(folder)];
@@ -64,7 +64,7 @@ fn rust_files() -> Vec<Text> {
     files("", &[".rs"])
 }
 
-/// The documents that people read: those in `docs`, and those of the top level that are there.
+/// Returns the documents: those in `docs`, and those of the top level that exist.
 fn documents() -> Vec<Text> {
     let mut documents = files("docs", &[".md"]);
     let top = ["README.md", "CONTRIBUTING.md"];
@@ -73,17 +73,17 @@ fn documents() -> Vec<Text> {
     documents
 }
 
-/// The words of a program: what lies between all that no identifier holds.
+/// Returns the words of a program, separated by characters that no identifier contains.
 fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty())
 }
 
-/// What stands between backticks in a line.
+/// Returns the parts of a line between backticks.
 fn in_backticks(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2)
 }
 
-/// Fails with all that was found, and what to do about it.
+/// Fails with everything found, and with the way to fix it.
 #[track_caller]
 fn expect_none(found: &[String], fix: &str) {
     assert!(found.is_empty(), "{fix}\n  {}", found.join("\n  "));
@@ -95,13 +95,13 @@ fn crates_depend_downwards_only() {
         ("persistent-data", &["clone-core", "clone-tools", "clone-daemon", "clone-tests"][..]),
         ("clone-core", &["clone-tools", "clone-daemon", "clone-tests"]),
         ("clone-tools", &["clone-daemon", "clone-tests"]),
-        // It says things as the tools do.
+        // The daemon may use the output code of the tools.
         ("clone-daemon", &["clone-tests"]),
     ];
     let mut found = Vec::new();
     for (member, above) in above {
         let manifest = Text::load(&format!("{member}/Cargo.toml"));
-        // What tests use does not come with the crate.
+        // Dependencies of tests are not shipped with the crate.
         let shipped = |(_, line): &(_, &str)| *line != "[dev-dependencies]";
         for (place, line) in manifest.lines().take_while(shipped) {
             if above.iter().any(|name| line.starts_with(name)) {
@@ -199,12 +199,12 @@ fn the_libraries_reach_the_outside_through_devices_only() {
         !outside.iter().any(|folder| source.path.starts_with(folder))
             && !source.path.contains("/tests")
     });
-    // The one place that waits for devices which may be far away.
+    // The only place that waits for devices that may be remote.
     let threads = "clone-core/src/repair/content/parallel_map.rs";
     let mut found = Vec::new();
     for source in sources {
         for (place, line) in source.lines() {
-            // How long something takes is a number; what time it is is not.
+            // A duration is a number and allowed; the current time is not.
             let line = line.replace("std::time::Duration", "");
             let reach = ["std::fs", "std::env", "std::time", "println!"];
             let starts_threads = line.contains("std::thread") && source.path != threads;
@@ -218,7 +218,7 @@ fn the_libraries_reach_the_outside_through_devices_only() {
 
 #[test]
 fn nothing_is_left_undone_in_the_sources() {
-    // Put together here, so that this file does not hold them.
+    // Assembled here, so that this file does not contain them.
     let marks = [concat!("to", "do!"), concat!("db", "g!("), concat!("FIX", "ME")];
     let marks = [&marks[..], &[concat!("XX", "X"), concat!("#[ig", "nore")]].concat();
     let mut found = Vec::new();
@@ -246,7 +246,7 @@ fn nothing_is_imported_by_glob() {
     expect_none(&found, "Name what is used, so that it can be found:");
 }
 
-/// Whether the macro call at the start of `text` is a statement, its result unused.
+/// Returns whether the macro call at the start of `text` is a statement with an unused result.
 fn is_statement(text: &str) -> bool {
     let mut depth = 0;
     for (at, c) in text.char_indices() {
@@ -295,7 +295,7 @@ fn sources_can_be_read_at_a_sitting() {
     expect_none(&found, &format!("Split it: {LINES_MAX} lines, {WIDTH_MAX} characters at most:"));
 }
 
-/// The relative targets of the links in a document, without what leads to a place inside them.
+/// Returns the relative targets of the links in a document, without fragments.
 fn links(document: &Text) -> impl Iterator<Item = (String, &str)> {
     document.lines().flat_map(|(place, line)| {
         let targets = line.split("](").skip(1).filter_map(|rest| rest.split(')').next());
@@ -329,7 +329,7 @@ fn every_document_is_in_the_index() {
     expect_none(&missing, "Link it from docs/README.md:");
 }
 
-/// Tests have long names. Documents cite them in backticks, and so name what must be there.
+/// Test names in documents are in backticks, so long names in backticks must exist.
 #[test]
 fn every_test_that_the_documents_name_exists() {
     let code: BTreeSet<String> = (rust_files().iter())
@@ -350,7 +350,7 @@ fn every_test_that_the_documents_name_exists() {
     expect_none(&found, "Name what the code has now:");
 }
 
-/// What stands between double quotes after `before` in a text.
+/// Returns the texts between double quotes after each `before`.
 fn quoted<'a>(text: &'a str, before: &'a str) -> impl Iterator<Item = &'a str> {
     text.split(before).skip(1).filter_map(|rest| rest.split('"').next())
 }
@@ -361,7 +361,7 @@ fn between<'a>(text: &'a str, from: &str, to: &str) -> &'a str {
     &text[start..start + end]
 }
 
-/// All codes that `clone-core/src/metadata/damage.rs` can put together.
+/// Returns all codes that `clone-core/src/damage.rs` can assemble.
 fn damage_codes() -> BTreeSet<String> {
     let source = Text::load("clone-core/src/metadata/damage.rs").text;
     let what: BTreeSet<&str> =
@@ -397,7 +397,7 @@ fn every_damage_code_is_told_in_the_table_and_no_other() {
     expect_none(&gone, "No code gives this any more, but codes are for ever. Bring it back:");
 }
 
-/// The long options that a text names.
+/// Returns the long options in a text.
 fn long_options(text: &str) -> BTreeSet<&str> {
     let is_part = |c: char| c.is_ascii_lowercase() || c == '-';
     let options = text.split(|c: char| !is_part(c)).filter(|word| word.len() > 3);
@@ -421,7 +421,7 @@ fn every_tool_has_a_man_page_with_the_options_of_its_help() {
     expect_none(&found, "Say the same in docs/man and in the help:");
 }
 
-/// Its help is that of all its verbs.
+/// The help of clonectl is the help of all its commands.
 #[test]
 fn clonectl_has_a_man_page_with_the_options_of_its_verbs() {
     let help = Text::load("clone-daemon/tests/daemon/help/clonectl.txt");

@@ -56,7 +56,7 @@ fn main() -> io::Result<()> {
     Ok(())
 }
 
-/// A root above a leaf that has the only array block.
+/// Returns an image with a root above a leaf that has the only array block.
 fn two_levels() -> ImageEditor {
     let mut image = ImageEditor::restored(20, 100, &[7..9]);
     let (leaf, root) = (image.layout().root(), BlockNr(7));
@@ -76,7 +76,7 @@ fn two_levels() -> ImageEditor {
     image
 }
 
-/// Blocks with counts above two.
+/// Returns an image with blocks whose counts are above two.
 fn large_counts() -> ImageEditor {
     let mut image = ImageEditor::restored(20, 100, &[7..9]);
     for (at, count) in [(3, 3), (5, 7), (12, 1000)] {
@@ -86,7 +86,8 @@ fn large_counts() -> ImageEditor {
     image
 }
 
-/// What an NBD client sends that asks for one of everything, after an option that chooses headers.
+/// Returns the stream of an NBD client that sends one request of each kind, after an option that
+/// chooses the headers.
 fn nbd_session(headers: Option<u32>) -> Vec<u8> {
     let mut stream = vec![0, 0, 0, 3];
     let contexts = b"\0\0\0\0\0\0\0\x02\0\0\0\x0fbase:allocation\0\0\0\x0eclone:hydrated";
@@ -113,16 +114,16 @@ fn nbd_session(headers: Option<u32>) -> Vec<u8> {
     stream
 }
 
-/// Requests of all kinds, again and again, while the clone is suspended and goes on.
+/// Returns requests of all kinds, repeated while the clone is suspended and resumed.
 fn nbd_replies(seed: u8) -> Vec<u8> {
     let step = |i: u8| [i, i.wrapping_mul(37), i.wrapping_mul(101), i.wrapping_mul(seed | 1)];
     let steps = (0..80).flat_map(step);
-    // All styles, with and without recording, and memory for buffers.
+    // All reply formats, with and without recording, and memory for buffers.
     let how = seed % 3 | (seed & 4) << 4 | (seed & 8) << 4;
     [how].into_iter().chain([12, 0, 0, 0]).chain(steps).chain([13, 0, 0, 0]).collect()
 }
 
-/// The last `len` bytes of a number, the highest first.
+/// Returns the last `len` bytes of a number, in big-endian order.
 fn number(number: u64, len: usize) -> Vec<u8> {
     let mut bytes = number.to_le_bytes()[..len].to_vec();
     bytes.reverse();

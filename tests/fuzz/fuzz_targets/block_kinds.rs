@@ -1,4 +1,4 @@
-//! Any bytes as a block of every kind: nothing that is accepted breaks what its type promises.
+//! Any bytes as a block of every kind: an accepted block keeps the promises of its type.
 
 #![no_main]
 
@@ -39,7 +39,8 @@ fuzz_target!(|bytes: &[u8]| {
     bitmap(&raw);
 });
 
-/// What is sealed passes, at its place only; what is not is refused or is already right.
+/// Checks that a sealed block is accepted at its own block number only, and that an unsealed one is
+/// rejected or is already right.
 fn sealed_as<K: BlockKind>(raw: &RawBlock) {
     let mut sealed = raw.clone();
     block::seal::<K>(&mut sealed, AT);
@@ -48,7 +49,7 @@ fn sealed_as<K: BlockKind>(raw: &RawBlock) {
     assert_eq!(block::check::<K>(raw, AT).is_ok(), sealed == *raw);
 }
 
-/// A superblock that is accepted is the same when it is written again and read back.
+/// Checks that an accepted superblock is the same after it is written and read back.
 fn superblock(mut raw: RawBlock) {
     let _ = Superblock::parse(&raw);
     block::seal::<clone_core::metadata::format::Superblock>(&mut raw, BlockNr(0));

@@ -1,5 +1,5 @@
-//! Whole images whose reachable blocks have good checksums: the laws of every check hold, and what
-//! is read can be dumped.
+//! Whole images whose reachable blocks have valid checksums: the laws of every check hold, and the
+//! metadata read can be dumped.
 
 #![no_main]
 
@@ -36,7 +36,8 @@ fn check_dump(header: &Header, regions: &RegionMap) {
     let Ok(()) = dump(header, regions, &mut Runs { end: None, left: 0, nr_regions });
 }
 
-/// Checks that runs ascend, do not touch, end by the last region, and add up.
+/// Checks that runs ascend, do not touch, end within the clone, and add up to the number of
+/// hydrated regions.
 struct Runs {
     end: Option<u64>,
     left: u64,

@@ -1,5 +1,5 @@
-//! An NBD client with many requests under way, while the clone is suspended and goes on, with or
-//! without recording and memory for buffers: every reply is whole, and right.
+//! An NBD client with many requests in flight while the clone is suspended and resumed, with or
+//! without recording and memory for buffers: every reply is complete and right.
 
 #![no_main]
 
@@ -26,21 +26,21 @@ use libfuzzer_sys::fuzz_target;
 const SIZE: Sectors = Sectors(2048);
 const BYTES: u64 = SIZE.0 * 512;
 
-/// What the source cannot read.
+/// The bytes that the source cannot read.
 const BAD: Range<u64> = 700 << 10..704 << 10;
 
-/// What is discarded and zeroed, and not looked at.
+/// The bytes that are discarded and zeroed. Reads of them are not checked.
 const VOID: Range<u64> = BYTES - (128 << 10)..BYTES;
 
-/// A read that is longer goes out in pieces.
+/// A longer read is sent in pieces of this many bytes.
 const PIECE: u64 = 256 << 10;
 
-/// The byte at an offset, always: also what is written.
+/// Returns the byte at an offset. It is the same in the source and in all writes.
 fn byte(offset: u64) -> u8 {
     (offset ^ offset >> 8 ^ offset >> 15) as u8
 }
 
-/// A source with a spot that is bad.
+/// A source with a bad spot.
 struct Spotted;
 
 impl ReadData for Spotted {
@@ -64,7 +64,7 @@ impl Source for Spotted {
     }
 }
 
-/// How a client speaks.
+/// The reply format of a client.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Style {
     Simple,
@@ -72,18 +72,18 @@ enum Style {
     Extended,
 }
 
-/// A request that is under way.
+/// A request in flight.
 struct Asked {
     command: u16,
     range: Range<u64>,
-    /// Whether it must fail.
+    /// True if it must fail.
     fails: bool,
     got: u64,
     padded: bool,
 }
 
-/// The request of a step, and its bytes. None writes to what cannot be read. All requests of an
-/// input fit into a socket: while the clone is suspended nobody may take them from it.
+/// Returns the request of a step, and its bytes. No request writes to the bad spot. All requests of
+/// an input fit into a socket, because a suspended clone may leave them there.
 fn request(style: Style, cookie: u64, step: [u8; 4]) -> (Asked, Vec<u8>) {
     let [kind, a, b, c] = step;
     let place = u64::from(u16::from_le_bytes([a, b])) * 11;
@@ -140,7 +140,7 @@ fn request(style: Style, cookie: u64, step: [u8; 4]) -> (Asked, Vec<u8>) {
     (Asked { command, range, fails, got: 0, padded: false }, bytes)
 }
 
-/// Takes replies.
+/// Receives and checks replies.
 struct Taker {
     stream: UnixStream,
     style: Style,
@@ -158,7 +158,7 @@ impl Taker {
         self.bytes(len).iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
     }
 
-    /// Takes a reply, or a chunk of one; whether a request is answered.
+    /// Receives a reply, or a chunk of one. Returns whether a request is answered.
     fn take(&mut self) -> bool {
         let magic = self.number(4) as u32;
         if magic == SIMPLE_REPLY_MAGIC {
@@ -213,7 +213,7 @@ impl Taker {
     }
 }
 
-/// Checks data of a reply. Zeroes may stand for what cannot be read, if an error follows.
+/// Checks data of a reply. Unreadable data may come as zeroes if an error follows.
 fn check(asked: &mut Asked, offset: u64, data: &[u8]) {
     assert!(asked.command == command::READ && !asked.padded);
     let last = offset + data.len() as u64;
@@ -226,7 +226,7 @@ fn check(asked: &mut Asked, offset: u64, data: &[u8]) {
     asked.got += data.len() as u64;
 }
 
-/// Checks a request that is answered.
+/// Checks an answered request.
 fn end(asked: &Asked, failed: bool) {
     assert!(asked.fails == failed, "{} {:?}", asked.command, asked.range);
     if asked.command == command::READ && !failed {
@@ -234,7 +234,7 @@ fn end(asked: &Asked, failed: bool) {
     }
 }
 
-/// Connects, and chooses the only export in a style.
+/// Connects, and chooses the only export with the options of a reply format.
 fn connect(server: &Server, style: Style) -> UnixStream {
     let (mut client, theirs) = UnixStream::pair().expect("there are sockets");
     server.serve(theirs).expect("there are threads");
@@ -252,7 +252,8 @@ fn connect(server: &Server, style: Style) -> UnixStream {
         send.extend(data);
     }
     client.write_all(&send).expect("it listens");
-    // The greeting; an acknowledgement of the headers; what the export is, and another one.
+    // The greeting; an acknowledgement of the headers; the description of the export, and another
+    // acknowledgement.
     let told = 18 + if headers.is_some() { 20 } else { 0 } + 20 + 12 + 20;
     client.read_exact(&mut vec![0; told]).expect("it answers");
     client
@@ -307,7 +308,7 @@ fuzz_target!(|input: &[u8]| {
                 clone.resume();
                 is_suspended = false;
             }
-            // Until all is answered, if it will be.
+            // Waits for all answers, unless the clone is suspended.
             Err(_) => {
                 while !is_suspended && answered.load(Ordering::Acquire) < asked {
                     assert!(!reader.is_finished() || answered.load(Ordering::Acquire) == asked);

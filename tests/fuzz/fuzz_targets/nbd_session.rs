@@ -1,4 +1,5 @@
-//! Any bytes as what an NBD client sends: the server answers or hangs up, and keeps nothing.
+//! Any bytes as the stream of an NBD client: the server answers or hangs up, and releases its
+//! buffers.
 
 #![no_main]
 
@@ -18,10 +19,10 @@ use persistent_data::sim::SimDisk;
 
 const SIZE: Sectors = Sectors(512);
 
-/// The most that one connection has in buffers.
+/// Maximum number of bytes that a connection holds in buffers.
 const BUFFERS_MAX: u64 = 64 << 20;
 
-/// The clone goes on from one input to the next, with what was written to it.
+/// The clone is shared by all inputs, with the data that they have written.
 static SERVED: LazyLock<(RunningClone<SimDisk>, Server)> = LazyLock::new(|| {
     let bytes = (SIZE.0 * 512) as usize;
     let clone = start(SIZE, Arc::new(Memory::new(vec![7; bytes])));
@@ -37,11 +38,11 @@ fuzz_target!(|stream: &[u8]| {
     server.serve(theirs).expect("there are threads");
     let reader = thread::spawn(move || {
         let mut told = Vec::new();
-        // What was not read is told as a reset.
+        // Unread data is reported as a connection reset.
         let _ = replies.read_to_end(&mut told);
         told.len()
     });
-    // It may hang up at any time.
+    // The server may hang up at any time.
     let _ = client.write_all(stream);
     let _ = client.shutdown(Shutdown::Write);
     assert!(server.buffer_bytes() <= BUFFERS_MAX);

@@ -1,4 +1,4 @@
-//! Any operations on a space map, held against a table of counts.
+//! Any operations on a space map, checked against a table of counts.
 
 #![no_main]
 
@@ -13,7 +13,7 @@ use persistent_data::transaction::Transaction;
 use persistent_data::{BlockNr, Error};
 use zerocopy::FromZeros;
 
-/// Covers blocks of more than two bitmaps.
+/// More blocks than two bitmaps cover.
 const NR_BLOCKS: u64 = 40_000;
 
 fuzz_target!(|operations: &[u8]| {
@@ -25,7 +25,7 @@ fuzz_target!(|operations: &[u8]| {
         run.step(operation[0], u64::from(u16::from_le_bytes([operation[1], operation[2]])));
     }
     run.commit();
-    // The sum of blocks in use agrees, so these are all.
+    // The sum of blocks in use agrees, so no other blocks are in use.
     for (&block, &count) in &run.counts {
         assert_eq!(run.count(block), count);
     }
@@ -91,7 +91,7 @@ impl Run<'_> {
         assert!(before.is_none_or(|count| count == 0), "block {at} was in use");
     }
 
-    /// Commits, and goes on from what the commit gave.
+    /// Commits, and continues from the committed state.
     fn commit(&mut self) {
         let root = self.map.commit(&mut self.transaction).expect("room enough");
         let area = SpaceMapRoot::from_area(&root.to_area());

@@ -1,4 +1,4 @@
-//! What the fuzz targets share: images that fit in a few kilobytes, and clones in memory.
+//! Shared code of the fuzz targets: images that fit in a few kilobytes, and clones in memory.
 
 use std::collections::BTreeSet;
 
@@ -14,21 +14,21 @@ use persistent_data::format::{
 
 pub mod memory;
 
-/// The parts of a block that a folded image has, as offset and length: every header and the first
+/// The parts of a block in a folded image, as offset and length: every header and the first
 /// entries, the first children, and the first large counts. The rest is zero.
 const WINDOWS: [(usize, usize); 3] = [(0, 200), (2048, 32), (2720, 24)];
 
-/// Bytes of a block in a folded image.
+/// Bytes per block in a folded image.
 const FOLDED: usize = 256;
 
-/// Sizes of device, of which the first byte of a folded image chooses one.
+/// Device sizes in blocks. The first byte of a folded image chooses one of them.
 pub const DEVICE_BLOCKS: [u64; 4] = [10, 20, 2048, 40_000];
 
-/// Blocks that a folded image has at most.
+/// Maximum number of blocks in a folded image.
 const BLOCKS_MAX: usize = 64;
 
-/// The windows of the first `nr_blocks` blocks of `image`, for a device of
-/// `DEVICE_BLOCKS[device]`.
+/// Folds `image`: keeps the windows of its first `nr_blocks` blocks, for a device of
+/// `DEVICE_BLOCKS[device]` blocks.
 pub fn fold(image: &ImageEditor, device: u8, nr_blocks: u64) -> Vec<u8> {
     let mut folded = vec![device];
     for at in 0..nr_blocks {
@@ -40,8 +40,8 @@ pub fn fold(image: &ImageEditor, device: u8, nr_blocks: u64) -> Vec<u8> {
     folded
 }
 
-/// The image that `folded` stands for, with every block that can be reached in it sealed as what
-/// the first pointer to it says that it is.
+/// Unfolds an image, and seals every reachable block as the kind that the first pointer to it
+/// expects.
 pub fn unfold(folded: &[u8]) -> ImageEditor {
     let (device, blocks) = folded.split_first().unwrap_or((&0, &[]));
     let nr_blocks = DEVICE_BLOCKS[*device as usize % DEVICE_BLOCKS.len()];
@@ -62,7 +62,7 @@ pub fn unfold(folded: &[u8]) -> ImageEditor {
     image
 }
 
-/// Seals what the superblock leads to.
+/// Seals all blocks that the superblock reaches.
 fn seal_all(image: &mut ImageEditor) {
     let mut sealer = Sealer { image, sealed: BTreeSet::new() };
     if sealer.image.raw(BlockNr(0)).is_zero() {
@@ -91,7 +91,7 @@ struct Sealer<'a> {
 }
 
 impl Sealer<'_> {
-    /// Seals the block at `at`, if there is one and it has not been sealed as anything yet.
+    /// Seals the block at `at`, if it exists and has not been sealed before.
     fn seal<K: BlockKind>(&mut self, at: BlockNr) -> bool {
         let is_new = at.0 < self.image.nr_blocks() && self.sealed.insert(at.0);
         if is_new {
@@ -100,8 +100,7 @@ impl Sealer<'_> {
         is_new
     }
 
-    /// Seals the nodes of a tree, and the array blocks that its leaves lead to if it is the
-    /// bitset's.
+    /// Seals the nodes of a tree. For the bitset it also seals the array blocks below the leaves.
     fn seal_tree(&mut self, root: BlockNr, is_bitset: bool) {
         let mut nodes = vec![root];
         while let Some(at) = nodes.pop() {

@@ -15,10 +15,10 @@ use clone_core::metadata::metadata_size::MetadataSize;
 use clone_daemon::export::volume::{Volume, Volumes};
 use persistent_data::sim::SimDisk;
 
-/// A clone of `source` in regions of 4 KiB, of which nothing is hydrated.
+/// Starts a clone of `source` with regions of 4 KiB and no hydrated region.
 ///
 /// # Panics
-/// If there are no threads.
+/// If no threads can be started.
 pub fn start(size: Sectors, source: Arc<dyn Source>) -> RunningClone<SimDisk> {
     let geometry = Geometry::new(RegionSize::new(Sectors(8)).expect("8 sectors"), size);
     let geometry = geometry.expect("it is small");
@@ -45,13 +45,13 @@ impl Volumes for One {
     }
 }
 
-/// A device in memory. What is zeroes is known of whole pages.
+/// A device in memory. Zero ranges are known in whole pages.
 pub struct Memory(Mutex<Vec<u8>>);
 
 const PAGE: usize = 4096;
 
 impl Memory {
-    /// One that holds `bytes`.
+    /// Creates a device that holds `bytes`.
     pub fn new(bytes: Vec<u8>) -> Self {
         Self(Mutex::new(bytes))
     }

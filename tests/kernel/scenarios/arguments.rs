@@ -1,4 +1,5 @@
-//! Table lines and messages, hundreds of right and wrong ones, given to dmsetup and to our parsers.
+//! Hundreds of valid and invalid table lines and messages, given to dmsetup and to the project's
+//! parsers.
 
 use std::collections::BTreeSet;
 use std::fmt::{Debug, Write as _};
@@ -16,17 +17,17 @@ use crate::vm::Vm;
 pub(super) const SHOWS: &str =
     "our parsers take and refuse what the kernel does, and understand the same by it";
 
-/// What the kernel made of a text.
+/// The kernel's answer to a text.
 struct Answer {
-    /// Whether it took it.
+    /// True if the kernel accepted it.
     taken: bool,
-    /// The status of the clone then.
+    /// Status of the clone after that.
     status: String,
-    /// Its table.
+    /// Table of the clone after that.
     table: String,
 }
 
-/// How many texts were asked about.
+/// Number of texts by outcome.
 #[derive(Default)]
 struct Count {
     taken: usize,
@@ -87,7 +88,7 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
 }
 
 impl Count {
-    /// Holds what we make of each text against what the kernel has made of it.
+    /// Compares the parser's result for each text with the kernel's answer.
     fn judge<T: Clone + Debug>(
         &mut self,
         texts: &[String],
@@ -121,13 +122,13 @@ struct Guest {
 }
 
 impl Guest {
-    /// A text with the real devices in it.
+    /// Replaces the placeholders in a text by the real devices.
     fn with_devices(&self, text: &str) -> String {
         let names = [META, DEST, SRC].iter().zip(&self.disks);
         names.fold(text.to_owned(), |text, (name, node)| text.replace(name, node))
     }
 
-    /// Tries to make a clone of each line.
+    /// Tries to create a clone with each line.
     fn create_each(&mut self, lines: &[String]) -> Result<Vec<Answer>> {
         let steps = [
             "dmsetup create clone --table \"$1\"",
@@ -138,8 +139,8 @@ impl Guest {
         self.try_each(lines, steps)
     }
 
-    /// Tries to load each line into a device that is there already, without using it: the same for
-    /// dmsetup's parser and the kernel's, in half the time.
+    /// Tries to load each line into an existing device without using it. That tests the same code
+    /// of dmsetup's parser and the kernel's, in half the time.
     fn load_each(&mut self, lines: &[String]) -> Result<Vec<Answer>> {
         self.vm.script("dmsetup create clone --notable")?;
         let steps = [
@@ -155,7 +156,7 @@ impl Guest {
 
     fn try_each(&mut self, lines: &[String], steps: [&str; 4]) -> Result<Vec<Answer>> {
         let [take, status, table, clear] = steps;
-        // A line that is refused writes no metadata. Of one that is taken, $2 has got some.
+        // A refused line writes no metadata. An accepted line has written some to $2.
         let mut script = format!(
             "try() {{
                 if {take} > /dev/null 2>&1; then
@@ -198,7 +199,7 @@ impl Guest {
         answers(&self.vm.script(&script)?, messages.len())
     }
 
-    /// Whether the clone that the kernel made is the one that we understand.
+    /// Checks that the kernel's clone is the one that the parser describes.
     fn same_clone(&self, ours: &Arguments, length: u64, answer: &Answer) -> Result<()> {
         let figures = running(answer)?;
         ensure!(
@@ -211,9 +212,9 @@ impl Guest {
         Ok(())
     }
 
-    /// Whether the kernel prints the table that we do.
+    /// Checks that the kernel prints the same table as the project.
     fn same_table(&self, ours: &Arguments, length: u64, answer: &Answer) -> Result<()> {
-        // Disks have every sixteenth minor number of SCSI's first major one.
+        // Disk minor numbers are multiples of sixteen, under SCSI's first major number.
         let number = |name: &str| {
             let node = self.with_devices(name);
             let letter = node.bytes().last().unwrap_or_default();
@@ -236,7 +237,7 @@ impl Guest {
     }
 }
 
-/// The figures of the clone that a text has made or left.
+/// Returns the figures of the clone after a text.
 fn running(answer: &Answer) -> Result<Figures> {
     let line = StatusLine::parse(&answer.status).with_context(|| answer.status.clone())?;
     ensure!(line.to_string() == answer.status, "{:?} is printed as {line}", answer.status);

@@ -1,4 +1,4 @@
-//! Metadata that is untidy, put right in place by `clone_check --auto-repair`.
+//! Metadata with harmless errors, fixed in place by `clone_check --auto-repair`.
 
 use std::fs::{self, File};
 
@@ -18,10 +18,10 @@ pub(super) const SHOWS: &str =
 
 const REGIONS: Regions = Regions { size: 8, target: 8 * 5000 + 3 };
 
-/// How many there are in a round, each with a seed of its own.
+/// Number of operations in a round, each with its own seed.
 const OPERATIONS: usize = 30;
 
-/// Something untidy, and the code that it has.
+/// A harmless error, and its code.
 type Mess = (&'static str, fn(&mut ImageEditor));
 
 const MESSES: [Mess; 5] = [

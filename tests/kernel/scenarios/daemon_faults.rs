@@ -1,5 +1,5 @@
-//! The daemon runs in the guest, on a destination that begins to fail: what was acknowledged as
-//! durable is there afterwards, flushes fail from then on, and nothing more becomes hydrated.
+//! The daemon runs in the guest, on a destination that begins to fail. Data acknowledged as durable
+//! is there afterwards, flushes fail from then on, and no more regions become hydrated.
 
 use anyhow::{Result, ensure};
 
@@ -35,7 +35,7 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
     );
     vm.script(&start)?;
 
-    // Some of it is durable.
+    // A part of these writes is durable.
     vm.block_io("/dev/nbd0", &[Op::Write(0..24, 1), Op::DurableWrite(40..43, 2), Op::Flush])?;
     vm.block_io("/dev/nbd0", &[Op::Write(0..8, 3), Op::Flush])?;
     let swap = |table: &str| {
@@ -50,7 +50,7 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
     let events = vm.script("clonectl --socket /tmp/control events clone")?;
     ensure!(events.contains("read-only"), "the events are {events}");
 
-    // That the disk is well again does not bring back what is lost.
+    // A working disk does not bring lost data back.
     vm.script(&swap(&sound))?;
     let refused = vm.run("block_io /dev/nbd0 << END\nflush\nEND")?;
     ensure!(refused.code != 0, "a later flush succeeds");
@@ -60,7 +60,7 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
     let stop = "kill -TERM $(pidof cloned); while pidof cloned; do sleep 0.1; done; true";
     vm.script(stop)?;
 
-    // The next one finds all that was told to be safe.
+    // The next daemon finds all data that was acknowledged as durable.
     vm.script(&start)?;
     let found = vm.authors("/dev/nbd0")?;
     let author = |sector: u64| {
@@ -73,7 +73,7 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
             ensure!(author(sector) == Some(seed), "sector {sector} is from {:?}", author(sector));
         }
     }
-    // What was not is old or new.
+    // Other data is old or new.
     for (sectors, old, new) in [(8..16, 1, 4), (80..88, SOURCE, 5)] {
         for sector in sectors {
             let found = author(sector);

@@ -1,8 +1,9 @@
-//! The project's engine beside the kernel's target: one script, the same devices, one answer.
+//! The project's engine beside the kernel's target: the same script on the same devices must give
+//! the same results.
 //!
-//! Requests come one after the other, and what is compared is what follows from them alone: what
-//! reads give, what the destination holds, which regions are hydrated, and the status line, word
-//! for word. Discards are set to do what they do in the kernel, which the engine's own do not.
+//! Requests are sent one after the other, and only their own effects are compared: results of
+//! reads, the content of the destination, the hydrated regions, and the status line, word for word.
+//! The engine is set to discard like the kernel, which is not its default.
 
 use std::fs;
 use std::thread;
@@ -24,15 +25,15 @@ use crate::vm::Vm;
 pub(super) const SHOWS: &str =
     "the engine gives, writes, hydrates and tells what the kernel does, request by request";
 
-/// When regions are copied in the background.
+/// The time of background copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pace {
     /// Never.
     Rest,
     /// All of them, between two requests.
     Between,
-    /// While requests come. There are no discards then: in the kernel, a copy that is under way
-    /// may land behind them.
+    /// While requests are in flight. There are no discards then: in the kernel, a copy in flight
+    /// may land after them.
     Beside,
 }
 
@@ -50,13 +51,13 @@ const CASES: &[(Pace, bool)] = &[
     (Pace::Between, true),
 ];
 
-/// One more kind: regions whose bits take two blocks, and that are hydrated by requests alone.
+/// One more kind: regions whose bits take two blocks, and that only requests hydrate.
 const LARGE: Regions = Regions { size: 8, target: 33_000 * 8 + 3 };
 
-/// Sectors from which on a large clone holds zeroes, on both devices: so the files have holes.
+/// Sector from which on both devices of a large clone hold zeroes, so that the files have holes.
 const FILLED: usize = 10_000;
 
-/// How often something happened.
+/// Counts of operations and outcomes.
 #[derive(Default)]
 struct Seen {
     operations: usize,
@@ -87,7 +88,7 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
     Ok(())
 }
 
-/// A clone, and what is done to it.
+/// A clone and its script.
 struct Case {
     nr: u64,
     images: Images,
@@ -140,7 +141,7 @@ impl Case {
             format!("{features} 4 hydration_threshold {threshold} hydration_batch_size {batch}");
         let requests = &mut Requests::new(images.regions(), context.rng(nr << 32));
         let mut steps = steps(requests, pace);
-        // All of it, or what of a large one is not all zeroes.
+        // Reads all of it, or the nonzero part of a large one.
         steps.push(Step::Io(vec![Op::Read(0..images.regions().target.min(FILLED as u64))]));
         Self {
             nr,
@@ -190,7 +191,7 @@ impl Case {
     }
 }
 
-/// Requests, with messages between them.
+/// Returns requests, with messages between them.
 fn steps(requests: &mut Requests, pace: Pace) -> Vec<Step> {
     let mut steps = Vec::new();
     let message = |text: String| Step::Message(text);
@@ -208,7 +209,7 @@ fn steps(requests: &mut Requests, pace: Pace) -> Vec<Step> {
             0 => vec![message(format!("hydration_batch_size {}", requests.number(0..40)))],
             1 => vec![message(format!("HYDRATION_THRESHOLD {}", requests.number(0..40)))],
             2 if pace != Pace::Beside => vec![message("disable_hydration".into())],
-            // Switched on, and yet nothing is copied.
+            // Hydration is enabled, but copies nothing.
             3 if pace == Pace::Rest => {
                 let idle = requests.ops(4, true);
                 let threshold = |regions| message(format!("hydration_threshold {regions}"));
@@ -222,7 +223,7 @@ fn steps(requests: &mut Requests, pace: Pace) -> Vec<Step> {
     steps
 }
 
-/// Whether a life led to what it had to.
+/// Checks the results of a life against the expected ones.
 fn expect(
     context: &Context<'_>,
     life: &Life,

@@ -1,4 +1,4 @@
-//! The tutorial of the kernel's own document, with a file system on a server: cloned, mounted at
+//! The tutorial of the kernel's documentation, with a file system on a server: cloned, mounted at
 //! once, trimmed, written to, hydrated, and used without the clone.
 
 use std::fmt::Write as _;
@@ -18,10 +18,10 @@ use crate::vm::Vm;
 pub(super) const SHOWS: &str =
     "an ext4 behind a network is cloned, used and detached, with metadata made here";
 
-/// Sectors of the file system.
+/// Size of the file system in sectors.
 pub(super) const SECTORS: u64 = 48 << 11;
 
-/// A server on this machine, which ends with it.
+/// A server process on this machine, which is killed when this is dropped.
 struct Server(Child);
 
 impl Drop for Server {
@@ -58,14 +58,14 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
 
     let figures = context.tools.sound(&metadata)?.figures()?;
     ensure!(figures.1 == status.regions && figures.1.0 == figures.1.1, "{figures:?}");
-    // The server refuses writes: one to the source would be among them.
+    // The server refuses writes, so a write to the source would cause an error here.
     let errors = vm.run("dmesg | grep -E 'I/O error|EXT4-fs error'")?.text;
     ensure!(errors.is_empty(), "the kernel says {errors}");
     context.say(format!("{trimmed} of {} regions needed no copy", SECTORS / 8));
     Ok(())
 }
 
-/// An ext4 with files of many sizes, and their checksums beside them.
+/// Creates an ext4 file system with files of many sizes and their checksums.
 pub(super) fn make_source(context: &Context<'_>) -> Result<std::path::PathBuf> {
     let folder = context.path("files");
     fs::create_dir(&folder)?;
@@ -94,7 +94,7 @@ pub(super) fn make_source(context: &Context<'_>) -> Result<std::path::PathBuf> {
     Ok(image)
 }
 
-/// Serves a file read-only on a port of this machine that the guest reaches.
+/// Serves a file read-only on a port of this machine that the guest can reach.
 fn serve(context: &Context<'_>, file: &Path) -> Result<(Server, u16)> {
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let mut server = context
@@ -116,7 +116,8 @@ fn serve(context: &Context<'_>, file: &Path) -> Result<(Server, u16)> {
     Ok((server, port))
 }
 
-/// Mounts the clone, reads all of it right, and trims it. How many regions that hydrated.
+/// Mounts the clone, verifies all files, and trims it. Returns the number of regions that the trim
+/// hydrated.
 fn mount_and_trim(vm: &mut Vm) -> Result<u64> {
     vm.script("mkdir -p /mnt/clone && mount -t ext4 /dev/mapper/clone /mnt/clone")?;
     vm.script("cd /mnt/clone && sha256sum -c sums")?;
@@ -127,7 +128,7 @@ fn mount_and_trim(vm: &mut Vm) -> Result<u64> {
     Ok(trimmed)
 }
 
-/// Writes beside hydration, with a program that verifies what it reads.
+/// Writes during hydration with a program that verifies its reads.
 fn write_and_hydrate(vm: &mut Vm) -> Result<()> {
     vm.script(
         "cd /mnt/clone
@@ -143,7 +144,7 @@ fn write_and_hydrate(vm: &mut Vm) -> Result<()> {
     vm.wait_hydrated("clone").map(drop)
 }
 
-/// Puts the destination in the clone's place, then uses it by itself.
+/// Replaces the clone by its destination, and uses the destination alone.
 fn detach(vm: &mut Vm, destination: &str) -> Result<()> {
     vm.script(&format!(
         "dmsetup suspend clone &&

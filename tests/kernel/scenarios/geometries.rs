@@ -1,4 +1,4 @@
-//! Clones of all shapes, formatted and written to by the kernel, read by the tools.
+//! Clones of all geometries, formatted and written by the kernel, read by the tools.
 
 use std::path::Path;
 
@@ -12,14 +12,14 @@ use crate::vm::Vm;
 pub(super) const SHOWS: &str =
     "what a kernel formats, writes, discards and hydrates reads as its status line says";
 
-/// A clone, its metadata device, and what is done to it.
+/// A clone, its metadata device, and its operations.
 struct Case {
     regions: Regions,
     /// Sectors of the metadata device.
     metadata: u64,
-    /// How many random operations.
+    /// Number of random operations.
     operations: usize,
-    /// Whether it is hydrated to the end at last.
+    /// True if the clone is hydrated completely at the end.
     complete: bool,
 }
 
@@ -31,7 +31,7 @@ const MIB: u64 = 2048;
 const GIB: u64 = 1024 * MIB;
 
 const CASES: &[Case] = &[
-    // One region, which is short, on the smallest device that takes a commit.
+    // A single, short region on the smallest device that allows a commit.
     case(8, 5, 128, 4, true),
     case(8, 8, 128, 4, true),
     // Around a word of 64 bits.
@@ -99,7 +99,7 @@ fn judge(context: &Context<'_>, vm: &mut Vm, name: &str, image: &Path, case: &Ca
     vm.remove(&[&format!("{name}-source"), &format!("{name}-destination")])
 }
 
-/// Opens the clone, asks the kernel for its figures, and holds those of the tools against them.
+/// Opens the clone, reads the kernel's figures, and compares them with those of the tools.
 fn agree(
     context: &Context<'_>,
     vm: &mut Vm,

@@ -1,4 +1,4 @@
-//! A clone that goes from the kernel's target to the project's engine or daemon, and back.
+//! A clone that is handed over between the kernel's target and the project's engine or daemon.
 
 use std::fs;
 
@@ -23,13 +23,13 @@ pub(super) const SHOWS: &str =
     "a clone that the kernel began the engine or cloned carries on, and the kernel ends it; and \
      the reverse";
 
-/// Who has the clone open.
+/// The user of the clone's devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Who {
     Kernel,
-    /// The engine, with these discards.
+    /// The engine, with this discard mode.
     Engine(Discards),
-    /// The daemon, likewise: its clients speak NBD.
+    /// The daemon, with this discard mode. Its clients speak NBD.
     Daemon(Discards),
 }
 
@@ -39,10 +39,10 @@ const ENGINE: Who = Who::Engine(Discards::Zero);
 const DAEMON: Who = Who::Daemon(Discards::Zero);
 const DAEMON_LIKE_IT: Who = Who::Daemon(Discards::AsKernel);
 
-/// Who has the clone, one after the other, and its regions. The last one brings it to its end.
+/// The users of the clone in order, and its regions. The last user hydrates it completely.
 ///
-/// They end with a whole block of the files' file system: a discard of a hydrated region makes no
-/// hole in part of a block, and what it leaves there nobody promises.
+/// The clones end with a whole block of the files' file system: a discard of a hydrated region
+/// makes no hole in part of a block, and leaves undefined content there.
 const CASES: &[(&[Who], Regions)] = &[
     (&[KERNEL, ENGINE, KERNEL], Regions { size: 16, target: 400 * 16 + 8 }),
     (&[ENGINE, KERNEL, ENGINE], Regions { size: 8, target: 600 * 8 }),
@@ -85,7 +85,7 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
     Ok(())
 }
 
-/// A clone, and what is known of it.
+/// A clone, and the known state of it.
 struct Clone<'a> {
     context: &'a Context<'a>,
     files: DataClone,
@@ -94,7 +94,7 @@ struct Clone<'a> {
 }
 
 impl Clone<'_> {
-    /// Gives the number of regions that were hydrated and were not foretold.
+    /// Runs one life of the clone. Returns the number of hydrated regions that were not predicted.
     fn live(&mut self, vm: &mut Vm, who: Who, name: &str, is_last: bool) -> Result<u64> {
         let passdown = self.requests.number(0..2) == 1;
         let life = self.life(passdown, is_last);
@@ -124,7 +124,7 @@ impl Clone<'_> {
         Ok(more)
     }
 
-    /// Requests with hydration in between: of all, if it is the last life.
+    /// Returns requests with hydration in between. In the last life all regions are hydrated.
     fn life(&mut self, passdown: bool, is_last: bool) -> Life {
         let requests = &mut self.requests;
         let features =
@@ -140,14 +140,14 @@ impl Clone<'_> {
             steps.push(Step::Io(requests.ops(12, true)));
         } else {
             steps.push(Step::HydrateSome(requests.number(5..15)));
-            // What a discard does to a region depends on whether it is hydrated.
+            // The effect of a discard depends on whether the region is hydrated.
             steps.push(Step::Io(requests.ops(12, false)));
         }
         steps.push(Step::Io(vec![Op::Read(0..self.images.regions().target)]));
         Life { options, steps }
     }
 
-    /// Learns from the metadata which regions were hydrated beside those of the requests, and gives
+    /// Reads from the metadata which regions were hydrated besides those of the requests. Returns
     /// their number.
     fn take_over_hydrated(&mut self) -> Result<u64> {
         let mut hydrated = vec![false; self.images.hydrated.len()];
@@ -166,7 +166,7 @@ impl Clone<'_> {
         Ok(more)
     }
 
-    /// Whether the status line is what was done and what `clone_check` says.
+    /// Checks the status line against the operations and against `clone_check`.
     fn expect_status(&self, life: &Life, line: &str) -> Result<()> {
         self.context.tools.expect_status(&self.files.metadata, &Status::parse(line)?)?;
         let Regions { size, target } = self.images.regions();

@@ -15,16 +15,16 @@ use crate::vm::Vm;
 pub(super) const SHOWS: &str =
     "what is read with --live while a kernel commits is what it had at some moment";
 
-/// A clone, and what is done to it.
+/// A clone, and the operations on it.
 struct Case {
     regions: Regions,
     /// Sectors of the metadata device.
     metadata: u64,
-    /// Operations between two pauses.
+    /// Number of operations between two pauses.
     burst: usize,
-    /// How long these are, in microseconds. The tools need two passes without a commit.
+    /// Length of a pause in microseconds. The tools need two passes without a commit.
     pause: u32,
-    /// How often each tool reads.
+    /// Number of reads by each tool.
     reads: u32,
     /// Features and core arguments of the table line.
     options: &'static str,
@@ -33,7 +33,7 @@ struct Case {
 const HYDRATING: &str = "0 4 hydration_threshold 2 hydration_batch_size 1";
 
 const CASES: &[Case] = &[
-    // Few metadata blocks, so that they are soon used again.
+    // Few metadata blocks, so that they are soon reused.
     Case {
         regions: Regions { size: 8, target: 6000 * 8 + 5 },
         metadata: 256,
@@ -61,11 +61,11 @@ const CASES: &[Case] = &[
     },
 ];
 
-/// Bursts that a script is made of: more than there is time for.
+/// Number of bursts of a script: more than the time allows.
 const BURSTS: usize = 2000;
 
-/// Prints for each read what ran, its exit code, how many operations had ended before and after,
-/// and what it printed, each a line.
+/// Prints for each read the command, its exit code, how many operations had ended before and after,
+/// and its output, one line each.
 const READ: &str = r#"
 read_live() {
     before=$(wc -c < /tmp/progress)
@@ -92,11 +92,11 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
     Ok(())
 }
 
-/// How often what happened.
+/// Counts of outcomes.
 #[derive(Default)]
 struct Seen {
     reads: u64,
-    /// At least so many.
+    /// Lower bound on the number of commits.
     commits: usize,
     /// Reads during which there was a commit.
     meanwhile: u64,
@@ -148,7 +148,7 @@ fn judge(
     vm.remove(&[&name, &format!("{name}-source"), &format!("{name}-destination")])
 }
 
-/// Runs the tools while a script is carried out, and gives what [`READ`] tells of each.
+/// Runs the tools beside a script. Returns the output of [`READ`] for each of them.
 fn read_beside(vm: &mut Vm, case: &Case, clone: &CloneLine, script: &[Op]) -> Result<String> {
     let Case { burst, pause, reads, .. } = case;
     let (node, metadata, operations) = (clone.node(), &clone.metadata, burst + 1);
@@ -173,14 +173,14 @@ fn read_beside(vm: &mut Vm, case: &Case, clone: &CloneLine, script: &[Op]) -> Re
     ))
 }
 
-/// What a tool read.
+/// The result of a tool.
 #[derive(Default)]
 struct Read {
-    /// How many operations had ended before it began, and when it had ended.
+    /// Number of operations that had ended before it began, and after it had ended.
     ended: Range<usize>,
-    /// How many regions are hydrated.
+    /// Number of hydrated regions.
     hydrated: u64,
-    /// Which: only a dump tells.
+    /// The hydrated regions; only a dump contains them.
     runs: Option<Vec<Range<u64>>>,
 }
 
@@ -206,7 +206,7 @@ impl Read {
         Ok(Self { ended, hydrated, runs: Some(runs) })
     }
 
-    /// Holds it against the script, and against what was read before.
+    /// Checks the result against the script and against earlier results.
     fn judge(&self, history: &History, known: Known, before: &Self) -> Result<()> {
         let Self { hydrated, .. } = *self;
         let (least, most) = (history.count(known.flushed), history.count(known.begun));
@@ -226,11 +226,11 @@ impl Read {
     }
 }
 
-/// When nothing is written any more, the tools and the status line say the same.
+/// Once no more writes are in flight, the tools and the status line agree.
 fn at_rest(vm: &mut Vm, clone: &CloneLine) -> Result<()> {
     let CloneLine { name, metadata, .. } = clone;
     vm.message(name, "disable_hydration")?;
-    // What is under way ends, and is committed.
+    // A suspend waits for the operations in flight, and commits them.
     vm.script(&format!("dmsetup suspend {name} && dmsetup resume {name}"))?;
     let status = vm.status(name)?;
     let check = vm.script(&format!("clone_check --live --json {metadata}"))?;
@@ -245,7 +245,7 @@ fn at_rest(vm: &mut Vm, clone: &CloneLine) -> Result<()> {
     Ok(())
 }
 
-/// Without `--live`, a metadata device in use is refused, and who uses it is told.
+/// Without `--live`, a metadata device in use is refused, and the message names its user.
 fn is_refused(vm: &mut Vm, clone: &CloneLine) -> Result<()> {
     let CloneLine { name, metadata, .. } = clone;
     for tool in ["clone_dump", "clone_check", "clone_map"] {

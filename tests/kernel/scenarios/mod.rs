@@ -1,13 +1,14 @@
-//! The scenarios, a file each. A new one is a file here and a line below; the longest come first.
+//! The scenarios, one file each. A new one needs a file here and a line below; the longest come
+//! first.
 
 use crate::context::Scenario;
 
-/// Declares the files and lists what is in them.
+/// Declares the files, and lists their scenarios.
 macro_rules! scenarios {
     ($($name:ident)*) => {
         $(mod $name;)*
 
-        /// All of them.
+        /// All scenarios.
         pub const ALL: &[Scenario] = &[$(Scenario {
             name: stringify!($name),
             shows: $name::SHOWS,

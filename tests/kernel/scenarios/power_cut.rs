@@ -1,11 +1,10 @@
-//! A clone whose machine is killed at work, again and again.
+//! A clone whose machine is killed while it is in use, repeatedly.
 //!
-//! What the machine has sent to its disks stays, flushed or not: `write_log` shows what a disk that
-//! forgets may do to the metadata. A discard goes down to the destination, whose file has a hole
-//! then: zeroes. One that was not flushed may also have left what lay below on the destination,
-//! for its regions count as hydrated, and are not copied, before it gets there. And it does not
-//! wait for a copy in the background that is under way, by the kernel's source: that one may land
-//! behind it.
+//! Data that the machine has sent to its disks stays, flushed or not; `write_log` covers disks that
+//! forget writes. A discard is passed down to the destination, whose file then has a hole: zeroes.
+//! An unflushed discard may instead leave the old content of the destination, because its regions
+//! count as hydrated, and are not copied, before the discard gets there. According to the kernel's
+//! source, a discard also does not wait for a background copy in flight, which may land after it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -34,7 +33,7 @@ struct Case {
     regions: Regions,
     /// Sectors of the metadata device.
     metadata: u64,
-    /// Features and core arguments of the table line, for each of its lives.
+    /// Features and core arguments of the table line, for each life.
     lives: &'static [&'static str],
 }
 
@@ -66,13 +65,14 @@ const CASES: &[Case] = &[
     },
 ];
 
-/// How many scripts are carried out at the same time.
+/// Number of scripts that run at the same time.
 const WRITERS: usize = 2;
 
-/// Operations of each. They are more than a life is long.
+/// Number of operations of each script, more than a life has time for.
 const OPERATIONS: usize = 2500;
 
-/// So many records may be on their way from the guest when it dies: what its port's queue holds.
+/// Maximum number of records that may be in flight from the guest when it is killed: the size of
+/// its port's queue.
 const UNREPORTED: usize = 128;
 
 pub(super) fn run(context: &Context<'_>) -> Result<()> {
@@ -109,7 +109,7 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
     Ok(())
 }
 
-/// How often what happened.
+/// Counts of outcomes.
 #[derive(Default)]
 struct Seen {
     kills: u64,
@@ -119,7 +119,7 @@ struct Seen {
     uncertain: u64,
 }
 
-/// A clone, and what is known of it after it was opened last.
+/// A clone, and the known state of it since it was last opened.
 struct Clone<'a> {
     context: &'a Context<'a>,
     regions: Regions,
@@ -130,31 +130,32 @@ struct Clone<'a> {
     /// The author of each sector, as the kernel reads it.
     sectors: Vec<u64>,
     hydrated: Vec<bool>,
-    /// The author of each sector on the destination, where something may lie below a region that
+    /// The author of each sector on the destination, where old content may lie below a region that
     /// is not hydrated.
     below: Vec<u64>,
     next_seed: u64,
     seen: &'a mut Seen,
 }
 
-/// A writer's operations, and how many of them did what before the machine died.
+/// A writer's operations, and how many of them had ended or were flushed before the machine was
+/// killed.
 struct Writer {
     script: Vec<Op>,
     ended: usize,
-    /// Those that were followed by a flush which has ended.
+    /// Operations that were followed by a flush that has ended.
     flushed: usize,
 }
 
 impl Writer {
-    /// Operations that may have changed something. The last of them may have been under way, and
-    /// some may have ended that nobody heard of.
+    /// Returns the operations that may have changed something. The last of them may have been in
+    /// flight, and the end of some may have gone unreported.
     fn begun(&self) -> &[Op] {
         &self.script[..(self.ended + UNREPORTED + 1).min(self.script.len())]
     }
 }
 
 impl Clone<'_> {
-    /// Starts a machine with the clone in it, and holds what it reads there against what is known.
+    /// Starts a machine with the clone, and checks its content against the known state.
     fn open(&mut self, options: &str) -> Result<(Vm, CloneLine)> {
         let mut vm = self.context.vm()?;
         let clone = CloneLine {
@@ -210,7 +211,7 @@ impl Clone<'_> {
         self.judge(&writers, options != REST)
     }
 
-    /// Operations on the sectors that writer `nr` has for itself: stripes of two and a half
+    /// Returns operations on the sectors that belong to writer `nr`: stripes of two and a half
     /// regions, so that some regions have two writers.
     fn script(&mut self, nr: usize) -> Vec<Op> {
         let stripe = 5 * self.regions.size / 2;
@@ -232,8 +233,8 @@ impl Clone<'_> {
         ops
     }
 
-    /// Holds the metadata and the destination against what the writers did, and takes them for
-    /// what is known from now on.
+    /// Checks the metadata and the destination against the writers' operations, and takes them as
+    /// the new known state.
     fn judge(&mut self, writers: &[Writer], hydrating: bool) -> Result<()> {
         let tools = self.context.tools;
         tools.sound(&self.metadata)?;
@@ -277,7 +278,7 @@ impl Clone<'_> {
         Ok(())
     }
 
-    /// Whose content each sector may be.
+    /// Returns the possible authors of each sector.
     fn possible(&self, writers: &[Writer], hydrating: bool) -> Vec<BTreeSet<u64>> {
         let mut possible: Vec<BTreeSet<u64>> =
             self.sectors.iter().map(|author| BTreeSet::from([*author])).collect();
@@ -315,7 +316,7 @@ impl Clone<'_> {
         possible
     }
 
-    /// Lets the kernel hydrate the rest, and looks at all of the destination.
+    /// Lets the kernel hydrate all other regions, and checks the whole destination.
     fn complete(&mut self) -> Result<()> {
         let (mut vm, _) = self.open(FAST)?;
         vm.wait_hydrated("clone")?;
@@ -330,12 +331,13 @@ impl Clone<'_> {
     }
 }
 
-/// Finds out what each writer did. A record in `progress` says that an operation had ended, and
-/// those before it are of operations that had ended earlier.
+/// Reconstructs each writer's progress. A record in `progress` says that an operation had ended;
+/// the records before it are of operations that had ended earlier.
 fn writers(scripts: Vec<Vec<Op>>, progress: &[u8]) -> Result<Vec<Writer>> {
     let mut writers: Vec<Writer> =
         scripts.into_iter().map(|script| Writer { script, ended: 0, flushed: 0 }).collect();
-    // For each writer, how many operations of all had ended before its present one began.
+    // For each writer, the number of operations of every writer that had ended before its present
+    // one began.
     let mut before = vec![vec![0; writers.len()]; writers.len()];
     for record in progress.as_chunks::<8>().0 {
         let record = u64::from_le_bytes(*record);

@@ -13,7 +13,7 @@ use crate::vm::Vm;
 pub(super) const SHOWS: &str =
     "what clone_repair makes of damage has the right regions, and a kernel goes on with it";
 
-/// How the regions of what is repaired are to those before the damage.
+/// The relation of the recovered regions to those before the damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Relation {
     Same,
@@ -24,10 +24,10 @@ enum Relation {
 /// Damage to one of the two clones.
 struct Case {
     clone: usize,
-    /// What `clone_generate_damage` does, one after the other.
+    /// Arguments of `clone_generate_damage`, one call after the other.
     damage: &'static [[&'static str; 2]],
     relation: Relation,
-    /// What `clone_repair` is told. `SIZES` stands for the sizes of the clone.
+    /// Arguments of `clone_repair`. `SIZES` stands for the sizes of the clone.
     told: &'static [&'static str],
 }
 
@@ -58,7 +58,7 @@ const CASES: &[Case] = &[
     case(0, &[["index", "zero"], ["superblock", "zero"]], Relation::Same, &["SIZES"]),
     case(0, &[["array-block:2", "zero"]], Relation::Fewer, UNHYDRATED),
     case(0, &[["array-block:2", "zero"]], Relation::More, HYDRATED),
-    // The older copies of a small bitset's only node and array blocks tell all.
+    // The older copies of a small bitset's only node and array blocks hold everything.
     case(0, &[["bitset-leaf:0", "zero"]], Relation::Same, UNHYDRATED),
     case(1, &[["superblock", "zero"]], Relation::Same, &["SIZES"]),
     case(1, &[["bitset-leaf:1", "zero"]], Relation::Fewer, UNHYDRATED),
@@ -71,7 +71,7 @@ const CASES: &[Case] = &[
     ),
 ];
 
-/// Metadata that the kernel made.
+/// Metadata that the kernel wrote.
 struct Made {
     image: PathBuf,
     hydrated: Vec<bool>,
@@ -92,7 +92,8 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Writes to regions all over the clone, each committed by itself. `round` says which regions.
+/// Returns writes to regions all over the clone, each with its own commit. `round` selects the
+/// regions.
 fn writes(regions: Regions, round: u64) -> Vec<Op> {
     let region = |i: u64| i * regions.count() / 12 + 5000 * round + i % 5;
     let write = |i: u64| Op::Write(region(i) * regions.size..(region(i) + 1) * regions.size, 1);
@@ -109,8 +110,8 @@ fn set_written(hydrated: &mut [bool], regions: Regions, round: u64) {
     }
 }
 
-/// Makes a clone and writes to it twice, so that the device also holds older copies of what is
-/// written the second time.
+/// Creates a clone and writes to it twice, so that the device also holds older copies of the blocks
+/// of the second time.
 fn make(
     context: &Context<'_>,
     vm: &mut Vm,
@@ -181,7 +182,7 @@ fn judge(
     Ok(fs::remove_file(repaired)?)
 }
 
-/// The regions that the repaired metadata has, which must be as `relation` says.
+/// Returns the regions of the repaired metadata, and checks that `relation` holds.
 fn recovered(
     context: &Context<'_>,
     repaired: &Path,

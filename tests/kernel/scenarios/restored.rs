@@ -1,4 +1,4 @@
-//! Metadata that `clone_restore` makes, given to the kernel with the data that it speaks of.
+//! Metadata made by `clone_restore`, given to the kernel together with the data that it describes.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -16,7 +16,7 @@ use crate::vm::Vm;
 pub(super) const SHOWS: &str =
     "a kernel opens what clone_restore makes, reads the right data through it, and goes on";
 
-/// Clones with data: sectors of a region and of the clone, and the hydrated regions.
+/// Clones with data: sectors per region and of the clone, and the hydrated regions.
 const WITH_DATA: &[(u64, u64, &[Range<u64>])] = &[
     (8, 5, &[]),
     (8, 8, &[0..1]),
@@ -28,7 +28,7 @@ const WITH_DATA: &[(u64, u64, &[Range<u64>])] = &[
     (2048, 65_536, &[0..3, 31..32]),
 ];
 
-/// Clones where only metadata matters.
+/// Clones whose data does not matter.
 const LARGE: &[(u64, u64, &[Range<u64>])] = &[
     (8, 32575 * 8, &[32574..32575]),
     (8, 32576 * 8, &[0..1, 32575..32576]),
@@ -37,7 +37,7 @@ const LARGE: &[(u64, u64, &[Range<u64>])] = &[
     (8, 1 << 27, &[5..6, 10_000..9_000_000, 16_777_215..16_777_216]),
 ];
 
-/// Copying larger regions, in sectors, takes its time.
+/// Region size in sectors above which copies take long.
 const LARGE_REGION: u64 = 2048;
 
 pub(super) fn run(context: &Context<'_>) -> Result<()> {
@@ -56,19 +56,19 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The options that name a clone's sizes.
+/// Returns the options for a clone's sizes.
 fn sizes_of(regions: Regions) -> [String; 4] {
     let (size, target) = (regions.size.to_string(), regions.target.to_string());
     ["--region-size".to_owned(), size, "--target-size".to_owned(), target]
 }
 
-/// A file for metadata, as large as `clone_metadata_size` says.
+/// Creates a metadata file of the size given by `clone_metadata_size`.
 fn empty_metadata(context: &Context<'_>, name: &str, regions: Regions) -> Result<PathBuf> {
     let sectors = context.tools.run("clone_metadata_size", &sizes_of(regions))?;
     context.empty(name, sectors.trim().parse()?)
 }
 
-/// Makes metadata in the file `to`.
+/// Restores metadata to the file `to`.
 fn restore(
     context: &Context<'_>,
     to: &Path,
@@ -140,7 +140,7 @@ fn with_data(
     clone.expect_source_untouched().context("the source")
 }
 
-/// Metadata that was restored, and metadata that the kernel formats on a device of that size.
+/// Compares restored metadata with metadata that the kernel formats on a device of the same size.
 fn metadata_only(
     context: &Context<'_>,
     vm: &mut Vm,
@@ -159,7 +159,7 @@ fn metadata_only(
     go_on(context, vm, &theirs, &image, regions, &[]).context("formatted by the kernel")
 }
 
-/// Has the kernel open metadata and write to the clone.
+/// Lets the kernel open metadata and write to the clone.
 fn go_on(
     context: &Context<'_>,
     vm: &mut Vm,

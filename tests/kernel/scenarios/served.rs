@@ -1,6 +1,6 @@
-//! A clone that the daemon serves on this machine is a disk in the guest, by the kernel's NBD
-//! driver: a file system is mounted from it at once, trimmed, written to beside hydration, and used
-//! without the daemon in the end.
+//! A clone that the daemon serves on this machine is a disk in the guest, through the kernel's NBD
+//! driver. Its file system is mounted at once, trimmed, written to during hydration, and finally
+//! used without the daemon.
 
 use std::net::TcpListener;
 
@@ -31,7 +31,7 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
     for program in ["sbin/nbd-client", "sbin/e2fsck", "bin/fio", "sbin/fstrim"] {
         vm.put_program(&context.kernel.packaged(program))?;
     }
-    // Two connections: a flush on one covers what was written on the other.
+    // With two connections, a flush on one covers the writes of the other.
     vm.script(&format!("nbd-client 10.0.2.2 {port} /dev/nbd0 -N clone -C 2"))?;
     vm.script("mkdir -p /mnt/clone && mount -t ext4 /dev/nbd0 /mnt/clone")?;
     vm.script("cd /mnt/clone && sha256sum -c sums")?;

@@ -58,7 +58,7 @@ END
     Ok(())
 }
 
-/// Without hydration: what is read is right, what is trimmed and written stays.
+/// Without hydration: reads are right, and trims and writes persist.
 fn use_and_trim(vm: &mut Vm) -> Result<u64> {
     vm.script("serve --no-hydration")?;
     let size = vm.script("blockdev --getsize64 /dev/clone")?;
@@ -93,7 +93,7 @@ fn no_errors(vm: &mut Vm) -> Result<()> {
     Ok(())
 }
 
-/// The daemon is killed while it hydrates and is written to; another one goes on from there.
+/// Kills the daemon during hydration and writes; another daemon continues from there.
 fn kill_and_hydrate(vm: &mut Vm) -> Result<()> {
     vm.script("serve --hydration-rate 1M")?;
     vm.script(

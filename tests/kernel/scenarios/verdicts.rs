@@ -1,5 +1,5 @@
-//! Every damage of the shared tables, given to a kernel: what it makes of it, and whether
-//! `clone_check` had said so. The table of it is in `docs/repair.md`.
+//! Gives every damage of the shared tables to a kernel, and compares the kernel's behaviour with
+//! the report of `clone_check`. The result is the table in `docs/repair.md`.
 
 pub(super) mod document;
 mod selection;
@@ -35,30 +35,30 @@ use crate::vm::{Death, Vm};
 pub(super) const SHOWS: &str =
     "what a kernel refuses, misreads, spoils or dies of, clone_check has called fatal";
 
-/// How long a guest may take for a trial. It takes a fraction of a second on an idle machine.
+/// Time limit of a guest for a trial. It takes a fraction of a second on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// A kernel says the same thing ten times in five seconds, and then no more.
+/// A kernel prints the same message ten times in five seconds, and then suppresses it.
 const SAME_MESSAGES: usize = 8;
 
-/// A guest with what trials need.
+/// A guest with the devices for trials.
 struct Judge<'a> {
     context: &'a Context<'a>,
     vm: Option<Vm>,
-    /// The nodes of disks for metadata, by their sizes in blocks.
+    /// The nodes of metadata disks, by their sizes in blocks.
     disks: BTreeMap<u64, String>,
-    /// The lengths for which there are a source and a destination.
+    /// The lengths for which a source and a destination exist.
     lengths: BTreeSet<u64>,
-    /// How often messages of one origin were seen.
+    /// Number of messages by origin.
     messages: BTreeMap<String, usize>,
-    /// Where the images are.
+    /// Folder of the images.
     folder: TempDir,
 }
 
 impl<'a> Judge<'a> {
     fn new(context: &'a Context<'a>) -> Result<Self> {
         let (disks, lengths, messages) = Default::default();
-        // In memory, where there is a file system for that: each flush waits for a disk.
+        // In memory, if there is such a file system, because otherwise each flush waits for a disk.
         let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
         Ok(Self { context, vm: None, disks, lengths, messages, folder: folder? })
     }
@@ -67,7 +67,7 @@ impl<'a> Judge<'a> {
         self.folder.path().join(format!("metadata-{nr_blocks}.img"))
     }
 
-    /// Keeps the images of a case that failed.
+    /// Copies the images of a failed case to the scenario's folder.
     fn keep_images(&self) -> Result<()> {
         for entry in fs::read_dir(&self.folder)? {
             let image = entry?;
@@ -84,14 +84,14 @@ impl<'a> Judge<'a> {
             self.messages.clear();
             let mut vm = self.context.vm()?;
             vm.set_patience(PATIENCE)?;
-            // What the boot said is about no damage.
+            // Messages of the boot are not about any damage.
             vm.script("dmesg -c > /dev/null")?;
             self.vm = Some(vm);
         }
         self.vm.as_mut().context("a guest")
     }
 
-    /// The node of the disk whose file [`Judge::image`] is.
+    /// Returns the node of the disk whose file is [`Judge::image`].
     fn disk(&mut self, nr_blocks: u64) -> Result<String> {
         let image = self.image(nr_blocks);
         self.vm()?;
@@ -128,7 +128,7 @@ impl<'a> Judge<'a> {
         let outcome = trial.outcome(answer)?;
         for line in &outcome.said {
             let origin = line.split(':').next().unwrap_or_default().to_owned();
-            // Those are never held back.
+            // These messages are never suppressed.
             if ["table", "ioctl"].contains(&&*origin) {
                 continue;
             }
@@ -141,15 +141,15 @@ impl<'a> Judge<'a> {
     }
 }
 
-/// A damage that was judged.
+/// A judged damage.
 struct Judged {
     about: &'static str,
     name: &'static str,
-    /// What `clone_check` says.
+    /// Codes reported by `clone_check`.
     codes: Vec<String>,
     severity: String,
     exit_code: i32,
-    /// What the kernel made of it.
+    /// Verdict of the kernel.
     words: Vec<&'static str>,
     said: Vec<String>,
 }
@@ -174,7 +174,7 @@ impl Judged {
         if self.words.is_empty() { "harmless".to_owned() } else { self.words.join(", ") }
     }
 
-    /// Whatever is not harmless has to be fatal.
+    /// Returns whether the rule holds that every harmful damage is fatal.
     fn obeys_the_rule(&self) -> bool {
         self.words.is_empty() || (self.severity == "fatal" && self.exit_code == 1)
     }
@@ -227,7 +227,7 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
     document::compare(context, &judged)
 }
 
-/// Each code in the tables of `docs/damage.md` is among what was judged.
+/// Checks that each code in the tables of `docs/damage.md` was judged.
 fn every_code_is_judged(judged: &[Judged]) -> Result<()> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/damage.md");
     let text = fs::read_to_string(path)?;
@@ -240,7 +240,7 @@ fn every_code_is_judged(judged: &[Judged]) -> Result<()> {
     Ok(())
 }
 
-/// A base image: what a kernel made, with something in it that could be misread.
+/// Returns a base image: a kernel's metadata, with content that could be misread.
 fn base(name: &str) -> ImageEditor {
     let mut editor = ImageEditor::of(name);
     if name == "fresh" {
@@ -284,7 +284,7 @@ fn try_case(judge: &mut Judge<'_>, case: &Case) -> Result<(Check, Outcome)> {
     Ok((check, outcome))
 }
 
-/// Whether a kernel left more damage than there was, or other regions than are hydrated.
+/// Returns whether a kernel left more damage than before, or wrong hydrated regions.
 fn is_worse(before: &Report, left: &Report, trial: &Trial) -> bool {
     let known = laws::codes(before);
     let is_new = |found: &(&str, Severity)| found.1 == Severity::Fatal && !known.contains(found);
@@ -301,7 +301,8 @@ fn is_worse(before: &Report, left: &Report, trial: &Trial) -> bool {
     is_wrong || laws::codes(left).iter().any(is_new)
 }
 
-/// What `clone_check` says of a device without a single block: it is told before the look into it.
+/// Returns the report of `clone_check` on a device without a single block. It ends before the
+/// actual check.
 fn too_small(context: &Context<'_>, image: &Path) -> Result<Check> {
     let ran = context.tools.try_run("clone_check", &[image])?;
     ensure!(ran.stderr.contains("metadata begins with a superblock"), "{ran:?}");
@@ -317,12 +318,12 @@ fn too_small(context: &Context<'_>, image: &Path) -> Result<Check> {
 fn write_image(editor: &ImageEditor, path: &Path) -> Result<()> {
     let mut file = File::create(path)?;
     file.write_all(&editor.to_bytes())?;
-    // No device is empty.
+    // A device cannot be empty.
     let bytes = (editor.nr_blocks() * BLOCK_SIZE as u64).max(BLOCK_SIZE as u64 / 2);
     Ok(file.set_len(bytes)?)
 }
 
-/// The clone's sizes, by the superblock if it has some, and the regions that are hydrated.
+/// Returns the clone's sizes, from the superblock if it has some, and the hydrated regions.
 fn what_is_true(
     case: &Case,
     editor: &ImageEditor,
@@ -336,7 +337,7 @@ fn what_is_true(
     if let Some(superblock) = &check.superblock {
         regions = Regions { size: superblock.region_size, target: superblock.target_size };
     }
-    // Where only bits were changed, they are what is true.
+    // If only bits were changed, the new bits are the truth.
     let only_bits = case.codes.is_empty() || case.codes == ["bitset-trailing-bits"];
     let shown = if only_bits { editor } else { original };
     let count = regions.count();

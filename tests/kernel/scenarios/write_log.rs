@@ -1,4 +1,4 @@
-//! All that a kernel writes to a metadata device, as the log-writes target saw it, replayed.
+//! Replays all writes of a kernel to a metadata device, as recorded by the log-writes target.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,25 +23,25 @@ use crate::vm::Vm;
 pub(super) const SHOWS: &str =
     "whatever a power cut leaves of a kernel's writes is the last commit or the one in flight";
 
-/// A clone, and what is done to it.
+/// A clone, and the operations on it.
 struct Case {
     regions: Regions,
     /// Sectors of the metadata device.
     metadata: u64,
-    /// How many scripts, each with a flush at its end, and a mark in the log then.
+    /// Number of scripts. Each ends with a flush and a mark in the log.
     scripts: usize,
-    /// Operations of each.
+    /// Number of operations per script.
     operations: usize,
     /// Features and core arguments of the table line.
     options: &'static str,
-    /// Power cuts that are tried between two flushes.
+    /// Number of power cuts that are tried between two flushes.
     cuts: usize,
 }
 
 const HYDRATING: &str = "0 4 hydration_threshold 16 hydration_batch_size 4";
 
 const CASES: &[Case] = &[
-    // Few metadata blocks, so that they are soon used again, and a short last region.
+    // Few metadata blocks, so that they are soon reused, and a short last region.
     Case {
         regions: Regions { size: 8, target: 3000 * 8 + 5 },
         metadata: 512,
@@ -114,7 +114,7 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Lets the kernel write, and gives the metadata device and the log as they are then.
+/// Lets the kernel write. Returns the metadata device and the log afterwards.
 fn churn(
     context: &Context<'_>,
     vm: &mut Vm,
@@ -158,30 +158,30 @@ fn churn(
     Ok((fs::read(image)?, fs::read(log)?))
 }
 
-/// How often what happened.
+/// Counts of outcomes.
 #[derive(Default)]
 struct Seen {
     commits: u64,
     states: u64,
-    /// States that are those of the commit in flight, before it was flushed.
+    /// States of the commit in flight, before it was flushed.
     in_flight: u64,
-    /// States that the programs looked at, too.
+    /// States that the programs checked too.
     programs: u64,
 }
 
-/// What metadata says is hydrated; `None` before there is any.
+/// The hydrated regions of the metadata; `None` before it is formatted.
 type State = Option<Vec<Range<u64>>>;
 
-/// A device to which a log is written again.
+/// A device on which a log is replayed.
 struct Replay<'a> {
     context: &'a Context<'a>,
     case: &'a Case,
     rng: StdRng,
     history: History,
     per_script: usize,
-    /// As of the last flush.
+    /// Content as of the last flush.
     device: MemoryDevice,
-    /// What was written since.
+    /// Writes since the last flush.
     pending: Vec<&'a Entry>,
     last: State,
     known: Known,
@@ -205,11 +205,11 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
-    /// A script has ended, and with it its last flush.
+    /// Handles the end of a script and of its last flush.
     fn mark(&mut self, mark: &str) -> Result<()> {
         let Ok(script) = mark.parse::<usize>() else { return Ok(()) };
         self.known.flushed = (script + 1) * self.per_script;
-        // Just now, no other one has begun.
+        // At this moment no other operation has begun.
         self.known.begun = self.known.flushed;
         self.judge(&self.last)?;
         self.known.begun += self.per_script;
@@ -241,10 +241,10 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
-    /// The power fails: of the sectors written since the last flush, some are on the medium.
+    /// Cuts the power: some of the sectors written since the last flush are on the medium.
     fn cut(&mut self, pending: &[&Entry], next: &State) -> Result<()> {
         let mut written: Vec<_> = sectors(pending).collect();
-        // Any of several versions may be the one.
+        // Any version of a sector may survive.
         for i in (1..written.len()).rev() {
             written.swap(i, self.rng.random_range(0..=i));
         }
@@ -265,7 +265,7 @@ impl<'a> Replay<'a> {
         self.write_blocks(&before)
     }
 
-    /// Writes sectors, and gives the blocks that they lie in as they were.
+    /// Writes sectors. Returns the old content of the blocks around them.
     fn write(&self, sectors: &BTreeMap<u64, &[u8]>) -> Result<BTreeMap<u64, RawBlock>> {
         let mut before = BTreeMap::new();
         for (sector, bytes) in sectors {
@@ -287,7 +287,7 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
-    /// What the metadata says, without the least trouble.
+    /// Reads the metadata, which must be sound.
     fn state(&self) -> Result<State> {
         let mut superblock = [RawBlock::ZERO];
         self.device.read(BlockNr(0), &mut superblock)?;
@@ -300,7 +300,7 @@ impl<'a> Replay<'a> {
         Ok(Some(regions.runs().collect()))
     }
 
-    /// Holds a state against the scripts.
+    /// Checks a state against the scripts.
     fn judge(&self, state: &State) -> Result<()> {
         let Some(runs) = state else {
             ensure!(self.last.is_none(), "the superblock is gone");
@@ -309,7 +309,7 @@ impl<'a> Replay<'a> {
         self.history.judge(runs, self.known).map(drop)
     }
 
-    /// Lets the programs judge the device as it is.
+    /// Lets the programs check the device.
     fn ask_programs(&mut self, state: &State) -> Result<()> {
         let path = self.context.path("state.img");
         fs::write(&path, self.device.to_bytes())?;
@@ -325,7 +325,7 @@ impl<'a> Replay<'a> {
     }
 }
 
-/// The sectors of some writes, in their order.
+/// Returns the sectors of some writes, in order.
 fn sectors<'a>(writes: &[&'a Entry]) -> impl Iterator<Item = (u64, &'a [u8])> {
     writes.iter().flat_map(|entry| (entry.sector..).zip(entry.data.chunks(UNIT)))
 }

@@ -18,14 +18,14 @@ pub(super) const SHOWS: &str =
 const REGIONS: Regions = Regions { size: 8, target: 8192 };
 const METADATA: u64 = 4 * 2048;
 
-/// Writes by two authors, all over the clone, in three commits.
+/// Returns writes by two authors, all over the clone, in three commits.
 fn writes() -> Vec<Op> {
     let mut ops = vec![Op::Write(3..13, 1), Op::Flush, Op::Write(4000..4100, 2), Op::Flush];
     ops.extend([Op::Write(8180..8192, 1), Op::Write(10..12, 2), Op::Flush]);
     ops
 }
 
-/// What a clone reads as after [`writes`].
+/// Returns the content of a clone after [`writes`].
 fn as_written() -> Vec<Run> {
     let (source, one, two) = (Some(SOURCE), Some(1), Some(2));
     vec![
@@ -130,7 +130,7 @@ fn reads_as_written(vm: &mut Vm, repaired: &Path, clone: &CloneLine, hydrated: u
     vm.remove(&["clone"])
 }
 
-/// The runbook leads from the code to a section on it, and says what must not be done.
+/// Checks that the runbook has a section for the code, and warns of what must not be done.
 fn the_runbook_shouts() -> Result<()> {
     let text = document::text()?;
     let told = [

@@ -1,4 +1,4 @@
-//! Requests to a block device, past the page cache: what `block_io` does in the guest.
+//! Direct I/O to a block device, as `block_io` does it in the guest.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, Read, Write};
@@ -12,26 +12,26 @@ use anyhow::{Context as _, Result};
 use crate::content::{self, Run, SECTOR};
 use crate::script::Op;
 
-/// What direct I/O wants the memory to be aligned to, in bytes.
+/// Memory alignment for direct I/O, in bytes.
 const ALIGNMENT: usize = 4096;
 
 /// An open block device.
 pub struct Device {
     file: File,
-    /// The same, where each write is durable when it ends.
+    /// The same device, opened so that each write is durable when it ends.
     durable: File,
 }
 
-/// As <linux/fs.h> makes them: _IO(0x12, 119), and 127.
+/// From <linux/fs.h>: _IO(0x12, 119), and 127.
 const BLKDISCARD: libc::Ioctl = 0x1277;
 const BLKZEROOUT: libc::Ioctl = 0x127f;
 
-/// How many bytes `sectors` are.
+/// Returns the number of bytes in `sectors`.
 fn bytes(sectors: &Range<u64>) -> usize {
     ((sectors.end - sectors.start) * SECTOR) as usize
 }
 
-/// Writes the content of `seed`, in one request.
+/// Writes the content of `seed` in one request.
 fn write(file: &File, sectors: &Range<u64>, seed: u64) -> io::Result<()> {
     let mut memory = Vec::new();
     let buffer = aligned(&mut memory, bytes(sectors));
@@ -39,7 +39,7 @@ fn write(file: &File, sectors: &Range<u64>, seed: u64) -> io::Result<()> {
     file.write_all_at(buffer, sectors.start * SECTOR)
 }
 
-/// A buffer of `len` bytes, aligned, within `memory`.
+/// Returns an aligned buffer of `len` bytes within `memory`.
 fn aligned(memory: &mut Vec<u8>, len: usize) -> &mut [u8] {
     memory.resize(len + ALIGNMENT, 0);
     let skip = memory.as_ptr().align_offset(ALIGNMENT);
@@ -50,7 +50,7 @@ impl Device {
     /// Opens `path` for direct I/O.
     ///
     /// # Errors
-    /// When it cannot be opened.
+    /// If it cannot be opened.
     pub fn open(path: &Path) -> Result<Self> {
         let open = |flags| {
             let mut options = OpenOptions::new();
@@ -60,17 +60,17 @@ impl Device {
         Ok(Self { file: open(0)?, durable: open(libc::O_DSYNC)? })
     }
 
-    /// Whether sector `nr` can be read.
+    /// Returns whether sector `nr` can be read.
     pub fn is_readable(&self, nr: u64) -> bool {
         let mut memory = Vec::new();
         self.file.read_exact_at(aligned(&mut memory, SECTOR as usize), nr * SECTOR).is_ok()
     }
 
-    /// Carries out one operation, and waits for its end. Of a read, gives the
-    /// [authors](content::authors) of what it read.
+    /// Performs one operation, and waits for its end. For a read, returns the
+    /// [authors](content::authors) of the data.
     ///
     /// # Errors
-    /// What the device answers.
+    /// The error of the device.
     pub fn apply(&self, op: &Op) -> io::Result<Option<Vec<Run>>> {
         match op {
             Op::Write(sectors, seed) => write(&self.file, sectors, *seed)?,
@@ -90,7 +90,7 @@ impl Device {
         content::authors_from(sectors.start, &mut &*buffer)
     }
 
-    /// A request of sectors that carries no data.
+    /// Sends a request that carries no data.
     #[expect(unsafe_code, reason = "the standard library knows nothing of such requests")]
     fn request(&self, request: libc::Ioctl, sectors: &Range<u64>) -> io::Result<()> {
         let range = [sectors.start * SECTOR, (sectors.end - sectors.start) * SECTOR];
@@ -112,12 +112,12 @@ impl Read for &Device {
     }
 }
 
-/// Carries out the operations that `script` holds, a line each. After each, its number from
-/// `first` on, as 8 bytes, lowest first, goes to `progress`. What reads read goes to `out`, the
-/// runs of a read on a line: `<begin>-<end>:<seed or ?>`.
+/// Performs the operations of `script`, one per line. After each it writes its number, counted from
+/// `first`, to `progress`: 8 bytes, little-endian. It writes the results of reads to `out`, one
+/// line per read, as runs `<begin>-<end>:<seed or ?>`.
 ///
 /// # Errors
-/// The first that fails, with what it was.
+/// The first failure, with the operation.
 pub fn run(
     device: &Device,
     script: &mut dyn BufRead,
@@ -137,19 +137,19 @@ pub fn run(
     Ok(())
 }
 
-/// Prints the [authors](content::authors) of all sectors, as [`run`] does those of a read.
+/// Prints the [authors](content::authors) of all sectors, like [`run`] for a read.
 ///
 /// # Errors
-/// When reading fails.
+/// If a read fails.
 pub fn print_authors(device: &Device, out: &mut dyn Write) -> Result<()> {
     Ok(writeln!(out, "{}", content::text(&content::authors(&mut &*device)?))?)
 }
 
-/// Prints a line that has, for each sector whose number `numbers` holds on a line, `1` if it can be
-/// read, and `0` if not.
+/// Prints a line with a digit for each sector whose number is on a line of `numbers`: `1` if it can
+/// be read, and `0` if not.
 ///
 /// # Errors
-/// When a line is no number.
+/// If a line is not a number.
 pub fn print_readable(device: &Device, numbers: &mut dyn BufRead) -> Result<()> {
     let mut line = String::new();
     for number in numbers.lines() {

@@ -1,8 +1,8 @@
-//! Content that tells who wrote it.
+//! Content that identifies its author.
 //!
-//! A sector written with a seed holds the seed, its own number, and noise that follows from both.
-//! So of any sector it can be told later which write it is from, and that it is whole, and in the
-//! right place.
+//! A sector written with a seed holds the seed, its own number, and noise derived from both. A
+//! later read of any sector therefore shows which write it is from, and that it is complete and in
+//! the right place.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
@@ -11,17 +11,17 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-/// Bytes in a sector.
+/// Bytes per sector.
 pub const SECTOR: u64 = 512;
 
 /// The seed of sectors that are all zero.
 pub const ZEROES: u64 = 0;
 
-/// The seed of what a source holds before anything else is written. Operations count from 1, and
-/// do not come up here.
+/// The seed of a source's initial content. The seeds of operations count from 1, and do not reach
+/// it.
 pub const SOURCE: u64 = 1 << 40;
 
-/// The content of sector `nr` written with `seed`.
+/// Returns the content of sector `nr` written with `seed`.
 fn sector(seed: u64, nr: u64) -> [u8; SECTOR as usize] {
     let mut bytes = [0; SECTOR as usize];
     if seed == ZEROES {
@@ -44,7 +44,7 @@ fn sector(seed: u64, nr: u64) -> [u8; SECTOR as usize] {
     bytes
 }
 
-/// Fills `buffer`, which lies at sector `at` of a device, with the content of `seed`.
+/// Fills `buffer`, which begins at sector `at` of a device, with the content of `seed`.
 ///
 /// # Panics
 /// If it is not whole sectors.
@@ -55,28 +55,28 @@ pub fn fill(seed: u64, at: u64, buffer: &mut [u8]) {
     }
 }
 
-/// The seed that sector `nr`, which holds `bytes`, was written with. `None`: it is not whole, or
-/// belongs elsewhere.
+/// Returns the seed that sector `nr` with content `bytes` was written with; `None` if the sector is
+/// incomplete or belongs elsewhere.
 pub fn author(bytes: &[u8], nr: u64) -> Option<u64> {
     let seed = u64::from_le_bytes(bytes.first_chunk::<8>().copied()?);
     (sector(seed, nr) == bytes).then_some(seed)
 }
 
-/// Sectors with one author, half-open; `None` as in [`author`].
+/// A half-open range of sectors with the same author; `None` as in [`author`].
 pub type Run = (Range<u64>, Option<u64>);
 
-/// The authors of all that `reader` gives, in maximal runs.
+/// Returns the authors of the data from `reader`, in maximal runs.
 ///
 /// # Errors
-/// When reading fails.
+/// If a read fails.
 pub fn authors(reader: &mut dyn Read) -> io::Result<Vec<Run>> {
     authors_from(0, reader)
 }
 
-/// The same, where the first sector has the number `first`.
+/// Like [`authors`], but the first sector has the number `first`.
 ///
 /// # Errors
-/// When reading fails.
+/// If a read fails.
 pub fn authors_from(first: u64, reader: &mut dyn Read) -> io::Result<Vec<Run>> {
     let mut runs: Vec<Run> = Vec::new();
     let mut buffer = vec![0; 1 << 20];
@@ -99,7 +99,7 @@ pub fn authors_from(first: u64, reader: &mut dyn Read) -> io::Result<Vec<Run>> {
     }
 }
 
-/// Sector `nr`, which follows the others, is by `author`.
+/// Appends sector `nr` with its author to the runs.
 fn add_sector(runs: &mut Vec<Run>, nr: u64, author: Option<u64>) {
     match runs.last_mut() {
         Some((range, last)) if *last == author => range.end += 1,
@@ -107,7 +107,7 @@ fn add_sector(runs: &mut Vec<Run>, nr: u64, author: Option<u64>) {
     }
 }
 
-/// The maximal runs of sectors from `first` on.
+/// Returns the maximal runs of sectors from `first` on.
 pub fn runs_of(first: u64, authors: impl IntoIterator<Item = u64>) -> Vec<Run> {
     let mut runs = Vec::new();
     for (nr, author) in (first..).zip(authors) {
@@ -116,7 +116,7 @@ pub fn runs_of(first: u64, authors: impl IntoIterator<Item = u64>) -> Vec<Run> {
     runs
 }
 
-/// Runs as text: `<begin>-<end>:<seed or ?>`, with spaces between.
+/// Formats runs as `<begin>-<end>:<seed or ?>`, separated by spaces.
 pub fn text(runs: &[Run]) -> String {
     let run = |(range, author): &Run| {
         let author = author.map_or_else(|| "?".to_owned(), |seed| seed.to_string());
@@ -125,10 +125,10 @@ pub fn text(runs: &[Run]) -> String {
     runs.iter().map(run).collect::<Vec<_>>().join(" ")
 }
 
-/// Reads such a text.
+/// Parses the output of [`text`].
 ///
 /// # Errors
-/// When it is none.
+/// If the text is malformed.
 pub fn parse_runs(text: &str) -> Result<Vec<Run>> {
     let run = |word: &str| {
         let (range, author) = word.split_once(':')?;
@@ -140,7 +140,7 @@ pub fn parse_runs(text: &str) -> Result<Vec<Run>> {
     runs.collect()
 }
 
-/// The author of each sector of `runs`, one after the other.
+/// Returns the author of each sector of `runs` in order.
 pub fn spread(runs: &[Run]) -> Vec<Option<u64>> {
     let mut sectors = Vec::new();
     for (range, author) in runs {
@@ -149,18 +149,18 @@ pub fn spread(runs: &[Run]) -> Vec<Option<u64>> {
     sectors
 }
 
-/// The authors of the sectors of the file `path`.
+/// Returns the authors of the sectors of the file `path`.
 ///
 /// # Errors
-/// When reading fails.
+/// If a read fails.
 pub fn authors_of(path: &Path) -> io::Result<Vec<Option<u64>>> {
     Ok(spread(&authors(&mut File::open(path)?)?))
 }
 
-/// Makes the file `path`, a sector for each of `authors`.
+/// Creates the file `path` with one sector for each of `authors`.
 ///
 /// # Errors
-/// When writing fails.
+/// If a write fails.
 pub fn write_sectors(path: &Path, authors: &[u64]) -> io::Result<()> {
     let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
     for (nr, seed) in (0..).zip(authors) {

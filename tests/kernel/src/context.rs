@@ -1,4 +1,4 @@
-//! What a scenario has to work with.
+//! The environment of a scenario.
 
 use std::cell::{Cell, RefCell};
 use std::fmt::Display;
@@ -14,26 +14,26 @@ use crate::kernel::Kernel;
 use crate::tools::Tools;
 use crate::vm::Vm;
 
-/// A scenario: one thing that a kernel is asked to judge.
+/// A scenario: one question that a kernel answers.
 #[derive(Clone, Copy, Debug)]
 pub struct Scenario {
-    /// As its file is named.
+    /// Name of the scenario and of its file.
     pub name: &'static str,
-    /// What it shows, as a sentence.
+    /// The statement that it proves, as a sentence.
     pub shows: &'static str,
-    /// Fails with what the kernel and the tools do not agree on.
+    /// Runs the scenario. Fails with the disagreement between the kernel and the tools.
     pub run: fn(&Context<'_>) -> Result<()>,
 }
 
-/// What a scenario has to work with.
+/// The environment of a scenario.
 pub struct Context<'a> {
     /// The kernel.
     pub kernel: &'a Kernel,
     /// The project's programs.
     pub tools: &'a Tools,
-    /// What random choices begin with.
+    /// Seed of all random choices.
     pub seed: u64,
-    /// Where its files are. They are kept if it fails.
+    /// Folder of the scenario's files. It is kept if the scenario fails.
     pub folder: PathBuf,
     vms: Cell<u32>,
     said: RefCell<Vec<String>>,
@@ -44,29 +44,29 @@ impl<'a> Context<'a> {
         Self { kernel, tools, seed, folder, vms: Cell::default(), said: RefCell::default() }
     }
 
-    /// A kernel of one's own. Its console is kept in the scenario's folder.
+    /// Starts a new guest. Its console is kept in the scenario's folder.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// If it cannot be started.
     pub fn vm(&self) -> Result<Vm> {
         self.vms.set(self.vms.get() + 1);
         Vm::start(self.kernel, &self.folder.join(format!("vm-{}", self.vms.get())))
     }
 
-    /// Random numbers, other ones for each `salt`.
+    /// Returns a random number generator, a different one for each `salt`.
     pub fn rng(&self, salt: u64) -> StdRng {
         StdRng::seed_from_u64(self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ salt)
     }
 
-    /// Where the file `name` is.
+    /// Returns the path of the file `name`.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 
-    /// A file of `sectors` sectors of zeroes, which takes no room.
+    /// Creates a sparse file of `sectors` zero sectors.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// If it cannot be created.
     pub fn empty(&self, name: &str, sectors: u64) -> Result<PathBuf> {
         let path = self.path(name);
         let bytes = sectors.checked_mul(content::SECTOR).context("a size")?;
@@ -74,20 +74,20 @@ impl<'a> Context<'a> {
         Ok(path)
     }
 
-    /// A file of `sectors` sectors, each with [content](mod@content) of `seed`.
+    /// Creates a file of `sectors` sectors, each with the [content](mod@content) of `seed`.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// If it cannot be created.
     pub fn filled(&self, name: &str, seed: u64, sectors: u64) -> Result<PathBuf> {
         let path = self.path(name);
         content::write_sectors(&path, &vec![seed; usize::try_from(sectors)?])?;
         Ok(path)
     }
 
-    /// A copy of a file, with its holes.
+    /// Copies a file, with its holes.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// If it cannot be created.
     pub fn copy(&self, from: &Path, name: &str) -> Result<PathBuf> {
         let path = self.path(name);
         let copied = std::process::Command::new("cp")
@@ -98,7 +98,7 @@ impl<'a> Context<'a> {
         Ok(path)
     }
 
-    /// Tells something that is worth knowing also if all is well.
+    /// Reports a fact that is worth printing even if the scenario passes.
     pub fn say(&self, what: impl Display) {
         self.said.borrow_mut().push(what.to_string());
     }

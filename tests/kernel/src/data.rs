@@ -1,5 +1,4 @@
-//! A clone whose data matters: source and destination are files with [content] that tells who
-//! wrote it.
+//! A clone with data: source and destination are files with [content] that identifies its author.
 
 use std::fs;
 use std::path::PathBuf;
@@ -13,11 +12,11 @@ use crate::images::Images;
 use crate::script::{Model, Regions};
 use crate::vm::{Disk, Vm};
 
-/// The seed of what the destination holds where nothing has been copied or written: whoever reads
-/// it from the clone has read from the wrong device.
+/// The seed of the destination's initial content. A read of the clone that returns it has read from
+/// the wrong device.
 pub const GARBAGE: u64 = SOURCE + 1;
 
-/// The seed of data on the destination that was written before the scenario begins.
+/// The seed of data that was on the destination before the scenario began.
 pub const WRITTEN: u64 = SOURCE + 2;
 
 /// The three files of a clone.
@@ -34,11 +33,11 @@ pub struct DataClone {
 }
 
 impl DataClone {
-    /// Files for a clone with no region hydrated, as `images` has them, and empty metadata of
-    /// `metadata` sectors. The source has holes where it is all zeroes.
+    /// Creates the files of a clone with no hydrated region and the content of `images`, and empty
+    /// metadata of `metadata` sectors. The source has holes where it is zero.
     ///
     /// # Errors
-    /// When they cannot be made.
+    /// If they cannot be created.
     pub fn of(context: &Context<'_>, name: &str, images: &Images, metadata: u64) -> Result<Self> {
         let file = |what: &str, sectors: &[u64]| -> Result<PathBuf> {
             let full = context.path(&format!("{name}.{what}-without-holes"));
@@ -58,14 +57,14 @@ impl DataClone {
     /// Removes the files.
     ///
     /// # Errors
-    /// When they cannot be removed.
+    /// If they cannot be removed.
     pub fn remove(self) -> Result<()> {
         let files = [self.metadata, self.destination, self.source];
         Ok(files.iter().try_for_each(fs::remove_file)?)
     }
 }
 
-/// The disks of a clone that a guest has.
+/// A clone's disks in a guest.
 #[derive(Debug)]
 pub struct Attached {
     /// The clone's table line.
@@ -74,11 +73,12 @@ pub struct Attached {
 }
 
 impl DataClone {
-    /// Files for a clone: a source, a destination of [`GARBAGE`] that has [`WRITTEN`] where `model`
-    /// is hydrated, and empty metadata of `metadata` sectors. `model` gets what reads give.
+    /// Creates the files of a clone: a source, a destination of [`GARBAGE`] with [`WRITTEN`] in the
+    /// hydrated regions of `model`, and empty metadata of `metadata` sectors. Sets `model` to the
+    /// resulting content of the clone.
     ///
     /// # Errors
-    /// When they cannot be made.
+    /// If they cannot be created.
     pub fn new(
         context: &Context<'_>,
         name: &str,
@@ -103,10 +103,10 @@ impl DataClone {
         })
     }
 
-    /// Gives them to a guest.
+    /// Attaches the files to a guest as disks.
     ///
     /// # Errors
-    /// When it does not take them.
+    /// If the guest does not accept them.
     pub fn attach(&self, vm: &mut Vm, name: &str, options: &str) -> Result<Attached> {
         let disks =
             [vm.attach(&self.metadata)?, vm.attach(&self.destination)?, vm.attach(&self.source)?];
@@ -123,19 +123,19 @@ impl DataClone {
         Ok(Attached { line, disks })
     }
 
-    /// Whether the file of the destination holds what the model says, everywhere.
+    /// Checks that the whole destination file matches the model.
     ///
     /// # Errors
-    /// Where it does not.
+    /// The first difference.
     pub fn expect_destination(&self, model: &Model) -> Result<()> {
         let found = content::authors_of(&self.destination)?;
         expect_authors(&found, &model.sectors, self.regions)
     }
 
-    /// Whether the source still holds what it did.
+    /// Checks that the source is unchanged.
     ///
     /// # Errors
-    /// Where it does not.
+    /// The first difference.
     pub fn expect_source_untouched(&self) -> Result<()> {
         let untouched = vec![SOURCE; self.regions.target as usize];
         expect_authors(&content::authors_of(&self.source)?, &untouched, self.regions)
@@ -143,28 +143,28 @@ impl DataClone {
 }
 
 impl Attached {
-    /// Takes the disks away from the guest.
+    /// Detaches the disks from the guest.
     ///
     /// # Errors
-    /// When they are in use.
+    /// If they are in use.
     pub fn detach(self, vm: &mut Vm) -> Result<()> {
         self.disks.iter().try_for_each(|disk| vm.detach(disk))
     }
 
-    /// Whether the clone reads as the model says, everywhere.
+    /// Checks that reads of the whole clone match the model.
     ///
     /// # Errors
-    /// Where it does not.
+    /// The first difference.
     pub fn expect_reads(&self, vm: &mut Vm, model: &Model) -> Result<()> {
         let found = content::spread(&vm.authors(&self.line.node())?);
         expect_authors(&found, &model.sectors, model.regions())
     }
 }
 
-/// Whether each sector of a clone or one of its devices is by whom it should be.
+/// Checks the author of each sector of a clone or of one of its devices.
 ///
 /// # Errors
-/// The first that is not, or that there are more or fewer.
+/// The first wrong sector, or a wrong number of sectors.
 pub fn expect_authors(found: &[Option<u64>], expected: &[u64], regions: Regions) -> Result<()> {
     ensure!(found.len() == expected.len(), "{} sectors", found.len());
     for (sector, (found, expected)) in found.iter().zip(expected).enumerate() {

@@ -1,4 +1,4 @@
-//! What is asked of a guest's kernel again and again: clones, their status, their devices.
+//! Common requests to a guest's kernel: clones, their status, their devices.
 
 use std::path::Path;
 use std::thread;
@@ -11,12 +11,12 @@ use crate::content::{self, Run};
 use crate::script::{Op, text};
 use crate::vm::{Output, Vm};
 
-/// A clone's table line, and its name.
+/// The name and the table line of a clone.
 #[derive(Clone, Debug)]
 pub struct CloneLine {
     /// The name of the device.
     pub name: String,
-    /// In sectors.
+    /// Length in sectors.
     pub length: u64,
     /// The metadata device.
     pub metadata: String,
@@ -24,46 +24,46 @@ pub struct CloneLine {
     pub destination: String,
     /// The source.
     pub source: String,
-    /// In sectors.
+    /// Region size in sectors.
     pub region_size: u64,
-    /// What follows, as in a table line: features, then core arguments.
+    /// Rest of the table line: features, then core arguments.
     pub options: String,
 }
 
 impl CloneLine {
-    /// The node in the guest.
+    /// Returns the device node in the guest.
     pub fn node(&self) -> String {
         format!("/dev/mapper/{}", self.name)
     }
 
-    /// The table line.
+    /// Returns the table line.
     pub fn table(&self) -> String {
         let Self { length, metadata, destination, source, region_size, options, .. } = self;
         format!("0 {length} clone {metadata} {destination} {source} {region_size} {options}")
     }
 }
 
-/// What a status line says.
+/// A parsed status line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
-    /// Metadata blocks: used, and all.
+    /// Metadata blocks: used and total.
     pub metadata: (u64, u64),
-    /// Regions: hydrated, and all.
+    /// Regions: hydrated and total.
     pub regions: (u64, u64),
-    /// Regions that are being copied, or one more.
+    /// Number of regions being copied; it may be one too high.
     pub hydrating: u64,
-    /// `rw`, `ro`, or what stands alone in their place.
+    /// `rw`, `ro`, or the only word of a line without figures.
     pub mode: String,
     /// The whole line.
     pub line: String,
 }
 
 impl Status {
-    /// Reads a line of `dmsetup status`, as the project does, and prints it again, so that every
-    /// status that a kernel gives is a test of both.
+    /// Parses a line of `dmsetup status` with the project's parser and prints it again, so that
+    /// every status of a kernel tests both.
     ///
     /// # Errors
-    /// When it is not that of a clone, or not printed as it was.
+    /// If it is not the status of a clone, or if the printed line differs.
     pub fn parse(line: &str) -> Result<Self> {
         let line = line.trim().to_owned();
         let parsed = StatusLine::parse(&line).with_context(|| line.clone())?;
@@ -88,11 +88,11 @@ impl Status {
 }
 
 impl Vm {
-    /// Creates a device of zeroes, and gives its node: a source or a destination where only
-    /// metadata matters. What is written to it is gone.
+    /// Creates a device of zeroes and returns its node. It serves as a source or destination if
+    /// only metadata matters; writes to it are lost.
     ///
     /// # Errors
-    /// When the kernel refuses it.
+    /// If the kernel refuses it.
     pub fn zero_device(&mut self, name: &str, sectors: u64) -> Result<String> {
         self.script(&format!("dmsetup create {name} --table '0 {sectors} zero'"))?;
         Ok(format!("/dev/mapper/{name}"))
@@ -101,7 +101,7 @@ impl Vm {
     /// Tries to create a clone.
     ///
     /// # Errors
-    /// When the guest does not answer; a refusal is no error.
+    /// If the guest does not answer; a refusal is not an error.
     pub fn try_create(&mut self, clone: &CloneLine) -> Result<Output> {
         self.run(&format!("dmsetup create {} --table '{}'", clone.name, clone.table()))
     }
@@ -109,7 +109,7 @@ impl Vm {
     /// Creates a clone.
     ///
     /// # Errors
-    /// When the kernel refuses it: with what it said.
+    /// If the kernel refuses it, with its messages.
     pub fn create(&mut self, clone: &CloneLine) -> Result<()> {
         let created = self.try_create(clone)?;
         if created.code != 0 {
@@ -119,19 +119,19 @@ impl Vm {
         Ok(())
     }
 
-    /// The clone's status. Asking commits.
+    /// Returns the clone's status. This request commits.
     ///
     /// # Errors
-    /// When there is no such clone.
+    /// If there is no such clone.
     pub fn status(&mut self, name: &str) -> Result<Status> {
         Status::parse(&self.script(&format!("dmsetup status {name}"))?)
     }
 
-    /// The same while nothing is being copied. A kernel that looks for something to copy tells of
-    /// a region too many, for a moment.
+    /// Returns the clone's status while no copy is in flight. A kernel that looks for a region to
+    /// copy reports one region too many for a moment.
     ///
     /// # Errors
-    /// When that moment does not end.
+    /// If a copy is still reported after 3000 attempts.
     pub fn status_at_rest(&mut self, name: &str) -> Result<Status> {
         for _ in 0..3000 {
             let status = self.status(name)?;
@@ -146,7 +146,7 @@ impl Vm {
     /// Sends a message to a clone.
     ///
     /// # Errors
-    /// When the kernel refuses it.
+    /// If the kernel refuses it.
     pub fn message(&mut self, name: &str, message: &str) -> Result<()> {
         self.script(&format!("dmsetup message {name} 0 {message}")).map(drop)
     }
@@ -154,7 +154,7 @@ impl Vm {
     /// Removes devices.
     ///
     /// # Errors
-    /// When one is in use, or there is none.
+    /// If one is in use or does not exist.
     pub fn remove(&mut self, names: &[&str]) -> Result<()> {
         self.script(&format!(
             "for name in {}; do dmsetup remove $name || exit; done",
@@ -166,7 +166,7 @@ impl Vm {
     /// Waits until all regions of a clone are hydrated.
     ///
     /// # Errors
-    /// When that takes ten minutes.
+    /// If that takes more than ten minutes.
     pub fn wait_hydrated(&mut self, name: &str) -> Result<Status> {
         self.script(&format!(
             "for i in $(seq 6000); do
@@ -182,28 +182,28 @@ impl Vm {
         Ok(status)
     }
 
-    /// Carries out operations on a device, one after the other, and gives what each of the reads
-    /// among them read.
+    /// Performs operations on a device, one after the other. Returns the results of the reads among
+    /// them.
     ///
     /// # Errors
-    /// The first that fails.
+    /// The first failure.
     pub fn block_io(&mut self, node: &str, ops: &[Op]) -> Result<Vec<Vec<Run>>> {
         let read = self.script(&format!("block_io {node} << END\n{}END", text(ops)))?;
         read.lines().map(content::parse_runs).collect()
     }
 
-    /// Whose content the sectors of a device are, read past the page cache.
+    /// Returns the authors of a device's sectors, read past the page cache.
     ///
     /// # Errors
-    /// When reading fails.
+    /// If a read fails.
     pub fn authors(&mut self, node: &str) -> Result<Vec<Run>> {
         content::parse_runs(&self.script(&format!("block_io --authors {node}"))?)
     }
 
-    /// What the kernel has said about its block devices since the last time.
+    /// Returns the kernel's messages about device-mapper, bugs and warnings since the last call.
     ///
     /// # Errors
-    /// When the guest does not answer.
+    /// If the guest does not answer.
     pub fn kernel_messages(&mut self) -> Result<Vec<String>> {
         let text = self.script("dmesg -c | grep -E 'device-mapper|BUG|WARNING' || true")?;
         let message = |line: &str| line.split_once("] ").map_or(line, |(_, rest)| rest).to_owned();
@@ -213,7 +213,7 @@ impl Vm {
     /// Attaches `image` as the metadata of a clone between two devices of zeroes.
     ///
     /// # Errors
-    /// When one of the devices cannot be made.
+    /// If one of the devices cannot be created.
     pub fn clone_of_zeroes(
         &mut self,
         name: &str,

@@ -1,4 +1,4 @@
-//! What metadata may say while a script is carried out, one operation after the other.
+//! The hydrated regions that metadata may show while a script runs, one operation after the other.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -7,28 +7,28 @@ use anyhow::{Result, ensure};
 
 use crate::script::{Op, Regions};
 
-/// A script, and which of its operations is the first to hydrate a region.
+/// A script, with the first operation that hydrates each region.
 #[derive(Debug)]
 pub struct History {
     first: BTreeMap<u64, usize>,
     operations: usize,
-    /// For each operation, how many there are up to the last flush before it.
+    /// For each operation, the number of operations up to the last flush before it.
     flushed: Vec<usize>,
 }
 
-/// What is known of a script at some moment, as numbers of operations.
+/// Known progress of a script at some moment, as numbers of operations.
 #[derive(Clone, Copy, Debug)]
 pub struct Known {
-    /// So many were followed by a flush that has ended: they must be there.
+    /// This many operations were followed by a flush that has ended: they must be there.
     pub flushed: usize,
-    /// So many may have begun: no others can be there.
+    /// This many operations may have begun: no others can be there.
     pub begun: usize,
-    /// Whether hydration runs beside them, so that any other region may be there.
+    /// True if hydration runs beside them, so that any other region may be there.
     pub hydrating: bool,
 }
 
 impl History {
-    /// That of a clone with no region hydrated.
+    /// Creates the history of a clone that has no hydrated region at first.
     pub fn new(regions: Regions, script: &[Op]) -> Self {
         let mut first = BTreeMap::new();
         let mut flushed = vec![0];
@@ -41,21 +41,21 @@ impl History {
         Self { first, operations: script.len(), flushed }
     }
 
-    /// How many operations must be there when `ended` have ended.
+    /// Returns how many operations must be there when `ended` have ended.
     pub fn flushed(&self, ended: usize) -> usize {
         self.flushed[ended.min(self.operations)]
     }
 
-    /// How many regions the first `operations` hydrate.
+    /// Returns how many regions the first `operations` operations hydrate.
     pub fn count(&self, operations: usize) -> u64 {
         self.first.values().filter(|nr| **nr < operations).count() as u64
     }
 
-    /// Judges the hydrated regions that metadata tells of: those of a number of operations, in
-    /// order, and some of the next one, for that may be under way. Gives the number.
+    /// Checks the hydrated regions of metadata: they must be those of a number of operations in
+    /// order, plus some of the next one, which may be in flight. Returns the number.
     ///
     /// # Errors
-    /// A region that cannot be there, or is missing.
+    /// A region that cannot be there, or that is missing.
     pub fn judge(&self, dump: &[Range<u64>], known: Known) -> Result<usize> {
         let is_there = |region: u64| {
             let next = dump.partition_point(|run| run.end <= region);

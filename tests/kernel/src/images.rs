@@ -1,5 +1,6 @@
-//! What the devices of a clone hold, sector by sector, and what is read of it: a model that knows
-//! more than [`Model`](crate::script::Model) does of what lies below.
+//! A model of the content of a clone's devices, sector by sector, and of the results of reads.
+//! Unlike [`Model`](crate::script::Model), it covers the content of the destination below regions
+//! that are not hydrated.
 
 use std::ops::Range;
 
@@ -9,25 +10,25 @@ use crate::content::{Run, ZEROES, runs_of};
 use crate::data::GARBAGE;
 use crate::script::{Op, Regions, set};
 
-/// A clone, after some operations.
+/// The state of a clone after some operations.
 #[derive(Clone, Debug)]
 pub struct Images {
     regions: Regions,
-    /// Whether discards are passed down, to a destination that makes zeroes of them.
+    /// True if discards are passed down to a destination that turns them into zeroes.
     passdown: bool,
-    /// What they do to regions that are not hydrated.
+    /// Effect of discards on regions that are not hydrated.
     discards: Discards,
     /// The author of each sector of the source.
     pub source: Vec<u64>,
-    /// The author of each sector of the destination. Where a region is not hydrated, it may have
-    /// another.
+    /// The author of each sector of the destination. In a region that is not hydrated, the device
+    /// may have another author.
     pub destination: Vec<u64>,
-    /// Whether each region is hydrated.
+    /// True for each hydrated region.
     pub hydrated: Vec<bool>,
 }
 
 impl Images {
-    /// A clone with no region hydrated, and a destination of [`GARBAGE`].
+    /// Creates a clone with no hydrated region, and a destination of [`GARBAGE`].
     pub fn new(regions: Regions, source: Vec<u64>, passdown: bool) -> Self {
         Self {
             regions,
@@ -39,23 +40,23 @@ impl Images {
         }
     }
 
-    /// The clone's regions.
+    /// Returns the clone's regions.
     pub fn regions(&self) -> Regions {
         self.regions
     }
 
-    /// Whether discards are passed down.
+    /// Returns whether discards are passed down.
     pub fn passes_down(&self) -> bool {
         self.passdown
     }
 
-    /// Whether discards are passed down from now on.
+    /// Sets whether discards are passed down.
     pub fn pass_down(&mut self, passdown: bool) {
         self.passdown = passdown;
     }
 
-    /// What discards do from now on, to regions that are not hydrated; at first it is what they do
-    /// in the kernel, and shows what the destination holds there.
+    /// Sets the effect of discards on regions that are not hydrated. By default they work as in the
+    /// kernel, and show the content of the destination.
     pub fn discard_as(&mut self, discards: Discards) {
         self.discards = discards;
     }
@@ -65,7 +66,7 @@ impl Images {
         sector(regions.start)..sector(regions.end)
     }
 
-    /// What `op` changes.
+    /// Applies the changes of `op`.
     pub fn apply(&mut self, op: &Op) {
         if let Some((sectors, seed)) = op.written() {
             self.hydrate(&self.regions.hydrated_by(op));
@@ -75,7 +76,7 @@ impl Images {
         let mut regions = self.regions.hydrated_by(op);
         let zeroes = self.discards == Discards::Zero;
         if zeroes && discarded.end == self.regions.target {
-            // The short last region too, if it is covered.
+            // A covered short last region is included.
             let last = discarded.end.div_ceil(self.regions.size);
             regions.end = if discarded.start.div_ceil(self.regions.size) < last { last } else { 0 };
         }
@@ -90,7 +91,7 @@ impl Images {
         }
     }
 
-    /// Copies those of `regions` that are not hydrated.
+    /// Copies the regions among `regions` that are not hydrated.
     pub fn hydrate(&mut self, regions: &Range<u64>) {
         for region in regions.clone() {
             if !self.hydrated[region as usize] {
@@ -101,7 +102,7 @@ impl Images {
         set(&mut self.hydrated, regions);
     }
 
-    /// What a read of `sectors` gives.
+    /// Returns the result of a read of `sectors`.
     pub fn runs(&self, sectors: &Range<u64>) -> Vec<Run> {
         let author = |sector: u64| {
             let hydrated = self.hydrated[(sector / self.regions.size) as usize];

@@ -1,7 +1,8 @@
-//! The kernel that judges: booted once, kept as the state of a machine that waits for requests.
+//! The kernel under test. It is booted once, and kept as the saved state of a machine that waits
+//! for requests.
 //!
-//! A boot takes some six seconds under emulation, going on from a saved state a quarter of one. So
-//! every case can have a kernel of its own, and one that dies costs nothing.
+//! Under emulation, a boot takes some six seconds, and resuming from a saved state a quarter of
+//! one. Every case can therefore have its own kernel, and a crash costs nothing.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -17,29 +18,29 @@ use crate::vm::Vm;
 /// Memory of a guest, in MiB.
 const MEMORY: u32 = 512;
 
-/// What the kernel is told. An oops ends the guest: nothing that it says afterwards is a verdict.
+/// Command line of the kernel. An oops ends the guest, because later messages are not a verdict.
 const COMMAND_LINE: &str =
     "console=ttyS0 quiet panic=-1 oops=panic norandmaps mitigations=off rdinit=/init";
 
-/// How long a saved state is kept that is not this run's: 100 MB each.
+/// Time for which a saved state of another run is kept. Each takes 100 MB.
 const KEPT: Duration = Duration::from_secs(12 * 60 * 60);
 
 /// A kernel that can be started.
 #[derive(Clone, Debug)]
 pub struct Kernel {
-    /// What `tests/kernel/prepare` made.
+    /// The folder made by `tests/kernel/prepare`.
     folder: PathBuf,
-    /// The guest's first files, packed.
+    /// The packed initial files of the guest.
     initrd: PathBuf,
-    /// The machine after it has booted.
+    /// The saved state after the boot.
     state: PathBuf,
 }
 
 impl Kernel {
-    /// The kernel in `folder`, with `programs` in the guest's path.
+    /// Prepares the kernel in `folder`, with `programs` in the guest's path.
     ///
     /// # Errors
-    /// When the guest cannot be packed, or does not boot.
+    /// If the guest cannot be packed or does not boot.
     pub fn prepare(folder: &Path, programs: &[PathBuf]) -> Result<Self> {
         let mut sum = crc32c::crc32c(format!("{COMMAND_LINE} {MEMORY} {ARGUMENTS:?}").as_bytes());
         for program in programs {
@@ -58,32 +59,32 @@ impl Kernel {
             kernel.pack(programs).context("packing the guest")?;
             kernel.boot().context("booting the guest")?;
         }
-        // Others see that it is in use.
+        // The new timestamps show other processes that the files are in use.
         for file in [&kernel.initrd, &kernel.state] {
             File::open(file)?.set_modified(SystemTime::now())?;
         }
         Ok(kernel)
     }
 
-    /// Of which release it is.
+    /// Returns the release of the kernel.
     ///
     /// # Errors
-    /// When `tests/kernel/prepare` has not said.
+    /// If `tests/kernel/prepare` has not recorded it.
     pub fn release(&self) -> Result<String> {
         Ok(fs::read_to_string(self.folder.join("release"))?.trim().to_owned())
     }
 
-    /// A program that comes from the same packages, as the guest needs it.
+    /// Returns the path of a program from the same packages, for use in the guest.
     pub fn packaged(&self, program: &str) -> PathBuf {
         self.folder.join("root/usr").join(program)
     }
 
-    /// A tool of the same packages, to be run here.
+    /// Returns a command for a tool of the same packages, for use on the host.
     pub fn tool(&self, name: &str) -> Command {
         Command::new(self.folder.join("bin").join(name))
     }
 
-    /// The loader that finds out which libraries a program wants, and where they are.
+    /// Returns the libraries that a program needs, as found by the packages' loader.
     pub(crate) fn libraries_of(&self, program: &Path) -> Result<Vec<PathBuf>> {
         let root = self.folder.join("root");
         let lib = root.join("usr/lib");
@@ -98,7 +99,8 @@ impl Kernel {
         Ok(text.lines().filter_map(library).collect())
     }
 
-    /// The emulator, as every guest has it but for what connects it to the host.
+    /// Returns the emulator's command with the arguments shared by all guests, without the
+    /// connections to the host.
     pub(crate) fn emulator(&self) -> Command {
         let mut command = self.tool("qemu-system-x86_64");
         command
@@ -116,7 +118,7 @@ impl Kernel {
         &self.state
     }
 
-    /// Removes what was made for other programs, unless others may be using it.
+    /// Removes files made for other programs, unless other processes may use them.
     fn forget_others(&self) -> Result<()> {
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
@@ -165,9 +167,9 @@ impl Kernel {
         let mut vm = Vm::boot(self, work.path())?;
         let unfinished = self.state.with_extension("unfinished");
         let qmp = vm.qmp();
-        // Without a limit: the default is that of a network.
+        // No limit: the default is meant for a network.
         qmp.execute("migrate-set-parameters", json!({ "max-bandwidth": 1_u64 << 40 }))?;
-        // It has its name when all of it is there.
+        // The file gets its name once it is complete.
         let (unfinished, state) = (unfinished.display(), self.state.display());
         let uri = format!("exec:cat > '{unfinished}' && mv '{unfinished}' '{state}'");
         qmp.execute("migrate", json!({ "uri": uri }))?;
@@ -181,7 +183,8 @@ impl Kernel {
     }
 }
 
-/// What all guests have. Software emulation: whether a machine has virtualization must not matter.
+/// Arguments of all guests. They use software emulation, so that results do not depend on the
+/// machine's virtualization.
 const ARGUMENTS: &[&str] = &[
     "-machine",
     "q35",
@@ -195,14 +198,14 @@ const ARGUMENTS: &[&str] = &[
     "-display",
     "none",
     "-no-reboot",
-    // A port for requests, one for what a script tells while it runs.
+    // A port for requests, and one for the progress of a running script.
     "-device",
     "virtio-serial-pci",
     "-device",
     "virtserialport,chardev=requests,name=requests",
     "-device",
     "virtserialport,chardev=progress,name=progress",
-    // Disks come and go on this bus.
+    // Disks are attached and detached on this bus.
     "-device",
     "virtio-scsi-pci,id=disks",
     // The host is 10.0.2.2.

@@ -1,5 +1,5 @@
-//! A real kernel as judge: a virtual machine that has the clone target, what can be asked of it,
-//! and the [scenarios] that it judges. `tests/kernel/README.md` tells how one is written.
+//! A real kernel as judge: a virtual machine with the clone target, requests to it, and the
+//! [scenarios] that it judges. `tests/kernel/README.md` explains how to write one.
 
 pub mod block;
 pub mod content;

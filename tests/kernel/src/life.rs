@@ -1,5 +1,5 @@
-//! The life of a clone from its opening to its end, in a guest's kernel or in the project's engine,
-//! one step after the other: so that there is one right answer.
+//! The life of a clone from its opening to its end, in a guest's kernel or in the project's engine.
+//! Steps are performed one after the other, so that there is only one right result.
 
 use std::fmt;
 
@@ -19,22 +19,22 @@ pub enum Step {
     Io(Vec<Op>),
     /// A message to the clone.
     Message(String),
-    /// Switches hydration on, waits until so many more regions are hydrated, and switches it off.
+    /// Enables hydration, waits until this many more regions are hydrated, and disables it.
     HydrateSome(u64),
     /// Waits until all regions are hydrated.
     Finish,
 }
 
-/// What is done to a clone.
+/// The options of a clone and the steps of its life.
 #[derive(Clone, Debug)]
 pub struct Life {
     /// Features and core arguments of the table line.
     pub options: String,
-    /// What is done then.
+    /// The steps, in order.
     pub steps: Vec<Step>,
 }
 
-/// As it can be replayed by hand.
+/// Formats a life as text that can be replayed by hand.
 impl fmt::Display for Life {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "# {}", self.options)?;
@@ -51,7 +51,7 @@ impl fmt::Display for Life {
 }
 
 impl Life {
-    /// Its operations, one after the other.
+    /// Returns the operations in order.
     pub fn ops(&self) -> impl Iterator<Item = &Op> {
         self.steps.iter().flat_map(|step| match step {
             Step::Io(ops) => &ops[..],
@@ -61,10 +61,10 @@ impl Life {
 }
 
 impl Life {
-    /// What is set when it ends.
+    /// Returns the options at the end of the life.
     ///
     /// # Errors
-    /// When the options or a message are none.
+    /// If the options or a message are invalid.
     pub fn options_at_end(&self) -> Result<Options> {
         let line = TableLine::parse(&format!("0 8 clone m d s 8 {}", self.options))?;
         let mut options = line.arguments().options();
@@ -83,8 +83,8 @@ impl Life {
         Ok(options)
     }
 
-    /// What reads give in this life of a clone, which `images` lead through it. Which regions
-    /// [`Step::HydrateSome`] hydrates nobody can know: they are left out.
+    /// Predicts the results of reads in this life, and applies its changes to `images`. The regions
+    /// that [`Step::HydrateSome`] hydrates are unpredictable, and left out.
     pub fn foretell(&self, images: &mut Images) -> Vec<Vec<Run>> {
         let mut reads = Vec::new();
         for step in &self.steps {
@@ -104,10 +104,10 @@ impl Life {
         reads
     }
 
-    /// Whether the reads gave what was foretold.
+    /// Checks the results of reads against the predicted ones.
     ///
     /// # Errors
-    /// The first that did not, with what it gave.
+    /// The first difference, with the actual result.
     pub fn expect(&self, told: &Told, reads: &[Vec<Run>]) -> Result<()> {
         let read: Vec<&Op> = self.ops().filter(|op| matches!(op, Op::Read(_))).collect();
         ensure!(told.reads.len() == read.len(), "{} of {} reads", told.reads.len(), read.len());
@@ -119,20 +119,20 @@ impl Life {
     }
 }
 
-/// What a clone told in its life.
+/// The results of a clone's life.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Told {
-    /// What each read gave.
+    /// The result of each read.
     pub reads: Vec<Vec<Run>>,
     /// The status line at the end.
     pub status: String,
 }
 
 impl Vm {
-    /// Has the kernel open a clone, lead it through its life, and close it.
+    /// Lets the kernel open a clone, perform the steps of its life, and close it.
     ///
     /// # Errors
-    /// When the kernel refuses it, or a step fails.
+    /// If the kernel refuses it, or a step fails.
     pub fn live(&mut self, clone: &DataClone, name: &str, life: &Life) -> Result<Told> {
         let attached = clone.attach(self, name, &life.options)?;
         self.create(&attached.line)?;

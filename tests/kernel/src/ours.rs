@@ -1,4 +1,4 @@
-//! The project's engine in the place of a kernel: a clone on files, driven as a daemon does.
+//! The project's engine in place of a kernel: a clone on files, driven like in the daemon.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -23,22 +23,22 @@ use crate::data::DataClone;
 use crate::life::{Life, Step, Told};
 use crate::script::Op;
 
-/// How long hydration may take. It is far more than it needs.
+/// Time limit of hydration, far more than it needs.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Regions a second, where only some are to be hydrated.
+/// Regions per second, if only some are to be hydrated.
 const SLOW: u64 = 200;
 
-/// What can be set on the engine, and not on a kernel.
+/// Settings that the engine has and a kernel does not.
 #[derive(Clone, Copy, Debug)]
 pub struct Ways {
-    /// The most bytes that are copied in one go.
+    /// Maximum number of bytes copied in one operation.
     pub copy_bytes: u64,
-    /// What a discard of regions that are not hydrated does.
+    /// Effect of a discard on regions that are not hydrated.
     pub discards: Discards,
 }
 
-/// A clone that the engine has open.
+/// A clone opened by the engine.
 struct Ours {
     clone: RunningClone<FileDevice>,
     client: Client,
@@ -46,10 +46,10 @@ struct Ours {
     region_bytes: u64,
 }
 
-/// Opens a clone, leads it through its life, and closes it.
+/// Opens a clone, performs the steps of its life, and closes it.
 ///
 /// # Errors
-/// When it is refused, or a step fails.
+/// If it is refused, or a step fails.
 pub fn live(clone: &DataClone, life: &Life, ways: Ways) -> Result<Told> {
     let ours = Ours::open(clone, &life.options, ways)?;
     let mut reads = Vec::new();
@@ -101,7 +101,7 @@ impl Ours {
         Ok(Self { client: clone.client(), clone, sectors: regions.target, region_bytes })
     }
 
-    /// Carries out one operation. Of a read, gives what it read.
+    /// Performs one operation. For a read, returns its result.
     fn apply(&self, op: &Op) -> Result<Option<Vec<Run>>> {
         let bytes = |sectors: &Range<u64>| sectors.start * SECTOR_SIZE..sectors.end * SECTOR_SIZE;
         match op {
@@ -125,7 +125,7 @@ impl Ours {
         Ok(content::authors_from(sectors.start, &mut &*data)?)
     }
 
-    /// As the kernel tells it: after a commit.
+    /// Returns the status after a commit, like the kernel.
     fn status_at_rest(&self) -> Result<String> {
         let begin = Instant::now();
         loop {
@@ -141,7 +141,7 @@ impl Ours {
         }
     }
 
-    /// Waits until `regions` are hydrated, or all.
+    /// Waits until `regions` regions are hydrated, or all of them.
     fn wait_until_hydrated(&self, regions: u64) -> Result<()> {
         let begin = Instant::now();
         loop {
@@ -159,7 +159,7 @@ impl Ours {
         self.clone.command(Command::HydrationRate(Some(SLOW * self.region_bytes)));
         self.clone.command(Command::parse("enable_hydration")?);
         self.wait_until_hydrated(enough)?;
-        // What is under way ends with that.
+        // The suspend waits for the operations in flight.
         self.clone.command(Command::parse("disable_hydration")?);
         self.clone.suspend()?;
         self.clone.resume()?;
@@ -168,7 +168,7 @@ impl Ours {
     }
 }
 
-/// Whether the first block of the file `metadata` is all zero: then it is to be formatted.
+/// Returns whether the first block of the file `metadata` is all zero: then it has to be formatted.
 fn begins_with_zeroes(metadata: &Path) -> io::Result<bool> {
     let mut block = [1; 4096];
     File::open(metadata)?.read_exact(&mut block)?;

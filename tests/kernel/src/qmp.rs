@@ -1,4 +1,4 @@
-//! The emulator's control socket (QEMU Machine Protocol: a JSON document a line).
+//! The emulator's control socket (QEMU Machine Protocol: one JSON document per line).
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 /// An open control socket.
 pub(crate) struct Qmp {
     reader: BufReader<UnixStream>,
-    /// Events that came while an answer was waited for.
+    /// Events that arrived while an answer was awaited.
     events: Vec<Value>,
 }
 
@@ -31,7 +31,7 @@ impl Qmp {
         Ok(serde_json::from_str(&line)?)
     }
 
-    /// Executes a command, and gives what it returns.
+    /// Executes a command and returns its result.
     pub(crate) fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
         let request = json!({ "execute": command, "arguments": arguments });
         writeln!(self.reader.get_mut(), "{request}")?;
@@ -62,7 +62,7 @@ impl Qmp {
         }
     }
 
-    /// Asks with `command` again and again until the answer's status is `wanted`.
+    /// Repeats `command` until the answer's status is `wanted`.
     pub(crate) fn wait_until(&mut self, command: &str, wanted: &str) -> Result<()> {
         loop {
             let answer = self.execute(command, json!({}))?;

@@ -1,4 +1,4 @@
-//! Random requests of all kinds and shapes, for a clone that is asked one thing after the other.
+//! Random requests of all kinds and sizes, for a clone that gets one request at a time.
 
 use std::ops::Range;
 
@@ -7,30 +7,30 @@ use rand::rngs::StdRng;
 
 use crate::script::{Op, Regions};
 
-/// The most sectors that one request has.
+/// Maximum number of sectors of a request.
 const LONGEST: u64 = 4096;
 
-/// Makes requests.
+/// A generator of requests.
 #[derive(Debug)]
 pub struct Requests {
     regions: Regions,
     rng: StdRng,
-    /// The next write leaves it.
+    /// The seed of the next write.
     next_seed: u64,
 }
 
 impl Requests {
-    /// Requests to a clone; each write has a seed of its own.
+    /// Creates a generator of requests to a clone. Each write has its own seed.
     pub fn new(regions: Regions, rng: StdRng) -> Self {
         Self { regions, rng, next_seed: 1 }
     }
 
-    /// A random number.
+    /// Returns a random number.
     pub fn number(&mut self, range: Range<u64>) -> u64 {
         self.rng.random_range(range)
     }
 
-    /// `count` of them, or as many with no discards.
+    /// Returns `count` random operations, without discards unless `with_discards` is set.
     pub fn ops(&mut self, count: u64, with_discards: bool) -> Vec<Op> {
         (0..count).map(|_| self.op(with_discards)).collect()
     }
@@ -43,7 +43,7 @@ impl Requests {
             0..7 => Op::Write(sectors, seed),
             7..9 => Op::DurableWrite(sectors, seed),
             9..11 => Op::Zero(sectors),
-            // One that covers no region does nothing.
+            // A discard that covers no whole region does nothing.
             11 | 12 if with_discards => Op::Discard(self.whole_regions()),
             13 if with_discards => Op::Discard(sectors),
             18.. => Op::Flush,
@@ -51,7 +51,7 @@ impl Requests {
         }
     }
 
-    /// Parts of a region, whole regions, the end of the clone, or anything.
+    /// Returns parts of a region, whole regions, the end of the clone, or any sectors.
     fn sectors(&mut self) -> Range<u64> {
         let Regions { size, target } = self.regions;
         let region = self.number(0..self.regions.count());
@@ -75,7 +75,7 @@ impl Requests {
         self.cut(sectors)
     }
 
-    /// Some regions; of the last one what there is of it.
+    /// Returns the sectors of some whole regions, cut off at the end of the clone.
     fn whole_regions(&mut self) -> Range<u64> {
         let size = self.regions.size;
         let begin = self.number(0..self.regions.count()) * size;

@@ -1,4 +1,4 @@
-//! Runs scenarios, two at a time, and tells how they ended.
+//! Runs scenarios, several at a time, and reports their results.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,34 +13,34 @@ use crate::context::{Context, Scenario};
 use crate::kernel::Kernel;
 use crate::tools::Tools;
 
-/// Where and with what scenarios are run.
+/// The settings for a run of scenarios.
 pub struct Runner {
     /// The kernel.
     pub kernel: Kernel,
     /// The project's programs.
     pub tools: Tools,
-    /// What random choices begin with.
+    /// Seed of all random choices.
     pub seed: u64,
-    /// Gets a folder for each scenario, which stays if it fails.
+    /// Parent folder of the scenarios' folders. A folder stays if its scenario fails.
     pub folder: PathBuf,
-    /// How many are run at a time.
+    /// Number of scenarios that run at a time.
     pub jobs: usize,
 }
 
-/// How many scenarios ended how.
+/// Number of scenarios by result.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Totals {
-    /// Kernel and tools agree.
+    /// Scenarios in which kernel and tools agree.
     pub passed: usize,
-    /// They do not.
+    /// Scenarios in which they do not.
     pub failed: usize,
 }
 
 impl Runner {
-    /// Runs `scenarios`, and prints how each ended as soon as it has.
+    /// Runs `scenarios`, and prints each result as soon as it is known.
     ///
     /// # Errors
-    /// When the folder cannot be made. A scenario that fails is no error.
+    /// If the folder cannot be created. A failed scenario is not an error.
     pub fn run(&self, scenarios: &[&Scenario]) -> Result<Totals> {
         fs::create_dir_all(&self.folder).with_context(|| self.folder.display().to_string())?;
         let queue = Mutex::new(scenarios.iter());

@@ -1,5 +1,5 @@
-//! What is done to a block device, one operation after the other: a text that the host makes and
-//! the guest's `block_io` carries out.
+//! Operations on a block device, one after the other: a text that the host writes and the guest's
+//! `block_io` performs.
 
 use std::fmt;
 use std::ops::Range;
@@ -11,20 +11,20 @@ use rand::rngs::StdRng;
 
 use crate::content::ZEROES;
 
-/// One operation. All ranges are half-open, in sectors.
+/// An operation. All ranges are half-open, in sectors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
     /// Writes the [content](crate::content) of a seed, in one request.
     Write(Range<u64>, u64),
-    /// The same, and it is on the medium when it ends.
+    /// Like [`Op::Write`], but the data is on the medium when the operation ends.
     DurableWrite(Range<u64>, u64),
-    /// Writes zeroes, by a request that carries no data if the device takes such.
+    /// Writes zeroes, with a request that carries no data if the device supports that.
     Zero(Range<u64>),
     /// Reads, in one request.
     Read(Range<u64>),
     /// Discards.
     Discard(Range<u64>),
-    /// A flush, and its answer.
+    /// Flushes, and waits for the answer.
     Flush,
 }
 
@@ -67,7 +67,7 @@ impl FromStr for Op {
 }
 
 impl Op {
-    /// The sectors that it writes, and what they hold then: the seed of their content.
+    /// Returns the sectors that the operation writes, and the seed of their new content.
     pub fn written(&self) -> Option<(Range<u64>, u64)> {
         match self {
             Self::Write(sectors, seed) | Self::DurableWrite(sectors, seed) => {
@@ -79,7 +79,7 @@ impl Op {
     }
 }
 
-/// The text of `ops`.
+/// Formats `ops` as text.
 pub fn text(ops: &[Op]) -> String {
     ops.iter().map(|op| format!("{op}\n")).collect()
 }
@@ -87,20 +87,20 @@ pub fn text(ops: &[Op]) -> String {
 /// A clone's regions.
 #[derive(Clone, Copy, Debug)]
 pub struct Regions {
-    /// Sectors in one.
+    /// Sectors per region.
     pub size: u64,
-    /// Sectors in all.
+    /// Sectors of the clone.
     pub target: u64,
 }
 
 impl Regions {
-    /// How many there are.
+    /// Returns the number of regions.
     pub fn count(self) -> u64 {
         self.target.div_ceil(self.size)
     }
 
-    /// The regions that `op` makes hydrated, by what the target does: all that a write touches,
-    /// and what a discard covers wholly, the short last region never.
+    /// Returns the regions that `op` hydrates in the kernel's target: every region that a write
+    /// touches, and every region that a discard covers wholly, but never the short last one.
     pub fn hydrated_by(self, op: &Op) -> Range<u64> {
         if let Op::Discard(sectors) = op {
             let begin = sectors.start.div_ceil(self.size);
@@ -111,52 +111,52 @@ impl Regions {
             .map_or(0..0, |(sectors, _)| sectors.start / self.size..sectors.end.div_ceil(self.size))
     }
 
-    /// One more of a random script: writes of one sector up to three regions, discards up to
-    /// eight, flushes. `seed` is what a write leaves.
+    /// Returns a random operation: a write of one sector up to three regions, a discard of up to
+    /// eight regions, or a flush. `seed` is the content of a write.
     pub fn random_op(self, rng: &mut StdRng, seed: u64) -> Op {
         let range = |rng: &mut StdRng, most: u64| {
             let start = rng.random_range(0..self.target);
             start..(start + rng.random_range(1..=most)).min(self.target)
         };
         match rng.random_range(0..10) {
-            // The block layer splits at 2 MiB or so, but `block_io` wants one buffer.
+            // The block layer splits at about 2 MiB, but `block_io` uses one buffer.
             0..7 => Op::Write(range(rng, (3 * self.size).min(1024)), seed),
             7 => Op::Discard(range(rng, 8 * self.size)),
             _ => Op::Flush,
         }
     }
 
-    /// `count` operations. Each write has a seed of its own, from `first_seed` upwards.
+    /// Returns `count` operations. Each write has its own seed, counted from `first_seed`.
     pub fn random_script(self, rng: &mut StdRng, count: usize, first_seed: u64) -> Vec<Op> {
         (first_seed..).take(count).map(|seed| self.random_op(rng, seed)).collect()
     }
 }
 
-/// Which regions are hydrated, and what each sector reads as, after some operations.
+/// The hydrated regions and the content of each sector after some operations.
 #[derive(Clone, Debug)]
 pub struct Model {
     regions: Regions,
     /// The author of each sector.
     pub sectors: Vec<u64>,
-    /// Whether each region is hydrated.
+    /// True for each hydrated region.
     pub hydrated: Vec<bool>,
 }
 
 impl Model {
-    /// A clone of a source whose sectors all have the author `source`.
+    /// Creates a clone of a source whose sectors all have the author `source`.
     pub fn new(regions: Regions, source: u64) -> Self {
         let sectors = vec![source; regions.target as usize];
         Self { regions, sectors, hydrated: vec![false; regions.count() as usize] }
     }
 
-    /// The clone's regions.
+    /// Returns the clone's regions.
     pub fn regions(&self) -> Regions {
         self.regions
     }
 
-    /// What `op` changes. What a discard covers reads as zeroes, if it goes down to a destination
-    /// that makes it so; otherwise as before on hydrated regions, and as what the destination
-    /// holds on others.
+    /// Applies the changes of `op`. Discarded sectors read as zeroes if the discard is passed down
+    /// to a destination that zeroes them. Otherwise hydrated regions are unchanged, and other
+    /// regions show the content of the destination.
     pub fn apply(&mut self, op: &Op) {
         let regions = self.regions.hydrated_by(op);
         if let Some((sectors, seed)) = op.written() {
@@ -168,20 +168,20 @@ impl Model {
         set(&mut self.hydrated, &regions);
     }
 
-    /// The hydrated regions, in maximal runs, half-open.
+    /// Returns the hydrated regions in maximal, half-open runs.
     pub fn runs(&self) -> Vec<Range<u64>> {
         runs(&self.hydrated)
     }
 }
 
-/// Sets the bits of `range`, which may be empty wherever it lies.
+/// Sets the bits of `range`, which may be empty at any position.
 pub fn set(bits: &mut [bool], range: &Range<u64>) {
     if !range.is_empty() {
         bits[range.start as usize..range.end as usize].fill(true);
     }
 }
 
-/// Maximal runs of what is set, half-open.
+/// Returns the maximal, half-open runs of set bits.
 pub fn runs(bits: &[bool]) -> Vec<Range<u64>> {
     let mut runs: Vec<Range<u64>> = Vec::new();
     for (nr, _) in (0..).zip(bits).filter(|(_, bit)| **bit) {
@@ -231,7 +231,7 @@ mod tests {
         model.apply(&Op::Discard(8..16));
         assert_eq!(model.sectors[5..11], [SOURCE, 1, 1, ZEROES, ZEROES, ZEROES]);
         assert_eq!(model.runs(), [0..2]);
-        // It covers no region, and none is where it looks for one.
+        // It covers no region, and no region exists at that position.
         model.apply(&Op::Discard(97..100));
         assert_eq!(model.runs(), [0..2]);
     }

@@ -1,5 +1,5 @@
-//! The project's daemon in the place of a kernel: a clone on files, used by NBD and led by
-//! `clonectl`, as its users do both.
+//! The project's daemon in place of a kernel: a clone on files, used through NBD and controlled
+//! with `clonectl`, like by its users.
 
 use std::fs::{self, File};
 use std::ops::Range;
@@ -21,10 +21,10 @@ use crate::data::DataClone;
 use crate::life::{Life, Step, Told};
 use crate::script::Op;
 
-/// How long anything may take. It is far more than it needs.
+/// Time limit of each wait, far more than needed.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Regions a second, where only some are to be hydrated.
+/// Regions per second, if only some are to be hydrated.
 const SLOW: u64 = 200;
 
 /// The daemon with one clone, called `clone`, on this machine.
@@ -36,13 +36,13 @@ pub struct Daemon<'a> {
 }
 
 impl<'a> Daemon<'a> {
-    /// Starts `cloned run` with `arguments`, and does not wait until it serves. What it says is
-    /// kept under `name`.
+    /// Starts `cloned run` with `arguments` without waiting until it serves. Its output is kept
+    /// under `name`.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// If it cannot be started.
     pub fn run(context: &'a Context<'a>, name: &str, arguments: &[&str]) -> Result<Self> {
-        // A socket has a short path.
+        // The path of a socket must be short.
         let folder = tempfile::Builder::new().prefix("judge").tempdir()?.keep();
         let (control, log) = (folder.join("control"), context.path(&format!("{name}.log")));
         let process = Command::new(context.tools.program("cloned"))
@@ -56,10 +56,10 @@ impl<'a> Daemon<'a> {
         Ok(Self { context, process, control, log })
     }
 
-    /// Waits until `is_it` gives something.
+    /// Waits until `is_it` returns a value.
     ///
     /// # Errors
-    /// When the daemon ends, or it takes very long.
+    /// If the daemon exits, or the time limit is reached.
     pub fn wait_for<T>(&mut self, mut is_it: impl FnMut(&Self) -> Option<T>) -> Result<T> {
         let begin = Instant::now();
         loop {
@@ -73,32 +73,32 @@ impl<'a> Daemon<'a> {
         }
     }
 
-    /// What it has said.
+    /// Returns the daemon's output so far.
     pub fn said(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// What `clonectl` answers.
+    /// Runs `clonectl` and returns its output.
     ///
     /// # Errors
-    /// When it fails.
+    /// If it fails.
     pub fn ask(&self, arguments: &[&str]) -> Result<String> {
         let control = self.control.to_str().context("a path")?;
         self.context.tools.run("clonectl", &[&["--socket", control], arguments].concat())
     }
 
-    /// Gives the clone a message.
+    /// Sends a message to the clone.
     ///
     /// # Errors
-    /// When it is refused.
+    /// If it is refused.
     pub fn message(&self, message: &str) -> Result<()> {
         self.ask(&["message", "clone", "0", message]).map(drop)
     }
 
-    /// Its status, after a commit.
+    /// Returns the clone's figures after a commit.
     ///
     /// # Errors
-    /// When the clone has failed.
+    /// If the clone has failed.
     pub fn figures(&self) -> Result<Figures> {
         match StatusLine::parse(self.ask(&["status", "clone"])?.trim_end())?.status {
             Status::Running(figures) => Ok(figures),
@@ -106,10 +106,10 @@ impl<'a> Daemon<'a> {
         }
     }
 
-    /// Waits until the figures are so.
+    /// Waits until the figures satisfy `is_so`.
     ///
     /// # Errors
-    /// As [`Self::wait_for`] and [`Self::figures`].
+    /// As for [`Self::wait_for`] and [`Self::figures`].
     pub fn wait_until(&mut self, is_so: impl Fn(&Figures) -> bool) -> Result<()> {
         self.wait_for(|daemon| match daemon.figures() {
             Ok(figures) => is_so(&figures).then_some(Ok(())),
@@ -117,10 +117,10 @@ impl<'a> Daemon<'a> {
         })?
     }
 
-    /// Has it end as systemd does.
+    /// Stops the daemon like systemd, with a TERM signal.
     ///
     /// # Errors
-    /// When it fails then.
+    /// If it exits with a failure.
     pub fn stop(mut self) -> Result<()> {
         kill_process(Pid::from_child(&self.process), Signal::TERM)?;
         let ended = self.process.wait()?;
@@ -131,24 +131,24 @@ impl<'a> Daemon<'a> {
 
 impl Drop for Daemon<'_> {
     fn drop(&mut self) {
-        // It may have ended already, and its folder is in the one for temporary files.
+        // It may have ended already, and its folder is within the folder for temporary files.
         let _ = self.process.kill();
         let _ = self.process.wait();
         let _ = self.control.parent().map(fs::remove_dir_all);
     }
 }
 
-/// A daemon, and somebody who uses its clone.
+/// A daemon, and a client of its clone.
 struct Served<'a> {
     daemon: Daemon<'a>,
     client: NbdClient,
     region_bytes: u64,
 }
 
-/// Has the daemon open a clone, leads it through its life, and has the daemon end.
+/// Lets the daemon open a clone, perform the steps of its life, and exit.
 ///
 /// # Errors
-/// When it is refused, or a step fails.
+/// If it is refused, or a step fails.
 pub fn live(
     context: &Context<'_>,
     clone: &DataClone,
@@ -203,7 +203,7 @@ impl<'a> Served<'a> {
         Ok(Self { daemon, client, region_bytes: size * SECTOR_SIZE })
     }
 
-    /// Carries out one operation. Of a read, gives what it read.
+    /// Performs one operation. For a read, returns its result.
     fn apply(&mut self, op: &Op) -> Result<Option<Vec<Run>>> {
         let client = &mut self.client;
         let bytes = |sectors: &Range<u64>| sectors.start * SECTOR_SIZE..sectors.end * SECTOR_SIZE;
@@ -233,7 +233,7 @@ impl<'a> Served<'a> {
         daemon.message(&format!("hydration_rate {}", SLOW * *region_bytes))?;
         daemon.message("enable_hydration")?;
         daemon.wait_until(|figures| figures.hydrated >= enough.min(figures.regions))?;
-        // What is under way ends with that.
+        // The suspend waits for the operations in flight.
         daemon.message("disable_hydration")?;
         daemon.ask(&["suspend", "clone"])?;
         daemon.ask(&["resume", "clone"])?;

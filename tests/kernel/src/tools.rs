@@ -1,4 +1,4 @@
-//! The project's programs, as their users run them.
+//! The project's programs, run like by their users.
 
 use std::ffi::OsStr;
 use std::ops::Range;
@@ -11,75 +11,75 @@ use serde::Deserialize;
 use crate::guest::Status;
 use crate::script::runs;
 
-/// Where the programs are.
+/// The folder of the programs.
 #[derive(Clone, Debug)]
 pub struct Tools {
     folder: PathBuf,
 }
 
-/// What a program did.
+/// The result of a program.
 #[derive(Clone, Debug)]
 pub struct Ran {
     /// Its exit code.
     pub code: i32,
-    /// What it printed.
+    /// Standard output.
     pub stdout: String,
-    /// What it complained about.
+    /// Standard error.
     pub stderr: String,
 }
 
-/// What `clone_check --json` says.
+/// Output of `clone_check --json`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Check {
     /// The exit code.
     #[serde(skip)]
     pub code: i32,
-    /// The sizes.
+    /// The sizes, if the superblock could be read.
     pub superblock: Option<Superblock>,
-    /// How many regions are hydrated.
+    /// Number of hydrated regions.
     pub hydrated: Option<u64>,
-    /// How much of the metadata device is in use.
+    /// Block usage of the metadata device.
     pub metadata_blocks: Option<MetadataBlocks>,
-    /// What is wrong.
+    /// The problems found.
     pub problems: Vec<Problem>,
 }
 
-/// The sizes that a superblock holds.
+/// The sizes in a superblock.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Superblock {
-    /// In sectors.
+    /// Region size in sectors.
     pub region_size: u64,
-    /// In sectors.
+    /// Target size in sectors.
     pub target_size: u64,
-    /// How many regions there are.
+    /// Number of regions.
     pub nr_regions: u64,
 }
 
-/// Use of a metadata device, in blocks.
+/// Usage of a metadata device, in blocks.
 #[derive(Clone, Debug, Deserialize)]
 pub struct MetadataBlocks {
-    /// All.
+    /// Number of blocks.
     pub total: u64,
-    /// In use.
+    /// Number of blocks in use.
     pub used: u64,
 }
 
-/// One thing that is wrong.
+/// A problem in metadata.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Problem {
-    /// How bad it is.
+    /// Severity of the problem.
     pub severity: String,
-    /// Its permanent name.
+    /// Its permanent code.
     pub kind: String,
-    /// It in words.
+    /// Description of the problem.
     pub message: String,
 }
 
 impl Check {
-    /// Figures as a status line has them: metadata blocks, and regions.
+    /// Returns the figures of a status line: metadata blocks and regions.
     ///
     /// # Errors
-    /// When the metadata is too damaged to have any.
+    /// If the metadata is too damaged to have them.
     pub fn figures(&self) -> Result<((u64, u64), (u64, u64))> {
         let blocks = self.metadata_blocks.as_ref().context("no figures of metadata blocks")?;
         let superblock = self.superblock.as_ref().context("no superblock")?;
@@ -87,7 +87,7 @@ impl Check {
         Ok(((blocks.used, blocks.total), (hydrated, superblock.nr_regions)))
     }
 
-    /// The permanent names of what is wrong, each once.
+    /// Returns the distinct codes of the problems.
     pub fn kinds(&self) -> Vec<&str> {
         let mut kinds: Vec<&str> = self.problems.iter().map(|problem| &*problem.kind).collect();
         kinds.sort_unstable();
@@ -95,7 +95,7 @@ impl Check {
         kinds
     }
 
-    /// Whether it is what a kernel must not be given.
+    /// Returns whether the metadata must not be given to a kernel.
     pub fn is_fatal(&self) -> bool {
         self.code == 1
     }
@@ -107,12 +107,12 @@ struct Dump {
 }
 
 impl Tools {
-    /// The programs in `folder`.
+    /// Uses the programs in `folder`.
     pub fn new(folder: &Path) -> Self {
         Self { folder: folder.to_owned() }
     }
 
-    /// The program `name`.
+    /// Returns the path of the program `name`.
     pub fn program(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
@@ -120,7 +120,7 @@ impl Tools {
     /// Runs the program `name`.
     ///
     /// # Errors
-    /// When it cannot be run, or a signal ends it. An exit code is no error.
+    /// If it cannot be run, or a signal ends it. An exit code is not an error.
     pub fn try_run<A: AsRef<OsStr>>(&self, name: &str, arguments: &[A]) -> Result<Ran> {
         let program = self.program(name);
         let output = Command::new(&program)
@@ -132,20 +132,20 @@ impl Tools {
         Ok(Ran { code, stdout: text(&output.stdout), stderr: text(&output.stderr) })
     }
 
-    /// Runs the program `name`, which must succeed, and gives what it printed.
+    /// Runs the program `name`, which must succeed, and returns its standard output.
     ///
     /// # Errors
-    /// What it complained about.
+    /// If it fails, with its standard error.
     pub fn run<A: AsRef<OsStr>>(&self, name: &str, arguments: &[A]) -> Result<String> {
         let ran = self.try_run(name, arguments)?;
         ensure!(ran.code == 0, "{name} ended with {}: {}", ran.code, ran.stderr);
         Ok(ran.stdout)
     }
 
-    /// Checks metadata, whatever state it is in.
+    /// Checks metadata in any state.
     ///
     /// # Errors
-    /// When `clone_check` says something that is no verdict.
+    /// If the output of `clone_check` is not a report.
     pub fn check(&self, metadata: &Path) -> Result<Check> {
         let ran = self.try_run("clone_check", &["--json".as_ref(), metadata.as_os_str()])?;
         let check: Check = serde_json::from_str(&ran.stdout)
@@ -153,21 +153,21 @@ impl Tools {
         Ok(Check { code: ran.code, ..check })
     }
 
-    /// Checks metadata that must be sound, without the least trouble.
+    /// Checks metadata that must be sound.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The problems found.
     pub fn sound(&self, metadata: &Path) -> Result<Check> {
         let check = self.check(metadata)?;
         ensure!(check.code == 0, "{}: clone_check says {:?}", metadata.display(), check.problems);
         Ok(check)
     }
 
-    /// Whether metadata is sound, and `clone_check` has the figures of the kernel's status line,
-    /// which must be that of a clone that can be written to.
+    /// Checks that metadata is sound, and that `clone_check` agrees with the kernel's status line.
+    /// The clone must be writable.
     ///
     /// # Errors
-    /// What they do not agree on.
+    /// The disagreement.
     pub fn expect_status(&self, metadata: &Path, status: &Status) -> Result<()> {
         let figures = self.sound(metadata)?.figures()?;
         ensure!(
@@ -178,10 +178,10 @@ impl Tools {
         Ok(())
     }
 
-    /// Whether `clone_dump` says that exactly these regions are hydrated.
+    /// Checks that `clone_dump` reports exactly these hydrated regions.
     ///
     /// # Errors
-    /// What it says instead.
+    /// The actual output.
     pub fn expect_hydrated(&self, metadata: &Path, hydrated: &[bool]) -> Result<()> {
         let (expected, dumped) = (runs(hydrated), self.dump(metadata)?);
         ensure!(
@@ -191,10 +191,10 @@ impl Tools {
         Ok(())
     }
 
-    /// The hydrated regions, in maximal runs, half-open.
+    /// Returns the hydrated regions in maximal, half-open runs.
     ///
     /// # Errors
-    /// When `clone_dump` refuses the metadata.
+    /// If `clone_dump` refuses the metadata.
     pub fn dump(&self, metadata: &Path) -> Result<Vec<Range<u64>>> {
         let arguments = ["--format".as_ref(), "json".as_ref(), metadata.as_os_str()];
         let dump: Dump = serde_json::from_str(&self.run("clone_dump", &arguments)?)?;

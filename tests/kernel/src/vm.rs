@@ -1,4 +1,4 @@
-//! A virtual machine that does what it is told.
+//! A virtual machine that runs scripts.
 
 use std::fmt;
 use std::fs;
@@ -16,10 +16,10 @@ use tempfile::TempDir;
 use crate::kernel::Kernel;
 use crate::qmp::Qmp;
 
-/// How long a guest may take to answer. It is far more than any script needs.
+/// Time limit for an answer of a guest, far more than any script needs.
 const PATIENCE: Duration = Duration::from_secs(900);
 
-/// A kernel that runs, and that takes requests.
+/// A running kernel that accepts requests.
 pub struct Vm {
     kernel: Kernel,
     emulator: Child,
@@ -27,7 +27,7 @@ pub struct Vm {
     qmp: Qmp,
     folder: PathBuf,
     next_disk: u32,
-    /// Holds the sockets: their paths have to be short.
+    /// Keeps the folder of the sockets, whose paths have to be short.
     _sockets: TempDir,
 }
 
@@ -45,21 +45,21 @@ impl fmt::Display for Disk {
     }
 }
 
-/// What a script did.
+/// The result of a script.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
     /// Its exit code.
     pub code: i32,
-    /// What it printed, on both streams.
+    /// Output on both streams.
     pub text: String,
 }
 
 /// The guest does not answer any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Death {
-    /// Its kernel died; what it said last.
+    /// Its kernel crashed; holds the last messages.
     Died(String),
-    /// It has said nothing for too long; what is on its console.
+    /// It has been silent for too long; holds its console output.
     Silent(String),
 }
 
@@ -75,11 +75,11 @@ impl fmt::Display for Death {
 }
 
 impl Vm {
-    /// A guest that has just booted. Its console and sockets are in `folder`, which it has for
-    /// itself.
+    /// Starts a guest from the state right after the boot. `folder`, which no other guest may use,
+    /// holds its console and sockets.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// If it cannot be started.
     pub fn start(kernel: &Kernel, folder: &Path) -> Result<Self> {
         let incoming = format!("exec:cat '{}'", kernel.state().display());
         let mut vm = Self::launch(kernel, folder, &["-incoming", &incoming])?;
@@ -89,7 +89,7 @@ impl Vm {
         Ok(vm)
     }
 
-    /// Boots a guest, and waits until it takes requests.
+    /// Boots a guest, and waits until it accepts requests.
     pub(crate) fn boot(kernel: &Kernel, folder: &Path) -> Result<Self> {
         let mut vm = Self::launch(kernel, folder, &[])?;
         let ready = vm.line()?;
@@ -136,32 +136,32 @@ impl Vm {
         &mut self.qmp
     }
 
-    /// How long a script may say nothing before the guest counts as silent.
+    /// Sets the time for which a script may be silent before the guest counts as dead.
     ///
     /// # Errors
-    /// When the socket does not take it.
+    /// If the socket does not accept it.
     pub fn set_patience(&mut self, patience: Duration) -> Result<()> {
         Ok(self.requests.set_read_timeout(Some(patience))?)
     }
 
-    /// What the guest has said on its console so far.
+    /// Returns the guest's console output so far.
     pub fn console(&self) -> String {
         let bytes = fs::read(self.folder.join("console")).unwrap_or_default();
         String::from_utf8_lossy(&bytes).replace('\r', "")
     }
 
-    /// What went to the guest's `/dev/progress` so far.
+    /// Returns the data written to the guest's `/dev/progress` so far.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// If it cannot be read.
     pub fn progress(&self) -> Result<Vec<u8>> {
         Ok(fs::read(self.folder.join("progress"))?)
     }
 
-    /// Gives the guest the file `image` as a disk.
+    /// Attaches the file `image` to the guest as a disk.
     ///
     /// # Errors
-    /// When the emulator refuses it, or the guest does not find it.
+    /// If the emulator refuses it, or the guest does not find it.
     pub fn attach(&mut self, image: &Path) -> Result<Disk> {
         let lun = self.next_disk;
         self.next_disk += 1;
@@ -187,10 +187,10 @@ impl Vm {
         Ok(Disk { node: format!("/dev/{}", found.trim()), id })
     }
 
-    /// Takes a disk away. Nothing may use it.
+    /// Detaches a disk, which must not be in use.
     ///
     /// # Errors
-    /// When the guest does not let go of it.
+    /// If the guest does not release it.
     pub fn detach(&mut self, disk: &Disk) -> Result<()> {
         self.qmp.execute("device_del", json!({ "id": disk.id }))?;
         self.qmp.wait_for("DEVICE_DELETED", &disk.id)?;
@@ -220,10 +220,10 @@ impl Vm {
         Ok(Output { code: code.parse()?, text: String::from_utf8_lossy(&text).into_owned() })
     }
 
-    /// Runs a script that must succeed, and gives what it printed.
+    /// Runs a script that must succeed, and returns its output.
     ///
     /// # Errors
-    /// What it printed, if it fails; [`Death`].
+    /// The output if it fails; [`Death`].
     pub fn script(&mut self, script: &str) -> Result<String> {
         let output = self.run(script)?;
         if output.code != 0 {
@@ -236,10 +236,10 @@ impl Vm {
         Ok(output.text)
     }
 
-    /// Starts a script and does not wait: for a guest that is to be killed at work.
+    /// Starts a script without waiting for its end, for a guest that is to be killed while it runs.
     ///
     /// # Errors
-    /// When the guest does not take it.
+    /// If the guest does not accept it.
     pub fn start_script(&mut self, script: &str) -> Result<()> {
         Ok(self.requests.write_all(format!("{}\n{script}", script.len()).as_bytes())?)
     }
@@ -247,10 +247,10 @@ impl Vm {
     /// Copies a file into the guest.
     ///
     /// # Errors
-    /// When it cannot be read, or written there.
+    /// If it cannot be read or written.
     pub fn put(&mut self, from: &Path, to: &str) -> Result<()> {
         let bytes = fs::read(from).with_context(|| from.display().to_string())?;
-        // Not before the script asks for it: what reads requests may read ahead.
+        // Sent only when the script asks for it, because the reader of requests may read ahead.
         let dd = format!("dd bs={} count=1 iflag=fullblock of='{to}' 2> /dev/null", bytes.len());
         self.start_script(&format!("rm -f '{to}'; echo go >&3; {dd} <&3"))?;
         ensure!(self.line()? == "go", "the guest does not take {}", from.display());
@@ -260,10 +260,10 @@ impl Vm {
         Ok(())
     }
 
-    /// Copies a program into the guest's path, with the libraries that it wants.
+    /// Copies a program with its libraries into the guest's path.
     ///
     /// # Errors
-    /// As [`Vm::put`].
+    /// As for [`Vm::put`].
     pub fn put_program(&mut self, program: &Path) -> Result<()> {
         for library in self.kernel.clone().libraries_of(program)? {
             let name = library.file_name().and_then(|name| name.to_str()).context("its name")?;
@@ -277,20 +277,20 @@ impl Vm {
         Ok(())
     }
 
-    /// Ends the guest as a power cut does: what it has not sent to its disks is gone.
+    /// Ends the guest like a power cut: data that it has not sent to its disks is lost.
     ///
     /// # Errors
-    /// When it cannot be ended.
+    /// If it cannot be ended.
     pub fn kill(mut self) -> Result<()> {
         self.emulator.kill()?;
         self.emulator.wait()?;
         Ok(())
     }
 
-    /// [Kills](Vm::kill) it, and gives what had gone to its `/dev/progress` by then.
+    /// [Kills](Vm::kill) the guest, and returns the data written to its `/dev/progress` until then.
     ///
     /// # Errors
-    /// When it cannot be ended.
+    /// If it cannot be ended.
     pub fn kill_at_work(self) -> Result<Vec<u8>> {
         let progress = self.folder.join("progress");
         self.kill()?;
@@ -327,7 +327,7 @@ impl Drop for Vm {
     }
 }
 
-/// Connects to a socket that the emulator is about to make.
+/// Connects to a socket that the emulator is about to create.
 fn connect(path: &str, emulator: &mut Child, said: &Path) -> Result<UnixStream> {
     let begin = Instant::now();
     loop {

@@ -1,4 +1,4 @@
-//! Texts made from those written by hand.
+//! Texts generated from those written by hand.
 
 use std::collections::HashSet;
 
@@ -8,10 +8,10 @@ use rand::seq::IndexedRandom;
 
 use super::given::{LINES, NUMBERS, ODD, ODD_MESSAGES, RIGHT, RIGHT_MESSAGES};
 
-/// How many texts are made by changing one that is right.
+/// Number of texts that are made by changes to a valid one.
 const MUTANTS: usize = 80;
 
-/// At least 300 arguments, none twice: what follows the word `clone` in a table line.
+/// Returns at least 300 distinct arguments: the part of a table line after the word `clone`.
 pub fn table_arguments(rng: &mut impl Rng) -> Vec<String> {
     let mut texts: Vec<String> = [RIGHT, ODD].concat().into_iter().map(str::to_owned).collect();
     for number in NUMBERS {
@@ -24,14 +24,14 @@ pub fn table_arguments(rng: &mut impl Rng) -> Vec<String> {
     unique(texts)
 }
 
-/// At least 60 lines, none twice, each of them all of a table.
+/// Returns at least 60 distinct lines, each of them a whole table.
 pub fn table_lines(rng: &mut impl Rng) -> Vec<String> {
     let mut texts: Vec<String> = LINES.iter().map(|&text| text.to_owned()).collect();
     texts.extend(mutants(&LINES[..15], MUTANTS / 4, rng));
     unique(texts)
 }
 
-/// At least 150 messages, none twice.
+/// Returns at least 150 distinct messages.
 pub fn messages(rng: &mut impl Rng) -> Vec<String> {
     let mut texts: Vec<String> =
         [RIGHT_MESSAGES, ODD_MESSAGES].concat().into_iter().map(str::to_owned).collect();
@@ -48,7 +48,7 @@ fn unique(texts: Vec<String>) -> Vec<String> {
     texts.into_iter().filter(|text| seen.insert(text.clone())).collect()
 }
 
-/// Some of `texts` with one change, or two.
+/// Returns some of `texts` with one change or two.
 fn mutants(texts: &[&str], count: usize, rng: &mut impl Rng) -> Vec<String> {
     let mut mutants = Vec::new();
     for _ in 0..count {
@@ -82,7 +82,7 @@ fn change(words: &mut Vec<String>, rng: &mut impl Rng) {
     }
 }
 
-/// Changes a number by little or much. Of anything else it makes a number, one time in four.
+/// Changes a number by little or much. Replaces any other word by a number, one time in four.
 fn number(word: &mut String, rng: &mut impl Rng) {
     let is_number = word.parse::<u64>().is_ok();
     if !is_number && rng.random_range(0..4) != 0 {
@@ -98,7 +98,7 @@ fn number(word: &mut String, rng: &mut impl Rng) {
     };
 }
 
-/// Changes letters from small to large and back, each with an even chance.
+/// Swaps the case of letters, each with an even chance.
 fn case(word: &mut String, rng: &mut impl Rng) {
     let change = |c: char| match (rng.random::<bool>(), c.is_ascii_lowercase()) {
         (false, _) => c,

@@ -1,6 +1,6 @@
 //! Texts written by hand.
 
-/// Arguments that a kernel takes, and so do we.
+/// Arguments that a kernel and the parser accept.
 pub(super) const RIGHT: &[&str] = &[
     "META DEST SRC 8",
     "META DEST SRC 16 0",
@@ -22,13 +22,13 @@ pub(super) const RIGHT: &[&str] = &[
     "META DEST SRC 8 0 2 hydration_threshold 0000000000000000000000000000008",
 ];
 
-/// Arguments in which something is odd or wrong.
+/// Arguments that are odd or wrong in some way.
 pub(super) const ODD: &[&str] = &[
     "",
     "META",
     "META DEST",
     "META DEST SRC",
-    // Words behind the last group.
+    // Words after the last group.
     "META DEST SRC 8 0 0 extra",
     "META DEST SRC 8 0 0 0 0 0",
     "META DEST SRC 8 1 no_hydration extra",
@@ -77,7 +77,7 @@ pub(super) const ODD: &[&str] = &[
     "META\\ DEST SRC 8",
     "META DEST\u{a0}SRC 8",
     "META DEST\u{e0} SRC 8",
-    // Numbers that 32 bits do not hold.
+    // Numbers that do not fit in 32 bits.
     "META DEST SRC 8 4294967297 no_hydration",
     "META DEST SRC 8 4294967296",
     "META DEST SRC 8 4294967297",
@@ -86,7 +86,7 @@ pub(super) const ODD: &[&str] = &[
     "META DEST SRC 8 0 4294967297 hydration_threshold 5",
     "META DEST SRC 8 0 18446744073709551616",
     "META DEST SRC 4294967304 4294967297 no_hydration",
-    // What is between words, and comments.
+    // Separators between words, and comments.
     "  META  DEST\tSRC\u{b}8\r",
     "META\u{c}DEST SRC 8 \t",
     "META DEST SRC 8\n",
@@ -109,7 +109,7 @@ pub(super) const ODD: &[&str] = &[
     "META DEST SRC 8 \"\" 0",
 ];
 
-/// What may stand where a number is expected, and is one or is not.
+/// Words for places where a number is expected; some of them are not numbers.
 pub(super) const NUMBERS: &[&str] = &[
     "0",
     "1",
@@ -209,7 +209,7 @@ pub(super) const LINES: &[&str] = &[
     "0 -4096 clone META DEST SRC 8",
     "0 -18446744073709547520 clone META DEST SRC 8",
     "-18446744073709551616 4096 clone META DEST SRC 8",
-    // Where words end.
+    // Ends of words.
     "0 4096clone META DEST SRC 8",
     "0+4096 clone META DEST SRC 8",
     "0+4096clone META DEST SRC 8",
@@ -235,13 +235,13 @@ pub(super) const LINES: &[&str] = &[
     "0 4096 clone",
     "0 4096",
     "0",
-    // Nothing.
+    // Empty tables.
     "",
     " \n",
     "# 0 4096 clone META DEST SRC 8",
 ];
 
-/// Messages that a kernel takes, and so do we.
+/// Messages that a kernel and the parser accept.
 pub(super) const RIGHT_MESSAGES: &[&str] = &[
     "enable_hydration",
     "disable_hydration",
@@ -253,7 +253,7 @@ pub(super) const RIGHT_MESSAGES: &[&str] = &[
     "Hydration_Batch_Size 4294967295",
 ];
 
-/// Messages in which something is odd or wrong.
+/// Messages that are odd or wrong in some way.
 pub(super) const ODD_MESSAGES: &[&str] = &[
     "",
     "  ",

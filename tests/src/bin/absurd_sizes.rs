@@ -1,4 +1,5 @@
-//! Checks small images that claim absurd sizes, or takes 64 MiB: for a test that limits memory.
+//! Checks small images that claim absurd sizes, or allocates 64 MiB. A test runs it with limited
+//! memory.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! Writes an image of the fixtures, decompressed, to a file: `unpack_fixture NAME FILE`.
+//! Decompresses a fixture image to a file: `unpack_fixture NAME FILE`.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,5 @@
-//! What a device holds of the client, from a walk of all that its superblock reaches.
+//! Reads the client's content back from a device, by a walk of all blocks that its superblock
+//! reaches.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -21,14 +22,14 @@ use zerocopy::little_endian as le;
 use super::layout::{Catalog, CatalogDisk, Payload, Pointer};
 use super::{Model, is_unformatted};
 
-/// A commit of the client, as a device holds it.
+/// A commit of the client, as found on a device.
 #[derive(Debug)]
 pub struct OnDevice {
-    /// What it holds.
+    /// Content of the commit.
     pub model: Model,
-    /// All blocks that it is made of.
+    /// All blocks of the commit.
     pub reachable: BTreeSet<BlockNr>,
-    /// Those of them that the space map of the metadata device is made of.
+    /// The blocks among them that belong to the space map of the metadata device.
     pub space_map: BTreeSet<BlockNr>,
 }
 
@@ -38,10 +39,10 @@ fn text(error: impl std::fmt::Debug) -> String {
     format!("{error:?}")
 }
 
-/// Walks the commit that `device` holds. `None` if it is not formatted.
+/// Walks the commit on `device`. Returns `None` if the device is not formatted.
 ///
 /// # Errors
-/// All that is damaged, or does not agree with the counts of the space map.
+/// A description of all damage and of all disagreement with the counts of the space map.
 pub fn inspect<D: ReadDevice>(device: &D) -> Outcome<Option<OnDevice>> {
     if is_unformatted(device).map_err(text)? {
         return Ok(None);
@@ -64,7 +65,7 @@ pub fn inspect<D: ReadDevice>(device: &D) -> Outcome<Option<OnDevice>> {
     Ok(Some(OnDevice { model, reachable, space_map }))
 }
 
-/// What the structures but the data's space map hold.
+/// Returns the content of all structures except the space map of the data.
 fn contents<R: Reader>(reader: &R, catalog: &CatalogDisk) -> persistent_data::Result<Model> {
     let entries = |root: le::U64| -> persistent_data::Result<BTreeMap<u64, u64>> {
         let tree = Btree::<le::U64>::open(BlockNr(root.get()));
@@ -115,7 +116,7 @@ impl<R: Reader> Inspection<'_, R> {
         }
     }
 
-    /// Counts what a tree refers to; `value` counts what its values refer to.
+    /// Counts the references of a tree; `value` counts the references of its values.
     fn tree<V: Value>(&mut self, root: le::U64, value: impl FnMut(&mut Self, u64, V)) {
         let reader = self.reader;
         let mut visit = Visit { inspection: self, value };
@@ -149,7 +150,7 @@ impl<R: Reader> Inspection<'_, R> {
         });
     }
 
-    /// The counts of the data, and whether its space map is what it should be.
+    /// Returns the counts of the data, and checks its space map.
     fn data(&mut self, root: SpaceMapRoot) -> Outcome<BTreeMap<u64, u32>> {
         let mut entries = Vec::new();
         self.tree(root.bitmap_root, |inspection, bitmap, entry: IndexEntry| {
@@ -194,7 +195,7 @@ impl<R: Reader> Inspection<'_, R> {
         Ok(counts)
     }
 
-    /// Holds the counts of the metadata device against all references. Gives the map's blocks.
+    /// Checks the counts of the metadata device against all references. Returns the map's blocks.
     fn space_map(&mut self, catalog: &CatalogDisk, device_blocks: u64) -> BTreeSet<BlockNr> {
         let root = SpaceMapRoot::from_area(&catalog.space_map_root);
         let mut blocks = BTreeSet::new();

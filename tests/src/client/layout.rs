@@ -1,4 +1,4 @@
-//! The blocks of the client's own.
+//! Block layouts of the client's own structures.
 
 use std::mem::offset_of;
 
@@ -9,7 +9,7 @@ use persistent_data::store::Writer;
 use persistent_data::{BLOCK_SIZE, BlockNr, Result};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, little_endian as le};
 
-/// Bytes of a catalog that mean something.
+/// Bytes of a catalog that are in use.
 const CATALOG_USED: usize = 236;
 
 /// The client's superblock.
@@ -20,9 +20,9 @@ pub struct CatalogDisk {
     pub csum: le::U32,
     /// Zero.
     pub blocknr: le::U64,
-    /// Where the space map of the metadata device begins.
+    /// Root of the space map of the metadata device.
     pub space_map_root: SpaceMapRootArea,
-    /// Where the space map of the data begins.
+    /// Root of the space map of the data.
     pub data_root: SpaceMapRoot,
     /// Root of the tree.
     pub tree: le::U64,
@@ -30,15 +30,15 @@ pub struct CatalogDisk {
     pub snapshot: le::U64,
     /// Root of the array.
     pub array: le::U64,
-    /// Its length.
+    /// Length of the array.
     pub array_len: le::U64,
     /// Root of the array of pointers.
     pub pointers: le::U64,
-    /// Its length.
+    /// Length of the array of pointers.
     pub pointers_len: le::U64,
     /// Root of the bitset.
     pub bitset: le::U64,
-    /// Its length.
+    /// Length of the bitset.
     pub bitset_len: le::U64,
     /// Zero.
     pub reserved: [u8; BLOCK_SIZE - CATALOG_USED],
@@ -47,7 +47,7 @@ pub struct CatalogDisk {
 const _: () = {
     assert!(size_of::<CatalogDisk>() == BLOCK_SIZE);
     assert!(offset_of!(CatalogDisk, reserved) == CATALOG_USED);
-    // As in any superblock: what means something is written whole or not at all.
+    // As in any superblock, the used part fits in one sector, which is written whole or not at all.
     assert!(CATALOG_USED <= 512);
 };
 
@@ -69,15 +69,15 @@ impl BlockKind for Catalog {
     }
 }
 
-/// A block that pointers point to.
+/// A block that a pointer refers to.
 #[derive(Clone, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub struct PayloadDisk {
     /// Checksum of the rest of the block.
     pub csum: le::U32,
-    /// Where the block lies.
+    /// Block number of this block.
     pub blocknr: le::U64,
-    /// What pointers to it stand for.
+    /// Content that identifies the payload.
     pub content: le::U64,
     /// Zero.
     pub reserved: [u8; BLOCK_SIZE - 20],
@@ -101,7 +101,7 @@ impl BlockKind for Payload {
     }
 }
 
-/// A value with a reference to a payload. It is large so that few of them fill an array block.
+/// A value with a reference to a payload. It is large, so that a few of them fill an array block.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub struct Pointer {
@@ -110,12 +110,12 @@ pub struct Pointer {
 }
 
 impl Pointer {
-    /// A pointer to the payload at `at`, which takes over the caller's reference to it.
+    /// Creates a pointer to the payload at `at`. It takes over the caller's reference.
     pub fn new(at: BlockNr) -> Self {
         Self { at: at.0.into(), reserved: [0; 120] }
     }
 
-    /// Where the payload lies.
+    /// Returns the block of the payload.
     pub fn at(&self) -> BlockNr {
         BlockNr(self.at.get())
     }

@@ -1,4 +1,4 @@
-//! What the client does at random, to its structures and to the model.
+//! Random operations on the client's structures and on the model.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use zerocopy::little_endian as le;
 use super::layout::{Payload, Pointer};
 use super::{Client, Model};
 
-/// One of the structures.
+/// A structure of the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// The btree and its snapshot.
@@ -29,15 +29,15 @@ pub enum Family {
     Data,
 }
 
-/// All of them.
+/// All structures.
 pub const ALL: [Family; 5] =
     [Family::Tree, Family::Array, Family::Pointers, Family::Bitset, Family::Data];
 
 impl<D: Device> Client<D> {
-    /// Does something to one structure, which gets no more than about `most` entries.
+    /// Performs a random operation on one structure, which gets no more than about `most` entries.
     ///
     /// # Errors
-    /// The library's. Then only an abort leads on.
+    /// Any error of persistent-data. After it, the caller has to abort.
     pub fn operate(
         &mut self,
         model: &mut Model,
@@ -136,7 +136,7 @@ impl<D: Device> Client<D> {
         Ok(())
     }
 
-    /// A pointer to a new payload, or to one that another pointer points to already.
+    /// Returns a pointer to a new payload, or to one that another pointer already refers to.
     fn pointer(&mut self, model: &Model, rng: &mut StdRng) -> Result<(Pointer, u64)> {
         if !self.pointers.is_empty() && rng.random() {
             let index = rng.random_range(0..self.pointers.len());
@@ -199,7 +199,7 @@ impl<D: Device> Client<D> {
                 let bits = &model.bits;
                 let fill = |first: u64, words: &mut [le::U64]| -> Result<()> {
                     for (bit, _) in (first..).zip(0..words.len() * 64) {
-                        // What is past the end is for the bitset to leave out.
+                        // The bitset has to ignore bits past its end.
                         let value = bits.get(bit as usize).copied().unwrap_or(true);
                         words[(bit - first) as usize / 64] |= u64::from(value) << (bit % 64);
                     }
@@ -255,7 +255,7 @@ impl<D: Device> Client<D> {
                 model.nr_data += more;
             }
             3 if model.nr_data > 0 => {
-                // A block that was free may get its first reference without being allocated.
+                // A free block may get its first reference without an allocation.
                 let last = model.data.keys().next_back().copied().unwrap_or(0);
                 let at = rng.random_range(0..model.nr_data.min(last + 20));
                 self.data.inc(&self.writer, BlockNr(at))?;
@@ -263,7 +263,7 @@ impl<D: Device> Client<D> {
                 self.touched.insert(at);
             }
             _ => {
-                // Mostly the same few, so that counts get large.
+                // Mostly the same few blocks, so that counts become large.
                 let last = model.data.keys().next_back().copied().unwrap_or(0);
                 let last = [last, last.min(20)][rng.random_range(0..2)];
                 let from = rng.random_range(0..=last);
@@ -305,10 +305,10 @@ impl<D: Device> Client<D> {
         Ok(())
     }
 
-    /// Looks at some entries, among them those that only memory holds.
+    /// Compares some entries with the model, including entries that exist only in memory.
     ///
     /// # Errors
-    /// The library's.
+    /// Any error of persistent-data.
     pub fn spot_check(&self, model: &Model, rng: &mut StdRng) -> Result<()> {
         let first = model.tree.keys().next_back().map_or(0, |&last| rng.random_range(0..=last));
         let range: Result<BTreeMap<u64, u64>> = (self.tree.range(&self.writer, first..))

@@ -9,20 +9,20 @@ use super::layout::Catalog;
 use super::{Client, Family, Model, OnDevice, inspect};
 use crate::watch::Watch;
 
-/// What a client does.
+/// The kinds of operations of a client.
 #[derive(Clone, Debug)]
 pub struct Mix {
     /// The structures that it changes.
     pub families: Vec<Family>,
-    /// Entries of the btree and the array; the other structures have more or less accordingly.
+    /// Limit on entries of the btree and the array; the other structures are scaled accordingly.
     pub most: u64,
-    /// Whether the device may be too small for that.
+    /// True if the device may be too small for that.
     pub may_run_out: bool,
 }
 
 impl Mix {
-    /// A mix of some of the structures, drawn at random: what each run leaves out makes it go
-    /// further with the rest.
+    /// Draws a mix of some of the structures. A run that leaves some of them out goes further with
+    /// the rest.
     pub fn random(rng: &mut StdRng, most: u64) -> Self {
         let mut families = super::ALL.to_vec();
         families.retain(|_| rng.random_bool(0.6));
@@ -33,19 +33,19 @@ impl Mix {
     }
 }
 
-/// A client, what it should hold, and who looks at it.
+/// A client, its expected content, and a watch on its device.
 pub struct Run<D, W> {
     device: D,
     client: Option<Client<D>>,
-    /// What the client should hold now.
+    /// Expected content of the client.
     pub model: Model,
-    /// What the last commit holds.
+    /// Content of the last commit.
     pub committed: Model,
     on_device: OnDevice,
     mix: Mix,
-    /// Who looks.
+    /// The watch, which runs after each step.
     pub watch: W,
-    /// How often there was no room.
+    /// Number of operations that ran out of space.
     pub ran_out: u64,
 }
 
@@ -60,10 +60,10 @@ fn text(error: impl std::fmt::Debug) -> String {
 }
 
 impl<D: Device + Clone, W: Watch<Option<Model>>> Run<D, W> {
-    /// A run on a device whose content is given up.
+    /// Begins a run on a device. The old content is lost.
     ///
     /// # Errors
-    /// The rule that was broken, or that there was no room to begin with.
+    /// The broken rule, or a lack of space at the beginning.
     pub fn begin(device: D, mix: Mix, mut watch: W) -> Result<Self, String> {
         let before = inspect(&device)?.map(|on_device| on_device.model);
         let empty = Some(Model::default());
@@ -73,10 +73,10 @@ impl<D: Device + Clone, W: Watch<Option<Model>>> Run<D, W> {
         Self::resume(device, mix, watch)
     }
 
-    /// A run from what the device holds on.
+    /// Begins a run from the content of the device.
     ///
     /// # Errors
-    /// The rule that was broken.
+    /// The broken rule.
     pub fn resume(device: D, mix: Mix, mut watch: W) -> Result<Self, String> {
         let on_device = inspect(&device)?.ok_or("the device is not formatted")?;
         watch.committed(&on_device.reachable)?;
@@ -86,10 +86,10 @@ impl<D: Device + Clone, W: Watch<Option<Model>>> Run<D, W> {
         Ok(Self { device, client, model, committed, on_device, mix, watch, ran_out: 0 })
     }
 
-    /// Does one thing or another.
+    /// Performs a random operation.
     ///
     /// # Errors
-    /// The rule that was broken.
+    /// The broken rule.
     pub fn step(&mut self, rng: &mut StdRng) -> Result<(), String> {
         match rng.random_range(0..100) {
             0..=11 => self.commit()?,
@@ -109,12 +109,12 @@ impl<D: Device + Clone, W: Watch<Option<Model>>> Run<D, W> {
         self.client.as_mut().expect("there is one between steps")
     }
 
-    /// Takes in what the device has grown by.
+    /// Extends the space map to the blocks by which the device has grown.
     pub fn extend(&mut self) {
         self.client().writer.transaction.extend();
     }
 
-    /// Blocks that the space map of the metadata device covers.
+    /// Returns the number of blocks that the space map of the metadata device covers.
     pub fn nr_blocks(&mut self) -> u64 {
         self.client().writer.transaction.nr_blocks()
     }
@@ -132,7 +132,7 @@ impl<D: Device + Clone, W: Watch<Option<Model>>> Run<D, W> {
         self.survive(result)
     }
 
-    /// Aborts when there was no room, if that may be.
+    /// Aborts after a lack of space, if the mix allows that.
     fn survive(&mut self, result: Result<(), Error>) -> Result<(), String> {
         match result {
             Err(Error::NoSpace) if self.mix.may_run_out => {
@@ -151,10 +151,10 @@ impl<D: Device + Clone, W: Watch<Option<Model>>> Run<D, W> {
         self.survive(result)
     }
 
-    /// Commits.
+    /// Commits, and checks the device before and after.
     ///
     /// # Errors
-    /// The rule that was broken.
+    /// The broken rule.
     pub fn commit(&mut self) -> Result<(), String> {
         let (before, after) = (Some(self.committed.clone()), Some(self.model.clone()));
         let client = self.client.as_mut().expect("there is one between steps");
@@ -181,7 +181,7 @@ impl<D: Device + Clone, W: Watch<Option<Model>>> Run<D, W> {
         self.watch.committed(&on_device.reachable)
     }
 
-    /// Holds the device against what was committed.
+    /// Checks that the device holds the last commit.
     fn inspect(&mut self) -> Result<(), String> {
         self.on_device = inspect(&self.device)?.ok_or("the device is not formatted")?;
         if self.on_device.model == self.committed {

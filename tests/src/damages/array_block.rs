@@ -1,4 +1,4 @@
-//! Array blocks of the bitset, a field at a time.
+//! Array blocks of the bitset, one field at a time.
 
 use crate::damage::{ImageEditor, THREE_BITMAPS};
 use persistent_data::format::ArrayHeader;
@@ -76,8 +76,8 @@ fn set_bits(editor: &mut ImageEditor, index: usize, word: usize, bits: u64) {
     });
 }
 
-/// `tail` has 245 words and 10 bits in the last, `huge-region` 10 bits in one word, the other one
-/// two array blocks and a last word that is full.
+/// `tail` has 245 words with 10 bits in the last one, and `huge-region` has 10 bits in one word.
+/// `three-bitmaps` has two array blocks and a full last word.
 pub(super) const TAIL: &[Case] = &[
     fatal("the bit after the last", "tail", |e| set_bits(e, 0, 244, 1 << 10), TRAILING),
     fatal("the last bit of all", "tail", |e| set_bits(e, 0, 244, 1 << 63), TRAILING),

@@ -1,4 +1,4 @@
-//! Whole blocks: zeroed, overwritten, or with a byte that has changed on the medium.
+//! Whole blocks: zeroed, overwritten, or with a byte changed on the medium.
 
 use persistent_data::transaction::wipe_superblock;
 use persistent_data::{BLOCK_SIZE, BlockNr};
@@ -10,7 +10,7 @@ fn zero(editor: &mut ImageEditor, at: BlockNr) {
     editor.bytes(at, |bytes| bytes.fill(0));
 }
 
-/// A bit in the middle, without a word to the checksum.
+/// Flips a bit in the middle of a block without updating the checksum.
 fn flip(editor: &mut ImageEditor, at: BlockNr) {
     editor.bytes(at, |bytes| bytes[BLOCK_SIZE / 2] ^= 1);
 }

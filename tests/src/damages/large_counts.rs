@@ -1,4 +1,4 @@
-//! The space map's tree of large counts, which in metadata of a clone is an empty leaf.
+//! The space map's tree of large counts, which is an empty leaf in the metadata of a clone.
 
 use crate::damage::{ImageEditor, set_child, set_key};
 use persistent_data::BlockNr;
@@ -61,7 +61,7 @@ pub(super) const LARGE_COUNTS: &[Case] = &[
     ),
 ];
 
-/// Leaves the count of `at` to the tree, which says `value`.
+/// Moves the count of `at` to the tree, with the value `value`.
 fn large(editor: &mut ImageEditor, at: u64, value: u32) {
     editor.set_count(BlockNr(at), RefCountBits::Overflow);
     editor.push_large_count(at, value);
@@ -71,7 +71,7 @@ fn tree_header(editor: &mut ImageEditor, change: impl FnOnce(&mut NodeHeader)) {
     editor.node(editor.layout().ref_counts, |disk| change(&mut disk.header));
 }
 
-/// A root in place of the leaf, with a leaf below it in block 20, and one below a node in block 21.
+/// Replaces the leaf by a root, with a leaf below it in block 20, and one below a node in block 21.
 fn two_depths(editor: &mut ImageEditor) {
     let root = editor.layout().ref_counts;
     let leaf = editor.raw(root);
@@ -98,8 +98,8 @@ fn two_depths(editor: &mut ImageEditor) {
     }
 }
 
-/// A kernel does not look at the tree before a count needs it, and in metadata of a clone none
-/// does. But what it would read then is wrong.
+/// A kernel does not read the tree before a count needs it, and in the metadata of a clone no count
+/// does. A later read of the tree would return wrong data.
 pub(super) const LARGE_COUNTS_HEADER: &[Case] = &[
     fatal("flags 0", "tail", |e| tree_header(e, |h| h.flags.set(0)), &["ref-count-tree-flags"]),
     fatal("flags 3", "tail", |e| tree_header(e, |h| h.flags.set(3)), &["ref-count-tree-flags"]),
@@ -218,8 +218,8 @@ pub(super) const LARGE_COUNTS_HEADER: &[Case] = &[
     ),
 ];
 
-/// Damages the tree's header, and leaves the count of the bitset's root to it: the next commit
-/// asks for it.
+/// Damages the tree's header, and moves the count of the bitset's root to the tree, so that the
+/// next commit reads it.
 fn needed(editor: &mut ImageEditor, change: impl FnOnce(&mut NodeHeader)) {
     large(editor, 8, 3);
     tree_header(editor, change);

@@ -1,4 +1,4 @@
-//! Headers of the nodes of the bitset's btree, a field at a time.
+//! Headers of the nodes of the bitset's btree, one field at a time.
 
 use crate::damage::{ImageEditor, set_child, set_key};
 use persistent_data::BlockNr;
@@ -14,7 +14,7 @@ pub(super) fn root_header(editor: &mut ImageEditor, change: impl FnOnce(&mut Nod
     root(editor, |disk| change(&mut disk.header));
 }
 
-/// The leaf in the middle of three.
+/// Changes the middle leaf of three.
 pub(super) fn leaf(editor: &mut ImageEditor, change: impl FnOnce(&mut NodeDisk)) {
     editor.node(editor.layout().leaves[1], change);
 }
@@ -29,7 +29,7 @@ pub(super) const ONE_LEVEL_HEADER: &[Case] = &[
     fatal("flags 3", "fresh", |e| root_header(e, |h| h.flags.set(3)), FLAGS),
     fatal("flags 4", "fresh", |e| root_header(e, |h| h.flags.set(4)), FLAGS),
     fatal("flags max", "fresh", |e| root_header(e, |h| h.flags.set(!0)), FLAGS),
-    // A kernel dies of this one.
+    // A kernel crashes on this one.
     fatal(
         "flags internal",
         "fresh",

@@ -105,7 +105,7 @@ pub(super) const KEYS: &[Case] = &[
     fatal("leaf: two keys equal", "twolevel", |e| leaf(e, |n| set_key(n, 60, 307)), KEYS_CODE),
 ];
 
-/// Has `entry` of the root lead to `target`.
+/// Makes `entry` of the root point to `target`.
 fn point(editor: &mut ImageEditor, entry: usize, target: u64) {
     root(editor, |disk| set_child(disk, entry, BlockNr(target)));
 }

@@ -10,8 +10,8 @@ fn entry(editor: &mut ImageEditor, number: usize, change: impl FnOnce(&mut Index
     editor.index(|disk| change(&mut disk.entries[number]));
 }
 
-/// `tail`: 2048 blocks of which 0, 2, 6, 7, 8 and 9 are in use, bitmap in block 7.
-/// The other one: 33640 blocks, bitmaps in blocks 6, 7 and 8.
+/// `tail`: 2048 blocks; blocks 0, 2, 6, 7, 8 and 9 are in use, and the bitmap is in block 7.
+/// `three-bitmaps`: 33640 blocks, with bitmaps in blocks 6, 7 and 8.
 pub(super) const INDEX: &[Case] = &[
     fatal("place 0", "tail", |e| e.index(|i| i.blocknr.set(0)), INDEX_PLACE),
     fatal("place one off", "tail", |e| e.index(|i| i.blocknr.set(10)), INDEX_PLACE),
@@ -89,7 +89,7 @@ pub(super) const INDEX: &[Case] = &[
     leak("free: all", "tail", |e| entry(e, 0, |i| i.nr_free.set(16_320)), FREE_HIGH),
     leak("free: more than all", "tail", |e| entry(e, 0, |i| i.nr_free.set(20_000)), FREE_HIGH),
     leak("free: 2^31", "tail", |e| entry(e, 0, |i| i.nr_free.set(1 << 31)), FREE_HIGH),
-    // The first block that is freed makes it zero: a full bitmap, by what a kernel makes of it.
+    // The first freed block makes the count zero, which a kernel takes for a full bitmap.
     fatal("free: max", "tail", |e| entry(e, 0, |i| i.nr_free.set(!0)), FREE_HIGH),
     fatal("last bitmap, free: 0", THREE_BITMAPS, |e| entry(e, 2, |i| i.nr_free.set(0)), FREE_LOW),
     sound("hint: 0", "tail", |e| entry(e, 0, |i| i.none_free_before.set(0))),
@@ -193,7 +193,7 @@ pub(super) const BITMAP: &[Case] = &[
     ),
 ];
 
-/// Sets a count, and the figures that go with it.
+/// Sets a count, and updates the totals to match.
 fn count(editor: &mut ImageEditor, at: u64, bits: RefCountBits) {
     editor.set_count(BlockNr(at), bits);
 }

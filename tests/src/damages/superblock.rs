@@ -1,4 +1,4 @@
-//! The superblock, a field at a time.
+//! The superblock, one field at a time.
 
 use crate::damage::{ImageEditor, THREE_BITMAPS};
 
@@ -41,8 +41,8 @@ fn zero_out(disk: &mut clone_core::metadata::format::SuperblockDisk) {
     zerocopy::FromZeros::zero(disk);
 }
 
-/// `tail` has 15626 regions of 64 sectors, 1000003 sectors in all: 245 words, 10 bits in the last.
-/// `fresh` has 262144 regions of 8, `huge-region` has 10 of 2097152.
+/// `tail` has 15626 regions of 64 sectors, 1000003 sectors in all: 245 words, with 10 bits in the
+/// last one. `fresh` has 262144 regions of 8 sectors, `huge-region` has 10 of 2097152 sectors.
 pub(super) const SIZES: &[Case] = &[
     fatal("region size 0", "tail", |e| region_size(e, 0), REGION_SIZE),
     fatal("region size 1", "tail", |e| region_size(e, 1), REGION_SIZE),
@@ -72,10 +72,10 @@ pub(super) const SIZES: &[Case] = &[
     fatal("4e9 sectors", "tail", |e| target_size(e, 4_000_000_000), TOO_FEW_BLOCKS),
     fatal("1000 regions", "tail", |e| target_size(e, 64_000), &["bitset-block-entries"]),
     fatal("one region", "tail", |e| target_size(e, 1), &["bitset-block-entries"]),
-    // The bitset has the same words; only the bit of the region that is no more tells.
+    // The bitset has the same number of words; only the bit of the missing region shows the change.
     fatal("a hydrated region less", "tail", |e| target_size(e, 1_000_000), TRAILING),
-    // Nothing in the metadata speaks against these: the table line does, and then the kernel
-    // refuses to open it.
+    // Nothing in the metadata contradicts these changes. The table line does, and then the kernel
+    // refuses to open the metadata.
     sound("a region more in the same word", "tail", |e| target_size(e, 1_000_065)),
     sound("another sector in the last region", "tail", |e| target_size(e, 1_000_004)),
     sound("region and target twice as large", "tail", |e| {

@@ -1,4 +1,5 @@
-//! What the engine wants done at once, what it tells, and what it is told beside requests.
+//! Actions of the engine that are executed at once, events that it reports, and its inputs other
+//! than requests.
 
 use clone_core::dm_target::{Message, Mode, Status};
 use clone_core::engine::{Action, Command, CopyId, Event, Happening, Notice, RequestId};
@@ -9,7 +10,7 @@ use super::unit::{Cells, bytes, cells};
 use super::violation::{Halt, Violation, require};
 
 impl Round<'_> {
-    /// Does what the engine wants.
+    /// Executes an action of the engine.
     pub(super) fn perform(&mut self, action: Action) -> Result<(), Halt> {
         match action {
             Action::Start { op, io } => {
@@ -133,7 +134,8 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// All is committed in a clone that is at rest, if it can be.
+    /// Checks that a suspended clone has committed all hydrated regions, unless an operation
+    /// failed.
     pub(super) fn judge_rest(&mut self) -> Result<(), Violation> {
         let Status::Running(figures) = self.engine.status() else { return Ok(()) };
         if self.trouble.is_failing {
@@ -151,7 +153,7 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// Someone sends a message, or looks at the status.
+    /// Sends a random message, or checks the status.
     pub(super) fn command(&mut self) -> Result<(), Halt> {
         if self.is_closing {
             return Ok(());
@@ -236,7 +238,7 @@ impl Round<'_> {
         self.tell(Event::Resume)
     }
 
-    /// The status is what is known of the clone.
+    /// Checks that the status matches the known state of the clone.
     pub(super) fn judge_status(&mut self) -> Result<(), Violation> {
         let figures = match self.engine.status() {
             Status::Running(figures) => figures,

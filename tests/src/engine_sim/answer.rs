@@ -1,4 +1,4 @@
-//! Answers: whether they are right.
+//! Checks of answers to requests.
 
 use clone_core::engine::{Device, Operation, RequestError, RequestId};
 use rand::RngExt;
@@ -10,7 +10,7 @@ use super::unit::{CELL, bytes, named};
 use super::violation::{Halt, Violation, require};
 
 impl Round<'_> {
-    /// A request is answered.
+    /// Checks the answer to a request, and frees its slot.
     pub(super) fn answer(
         &mut self,
         request: RequestId,
@@ -103,7 +103,7 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// Whether there is a reason for an error.
+    /// Checks that an error has a reason.
     fn judge_error(&mut self, of: &Slot, error: RequestError) -> Result<(), Violation> {
         let trouble = &self.trouble;
         let is_change = !matches!(of.operation, Some(Operation::Read));
@@ -121,7 +121,8 @@ impl Round<'_> {
             RequestError::Device(Device::Metadata) => {
                 trouble.commit_failed && is_change && wants_marks
             }
-            // Those that wait for copies are not looked at one by one when there will be no more.
+            // Once no more copies are made, requests that wait for copies fail together, without a
+            // look at each of them.
             RequestError::ReadOnly if of.operation == Some(Operation::Hydrate) => {
                 trouble.is_failing
                     && (wants_marks || trouble.since.is_some_and(|at| of.submitted <= at))

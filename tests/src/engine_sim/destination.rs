@@ -5,10 +5,10 @@ use rand::rngs::StdRng;
 
 use super::unit::{Cells, SECTOR, Tag, garbage, overlap};
 
-/// Beyond so many writes in the cache the device stores the older half by itself.
+/// Limit on writes in the cache. Beyond it the device stores the older half by itself.
 const CACHE_MAX: usize = 512;
 
-/// Names a write from its start on.
+/// Identifies a write from its start on.
 pub(super) type WriteNr = u32;
 
 /// A moment, counted in ends of writes and starts of flushes.
@@ -16,12 +16,12 @@ pub(super) type FlushStart = u32;
 
 const NEVER: u32 = u32::MAX;
 
-/// What lands.
+/// Content of a write.
 #[derive(Clone, Debug)]
 pub(super) enum Content {
-    /// The same everywhere.
+    /// The same tag in all cells.
     Same(Tag),
-    /// Cell by cell.
+    /// One tag per cell.
     Each(Vec<Tag>),
 }
 
@@ -37,34 +37,34 @@ impl Content {
 /// A write, or a part of one, that has landed in the cache.
 #[derive(Debug)]
 struct Pending {
-    /// The later it landed, the higher.
+    /// Increases with the order of landing.
     version: u32,
     write: WriteNr,
     cells: Cells,
     content: Content,
 }
 
-/// What is cloned to.
+/// The simulated destination device.
 #[derive(Debug)]
 pub(super) struct Destination {
-    /// What reads see.
+    /// Content that reads return.
     live: Vec<Tag>,
-    /// What is on the medium.
+    /// Content of the medium.
     durable: Vec<Tag>,
-    /// The versions of that.
+    /// Version of each cell on the medium.
     stored: Vec<u32>,
-    /// What is not on the medium, oldest first.
+    /// Writes in the cache that are not on the medium, oldest first.
     pending: Vec<Pending>,
     version: u32,
     moment: FlushStart,
-    /// When each write had ended.
+    /// The moment at which each write ended.
     ended: Vec<FlushStart>,
-    /// Cells from here on are not the clone's.
+    /// Cells from this index on do not belong to the clone.
     clone: usize,
 }
 
 impl Destination {
-    /// A device of `len` cells, of which the clone has the first `clone`.
+    /// Creates a device of `len` cells. The first `clone` cells belong to the clone.
     pub(super) fn new(len: usize, clone: usize) -> Self {
         let live: Vec<Tag> = (0..len).map(garbage).collect();
         Self {
@@ -79,23 +79,23 @@ impl Destination {
         }
     }
 
-    /// How many cells there are.
+    /// Returns the number of cells.
     pub(super) fn len(&self) -> usize {
         self.live.len()
     }
 
-    /// What reads see.
+    /// Returns the content that reads see.
     pub(super) fn live(&self) -> &[Tag] {
         &self.live
     }
 
-    /// A write starts.
+    /// Starts a write.
     pub(super) fn begin(&mut self) -> WriteNr {
         self.ended.push(NEVER);
         self.ended.len() as WriteNr - 1
     }
 
-    /// A write takes effect, or a part of it.
+    /// Applies a write, or a part of it.
     pub(super) fn land(&mut self, write: WriteNr, cells: Cells, content: Content) {
         match &content {
             Content::Same(tag) => self.live[cells.clone()].fill(*tag),
@@ -111,26 +111,26 @@ impl Destination {
         }
     }
 
-    /// A write has ended.
+    /// Ends a write.
     pub(super) fn end(&mut self, write: WriteNr) {
         self.moment += 1;
         self.ended[write as usize] = self.moment;
     }
 
-    /// Whoever wrote is gone: nothing that has landed is under way any more.
+    /// Ends all writes, because the process that issued them is gone.
     pub(super) fn end_all(&mut self) {
         self.moment += 1;
         let ended = self.moment;
         self.ended.iter_mut().filter(|end| **end == NEVER).for_each(|end| *end = ended);
     }
 
-    /// A flush starts.
+    /// Starts a flush.
     pub(super) fn begin_flush(&mut self) -> FlushStart {
         self.moment += 1;
         self.moment
     }
 
-    /// A flush succeeds: what had ended before it started is on the medium.
+    /// Completes a flush: writes that had ended before its start are now on the medium.
     pub(super) fn flush(&mut self, start: FlushStart) {
         let pending = std::mem::take(&mut self.pending);
         for pending in pending {
@@ -142,19 +142,19 @@ impl Destination {
         }
     }
 
-    /// A flush fails: some sectors are on the medium, and the others are forgotten.
+    /// Fails a flush: some sectors reach the medium, and the others are lost.
     pub(super) fn fail_flush(&mut self, rng: &mut StdRng) {
         self.store_some(rng);
     }
 
-    /// The power goes.
+    /// Cuts the power.
     pub(super) fn crash(&mut self, rng: &mut StdRng) {
         self.store_some(rng);
         self.live.clone_from(&self.durable);
     }
 
-    /// As for the simulated disk of metadata: a coin for each sector would hardly ever give the
-    /// extreme cases in which bugs show.
+    /// Stores a random part of the cache. As for the simulated metadata disk, an independent choice
+    /// for each sector would hardly ever produce the extreme cases in which bugs show.
     fn store_some(&mut self, rng: &mut StdRng) {
         let pending = std::mem::take(&mut self.pending);
         let one = rng.random_range(0..pending.len().max(1));
@@ -174,7 +174,7 @@ impl Destination {
         }
     }
 
-    /// Puts on the medium those sectors of a write that are chosen, unless newer ones are there.
+    /// Puts the chosen sectors of a write on the medium, unless they hold newer content.
     fn store(&mut self, pending: &Pending, mut choose: impl FnMut(usize) -> bool) {
         let Cells { start, end } = pending.cells;
         let mut at = start;
@@ -192,8 +192,8 @@ impl Destination {
         }
     }
 
-    /// The first of `cells` that a crash now could leave with something that `survives` does not
-    /// allow, and that.
+    /// Returns the first of `cells` in which a crash now could leave a tag that `survives` rejects,
+    /// together with that tag.
     pub(super) fn lost(
         &self,
         cells: Cells,
@@ -210,7 +210,7 @@ impl Destination {
         durable.chain(pending).find(|&(cell, tag)| !survives(cell, tag))
     }
 
-    /// The first cell outside of the clone that is not what it was in the beginning.
+    /// Returns the first cell outside the clone that differs from its initial content.
     pub(super) fn trespass(&self) -> Option<usize> {
         let changed =
             |&cell: &usize| self.live[cell] != garbage(cell) || self.durable[cell] != garbage(cell);

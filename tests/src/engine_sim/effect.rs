@@ -1,4 +1,4 @@
-//! Operations on the devices, as they take effect and end.
+//! Effects and ends of operations on the devices.
 
 use clone_core::engine::{Device, Done, Event, Failure, Io, OpId};
 use persistent_data::sim::{Fault, Which};
@@ -13,7 +13,7 @@ use super::unit::{CELL, Cells, POISON, SECTOR, ZERO, named, overlap};
 use super::violation::{Halt, Violation, require};
 
 impl Round<'_> {
-    /// A part of an operation takes effect.
+    /// Applies a part of an operation.
     pub(super) fn land(&mut self, key: u64, cells: Cells) -> Result<(), Halt> {
         let Some(mut op) = self.ops.remove(&key) else { return Ok(()) };
         op.landings -= 1;
@@ -40,7 +40,7 @@ impl Round<'_> {
         slot.buffer[into].copy_from_slice(&self.world.destination.live()[cells]);
     }
 
-    /// What lands on some cells.
+    /// Returns the content that an operation puts into some cells.
     pub(super) fn content(&mut self, op: &Op, cells: &Cells) -> Content {
         match &op.io {
             Io::Store { .. } => {
@@ -67,7 +67,7 @@ impl Round<'_> {
         }
     }
 
-    /// Nothing lands that is older than what was answered.
+    /// Checks that nothing lands that is older than what was already answered.
     fn judge_landing(&self, op: &Op, cells: &Cells, content: &Content) -> Result<(), Violation> {
         if self.world.sight == Sight::Users
             || op.about.record.is_some_and(|record| !self.world.model.has_ended(record))
@@ -79,7 +79,7 @@ impl Round<'_> {
                 Content::Same(tag) => *tag,
                 Content::Each(tags) => tags[cell - cells.start],
             };
-            // A discard that leaves what is there.
+            // A discard may leave the content in place.
             let is_kept = matches!(op.io, Io::Discard { .. }) && tag != ZERO;
             require!(
                 is_kept || self.world.model.may_hold(cell, tag),
@@ -148,7 +148,8 @@ impl Round<'_> {
     fn abort(&mut self) -> Result<Done, Failure> {
         let Some(metadata) = &mut self.metadata else { return Ok(Done::Plain) };
         if self.world.one_in(self.plan.faults.aborts) {
-            // All that it reads may be in memory, so that the disk need not be asked.
+            // `abort` may need no disk access because everything that it reads is in memory, so the
+            // failure cannot be injected there.
             self.trouble.abort_failed = true;
             return Err(failure(Device::Metadata));
         }
@@ -158,7 +159,7 @@ impl Round<'_> {
         result.map(|()| Done::Plain).map_err(|_| failure(Device::Metadata))
     }
 
-    /// An operation ends.
+    /// Ends an operation.
     pub(super) fn end(&mut self, key: u64) -> Result<(), Halt> {
         let Some(mut op) = self.ops.remove(&key) else { return Ok(()) };
         op.has_ended = true;
@@ -202,7 +203,7 @@ impl Round<'_> {
         self.tell(Event::Done { op: OpId(key), result })
     }
 
-    /// The source works again, also for what is under way.
+    /// Makes the source work again, also for operations in flight.
     pub(super) fn heal_source(&mut self) {
         self.world.source.heal();
         for op in self.ops.values_mut() {
@@ -234,9 +235,9 @@ impl Round<'_> {
         }
     }
 
-    /// Notes what the engine is about to hear.
+    /// Records the result that the engine is about to receive.
     fn note_end(&mut self, op: &Op, result: &Result<Done, Failure>) {
-        // What is copied as a hole is stored as zeroes.
+        // The engine stores zeroes for a hole in the source.
         let copies = matches!(op.io, Io::Fetch { .. } | Io::Store { .. } | Io::Zero { .. });
         self.trouble.failed_copies += u32::from(copies && result.is_err());
         let vouches = matches!(op.io, Io::Flush | Io::Commit { .. });

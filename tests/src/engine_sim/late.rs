@@ -1,5 +1,5 @@
-//! Bad behaviour that makes something late, to prove that the judges of time see it. What comes
-//! late comes all the same, so that no other oracle sees it.
+//! Mutants that delay something, to prove that the judges of time notice. The delayed action still
+//! happens, so that no other oracle notices.
 
 use std::collections::BTreeMap;
 
@@ -13,41 +13,41 @@ use super::violation::Halt;
 
 const MS: u64 = 1_000_000;
 
-/// How late an operation begins for which a user waits, and one for which nobody does.
+/// Nanoseconds by which a fetch is delayed: with a user waiting for it, and without.
 const FETCH: (u64, u64) = (2 * MS, 400 * MS);
 
-/// How late it is told that a clone is complete.
+/// Nanoseconds by which the event for a complete clone is delayed.
 const FINISH: u64 = 50 * MS;
 
-/// Beyond so many ends of flushes and commits a flush is answered all the same.
+/// A delayed answer to a flush is given after this many ends of flushes and commits.
 const BARRIERS: u32 = 12;
 
-/// What is kept back.
+/// Delayed operations, answers and events.
 #[derive(Debug, Default)]
 pub(super) struct Late {
-    /// Operations that have not begun, but for the engine.
+    /// Operations that the engine has started and that have not begun.
     held: BTreeMap<u64, Io>,
-    /// So many were kept back.
+    /// Number of operations delayed so far.
     nr_held: u32,
-    /// Answers of flushes, and how many flushes and commits had ended by then.
+    /// Delayed answers to flushes, with the value of `barriers` at that time.
     answers: Vec<(RequestId, Result<(), RequestError>, u32)>,
-    /// Flushes and commits that have ended.
+    /// Number of flushes and commits that have ended.
     pub(super) barriers: u32,
-    /// That the clone is complete.
+    /// The delayed event for a complete clone.
     finish: Option<Notice>,
-    /// That the clone is to be suspended.
+    /// True if a suspend is delayed.
     suspends: bool,
 }
 
 impl Round<'_> {
-    /// What the engine wants begun, unless it is kept back.
+    /// Returns the operation that the engine wants to start, unless a mutant delays it.
     pub(super) fn keep_op(&mut self, key: u64, io: Io) -> Option<Io> {
         let is_urgent = match &io {
             Io::Fetch { urgent, .. } => *urgent,
             _ => return Some(io),
         };
         let is_kept = match self.world.mutant {
-            // One is enough, where nobody takes many turns more for it.
+            // One delayed fetch is enough if the latency keeps it from taking many more turns.
             Some(Mutant::LateFetch) => {
                 is_urgent && self.kept.nr_held == 0 && self.world.plan.latency.usual >= MS
             }
@@ -64,23 +64,23 @@ impl Round<'_> {
         None
     }
 
-    /// Whether users are at work, and do nothing but read.
+    /// Returns whether users are active and only read.
     fn do_users_read(&self) -> bool {
         let mut busy = self.slots.iter().filter(|slot| slot.is_busy()).peekable();
         busy.peek().is_some() && busy.all(Slot::is_read)
     }
 
-    /// Whether any operation is kept back.
+    /// Returns whether any operation is delayed.
     pub(super) fn is_op_kept(&self) -> bool {
         !self.kept.held.is_empty()
     }
 
-    /// An operation is begun that was kept back.
+    /// Begins a delayed operation.
     pub(super) fn begin_kept(&mut self, key: u64) -> Result<(), Halt> {
         self.kept.held.remove(&key).map_or(Ok(()), |io| self.start_op(key, io))
     }
 
-    /// All operations are begun that were kept back.
+    /// Begins all delayed operations.
     pub(super) fn begin_all_kept(&mut self) -> Result<(), Halt> {
         for (key, io) in std::mem::take(&mut self.kept.held) {
             self.start_op(key, io)?;
@@ -88,7 +88,7 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// Whether an answer is kept back.
+    /// Delays an answer if the mutant does so. Returns whether the answer is delayed.
     pub(super) fn keep_answer(
         &mut self,
         request: RequestId,
@@ -104,7 +104,7 @@ impl Round<'_> {
         is_it
     }
 
-    /// Gives the answers that cannot be kept back any more.
+    /// Gives the delayed answers that are due.
     pub(super) fn give_kept_answers(&mut self) -> Result<(), Halt> {
         if self.kept.answers.is_empty() {
             return Ok(());
@@ -120,7 +120,7 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// Notices as a mutant passes them on.
+    /// Passes an event on, unless a mutant delays it.
     pub(super) fn keep_notice(&mut self, notice: Notice) -> Option<Notice> {
         if self.world.is(Mutant::LateFinish) && notice.what == Happening::Finished {
             self.kept.finish = Some(notice);
@@ -131,13 +131,13 @@ impl Round<'_> {
         Some(Notice { number, ..notice })
     }
 
-    /// It is told that the clone is complete.
+    /// Returns the delayed event for a complete clone.
     pub(super) fn kept_finish(&mut self) -> Option<Notice> {
         let notice = self.kept.finish.take()?;
         Some(Notice { number: self.notices + 1, ..notice })
     }
 
-    /// Whether the clone hears only later that it is to be suspended.
+    /// Delays a suspend if the mutant does so. Returns whether it is delayed.
     pub(super) fn keep_suspend(&mut self) -> bool {
         let is_it = self.world.is(Mutant::LateSuspend);
         if is_it && !std::mem::replace(&mut self.kept.suspends, true) {
@@ -147,7 +147,7 @@ impl Round<'_> {
         is_it
     }
 
-    /// It hears that it is to be suspended.
+    /// Sends the delayed suspend to the engine.
     pub(super) fn give_kept_suspend(&mut self) -> Result<(), Halt> {
         if std::mem::take(&mut self.kept.suspends) { self.tell(Event::Suspend) } else { Ok(()) }
     }

@@ -1,30 +1,31 @@
-//! The line to a source: so many bytes a second, shared by all that is being fetched.
+//! The network line to a source: a fixed rate in bytes per second, shared by all fetches in flight.
 
 use std::collections::VecDeque;
 
-/// Nanoseconds of a second.
+/// Nanoseconds per second.
 const SECOND: u64 = 1_000_000_000;
 
-/// How a line serves those who fetch at the same time.
+/// The order in which a line serves concurrent fetches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Discipline {
     /// One after the other, as over one connection.
     InOrder,
-    /// All at once, each with the same part of the line, as over one connection each.
+    /// All at once with equal shares of the rate, as over one connection each.
     Shared,
 }
 
-/// What fetches go through.
+/// The line to a source.
 #[derive(Debug)]
 pub(super) struct Line {
     discipline: Discipline,
-    /// Bytes a second.
+    /// Bytes per second.
     rate: u64,
-    /// Fetches, with how many nanoseconds the line takes for the rest of each if it has no other.
+    /// Fetches in flight: the operation, and the nanoseconds that its rest takes on an otherwise
+    /// idle line.
     transfers: VecDeque<(u64, u64)>,
-    /// Up to when that is known.
+    /// The time up to which `transfers` is computed, in nanoseconds.
     now: u64,
-    /// How long it was in use.
+    /// Nanoseconds during which the line was in use.
     pub(super) busy: u64,
 }
 
@@ -33,12 +34,12 @@ impl Line {
         Self { discipline, rate, transfers: VecDeque::new(), now: 0, busy: 0 }
     }
 
-    /// How many nanoseconds it takes for so many bytes.
+    /// Returns the nanoseconds that a transfer of `bytes` takes on an otherwise idle line.
     pub(super) fn cost(&self, bytes: u64) -> u64 {
         (u128::from(bytes) * u128::from(SECOND)).div_ceil(self.rate.into()) as u64
     }
 
-    /// How many share the line.
+    /// Returns the number of fetches that are served at the same time.
     fn nr_served(&self) -> u64 {
         match self.discipline {
             Discipline::InOrder => self.transfers.len().min(1) as u64,
@@ -46,14 +47,14 @@ impl Line {
         }
     }
 
-    /// Begins to fetch.
+    /// Begins a fetch.
     pub(super) fn begin(&mut self, now: u64, op: u64, bytes: u64) {
         self.pass(now);
         let cost = self.cost(bytes);
         self.transfers.push_back((op, cost));
     }
 
-    /// When the next one ends, if no other begins before.
+    /// Returns when the next fetch ends if no other one begins before.
     pub(super) fn next_end(&self) -> Option<u64> {
         let nr = self.nr_served();
         let served = self.transfers.iter().take(nr as usize);
@@ -61,7 +62,7 @@ impl Line {
         Some(self.now + least * nr)
     }
 
-    /// Takes out one that has ended.
+    /// Removes and returns a fetch that has ended.
     pub(super) fn take_ended(&mut self, now: u64) -> Option<u64> {
         self.pass(now);
         let ended = self.transfers.iter().position(|&(_, left)| left == 0)?;

@@ -1,5 +1,5 @@
-//! What a clone may answer: each cell as a register, with the writes to it that may be what it
-//! holds.
+//! Model of the results that a clone may return. Each cell is a register with a list of the writes
+//! whose value it may hold.
 //!
 //! A version is *superseded* by one that was submitted after it had ended. A read may return any
 //! version that is not superseded by one that had ended before the read was submitted. After a
@@ -9,26 +9,26 @@ use std::collections::BTreeSet;
 
 use super::unit::{Cells, Tag};
 
-/// A moment, counted in what clients see: submissions and answers.
+/// A moment in the clients' order of events, counted in submissions and answers.
 pub(super) type Moment = u32;
 
-/// The end of what has not ended.
+/// The end of a write or read that has not ended.
 const NEVER: Moment = u32::MAX;
 
 const NONE: u32 = u32::MAX;
 
-/// What a write means for the versions before it.
+/// Effect of a write on the versions before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Force {
-    /// It has taken their place once it has ended.
+    /// It replaces them once it has ended.
     Full,
-    /// It has taken their place, or not: a write that failed, and a discard of what is hydrated.
+    /// It may or may not replace them: a failed write, or a discard of hydrated regions.
     Partial,
-    /// Nobody can tell what the cells hold.
+    /// The content of the cells is undefined.
     Anything,
 }
 
-/// Names a write from its submission on.
+/// Identifies a write from its submission on.
 pub(super) type RecordId = u32;
 
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +36,7 @@ struct Record {
     submitted: Moment,
     ended: Moment,
     force: Force,
-    /// Ended, and promised to be durable, or base of all.
+    /// True if the write has ended and was promised to be durable, and for the initial content.
     durable: bool,
 }
 
@@ -45,29 +45,30 @@ struct Record {
 struct Version {
     record: RecordId,
     value: Tag,
-    /// When a read that returned it had ended: what was read once is there from then on.
+    /// The end of the first read that returned this version: from then on the version must be
+    /// there.
     seen: Moment,
     next: u32,
 }
 
-/// The cells of a clone, as users may see them.
+/// The cells of a clone as users may see them.
 #[derive(Debug)]
 pub(super) struct Model {
     now: Moment,
     records: Vec<Record>,
-    /// Per cell, its newest version.
+    /// The newest version of each cell.
     newest: Vec<u32>,
     versions: Vec<Version>,
-    /// Versions that are not used, by `next`.
+    /// Head of the list of unused versions, linked by `next`.
     free: u32,
-    /// All that had ended before this is durable.
+    /// Everything that had ended before this moment is durable.
     flushed: Moment,
-    /// When the reads under way were submitted.
+    /// Submission times of the reads in flight.
     reads: BTreeSet<Moment>,
 }
 
 impl Model {
-    /// Cells with these values, all of them durable.
+    /// Creates a model whose cells hold `values`, all durable.
     pub(super) fn new(values: impl Iterator<Item = Tag>) -> Self {
         let base = Record { submitted: 0, ended: 0, force: Force::Full, durable: true };
         let versions: Vec<Version> =
@@ -83,25 +84,25 @@ impl Model {
         }
     }
 
-    /// A new moment, after all others.
+    /// Returns a new moment, after all others.
     pub(super) fn advance(&mut self) -> Moment {
         self.now += 1;
         self.now
     }
 
-    /// The last moment.
+    /// Returns the last moment.
     pub(super) fn now(&self) -> Moment {
         self.now
     }
 
-    /// A write is submitted.
+    /// Submits a write.
     pub(super) fn begin(&mut self, force: Force) -> RecordId {
         let submitted = self.advance();
         self.records.push(Record { submitted, ended: NEVER, force, durable: false });
         self.records.len() as RecordId - 1
     }
 
-    /// What a write that has just been submitted would store.
+    /// Adds the content of a write that has just been submitted.
     pub(super) fn writes(&mut self, record: RecordId, cells: Cells, value: Tag) {
         let oldest_read = self.reads.first().copied().unwrap_or(NEVER);
         for cell in cells {
@@ -126,7 +127,8 @@ impl Model {
         at
     }
 
-    /// Forgets versions that nothing can return any more, and gives the first that is left.
+    /// Frees versions that no read and no crash can return any more. Returns the first that
+    /// remains.
     fn prune(&mut self, first: u32, oldest_read: Moment) -> u32 {
         let mut durable_from = 0;
         let mut at = first;
@@ -157,36 +159,37 @@ impl Model {
         kept_first
     }
 
-    /// Whether it is known to survive a crash, in place of what was there before.
+    /// Returns whether a write is known to survive a crash, in place of the content before it.
     fn is_durable(&self, record: &Record) -> bool {
         record.force == Force::Full && (record.durable || record.ended < self.flushed)
     }
 
-    /// A write is answered.
+    /// Ends a write with its answer.
     pub(super) fn end(&mut self, record: RecordId, force: Force, durable: bool) {
         let ended = self.advance();
         let record = &mut self.records[record as usize];
         *record = Record { ended, force, durable, ..*record };
     }
 
-    /// Whether a write is answered.
+    /// Returns whether a write is answered.
     pub(super) fn has_ended(&self, record: RecordId) -> bool {
         self.records[record as usize].ended != NEVER
     }
 
-    /// A flush that was submitted at `submitted` has succeeded.
+    /// Marks everything as durable that had ended before `submitted`: a flush from that moment has
+    /// succeeded.
     pub(super) fn flush(&mut self, submitted: Moment) {
         self.flushed = self.flushed.max(submitted);
     }
 
-    /// A read is submitted.
+    /// Submits a read.
     pub(super) fn begin_read(&mut self) -> Moment {
         let submitted = self.advance();
         self.reads.insert(submitted);
         submitted
     }
 
-    /// A read is answered.
+    /// Ends a read with its answer.
     pub(super) fn end_read(&mut self, submitted: Moment) {
         self.advance();
         self.reads.remove(&submitted);
@@ -202,8 +205,8 @@ impl Model {
         })
     }
 
-    /// Whether a read that was submitted at `submitted`, and ends now, may return `value`. What it
-    /// returns is there from now on.
+    /// Returns whether a read that was submitted at `submitted` and ends now may return `value`. If
+    /// so, and if only one version matches, that version counts as present from now on.
     pub(super) fn read(&mut self, cell: usize, value: Tag, submitted: Moment) -> bool {
         let newest = self.versions[self.newest[cell] as usize];
         if newest.next == NONE {
@@ -220,7 +223,7 @@ impl Model {
         first.is_some()
     }
 
-    /// Whether something that is on the clone now may be `value`.
+    /// Returns whether the clone may hold `value` in `cell` now.
     pub(super) fn may_hold(&self, cell: usize, value: Tag) -> bool {
         let newest = self.versions[self.newest[cell] as usize];
         if newest.next == NONE && newest.value == value {
@@ -247,7 +250,7 @@ impl Model {
         })
     }
 
-    /// Whether a crash now may leave `value`.
+    /// Returns whether a crash now may leave `value` in `cell`.
     pub(super) fn survives(&self, cell: usize, value: Tag) -> bool {
         let newest = self.versions[self.newest[cell] as usize];
         if newest.next == NONE && newest.value == value {
@@ -261,14 +264,15 @@ impl Model {
         })
     }
 
-    /// The power went, and this is left: it is durable, and nothing is under way.
+    /// Restarts the model after a loss of power: `values` are durable, and no operation is in
+    /// flight.
     pub(super) fn restart(&mut self, values: impl Iterator<Item = Tag>) {
         let now = self.advance();
         *self = Self { now, ..Self::new(values) };
     }
 
-    /// Whoever ran the clone is gone, and this is what it holds now; of that a loss of power may
-    /// still take what was not flushed.
+    /// Restarts the model after the process was killed. The clone now holds `values`; a later loss
+    /// of power may still revert the writes that were not flushed.
     pub(super) fn interrupt(&mut self, values: impl Iterator<Item = Tag>) {
         let interrupted = self.advance();
         for record in self.records.iter_mut().filter(|record| record.ended == NEVER) {
@@ -284,7 +288,7 @@ impl Model {
         self.end(record, Force::Full, false);
     }
 
-    /// What could be there, for people.
+    /// Lists the versions that `cell` may hold, for a failure message.
     pub(super) fn explain(&self, cell: usize) -> String {
         let told = self.versions_of(cell).map(|(_, version, record)| {
             let ended = match record.ended {

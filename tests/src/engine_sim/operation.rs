@@ -1,5 +1,5 @@
-//! Operations on the devices, as they start: whether they may, how long they take, and what will
-//! become of them.
+//! Operations on the devices, as they start: checks that the engine may start them, their latency,
+//! and their outcome.
 
 use clone_core::engine::{ByteRange, Device, Done, Failure, Io, Overlay, OverlayBytes, RequestId};
 use rand::RngExt;
@@ -11,43 +11,43 @@ use super::saboteur::{self, Mutant};
 use super::unit::{Cells, Tag, ZERO, cells};
 use super::violation::{Halt, Violation, require};
 
-/// Set in the numbers of operations that clients do by themselves.
+/// Bit in the key of an operation that a client does itself on the fast path.
 pub(super) const LANE: u64 = 1 << 63;
 
-/// What an operation names.
+/// The cells and requests that an operation refers to.
 #[derive(Debug, Default)]
 pub(super) struct About {
     pub(super) cells: Cells,
-    /// Those of requests that it names.
+    /// Slots of the requests that it names.
     pub(super) slots: Vec<usize>,
-    /// What a write stores.
+    /// The content that a write stores.
     pub(super) tag: Tag,
     pub(super) record: Option<RecordId>,
-    /// What is laid over a copy.
+    /// Writes that are laid over a copy.
     pub(super) overlays: Vec<(Cells, Tag)>,
 }
 
-/// An operation under way.
+/// An operation in flight.
 #[derive(Debug)]
 pub(super) struct Op {
     pub(super) io: Io,
     pub(super) about: About,
     pub(super) write: WriteNr,
     pub(super) flush: FlushStart,
-    /// What is going to become of it.
+    /// The failure that it will end with.
     pub(super) failure: Option<Failure>,
-    /// Parts that have not landed.
+    /// Number of parts that have not landed.
     pub(super) landings: u32,
     pub(super) has_ended: bool,
     pub(super) is_lane: bool,
-    /// Whether it is for a copy that hydration began.
+    /// True if the operation belongs to a copy that hydration began.
     pub(super) is_background: bool,
-    /// What became of it on the metadata device.
+    /// Its result on the metadata device.
     pub(super) done: Option<Result<Done, Failure>>,
 }
 
 impl Op {
-    /// Whether it changes the destination.
+    /// Returns whether the operation changes the destination.
     pub(super) fn is_change(&self) -> bool {
         is_change(&self.io)
     }
@@ -57,15 +57,15 @@ fn is_change(io: &Io) -> bool {
     matches!(io, Io::Write { .. } | Io::Zero { .. } | Io::Discard { .. } | Io::Store { .. })
 }
 
-/// A buffer that the source is read into.
+/// A buffer that data of the source is read into.
 #[derive(Debug)]
 pub(super) struct CopyBuffer {
     pub(super) cells: Cells,
-    /// Whether the fetch has succeeded.
+    /// True if the fetch has succeeded.
     pub(super) is_filled: bool,
-    /// Whether hydration began it.
+    /// True if hydration began the copy.
     pub(super) is_background: bool,
-    /// Operations under way that name it.
+    /// Number of operations in flight that name the buffer.
     pub(super) users: u32,
 }
 
@@ -73,7 +73,7 @@ pub(super) fn failure(device: Device) -> Failure {
     Failure { device, reason: "a simulated fault".to_owned(), is_full: false }
 }
 
-/// Which device the data of an operation is on.
+/// Returns the device that an operation accesses.
 pub(super) fn device_of(io: &Io) -> Device {
     match io {
         Io::ReadSource { .. } | Io::Fetch { .. } => Device::Source,
@@ -83,7 +83,7 @@ pub(super) fn device_of(io: &Io) -> Device {
 }
 
 impl Round<'_> {
-    /// The engine starts an operation.
+    /// Starts an operation of the engine.
     pub(super) fn start_op(&mut self, op: u64, io: Io) -> Result<(), Halt> {
         let is_new = self.last_op.is_none_or(|last| last < op) && op & LANE == 0;
         require!(is_new || !self.ops.contains_key(&op), Protocol, "{op} is under way: {io:?}");
@@ -93,7 +93,7 @@ impl Round<'_> {
         self.begin(op, io, None)
     }
 
-    /// A client does something on the destination by itself.
+    /// Starts an operation that a client does itself on the destination, on the fast path.
     pub(super) fn start_lane_op(&mut self, io: Io, slot: usize) -> Result<(), Halt> {
         self.lane_ops += 1;
         self.begin(LANE | self.lane_ops, io, Some(slot))
@@ -127,7 +127,7 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// An operation that has not started yet, and whether it may.
+    /// Builds an operation that has not started yet, and checks that it is allowed.
     fn op(&mut self, io: Io, lane: Option<usize>) -> Result<Op, Halt> {
         let mut about = self.about(&io, lane)?;
         if self.world.is(Mutant::LostOverlay) {
@@ -158,7 +158,7 @@ impl Round<'_> {
         })
     }
 
-    /// What an operation names, and whether it may.
+    /// Returns the cells and requests that an operation names, and checks that it may name them.
     fn about(&mut self, io: &Io, lane: Option<usize>) -> Result<About, Violation> {
         let mut about = About::default();
         match io {
@@ -239,7 +239,8 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// The cells of a range that an operation names.
+    /// Returns the cells of a range that an operation names, and checks that they are inside the
+    /// clone.
     fn inside(&self, range: &ByteRange, io: &Io) -> Result<Cells, Violation> {
         let found = cells(range);
         let clone = self.world.plan.clone;
@@ -249,7 +250,7 @@ impl Round<'_> {
         Ok(found.unwrap_or_default())
     }
 
-    /// The slot of a request that an operation names.
+    /// Returns the slot of a request that an operation names.
     fn named(
         &self,
         request: RequestId,
@@ -276,7 +277,8 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// Where the destination is read, a region is hydrated; where the source is, it is not.
+    /// Checks the state of regions: only hydrated regions are read on the destination, and only
+    /// other regions on the source.
     fn note_hydrated(&mut self, op: &Op) -> Result<(), Violation> {
         let regions = self.world.regions(&op.about.cells);
         match &op.io {
@@ -289,7 +291,7 @@ impl Round<'_> {
             }
             Io::ReadSource { .. } | Io::Fetch { .. } => {
                 for region in regions {
-                    // A failure takes back what was not committed.
+                    // A failure reverts regions that were not committed.
                     let may_be_gone = self.trouble.is_failing && !self.world.committed[region];
                     let is_here = self.hydrated[region] && !may_be_gone;
                     require!(!is_here, Hydrated, "region {region} is hydrated: {:?}", op.io);
@@ -314,7 +316,7 @@ impl Round<'_> {
         }
     }
 
-    /// Whether an operation is going to fail.
+    /// Decides whether an operation fails.
     fn fails(&mut self, op: &Op, device: Device) -> Option<Failure> {
         let faults = self.plan.faults;
         let one_in = match &op.io {
@@ -338,7 +340,7 @@ impl Round<'_> {
         })
     }
 
-    /// The parts in which an operation takes effect.
+    /// Splits an operation into the parts in which it takes effect.
     fn landings(&mut self, op: &Op) -> Vec<Cells> {
         match op.io {
             Io::Commit { .. } | Io::Abort => return vec![0..0],

@@ -1,5 +1,5 @@
-//! What a run does, drawn from its seed. Each run leaves some operations and faults out, so that
-//! what they would hide comes to light.
+//! The plan of a run, drawn from its seed. Each run leaves out some operations and faults, so that
+//! they cannot hide the effects of others.
 
 use clone_core::dm_target::Options;
 use clone_core::engine::{Discards, Settings};
@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 
 use super::unit::{CELL, SECTOR};
 
-/// What clients ask for.
+/// The kind of a client's next request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wish {
     Read,
@@ -21,27 +21,27 @@ pub(super) enum Wish {
     Commit,
 }
 
-/// How operations take their time, in nanoseconds.
+/// Latency of operations, in nanoseconds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Latency {
-    /// Of most operations.
+    /// Upper bound for most operations.
     pub(super) usual: u64,
-    /// Of a few.
+    /// Upper bound for the few that stall.
     pub(super) stall: u64,
-    /// One in so many is one of the few.
+    /// One operation in this many stalls.
     pub(super) stalls_one_in: u32,
-    /// How many times longer the source takes.
+    /// Factor by which operations on the source take longer.
     pub(super) source: u64,
-    /// How much of all that lands does so in pieces.
+    /// Share of operations that land in pieces.
     pub(super) pieces: f64,
 }
 
-/// What goes wrong.
+/// Rates of injected faults.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Faults {
-    /// Spots of the source that cannot be read.
+    /// Number of spots of the source that cannot be read.
     pub(super) source_spots: u32,
-    /// Whether some of them never can.
+    /// True if some of them never become readable.
     pub(super) source_for_ever: bool,
     /// One in so many reads of the destination fails; 0 for none.
     pub(super) destination_reads: u32,
@@ -49,69 +49,70 @@ pub(super) struct Faults {
     pub(super) destination_writes: u32,
     /// One in so many flushes of the destination fails; 0 for none.
     pub(super) destination_flushes: u32,
-    /// One in so many commits comes across an operation of the metadata device that fails.
+    /// One in so many commits meets a failing operation of the metadata device; 0 for none.
     pub(super) commits: u32,
-    /// One in so many aborts does.
+    /// One in so many aborts fails; 0 for none.
     pub(super) aborts: u32,
 }
 
-/// How a round ends.
+/// The way in which a round ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
-    /// All is answered.
+    /// Every request is answered.
     Rest,
-    /// The power goes when so many actions have been begun.
+    /// The power is cut after this many actions have begun.
     PowerCut(u32),
-    /// The power goes in the midst of a commit, once so many have been done.
+    /// The power is cut during a commit, after this many commits.
     PowerCutInCommit(u32),
-    /// Whoever runs the clone is killed when so many actions have been begun, and its devices live.
+    /// The process that runs the clone is killed after this many actions have begun; its devices
+    /// survive.
     Kill(u32),
 }
 
-/// From opening a clone to its end.
+/// The plan of one round, from opening a clone to its end.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RoundPlan {
     pub(super) requests: u32,
-    /// Whether the clone is made complete, if it comes to rest.
+    /// True if hydration completes the clone after all requests are answered.
     pub(super) finishes: bool,
     pub(super) ending: Ending,
     pub(super) faults: Faults,
 }
 
-/// A run.
+/// The plan of a run.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) geometry: Geometry,
-    /// Cells of a region.
+    /// Cells per region.
     pub(super) region: usize,
     /// Cells of the clone.
     pub(super) clone: usize,
-    /// Cells behind it.
+    /// Cells behind the end of the clone, which must not change.
     pub(super) guard: usize,
     pub(super) settings: Settings,
-    /// The most requests at a time.
+    /// Maximum number of requests in flight.
     pub(super) slots: usize,
-    /// Whether numbers of requests are used again at once.
+    /// True if the number of a request is reused as soon as it is answered.
     pub(super) reuses_numbers: bool,
-    /// Lanes, and how many of those who may take one do.
+    /// Number of lanes, and the share of requests that try the fast path.
     pub(super) lanes: usize,
     pub(super) lane_chance: f64,
     pub(super) wishes: Vec<(Wish, u32)>,
-    /// How many requests are for some regions that all want.
+    /// Share of requests that go to a few hot regions.
     pub(super) hot: f64,
     pub(super) durable: f64,
-    /// The most that a client waits between two requests.
+    /// Maximum wait of a client between two requests, in nanoseconds.
     pub(super) think: u64,
-    /// How many requests are for more than there is, and how many for nothing.
+    /// Share of requests past the end of the clone, and share of empty ones.
     pub(super) past_end: f64,
     pub(super) empty: f64,
     pub(super) latency: Latency,
     pub(super) holes: f64,
     pub(super) slow_source: bool,
-    /// The most between two commands; 0 for no commands.
+    /// Maximum time between two commands, in nanoseconds; 0 for no commands.
     pub(super) commands: u64,
     pub(super) suspends: bool,
-    /// How late a tick may be.
+    /// Maximum delay of a tick, in nanoseconds.
     pub(super) late: u64,
     pub(super) rounds: Vec<RoundPlan>,
 }
@@ -122,7 +123,7 @@ fn pick<T: Copy>(rng: &mut StdRng, from: &[T]) -> T {
     from[rng.random_range(0..from.len())]
 }
 
-/// Cells of a region, and how many regions.
+/// Draws the cells per region, and the number of regions.
 fn sizes(rng: &mut StdRng) -> (usize, usize) {
     match rng.random_range(0..20) {
         0 => (64, 1),
@@ -172,8 +173,8 @@ impl Plan {
         }
     }
 
-    /// Makes it one round of nothing but reads, always some at a time, with nothing in the way of
-    /// hydration.
+    /// Reduces the plan to one round of constant reads, with several in flight and nothing that
+    /// blocks hydration.
     pub(super) fn make_busy(&mut self) {
         let options = Options { hydration_threshold: 4, ..Options::default() };
         self.settings =
@@ -219,7 +220,7 @@ fn latency(rng: &mut StdRng) -> Latency {
     }
 }
 
-/// What clients want, and how much of each.
+/// Draws the kinds of requests and their weights.
 fn wishes(rng: &mut StdRng) -> Vec<(Wish, u32)> {
     let all = [
         (Wish::Read, 40),
@@ -259,7 +260,7 @@ fn faults(rng: &mut StdRng) -> Faults {
     faults
 }
 
-/// Where regions are large there are fewer requests, for each takes its time.
+/// Draws the rounds. Large regions get fewer requests, because each request takes longer.
 fn rounds(rng: &mut StdRng, is_large: bool) -> Vec<RoundPlan> {
     let nr_rounds = rng.random_range(1..=4);
     let plan = |rng: &mut StdRng, last: bool| {

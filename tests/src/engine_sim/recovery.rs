@@ -1,4 +1,4 @@
-//! Crashes, and opening a clone again.
+//! Crashes, and reopening of a clone.
 
 use std::sync::Arc;
 
@@ -12,18 +12,18 @@ use super::unit::{Cells, Tag, named};
 use super::violation::{Oracle, Violation, require};
 use super::world::World;
 
-/// What a process that was killed may still have sent to the destination.
+/// Writes that a killed process may still have sent to the destination.
 #[derive(Debug)]
 pub(super) struct Left(Vec<(WriteNr, Cells, Content)>);
 
 impl World {
-    /// Opens the metadata: no region is missing, and none too many.
+    /// Opens the metadata, which checks the geometry of the clone.
     pub(super) fn open(&mut self) -> Result<Metadata<Arc<SimDisk>>, Violation> {
         let opened = Metadata::open_for(self.disk.clone(), self.plan.geometry);
         opened.map_err(|error| Violation::new(Oracle::Committed, error.to_string()))
     }
 
-    /// The power goes: what was not flushed may be lost.
+    /// Cuts the power: unflushed content may be lost.
     pub(super) fn cut_power(&mut self) -> Result<(), Violation> {
         self.figures.power_cuts += 1;
         self.check_crash()?;
@@ -37,7 +37,7 @@ impl World {
         Ok(())
     }
 
-    /// The process goes, and its devices stay: what had been sent to them is there.
+    /// Kills the process. Its devices survive, and operations in flight may still reach them.
     pub(super) fn kill(&mut self, left: Left) -> Result<(), Violation> {
         self.figures.kills += 1;
         for (write, cells, content) in left.0 {
@@ -54,7 +54,7 @@ impl World {
         Ok(())
     }
 
-    /// The process ends after the clone was suspended: all that was answered is there.
+    /// Ends the process after the clone was suspended: every answered write must be there.
     pub(super) fn stop(&mut self) -> Result<(), Violation> {
         self.figures.stops += 1;
         let values = self.recover()?;
@@ -73,7 +73,8 @@ impl World {
         Ok(())
     }
 
-    /// What the clone holds as metadata on the device now have it.
+    /// Returns the content of the clone according to the metadata that is now on the device. Checks
+    /// that the committed regions are hydrated, and no others that no commit has named.
     fn recover(&mut self) -> Result<Vec<Tag>, Violation> {
         let metadata = self.open()?;
         for region in 0..self.nr_regions() {
@@ -95,7 +96,7 @@ impl World {
 }
 
 impl Round<'_> {
-    /// What is on its way to the destination.
+    /// Returns the writes in flight to the destination.
     pub(super) fn left(&mut self) -> Left {
         let ops = std::mem::take(&mut self.ops);
         let mut left = Vec::new();

@@ -1,4 +1,4 @@
-//! Clients: what they ask, by which way, and whether the answers are right.
+//! Clients: their requests, the path that each request takes, and its effects on the model.
 
 use std::fmt;
 
@@ -15,18 +15,18 @@ use super::unit::{CELL, Cells, POISON, SECTOR, Tag, ZERO, bytes, overlap};
 use super::violation::{Halt, Violation, require};
 use super::watch::Wait;
 
-/// Beyond so many requests without a flush there is one whatever clients want: of each cell all is
-/// kept that a crash could bring back.
+/// Upper bound on requests without a flush; beyond it a client flushes. The model keeps every
+/// version of a cell that a crash could bring back.
 const CHANGES_MAX: u32 = 100;
 
-/// What a write means for the cells that it is about.
+/// Effect of a write on its cells.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Effect {
     pub(super) record: RecordId,
     pub(super) force: Force,
 }
 
-/// A place for one request at a time.
+/// A slot for one request at a time.
 #[derive(Default)]
 pub(super) struct Slot {
     pub(super) id: u64,
@@ -36,13 +36,13 @@ pub(super) struct Slot {
     pub(super) submitted: Moment,
     pub(super) effects: Vec<Effect>,
     tag: Tag,
-    /// What a read has got.
+    /// The data that a read has got.
     pub(super) buffer: Vec<Tag>,
-    /// Operations under way that name it.
+    /// Number of operations in flight that name the request.
     pub(super) names: u32,
     pub(super) is_past_end: bool,
     pub(super) wait: Wait,
-    /// Regions that were hydrated when it was submitted.
+    /// Number of hydrated regions at submission.
     pub(super) hydrated: u64,
 }
 
@@ -63,7 +63,7 @@ impl Slot {
         self.operation == Some(Operation::Read)
     }
 
-    /// Whether it has a buffer.
+    /// Returns whether the request has a buffer.
     pub(super) fn has_data(&self) -> bool {
         matches!(self.operation, Some(Operation::Read | Operation::Write))
     }
@@ -77,7 +77,7 @@ impl Slot {
 }
 
 impl Round<'_> {
-    /// The slot of a request under way.
+    /// Returns the slot of a request in flight.
     pub(super) fn slot_of(&self, request: RequestId) -> Result<usize, Violation> {
         let slot = (request.0 & 0xff) as usize;
         let of = self.slots.get(slot);
@@ -86,7 +86,7 @@ impl Round<'_> {
         Ok(slot)
     }
 
-    /// What the write in a slot stores.
+    /// Returns the content that the write in a slot stores.
     pub(super) fn stored_by(&self, slot: usize) -> (Tag, Option<RecordId>) {
         let of = &self.slots[slot];
         (of.tag, of.effects.first().map(|effect| effect.record))
@@ -112,7 +112,7 @@ impl Round<'_> {
         }
     }
 
-    /// Some cells of the clone, of one size or another.
+    /// Draws a range of cells of the clone, of random size.
     pub(super) fn some_cells(&mut self) -> Cells {
         let (region, clone) = (self.world.plan.region, self.world.plan.clone);
         let nr_regions = self.world.nr_regions();
@@ -147,7 +147,7 @@ impl Round<'_> {
         }
     }
 
-    /// A client wants something.
+    /// Submits a random request.
     pub(super) fn submit(&mut self, slot: usize) -> Result<(), Halt> {
         if self.is_closing || self.requests_left == 0 {
             return Ok(());
@@ -217,9 +217,9 @@ impl Round<'_> {
         }
     }
 
-    /// Tries the short way for a request.
+    /// Tries the fast path for a request.
     fn pass(&mut self, slot: usize, new: &Slot) -> Result<Option<Io>, Violation> {
-        // The first lane is for looking.
+        // The first lane is for inspection by the judges.
         let lanes = self.lanes.len() - 1;
         if lanes == 0 || !self.world.rng.random_bool(self.world.plan.lane_chance) {
             return Ok(None);
@@ -255,7 +255,7 @@ impl Round<'_> {
         Ok(Some(io))
     }
 
-    /// The regions that a discard is for.
+    /// Returns the regions that a discard covers.
     pub(super) fn covered(&self, cells: &Cells) -> std::ops::Range<usize> {
         let (region, clone) = (self.world.plan.region, self.world.plan.clone);
         let zero = self.settings.discards == Discards::Zero;
@@ -265,7 +265,7 @@ impl Round<'_> {
         first..end.max(first)
     }
 
-    /// Notes what a request may do from now on.
+    /// Records the effects that a request may have from now on.
     fn begin_request(&mut self, new: &mut Slot) {
         let model = &mut self.world.model;
         match new.operation {
@@ -290,7 +290,7 @@ impl Round<'_> {
     }
 
     fn add_effect(&mut self, new: &mut Slot, force: Force, cells: Cells, tag: Tag) {
-        // Until it has ended it takes nothing's place, so that it may be noted as it is.
+        // A write replaces nothing until it has ended, so it may be recorded before it starts.
         let record = self.world.model.begin(force);
         self.world.model.writes(record, cells, tag);
         new.effects.push(Effect { record, force });
@@ -332,9 +332,10 @@ impl Round<'_> {
         }
     }
 
-    /// Whether nobody is at work on these cells, and the engine is free to do what it is asked.
+    /// Returns whether no operation touches these cells and the engine is free to act on a request
+    /// at once.
     fn is_untouched(&self, cells: &Cells) -> bool {
-        // Between two chunks of a region nothing of its copy need be under way.
+        // Between two chunks of a region its copy need not have an operation in flight.
         let in_chunks = self.world.plan.region as u64 * CELL > self.settings.copy_bytes / 2;
         let is_copied = in_chunks && self.is_hydrating();
         let is_free = self.is_open() && !is_copied && !self.is_op_kept();
@@ -348,7 +349,7 @@ impl Round<'_> {
             && !self.slots.iter().any(|slot| slot.may_change() && near(&slot.cells))
     }
 
-    /// Whether a mutant does what the engine should.
+    /// Returns whether a mutant handles the request instead of the engine.
     fn is_stolen(&mut self, slot: usize) -> Result<bool, Halt> {
         let of = &self.slots[slot];
         let request = RequestId(of.id);
@@ -370,7 +371,7 @@ impl Round<'_> {
         }
     }
 
-    /// A client has done by itself what it wanted.
+    /// Ends a request that a client has done itself on the fast path.
     pub(super) fn end_lane(&mut self, slot: usize, is_ok: bool) -> Result<(), Halt> {
         self.passes[slot] = None;
         let error = Err(RequestError::Device(Device::Destination));

@@ -1,4 +1,4 @@
-//! From the opening of a clone until it ends, one way or another: time, and what comes when.
+//! A round, from opening a clone to its end: simulated time, and the queue of future events.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,91 +19,92 @@ use super::violation::{Halt, require};
 use super::watch::Watch;
 use super::world::World;
 
-/// Ticks without any other event or action, after which the clone is taken to be stuck.
+/// Number of consecutive ticks without any other event or action after which the clone counts as
+/// stuck.
 const IDLE_TICKS_MAX: u32 = 1000;
 
-/// The variable that has all events and actions printed, to look into the run of one seed.
+/// Environment variable that prints all inputs and actions, to debug the run of one seed.
 const TRACE: &str = "TEST_TRACE";
 
-/// What comes at some time.
+/// A future event of the simulation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Coming {
     /// A part of an operation takes effect.
     Land { op: u64, cells: Cells },
     /// An operation ends.
     End { op: u64 },
-    /// A client wants something.
+    /// A client submits a request.
     Client { slot: usize },
-    /// Someone sends a message.
+    /// A user sends a message, or checks the status.
     Command,
-    /// An operation begins that was kept back.
+    /// A delayed operation begins.
     Begin { op: u64 },
-    /// It is told that the clone is complete, which was kept back.
+    /// The delayed event for a complete clone is delivered.
     Finish,
-    /// The clone is told to suspend, which was kept back.
+    /// The delayed suspend reaches the clone.
     Suspend,
 }
 
-/// Whether the clone is suspended.
+/// The suspend state of the clone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Suspension {
     Running,
-    /// It was asked to, and perhaps to go on.
+    /// The engine was asked to suspend, and perhaps to resume afterwards.
     Asked {
         to_go_on: bool,
     },
-    /// It has told that it is.
+    /// The engine has reported that the clone is suspended.
     AtRest,
 }
 
-/// What has gone wrong in a round, and what the engine has said about it.
+/// Failures in a round, and the engine's reports of them.
 #[derive(Debug, Default)]
 pub(super) struct Trouble {
     /// A read of the source has failed.
     pub(super) source: bool,
-    /// Regions with spots that have failed.
+    /// Regions with spots of the source that have failed.
     pub(super) bad_regions: BTreeSet<usize>,
     /// An operation on the destination has failed.
     pub(super) destination: bool,
-    /// An operation that changes destination or metadata has failed.
+    /// An operation that changes the destination or the metadata has failed.
     pub(super) is_failing: bool,
-    /// When the engine was told that a flush or a commit had failed.
+    /// The moment at which the engine learned that a flush or a commit had failed.
     pub(super) since: Option<Moment>,
     pub(super) commit_failed: bool,
-    /// A flush of a complete clone has failed, and whether that was told.
+    /// A flush of a complete clone has failed, and whether the engine has reported it.
     pub(super) is_unflushed: bool,
     pub(super) told_unflushed: bool,
     pub(super) abort_failed: bool,
-    /// Copies that failed.
+    /// Number of failed copies.
     pub(super) failed_copies: u32,
     pub(super) told_read_only: bool,
-    /// When it told that it had failed.
+    /// The moment at which the engine reported that the clone had failed.
     pub(super) told_failed: Option<Moment>,
-    /// Hydration has stopped, and was not enabled since.
+    /// Hydration has stopped, and was not enabled since then.
     pub(super) is_stopped: bool,
 }
 
 impl Trouble {
-    /// Whether devices hold all that was sent to them.
+    /// Returns whether the devices hold everything that was sent to them.
     pub(super) fn is_nothing_lost(&self) -> bool {
         !(self.is_failing || self.destination || self.commit_failed)
     }
 }
 
-/// A clone at work.
+/// A running clone.
 pub(super) struct Round<'l> {
     pub(super) world: &'l mut World,
     pub(super) plan: RoundPlan,
     pub(super) engine: Engine,
     pub(super) lanes: &'l [Lane],
-    /// By slot.
+    /// Fast-path permits, by slot.
     pub(super) passes: Vec<Option<Pass<'l>>>,
-    /// Until the clone is complete.
+    /// `None` once the clone is complete.
     pub(super) metadata: Option<Metadata<Arc<SimDisk>>>,
-    /// By time, and then in the order in which it was scheduled.
+    /// Future events, ordered by time and then by the order of scheduling.
     coming: BTreeMap<(u64, u64), Coming>,
     scheduled: u64,
-    /// How late the next tick is.
+    /// Delay of the next tick, in nanoseconds.
     late: u64,
     idle_ticks: u32,
     actions_left: Option<u32>,
@@ -114,35 +115,35 @@ pub(super) struct Round<'l> {
     pub(super) copies: BTreeMap<u64, CopyBuffer>,
     pub(super) slots: Vec<Slot>,
     pub(super) nr_requests: u64,
-    /// Clients want nothing any more.
+    /// True once clients send no more requests.
     pub(super) is_closing: bool,
-    /// Requests since the last flush.
+    /// Number of requests since the last flush.
     pub(super) changes: u32,
     pub(super) requests_left: u32,
     pub(super) commands_left: u32,
     pub(super) settings: Settings,
-    /// While it is, no pass is given.
+    /// While the engine records changed regions, it gives no fast-path permits.
     pub(super) is_recording: bool,
     pub(super) suspension: Suspension,
     pub(super) notices: u64,
     pub(super) trouble: Trouble,
     pub(super) commits_begun: u32,
-    /// Regions that are known to be hydrated.
+    /// True for regions that are known to be hydrated.
     pub(super) hydrated: Vec<bool>,
-    /// When regions went back to the source.
+    /// The moment at which each region reverted to the source.
     pub(super) reverted: Vec<Option<Moment>>,
-    /// Every region was hydrated when it was opened.
+    /// True if every region was hydrated when the clone was opened.
     pub(super) was_complete: bool,
     pub(super) told_finished: bool,
     pub(super) is_retired: bool,
-    /// Whether all that goes in and out is printed.
+    /// True if all inputs and actions are printed.
     is_traced: bool,
     pub(super) watch: Watch,
     pub(super) kept: Late,
 }
 
 impl<'l> Round<'l> {
-    /// Whether passes are given for what is hydrated.
+    /// Returns whether the fast path is open for hydrated regions.
     pub(super) fn is_open(&self) -> bool {
         let runs = self.suspension == Suspension::Running;
         runs && !self.is_recording && !self.trouble.is_failing
@@ -201,23 +202,23 @@ impl<'l> Round<'l> {
         }
     }
 
-    /// Has something come after so many nanoseconds.
+    /// Schedules an event after so many nanoseconds.
     pub(super) fn schedule(&mut self, after: u64, what: Coming) {
         self.scheduled += 1;
         self.coming.insert((self.world.now + after, self.scheduled), what);
     }
 
-    /// Nothing is to come but ticks.
+    /// Returns whether only ticks remain.
     pub(super) fn is_quiet(&self) -> bool {
         self.coming.is_empty()
     }
 
-    /// Takes all that is to come.
+    /// Removes and returns all future events.
     pub(super) fn drain_coming(&mut self) -> Vec<Coming> {
         std::mem::take(&mut self.coming).into_values().collect()
     }
 
-    /// Lets the clients go.
+    /// Starts the clients and the commands.
     pub(super) fn start(&mut self) {
         for slot in 0..self.slots.len() {
             let after = self.world.rng.random_range(0..1_000_000);
@@ -233,7 +234,7 @@ impl<'l> Round<'l> {
         self.schedule(after, Coming::Command);
     }
 
-    /// Lets the next thing happen. `false` if there is none.
+    /// Executes the next event. Returns `false` if there is none.
     pub(super) fn step(&mut self) -> Result<bool, Halt> {
         let next = self.coming.first_key_value().map(|((at, _), _)| *at);
         let tick = self.engine.next_tick().map(|at| at.as_nanos() as u64);
@@ -286,7 +287,7 @@ impl<'l> Round<'l> {
         Ok(())
     }
 
-    /// Tells the engine something, and does what it wants.
+    /// Sends an input to the engine, and executes its actions.
     pub(super) fn tell(&mut self, event: Event) -> Result<(), Halt> {
         let now = Duration::from_nanos(self.world.now);
         let mut actions = std::mem::take(&mut self.actions);
@@ -319,7 +320,7 @@ impl<'l> Round<'l> {
         Ok(self.judge_time()?)
     }
 
-    /// Notes that the engine hears of a failure. Of a complete clone nothing is taken back.
+    /// Records that the engine learns of a failure. A complete clone reverts nothing.
     pub(super) fn note_failure(&mut self, of_flush_or_commit: bool) {
         if of_flush_or_commit {
             self.trouble.since.get_or_insert(self.world.model.now());

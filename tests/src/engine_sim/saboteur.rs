@@ -1,6 +1,6 @@
-//! Known bad behaviour, between an engine and its devices or between its clients and it, to prove
-//! that the oracles see it. Where it is more than a change of what passes by, it is done in the
-//! place that it is about.
+//! Mutants: known faults in behaviour between an engine and its devices, or between clients and the
+//! engine, to prove that the oracles detect them. A mutant that does more than change a passing
+//! value is implemented at the place that it affects.
 
 use clone_core::engine::{Device, Done, Failure, Io, Operation, Request};
 
@@ -8,25 +8,25 @@ use super::operation::failure;
 use super::unit::{Cells, bytes, cells};
 use super::violation::Oracle;
 
-/// Who looks.
+/// The set of active oracles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sight {
     /// All oracles.
     All,
-    /// Only those that see what users do: what is read, and what a crash leaves.
+    /// Only those that see user-visible behaviour: results of reads, and content after a crash.
     Users,
-    /// All but this one, which is one of time.
+    /// All but this one, which judges time.
     Without(Oracle),
-    /// All but those of time.
+    /// All but those that judge time.
     Timeless,
 }
 
-/// One bad behaviour.
+/// One fault in behaviour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutant {
-    /// A flush of the destination ends at once and has not flushed.
+    /// A flush of the destination ends at once without flushing.
     NoFlush,
-    /// A write to the destination has ended before it lands.
+    /// A write to the destination ends before it lands.
     EarlyEnd,
     /// A discard is rounded to whole regions outwards.
     WideDiscard,
@@ -34,31 +34,31 @@ pub enum Mutant {
     LongLastRegion,
     /// A write to a region that is being copied does not wait.
     OvertakenCopy,
-    /// A flush is answered when it is submitted.
+    /// A flush is answered at its submission.
     EarlyAnswer,
-    /// A commit that failed is taken for one that has not.
+    /// A failed commit is treated as a success.
     ForgottenFailure,
-    /// A flush that failed is taken for one that has not.
+    /// A failed flush is treated as a success.
     ForgottenFlushFailure,
-    /// What a write lays over a copy is left out.
+    /// The writes laid over a copy are dropped.
     LostOverlay,
-    /// A commit has marked regions, and has not committed them.
+    /// A commit marks regions without committing them.
     NoCommit,
-    /// What users wait for is fetched late, as if it had to keep to a rate.
+    /// Fetches that users wait for are delayed, as if they had to keep to a rate.
     LateFetch,
-    /// A flush is not answered while the next round is under way.
+    /// A flush is not answered while the next commit round is in flight.
     LateFlush,
-    /// What is fetched for users is as urgent as what is fetched for nobody.
+    /// Fetches for users are marked as not urgent, like background fetches.
     NotUrgent,
-    /// That a clone is complete is told late.
+    /// The event for a complete clone is delayed.
     LateFinish,
-    /// What is fetched for nobody is fetched late, while users are at work.
+    /// Background fetches are delayed while users are active.
     Starved,
-    /// A clone hears late that it is to be suspended.
+    /// A suspend reaches the clone late.
     LateSuspend,
 }
 
-/// The engine's clients, as a mutant has them.
+/// Returns a request as a mutant changes it.
 pub(super) fn submitted(
     mutant: Option<Mutant>,
     request: Request,
@@ -76,7 +76,7 @@ pub(super) fn submitted(
     Request { range, ..request }
 }
 
-/// An operation that is about to start, as a mutant has it.
+/// Returns an operation that is about to start, as a mutant changes it.
 pub(super) fn started(mutant: Option<Mutant>, io: Io) -> Io {
     match io {
         Io::Fetch { copy, range, .. } if mutant == Some(Mutant::NotUrgent) => {
@@ -86,7 +86,7 @@ pub(super) fn started(mutant: Option<Mutant>, io: Io) -> Io {
     }
 }
 
-/// Which cells an operation is for, as a mutant has it.
+/// Returns the cells that an operation accesses, as a mutant changes them.
 pub(super) fn touched(mutant: Option<Mutant>, io: &Io, range: Cells, region: usize) -> Cells {
     match io {
         Io::Fetch { .. } | Io::Store { .. } if mutant == Some(Mutant::LongLastRegion) => {
@@ -96,7 +96,7 @@ pub(super) fn touched(mutant: Option<Mutant>, io: &Io, range: Cells, region: usi
     }
 }
 
-/// How a commit that failed ends, as a mutant has it.
+/// Returns the result of a failed commit, as a mutant changes it.
 pub(super) fn failed_commit(mutant: Option<Mutant>, used: u64) -> Result<Done, Failure> {
     match mutant {
         Some(Mutant::ForgottenFailure) => Ok(Done::Blocks { used }),

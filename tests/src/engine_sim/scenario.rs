@@ -1,5 +1,5 @@
-//! Scenarios of users who would wait too long, each with its numbers drawn from a seed. The bounds
-//! follow from the numbers.
+//! Scenarios in which users could wait too long, with parameters drawn from a seed. The bounds
+//! follow from the parameters.
 
 use clone_core::dm_target::{Message, Options};
 use clone_core::engine::{Command, Operation, Settings};
@@ -9,20 +9,20 @@ use rand::{RngExt, SeedableRng};
 use super::line::Discipline;
 use super::timed::{Delay, MS, SECOND, Setup, Timed, Turn};
 
-/// 24 Mbit in bytes a second.
+/// 24 Mbit/s, in bytes per second.
 const SLOW_LINE: u64 = 3_000_000;
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
-/// The least that the engine copies in one go.
+/// The least that the engine copies in one operation, in bytes.
 const PIECE_MIN: u64 = 64 * KIB;
-/// The longest rest of hydration while users are at work.
+/// The longest pause of hydration while users are active, in nanoseconds.
 const REST: u64 = 105 * MS;
 
 fn pick<T: Copy>(rng: &mut StdRng, from: &[T]) -> T {
     from[rng.random_range(0..from.len())]
 }
 
-/// A clone as `cloned` sets it up whose source is near, and fast.
+/// A clone with a near, fast source, set up as `cloned` does it.
 fn near(region: u64, regions: u64) -> Setup {
     let settings = Settings { copy_bytes: MIB, copies: 4, ..Settings::default() };
     let mut setup = Setup {
@@ -41,7 +41,7 @@ fn near(region: u64, regions: u64) -> Setup {
     setup
 }
 
-/// As many regions at a time as `cloned` would copy.
+/// Sets the batch size and threshold that `cloned` would choose.
 fn set_batch(setup: &mut Setup) {
     let Settings { copy_bytes, copies, .. } = setup.settings;
     let batch = (copy_bytes / setup.region).max(1) as u32;
@@ -52,7 +52,7 @@ fn set_batch(setup: &mut Setup) {
     };
 }
 
-/// A clone as `cloned` sets it up whose source is at the far end of a slow line.
+/// A clone whose source is behind a slow line, set up as `cloned` does it.
 fn far(rng: &mut StdRng) -> Setup {
     let region = pick(rng, &[4 * KIB, 16 * KIB, 64 * KIB, 128 * KIB]);
     let mut setup = near(region, 64 * MIB / region);
@@ -66,26 +66,26 @@ fn far(rng: &mut StdRng) -> Setup {
     setup
 }
 
-/// What users get of a slow line beside hydration, and hydration without users.
+/// Results for users on a slow line beside hydration, and for hydration without users.
 #[derive(Clone, Debug)]
 pub struct SlowLine {
-    /// Nanoseconds that half of the reads took at most.
+    /// Median duration of the reads, in nanoseconds.
     pub median: u64,
-    /// Nanoseconds that half of them may take: 0.15 s, and what a read takes for itself where it
-    /// fetches a whole region.
+    /// Upper bound for the median in nanoseconds: 0.15 s, plus the transfer time of a whole region
+    /// if a read fetches one.
     pub median_max: u64,
-    /// The longest.
+    /// Duration of the longest read, in nanoseconds.
     pub longest: u64,
-    /// How many reads there were.
+    /// Number of reads.
     pub reads: usize,
-    /// The numbers of this run, in words.
+    /// Parameters of this run, as text.
     pub setup: String,
-    /// How much of the line hydration used while nobody read, from its beginning to its end.
+    /// Share of the line's rate that hydration used without users, from its beginning to its end.
     pub used_alone: f64,
 }
 
-/// A user reads what is not hydrated, over a line of 24 Mbit/s that hydration fetches by; and the
-/// same clone is hydrated alone.
+/// A user reads regions that are not hydrated over a line of 24 Mbit/s that hydration uses too;
+/// then the same clone is hydrated without users.
 pub fn run_on_slow_line(seed: u64, delay: Option<Delay>) -> SlowLine {
     let mut rng = StdRng::seed_from_u64(seed);
     let setup = far(&mut rng);
@@ -130,25 +130,25 @@ pub fn run_on_slow_line(seed: u64, delay: Option<Delay>) -> SlowLine {
     }
 }
 
-/// How long something took, and how long it may.
+/// A duration and its upper bound.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounded {
-    /// Nanoseconds that it took; `None` if it did not come to its end.
+    /// Duration in nanoseconds; `None` if it did not end.
     pub took: Option<u64>,
-    /// Nanoseconds.
+    /// Upper bound in nanoseconds.
     pub most: u64,
 }
 
 impl Bounded {
-    /// Whether it was in time.
+    /// Returns whether the bound holds.
     pub fn is_kept(&self) -> bool {
         self.took.is_some_and(|took| took <= self.most)
     }
 }
 
-/// A user wants something of a region of 32 MiB, or of the one beside it, while the first is being
-/// copied in the background at a rate of 2 MiB/s. The request waits for what is under way and for
-/// the region, each piece by piece at the speed of the devices, and for no rate.
+/// A user sends a request to a region of 32 MiB, or to the one beside it, while the first is being
+/// copied in the background at a rate of 2 MiB/s. The request waits for operations in flight and
+/// for the region, piece by piece at the speed of the devices, and not for the rate.
 pub fn run_beside_large_region(seed: u64, delay: Option<Delay>) -> Bounded {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut setup = near(32 * MIB, 4);
@@ -189,8 +189,8 @@ pub fn run_beside_large_region(seed: u64, delay: Option<Delay>) -> Bounded {
     }
 }
 
-/// Two clients write and flush in a loop while hydration ends: from the last region on there is
-/// the round under way, and that of the last regions.
+/// Two clients write and flush in a loop while hydration ends. After the last region is hydrated,
+/// only the commit round in flight and the round of the last regions remain.
 pub fn run_flushes(seed: u64, delay: Option<Delay>) -> Bounded {
     let mut rng = StdRng::seed_from_u64(seed);
     let regions = rng.random_range(1..=64);
@@ -217,17 +217,17 @@ pub fn run_flushes(seed: u64, delay: Option<Delay>) -> Bounded {
     }
 }
 
-/// What hydration did beside users.
+/// Progress of hydration beside active users.
 #[derive(Clone, Copy, Debug)]
 pub struct Beside {
-    /// Background copies that were begun.
+    /// Number of background copies that were begun.
     pub copies: u64,
-    /// How many there have to be.
+    /// Lower bound for `copies`.
     pub least: u64,
 }
 
-/// Users read what is not hydrated, so that their copies never leave a gap, for two seconds. Each
-/// background copy takes its time, and as long a rest as there may be.
+/// Users read regions that are not hydrated for two seconds, so that their copies never leave a
+/// gap. Each background copy takes its time, and is followed by the longest allowed pause.
 pub fn run_beside_readers(seed: u64, delay: Option<Delay>) -> Beside {
     let mut rng = StdRng::seed_from_u64(seed);
     let region = pick(&mut rng, &[4 * KIB, 64 * KIB, MIB]);
@@ -237,7 +237,7 @@ pub fn run_beside_readers(seed: u64, delay: Option<Delay>) -> Beside {
     let users = rng.random_range(2..=12);
     let size = setup.region * setup.regions;
     let mut timed = Timed::new(setup, delay);
-    // What hydration begins before the first of them comes does not count.
+    // Background copies that begin before the users' reads do not count.
     let (mut before, mut begun_at, mut turns) = (0, 0, vec![0; users]);
     timed.run(2 * SECOND, users, true, &mut |timed, user| {
         turns[user] += 1;
@@ -250,7 +250,7 @@ pub fn run_beside_readers(seed: u64, delay: Option<Delay>) -> Beside {
         let at = rng.random_range(0..size / (4 * KIB)) * 4 * KIB;
         Turn::Ask(Operation::Read, at..at + 4 * KIB)
     });
-    // All that users fetch meanwhile shares the line.
+    // The users' fetches share the line meanwhile.
     let piece = setup.settings.copy_bytes;
     let longest = setup.copy_time(piece, piece) + users as u64 * timed.line.cost(piece);
     let passed = 2 * SECOND - begun_at;

@@ -1,30 +1,30 @@
-//! A simulated source. There is no way to write to it.
+//! A simulated, read-only source.
 
 use rand::RngExt;
 use rand::rngs::StdRng;
 
 use super::unit::{Cells, Tag, ZERO, of_source, overlap};
 
-/// Cells that cannot be read.
+/// A range of cells that cannot be read.
 #[derive(Clone, Debug)]
 struct BadSpot {
     cells: Cells,
-    /// How often they still fail.
+    /// Number of reads that still fail; `u32::MAX` for ever.
     times: u32,
 }
 
-/// What is cloned.
+/// The simulated source device.
 #[derive(Debug)]
 pub(super) struct Source {
     cells: Vec<Tag>,
     bad: Vec<BadSpot>,
     slow: Option<Cells>,
-    /// Whether it tells where it is zero.
+    /// True if the source reports its zero ranges.
     knows_zeroes: bool,
 }
 
 impl Source {
-    /// A source of `len` cells, some stretches of which are zero where `holes` says so.
+    /// Creates a source of `len` cells. `holes` is the chance that a stretch is zero.
     pub(super) fn new(len: usize, region: usize, holes: f64, rng: &mut StdRng) -> Self {
         let mut cells: Vec<Tag> = (0..len).map(of_source).collect();
         let mut at = 0;
@@ -46,32 +46,32 @@ impl Source {
         Self { cells, bad: Vec::new(), slow: None, knows_zeroes }
     }
 
-    /// All of it.
+    /// Returns all cells.
     pub(super) fn all(&self) -> &[Tag] {
         &self.cells
     }
 
-    /// Some cells fail so many times from now on.
+    /// Makes the next `times` reads of some cells fail.
     pub(super) fn spoil(&mut self, cells: Cells, times: u32) {
         self.bad.push(BadSpot { cells, times });
     }
 
-    /// Some cells take long.
+    /// Makes reads of some cells slow.
     pub(super) fn slow_down(&mut self, cells: Cells) {
         self.slow = Some(cells);
     }
 
-    /// All is well again.
+    /// Makes all cells readable.
     pub(super) fn heal(&mut self) {
         self.bad.clear();
     }
 
-    /// Whether reading `cells` takes long.
+    /// Returns whether reads of `cells` are slow.
     pub(super) fn is_slow(&self, cells: &Cells) -> bool {
         self.slow.as_ref().is_some_and(|slow| overlap(slow, cells))
     }
 
-    /// What keeps `cells` from being read now, if anything does.
+    /// Returns the bad spot that makes a read of `cells` fail now, if there is one.
     pub(super) fn failure(&mut self, cells: &Cells) -> Option<Cells> {
         let spot =
             self.bad.iter_mut().find(|spot| spot.times > 0 && overlap(&spot.cells, cells))?;
@@ -79,7 +79,7 @@ impl Source {
         Some(spot.cells.clone())
     }
 
-    /// Where the zeroes end that cover all of `cells`, if it knows of them.
+    /// Returns the end of the zero range that covers all of `cells`, if the source reports one.
     pub(super) fn zeroes_from(&self, cells: &Cells) -> Option<usize> {
         if !self.knows_zeroes || self.cells[cells.start] != ZERO {
             return None;

@@ -1,5 +1,5 @@
-//! A world of nothing but time: an engine, the line to its source, a destination, and users. There
-//! is no data in it, so that regions may be as large as they are in life.
+//! A simulated world of time alone: an engine, the line to its source, a destination, and users. It
+//! holds no data, so that regions can be as large as in practice. `scenario.rs` runs it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
@@ -16,43 +16,44 @@ use super::line::{Discipline, Line};
 pub(super) const MS: u64 = 1_000_000;
 pub(super) const SECOND: u64 = 1000 * MS;
 
-/// One bad behaviour: something takes longer than it must.
+/// A fault in behaviour that makes something take longer than necessary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delay {
-    /// The engine hears at once that a background fetch has ended, and so asks for more than the
+    /// The engine is told at once that a background fetch has ended, and so asks for more than the
     /// line can carry.
     BlindWindow,
-    /// Background fetches go one by one.
+    /// Background fetches are sent one at a time.
     OneByOne,
-    /// All that is fetched keeps to the rate of hydration, whoever waits for it.
+    /// All fetches keep to the rate of hydration, including those that users wait for.
     KeptRate,
-    /// Background fetches make way for all others for ever.
+    /// Background fetches always give way to all others.
     Starved,
-    /// It is told that the clone is complete only when no flush is under way.
+    /// The event for a complete clone is delayed until no flush is in flight.
     LateFinish,
 }
 
-/// The devices of a clone, and its settings.
+/// The devices of a clone, and its settings. Times are in nanoseconds, rates in bytes per second.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Setup {
-    /// Bytes of a region.
+    /// Bytes per region.
     pub(super) region: u64,
     pub(super) regions: u64,
     pub(super) settings: Settings,
     pub(super) discipline: Discipline,
-    /// Bytes a second of the line to the source, and how long the source takes to answer.
+    /// Rate of the line to the source, and the latency of the source.
     pub(super) line: u64,
     pub(super) latency: u64,
-    /// How long an operation on the destination takes, and bytes a second beyond that.
+    /// Latency of an operation on the destination, and the destination's rate.
     pub(super) destination: u64,
     pub(super) destination_rate: u64,
-    /// How long a flush of the destination takes, and a commit.
+    /// Durations of a flush of the destination and of a commit.
     pub(super) flush: u64,
     pub(super) commit: u64,
 }
 
 impl Setup {
-    /// How long it takes to copy so many bytes in pieces of `piece`, one after the other.
+    /// Returns the time to copy `bytes` in pieces of `piece` bytes, one after the other, in
+    /// nanoseconds.
     pub(super) fn copy_time(&self, bytes: u64, piece: u64) -> u64 {
         let pieces = bytes.div_ceil(piece);
         let carried = u128::from(bytes) * u128::from(SECOND);
@@ -62,22 +63,22 @@ impl Setup {
     }
 }
 
-/// What a user does.
+/// An action of a user.
 #[derive(Clone, Debug)]
 pub(super) enum Turn {
-    /// Asks for something, and has its next turn when that is answered.
+    /// Sends a request; the next turn comes with its answer.
     Ask(Operation, ByteRange),
-    /// Waits so many nanoseconds.
+    /// Waits this many nanoseconds.
     Wait(u64),
-    /// Sends a message, and has its next turn at once.
+    /// Sends a message; the next turn comes at once.
     Tell(Command),
-    /// Does nothing any more.
+    /// Stops.
     Leave,
 }
 
 #[derive(Debug)]
 enum Coming {
-    /// What was asked for has come to the source.
+    /// A fetch request reaches the source.
     Arrive {
         op: u64,
         bytes: u64,
@@ -90,7 +91,7 @@ enum Coming {
     },
 }
 
-/// An operation under way.
+/// An operation in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Op {
     Fetch(Fetch),
@@ -102,13 +103,13 @@ enum Op {
 struct Fetch {
     bytes: u64,
     is_background: bool,
-    /// It has been sent to the source.
+    /// True if it was sent to the source.
     is_sent: bool,
-    /// The engine has been told that it has ended.
+    /// True if the engine was told that it has ended.
     is_told: bool,
 }
 
-/// A clone at work.
+/// A running clone.
 pub(super) struct Timed {
     pub(super) setup: Setup,
     pub(super) engine: Engine,
@@ -119,20 +120,20 @@ pub(super) struct Timed {
     coming: BTreeMap<(u64, u64), Coming>,
     scheduled: u64,
     ops: HashMap<u64, Op>,
-    /// Background fetches that a delay keeps back.
+    /// Background fetches that a `Delay` holds back.
     held: VecDeque<u64>,
-    /// By when all that was fetched has been paid for, where everything keeps to the rate.
+    /// The time up to which the hydration rate is used up, if all fetches keep to it.
     paid_at: u64,
     flushes: u32,
     is_finish_held: bool,
-    /// Who asked, and when.
+    /// The user and the submission time of each request in flight.
     requests: HashMap<u64, (usize, u64)>,
     nr_requests: u64,
-    /// How long each request took that was answered.
+    /// Durations of all answered requests, in nanoseconds.
     pub(super) took: Vec<u64>,
-    /// Background fetches that were begun.
+    /// Number of background fetches that were begun.
     pub(super) background: u64,
-    /// When the last region became hydrated, and when it was told that the clone is complete.
+    /// The times of the last region's hydration and of the event for a complete clone.
     pub(super) hydrated_at: Option<u64>,
     pub(super) finished_at: Option<u64>,
 }
@@ -172,7 +173,8 @@ impl Timed {
         self.coming.insert((at, self.scheduled), what);
     }
 
-    /// Lets `users` use the clone until `until`, or until it is complete, if that ends it.
+    /// Runs `users` until the time `until`, or until the clone is complete if `ends_complete` is
+    /// set.
     pub(super) fn run(
         &mut self,
         until: u64,
@@ -222,7 +224,7 @@ impl Timed {
                 self.nr_requests += 1;
                 let id = self.nr_requests;
                 self.requests.insert(id, (user, self.now));
-                // What is hydrated passes the engine by.
+                // Reads of hydrated regions bypass the engine.
                 let is_here = operation == Operation::Read && self.is_hydrated(&range);
                 if is_here {
                     self.answered(id);
@@ -234,7 +236,7 @@ impl Timed {
         }
     }
 
-    /// Whether all of a range is hydrated.
+    /// Returns whether all of a range is hydrated.
     pub(super) fn is_hydrated(&self, range: &ByteRange) -> bool {
         let lane = self.engine.front().lane();
         lane.is_hydrated(range)
@@ -302,7 +304,7 @@ impl Timed {
         self.schedule(self.now + took, Coming::End { op: key });
     }
 
-    /// Sends a fetch to the source, unless a delay keeps it back.
+    /// Sends a fetch to the source, unless a `Delay` holds it back.
     fn send_fetch(&mut self, key: u64, mut fetch: Fetch) {
         let mut others = self.ops.values().filter_map(|op| match op {
             Op::Fetch(other) if other.is_sent && !other.is_told => Some(other.is_background),
@@ -333,7 +335,7 @@ impl Timed {
         self.schedule(arrives, Coming::Arrive { op: key, bytes: fetch.bytes });
     }
 
-    /// The line has carried what was fetched.
+    /// Ends the transfer of a fetch.
     fn carried(&mut self, key: u64) {
         if matches!(self.ops.get(&key), Some(Op::Fetch(fetch)) if fetch.is_told) {
             self.ops.remove(&key);

@@ -1,46 +1,46 @@
-//! What the simulation counts in.
+//! Units of the simulation.
 //!
-//! A byte would tell no more than a cell: each cell holds the name of whoever wrote it, and all
-//! requests are for whole cells, eight of which are a sector.
+//! A cell is as informative as a byte: each cell holds the name of its last writer, and all
+//! requests are for whole cells. Eight cells are a sector.
 
 use std::ops::Range;
 
 use clone_core::engine::ByteRange;
 
-/// Bytes of a cell.
+/// Bytes per cell.
 pub(super) const CELL: u64 = 64;
 
-/// Cells of a sector, the unit that survives a crash whole or not at all.
+/// Cells per sector, the unit that survives a crash whole or not at all.
 pub(super) const SECTOR: usize = 8;
 
-/// Some cells of a device, half-open.
+/// A half-open range of cells of a device.
 pub(super) type Cells = Range<usize>;
 
-/// Who wrote a cell.
+/// The name of a cell's last writer.
 pub(super) type Tag = u32;
 
-/// The content of a cell of zeroes.
+/// The content of a zero cell.
 pub(super) const ZERO: Tag = 0;
 
-/// What a buffer holds that nothing was read into: no device holds it.
+/// The content of a buffer before any read. No device holds it.
 pub(super) const POISON: Tag = u32::MAX;
 
-/// What the source holds in a cell that is not zero: every cell something else.
+/// Returns the source's content in a nonzero cell. It is different for each cell.
 pub(super) fn of_source(cell: usize) -> Tag {
     1 << 31 | cell as Tag
 }
 
-/// What the destination holds in a cell at first.
+/// Returns the destination's initial content in a cell.
 pub(super) fn garbage(cell: usize) -> Tag {
     1 << 30 | cell as Tag
 }
 
-/// What write number `number` stores.
+/// Returns the content that write `number` stores.
 pub(super) fn of_write(number: u32) -> Tag {
     number + 1
 }
 
-/// What a cell holds, in words.
+/// Describes the content of a cell.
 pub(super) fn named(tag: Tag) -> String {
     match tag {
         ZERO => "zeroes".to_owned(),
@@ -51,18 +51,18 @@ pub(super) fn named(tag: Tag) -> String {
     }
 }
 
-/// The cells that bytes are; `None` if they are not whole cells.
+/// Converts bytes to cells. Returns `None` if they are not whole cells.
 pub(super) fn cells(bytes: &ByteRange) -> Option<Cells> {
     let is_whole = bytes.start.is_multiple_of(CELL) && bytes.end.is_multiple_of(CELL);
     is_whole.then_some((bytes.start / CELL) as usize..(bytes.end / CELL) as usize)
 }
 
-/// The bytes that cells are.
+/// Converts cells to bytes.
 pub(super) fn bytes(cells: &Cells) -> ByteRange {
     cells.start as u64 * CELL..cells.end as u64 * CELL
 }
 
-/// Whether two ranges have something in common.
+/// Returns whether two ranges overlap.
 pub(super) fn overlap(a: &Cells, b: &Cells) -> bool {
     a.start < b.end && b.start < a.end
 }

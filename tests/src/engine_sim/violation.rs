@@ -1,62 +1,62 @@
-//! What a run can be found guilty of.
+//! Violations: the promises that a run can break.
 
 use std::fmt;
 
-/// Who found it.
+/// The oracle that detects a violation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Oracle {
-    /// A read returned what no plain copy of the source could have.
+    /// A read returned data that no plain copy of the source could have returned.
     Read,
-    /// After a crash a cell does not hold what was flushed, nor what was written later.
+    /// After a crash a cell holds neither the flushed content nor later content.
     Durable,
-    /// Metadata calls regions hydrated that it must not, or has forgotten some.
+    /// The metadata marks regions as hydrated that must not be, or has lost some.
     Committed,
-    /// Something landed on the destination that was older than what had been answered.
+    /// Content landed on the destination that was older than what had been answered.
     Landing,
-    /// Something outside of the clone changed, or was about to be touched.
+    /// A cell outside the clone changed, or an operation was about to touch one.
     Bounds,
-    /// A request was not answered, or the clone did not come to an end.
+    /// A request was not answered, or the clone did not reach its end.
     Progress,
-    /// What follows a failure was not as promised.
+    /// The state after a failure is not as promised.
     Mode,
-    /// Notices do not fit what happened.
+    /// Events do not match the state of the clone.
     Notices,
-    /// An action names what it must not.
+    /// An action names something that it must not name.
     Protocol,
-    /// A request failed for no reason.
+    /// A request failed without a reason.
     Errors,
     /// A status is wrong.
     Status,
-    /// A request waits while nothing is under way that it could wait for.
+    /// A request waits while no operation is in flight that it could wait for.
     Waiting,
     /// A request is overtaken too often.
     Turns,
-    /// A user waits for what is copied as if nobody did.
+    /// A fetch that a user waits for is not marked as urgent.
     Urgency,
-    /// A clone of which every region is hydrated does not become complete.
+    /// A fully hydrated clone does not become complete.
     Completion,
-    /// Hydration does not go on.
+    /// Hydration makes no progress.
     Background,
-    /// A clone does not come to rest, or begins something new before it does.
+    /// A clone does not become suspended, or begins new work before it is.
     Rest,
-    /// A region that was hydrated is treated as if it were not, or the other way round.
+    /// A hydrated region is treated as not hydrated, or the reverse.
     Hydrated,
 }
 
 impl Oracle {
-    /// Whether it judges how long something takes.
+    /// Returns whether the oracle judges durations.
     pub(super) fn is_of_time(self) -> bool {
         use Oracle::{Background, Completion, Rest, Turns, Urgency, Waiting};
         matches!(self, Waiting | Turns | Urgency | Completion | Background | Rest)
     }
 }
 
-/// A promise that was not kept.
+/// A broken promise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Which kind of promise.
+    /// The oracle that detected it.
     pub oracle: Oracle,
-    /// What was seen.
+    /// Description of the observation.
     pub text: String,
 }
 
@@ -74,12 +74,12 @@ impl fmt::Display for Violation {
 
 impl std::error::Error for Violation {}
 
-/// Why a round ends early.
+/// The reason why a round ends early.
 #[derive(Clone, Debug)]
 pub(super) enum Halt {
-    /// It was meant to.
+    /// A planned crash.
     Crash,
-    /// Something is wrong.
+    /// A broken promise.
     Violation(Violation),
 }
 
@@ -89,7 +89,7 @@ impl From<Violation> for Halt {
     }
 }
 
-/// Leaves the function with a violation unless a condition holds.
+/// Returns a violation from the function unless a condition holds.
 macro_rules! require {
     ($condition:expr, $oracle:ident, $($text:tt)+) => {
         if !$condition {

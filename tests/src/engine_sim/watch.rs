@@ -1,26 +1,27 @@
-//! Judges of time. None of them holds a clock against a number that was found by trying: what a
-//! request may wait for are operations, and how long those take is the world's business.
+//! Judges of time. None of them compares a clock with a bound that was found by experiment: a
+//! request may wait for operations only, and their durations are set by the world.
 //!
-//! - `Waiting`: a request waits for operations and for nothing else. At any moment there is one
-//!   under way that it may wait for; never does it wait for the clock, as what lacks rate or
-//!   patience does.
-//! - `Turns`: nobody is overtaken for ever. A turn ends when all that the request might have waited
-//!   for at its beginning has ended, so that it lasts as long as one operation at the most. A read
-//!   takes two turns: what was fetched for it, and the source itself if that failed. A flush takes
-//!   four: flush and commit of the round under way, and those of its own round. Others take as many
-//!   as there are claims and buffers that they may have to wait for: see [`Round::turns_max`].
-//!   So a request is answered within as many times the longest operation as it has turns.
-//! - `Urgency`: what is fetched of a region for which a user waits is fetched as urgent, whoever
-//!   began its copy. Those who ask for regions to be hydrated have a place in a queue, and so only
-//!   the copy that the first of them waits for is judged, once it has been begun.
-//! - `Completion`: once every region is hydrated there is at most one more flush of the destination
-//!   before the clone is complete, that of the round that commits the last of them; and until then
-//!   a flush or a commit is under way.
-//! - `Background`: while hydration is switched on, has something to copy and room for it, no more
-//!   than a rest passes without a copy of its own under way, whatever users do. What it has to wait
-//!   for its rate comes on top: one chunk, as long as the rate has it.
-//! - `Rest`: a clone that is to be suspended fetches nothing more for which nobody waits, not even
-//!   the rest of a region; until it is at rest, something is under way.
+//! - `Waiting`: a request waits for operations and for nothing else. At any moment at least one is
+//!   in flight that it may wait for; it never waits for the clock, as a request limited by a rate
+//!   or a retry policy would.
+//! - `Turns`: no request is overtaken for ever. A turn ends when all operations have ended that the
+//!   request might have waited for at its beginning, so that it lasts at most as long as one
+//!   operation. A read takes two turns: the fetch for it, and a read of the source if that failed.
+//!   A flush takes four: flush and commit of the round in flight, and those of its own round.
+//!   Others take as many as there are claims and buffers that they may have to wait for: see
+//!   [`Round::turns_max`]. A request is therefore answered within its number of turns, times the
+//!   longest operation.
+//! - `Urgency`: a fetch for a region that a user waits for is marked urgent, even if hydration
+//!   began the copy. Hydrate requests have a place in a queue, and so only the copy that the first
+//!   of them waits for is judged, once it has begun.
+//! - `Completion`: once every region is hydrated, there is at most one more flush of the
+//!   destination before the clone is complete: the flush of the round that commits the last
+//!   regions. Until then a flush or a commit is in flight.
+//! - `Background`: while hydration is enabled and has something to copy and room for it, it has no
+//!   copy in flight for at most one pause, whatever users do. The wait for its rate comes on top:
+//!   the cost of one chunk at that rate.
+//! - `Rest`: a clone that is being suspended starts no more fetches without a waiting user, not
+//!   even for the rest of a region. Until it is suspended, an operation is in flight.
 
 use std::collections::BTreeSet;
 
@@ -33,63 +34,65 @@ use super::round::{Round, Suspension};
 use super::unit::{CELL, Cells, bytes, overlap};
 use super::violation::{Oracle, Violation, require};
 
-/// The longest rest between two copies while users are at work, with a glance whether they are.
+/// The longest pause between two background copies while users are active, including the poll for
+/// their activity. In nanoseconds.
 const REST: u64 = 105_000_000;
 
-/// How often passes are counted by a clone that comes to rest.
+/// The interval at which a clone that is being suspended polls the fast path for passes. In
+/// nanoseconds.
 const GLANCE: u64 = 1_000_000;
 
-/// The least that a buffer holds.
+/// Minimum size of a buffer, in bytes.
 const CHUNK_MIN: u64 = 64 << 10;
 
-/// How a request waits.
+/// The wait of a request.
 #[derive(Debug, Default)]
 pub(super) struct Wait {
-    /// It came while the clone did not run.
+    /// True if the request came while the clone did not run.
     pub(super) is_held: bool,
-    /// An operation under way that it may wait for: the oldest.
+    /// The oldest operation in flight that it may wait for.
     reason: Option<u64>,
-    /// The last operation of this turn.
+    /// The key of the last operation of this turn.
     turn_until: u64,
     turns: u32,
 }
 
-/// What has to be remembered of the past.
+/// Records of the past that the judges need.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
-    /// Flushes of the destination that were started, and how many there were at the last event.
+    /// Number of flushes of the destination that were started, now and at the last event.
     flushes: u32,
     flushes_before: u32,
-    /// So many flushes had been started when the last region was hydrated.
+    /// The value of `flushes` when the last region was hydrated.
     complete_since: Option<u32>,
-    /// Operations under way for copies that hydration began.
+    /// Number of operations in flight for copies that hydration began.
     background: u32,
-    /// Regions of which hydration has fetched something.
+    /// Regions that hydration has fetched at least in part.
     begun: BTreeSet<usize>,
-    /// Since when hydration could copy something, and has nothing under way.
+    /// The time since which hydration could copy something and has no operation in flight.
     idle_since: Option<u64>,
-    /// It was limited, and has not told that the limit is reached.
+    /// True if hydration is limited and has not reported that the limit is reached.
     pub(super) is_limited: bool,
-    /// Since when nothing keeps it from its rest.
+    /// The time since which nothing prevents the suspend.
     rest_since: Option<u64>,
 }
 
 impl Watch {
-    /// Copies may have been given up: of all regions it may be begun anew.
+    /// Forgets the begun regions: copies may have been dropped, and may begin anew.
     pub(super) fn forget_begun(&mut self) {
         self.begun.clear();
     }
 }
 
 impl Wait {
-    /// Of a request that comes now.
+    /// A request that comes now.
     pub(super) fn new(is_held: bool) -> Self {
         Self { is_held, ..Self::default() }
     }
 }
 
 impl Round<'_> {
-    /// An operation starts. Whether it is for a copy that hydration began.
+    /// Starts an operation. Returns whether it belongs to a copy that hydration began.
     pub(super) fn watch_start(&mut self, op: &Op) -> Result<bool, Violation> {
         if op.is_lane {
             return Ok(false);
@@ -113,7 +116,7 @@ impl Round<'_> {
                 self.judge_urgency(op, true)?;
                 true
             }
-            // A copy that users wait for stays one of hydration's.
+            // A copy of hydration remains one when a user waits for it.
             Io::Fetch { .. } => self.watch.begun.contains(&regions.start),
             Io::Store { copy, .. } => {
                 self.copies.get(&copy.0).is_some_and(|buffer| buffer.is_background)
@@ -129,7 +132,7 @@ impl Round<'_> {
         Ok(is_background)
     }
 
-    /// An operation ends.
+    /// Ends an operation.
     pub(super) fn watch_end(&mut self, key: u64, op: &Op) {
         self.watch.background -= u32::from(op.is_background);
         self.kept.barriers += u32::from(is_barrier(&op.io));
@@ -138,11 +141,12 @@ impl Round<'_> {
         }
     }
 
-    /// Nobody waits for what is fetched for nobody; `goes_on` with a copy, or begins one.
+    /// Checks that no user waits for a fetch that is not urgent. `goes_on` is true if the fetch
+    /// continues a copy, and false if it begins one.
     fn judge_urgency(&self, op: &Op, goes_on: bool) -> Result<(), Violation> {
         let trouble = &self.trouble;
         let mut regions = self.world.regions(&op.about.cells);
-        // Who has failed there already may still be at work elsewhere.
+        // A request that has already failed there may still wait for operations elsewhere.
         let is_spoilt = trouble.destination
             || trouble.is_failing
             || regions.any(|region| trouble.bad_regions.contains(&region));
@@ -154,8 +158,8 @@ impl Round<'_> {
             .filter(|(of, pass)| of.is_busy() && !of.wait.is_held && pass.is_none())
             .map(|(of, _)| of);
         let is_hydrate = |of: &&Slot| of.operation == Some(Operation::Hydrate);
-        // Those that ask for copies are served in their order, each from its beginning, as far as
-        // there is room. What they wait for is a copy that has been begun.
+        // Hydrate requests are served in order, each from its beginning, as far as there is room.
+        // They wait for a copy once it has begun.
         let first = here.clone().filter(|of| goes_on && is_hydrate(of));
         let first = first.min_by_key(|of| of.submitted);
         let first = first.filter(|of| overlap(&self.first_of(of), cells));
@@ -165,13 +169,13 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// The first region that a request to hydrate waits for.
+    /// Returns the cells of the first region that a hydrate request waits for.
     fn first_of(&self, of: &Slot) -> Cells {
         let mut regions = self.world.regions(&of.cells).map(|at| self.world.cells_of(at..at + 1));
         regions.find(|cells| !self.lanes[0].is_hydrated(&bytes(cells))).unwrap_or(0..0)
     }
 
-    /// The cells that must be hydrated, or become so, before a request is answered.
+    /// Returns the cells that must be hydrated, or become so, before a request is answered.
     fn claimed_for(&self, of: &Slot) -> Cells {
         match of.operation {
             Some(Operation::Write | Operation::WriteZeroes { .. } | Operation::Hydrate)
@@ -183,12 +187,12 @@ impl Round<'_> {
             Some(Operation::Discard) if !self.covered(&of.cells).is_empty() => {
                 self.world.cells_of(self.covered(&of.cells))
             }
-            // Nothing overlaps with it.
+            // An empty range overlaps with nothing.
             _ => 0..0,
         }
     }
 
-    /// Before an event: how long nothing has come of what could have.
+    /// Runs before an event: checks how long hydration or a suspend has made no progress.
     pub(super) fn judge_gaps(&mut self) -> Result<(), Violation> {
         self.watch.flushes_before = self.watch.flushes;
         let (now, late) = (self.world.now, self.world.plan.late);
@@ -212,7 +216,7 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// After an event.
+    /// Runs after an event.
     pub(super) fn judge_time(&mut self) -> Result<(), Violation> {
         self.judge_waits()?;
         self.judge_completion()?;
@@ -224,30 +228,30 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// Whether the engine has anything under way.
+    /// Returns whether an operation of the engine is in flight.
     fn is_at_work(&self) -> bool {
         self.ops.range(..LANE).any(|(_, op)| !op.has_ended)
     }
 
-    /// Whether something is being made durable.
+    /// Returns whether a flush, commit or abort is in flight.
     pub(super) fn is_barrier_under_way(&self) -> bool {
         self.ops.values().any(|op| is_barrier(&op.io) && !op.has_ended)
     }
 
-    /// The most bytes in a buffer.
+    /// Returns the maximum number of bytes in a buffer.
     fn chunk(&self) -> u64 {
         1 << self.settings.copy_bytes.max(CHUNK_MIN).ilog2()
     }
 
-    /// Whether so little room is left in buffers that a chunk may have to wait for it. There are
-    /// two shares of the same size, and one of them may be full.
+    /// Returns whether so little buffer space is left that a chunk may have to wait for it. There
+    /// are two shares of the same size, and one of them may be full.
     fn is_room_short(&self) -> bool {
         let used: usize = self.copies.values().map(|copy| copy.cells.len()).sum();
         let share = self.chunk() * u64::from(self.settings.copies.max(1));
         used as u64 * CELL + self.chunk() > share
     }
 
-    /// Whether hydration has something to copy, and nothing in its way but users.
+    /// Returns whether hydration has something to copy and only users can delay it.
     fn could_hydrate(&self) -> bool {
         let options = &self.engine.settings().options;
         if !options.hydration
@@ -284,7 +288,7 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// Every request waits for something, and nothing comes before it for ever.
+    /// Checks that every request waits for an operation, and that no request is overtaken for ever.
     fn judge_waits(&mut self) -> Result<(), Violation> {
         for slot in 0..self.slots.len() {
             let of = &self.slots[slot];
@@ -325,7 +329,8 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// The oldest operation that a request may wait for, and whether it may until that ends.
+    /// Returns the oldest operation that a request may wait for, and whether that reason holds
+    /// until the operation ends.
     fn reason(&self, slot: usize) -> Option<(u64, bool)> {
         let of = &self.slots[slot];
         let claimed = self.claimed_for(of);
@@ -346,7 +351,7 @@ impl Round<'_> {
                 Operation::Flush | Operation::Commit => is_barrier,
                 _ if is_barrier => of.durable && of.operation != Some(Operation::Hydrate),
                 _ if (is_copy || op.is_change()) && overlap(&op.about.cells, &claimed) => true,
-                // It comes after those that were here before, as far as there is room.
+                // A hydrate request comes after earlier ones, as far as there is room.
                 Operation::Hydrate => is_copy,
                 _ => return (is_copy && is_room_short).then_some(false),
             };
@@ -355,13 +360,13 @@ impl Round<'_> {
         self.ops.range(..LANE).find_map(|(&key, op)| Some((key, reason(op)?)))
     }
 
-    /// How many turns a request may take.
+    /// Returns the maximum number of turns of a request.
     ///
-    /// Of a region, one chunk after the other is fetched and stored: two turns each. Before it
-    /// there may be as many other copies as can wait for room: two of each request that changes
-    /// parts of regions, and those that hydration has begun, but no more than there are regions.
-    /// Such a claim may have to end before the request has one of its own; and each time that a
-    /// copy fails, those who waited for it try anew, one after the other.
+    /// The chunks of a region are fetched and stored one after the other: two turns each. Before
+    /// the region there may be as many other copies as can wait for room: two for each request that
+    /// changes parts of regions, and those that hydration has begun, but no more than there are
+    /// regions. Such a claim may have to end before the request has one of its own; and each time
+    /// that a copy fails, the requests that waited for it retry one after the other.
     fn turns_max(&self, of: &Slot) -> u32 {
         const ROUND: u32 = 2;
         let (nr_regions, slots) = (self.world.nr_regions() as u32, self.slots.len() as u32);
@@ -382,12 +387,12 @@ impl Round<'_> {
     }
 }
 
-/// Whether something is made durable, or taken back.
+/// Returns whether an operation makes something durable, or reverts it.
 fn is_barrier(io: &Io) -> bool {
     matches!(io, Io::Flush | Io::Commit { .. } | Io::Abort)
 }
 
-/// Keeps since when something has been so.
+/// Sets `since` to the time since which a condition holds.
 fn keep_since(since: &mut Option<u64>, is_so: bool, now: u64) {
     if is_so {
         since.get_or_insert(now);

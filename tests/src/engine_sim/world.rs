@@ -1,4 +1,4 @@
-//! What outlives the process that runs a clone.
+//! The state that outlives the process that runs a clone.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use super::source::Source;
 use super::unit::{Cells, Tag, named, of_write};
 use super::violation::{Oracle, Violation, require};
 
-/// Devices, and what is known of them.
+/// The devices, and the known state of them.
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) plan: Plan,
@@ -30,9 +30,10 @@ pub(super) struct World {
     pub(super) destination: Destination,
     pub(super) disk: Arc<SimDisk>,
     pub(super) model: Model,
-    /// Regions in the last commit that is known to have succeeded.
+    /// True for regions in the last commit that is known to have succeeded.
     pub(super) committed: Vec<bool>,
-    /// Regions of commits that failed or did not end: they may be hydrated after a restart.
+    /// True for regions of commits that failed or did not end: they may be hydrated after a
+    /// restart.
     pub(super) in_doubt: Vec<bool>,
     /// Nanoseconds since the beginning.
     pub(super) now: u64,
@@ -74,7 +75,7 @@ impl World {
         self.mutant == Some(mutant)
     }
 
-    /// Whether one of the judges of time looks.
+    /// Returns whether one of the judges of time is active.
     pub(super) fn judges(&self, oracle: Oracle) -> bool {
         match self.sight {
             Sight::All => true,
@@ -88,36 +89,36 @@ impl World {
         self.committed.len()
     }
 
-    /// What a new write stores.
+    /// Returns the content for a new write.
     pub(super) fn new_tag(&mut self) -> Tag {
         self.nr_writes += 1;
         of_write(self.nr_writes)
     }
 
-    /// Whether something happens that does so once in `times`; never for 0.
+    /// Returns `true` at random, once in `times` on average; never for 0.
     pub(super) fn one_in(&mut self, times: u32) -> bool {
         times > 0 && self.rng.random_range(0..times) == 0
     }
 
-    /// The regions that some cells lie in.
+    /// Returns the regions that contain some cells.
     pub(super) fn regions(&self, cells: &Cells) -> std::ops::Range<usize> {
         let region = self.plan.region;
         cells.start / region..cells.end.div_ceil(region).min(self.nr_regions())
     }
 
-    /// The cells of some regions.
+    /// Returns the cells of some regions.
     pub(super) fn cells_of(&self, regions: std::ops::Range<usize>) -> Cells {
         let cell = |region: usize| (region * self.plan.region).min(self.plan.clone);
         cell(regions.start)..cell(regions.end)
     }
 
-    /// A region that is not committed, if anyone looks.
+    /// Returns a region that is not committed, if all oracles are active.
     pub(super) fn uncommitted(&self) -> Option<usize> {
         let first = self.committed.iter().position(|&it| !it);
         first.filter(|_| self.sight == Sight::All)
     }
 
-    /// At least so many regions are committed.
+    /// Checks that at least `least` regions are committed.
     pub(super) fn check_committed(&self, least: u64) -> Result<(), Violation> {
         let committed = self.committed.iter().filter(|&&it| it).count() as u64;
         let is_enough = committed >= least || self.sight == Sight::Users;
@@ -125,7 +126,8 @@ impl World {
         Ok(())
     }
 
-    /// Metadata of these regions is about to be written: their data must be on the medium.
+    /// Checks that the data of these regions is on the medium, because their metadata is about to
+    /// be written.
     pub(super) fn check_vouched(&self, run: RegionRange) -> Result<(), Violation> {
         if self.sight == Sight::Users {
             return Ok(());
@@ -145,7 +147,7 @@ impl World {
         Ok(())
     }
 
-    /// If the power went now, with metadata as it was last committed, nothing would be lost.
+    /// Checks that a loss of power now, with the metadata as last committed, would lose nothing.
     pub(super) fn check_crash(&self) -> Result<(), Violation> {
         if self.sight == Sight::Users {
             return Ok(());
@@ -178,7 +180,7 @@ impl World {
         Ok(())
     }
 
-    /// Nothing outside of the clone has changed.
+    /// Checks that nothing outside the clone has changed.
     pub(super) fn check_bounds(&self) -> Result<(), Violation> {
         let trespass = self.destination.trespass();
         require!(trespass.is_none(), Bounds, "cell {trespass:?} was written, behind the end");

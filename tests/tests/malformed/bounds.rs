@@ -1,6 +1,7 @@
-//! What a small image claims costs neither memory nor time that the image does not justify.
+//! A small image that claims absurd sizes costs no more memory and time than its real size
+//! justifies.
 //!
-//! The work is done by a process of its own, whose memory a shell limits.
+//! A separate process does the work, and a shell limits its memory.
 
 use std::process::{Command, Output};
 
@@ -9,7 +10,7 @@ use clone_tests::damage::{ImageEditor, set_child, set_key};
 use persistent_data::BlockNr;
 use persistent_data::format::{Node, node_capacity, node_flags};
 
-/// Address space of the process. One that does nothing takes about a tenth of it.
+/// Address space of the process in KiB. An idle process takes about a tenth of it.
 const LIMIT_KIB: u32 = 64 << 10;
 
 fn run_limited(what: &str) -> Output {
@@ -35,12 +36,12 @@ fn a_process_that_takes_more_memory_than_it_may_fails() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("memory allocation"));
 }
 
-/// Ten regions on twenty blocks.
+/// An image of ten regions on twenty blocks.
 fn small() -> ImageEditor {
     ImageEditor::restored(20, 10, &[3..5])
 }
 
-/// Makes block `at` an internal node all of whose children are `child`.
+/// Makes block `at` an internal node whose children are all `child`.
 fn fan(editor: &mut ImageEditor, at: BlockNr, child: BlockNr) {
     let capacity = node_capacity(size_of::<u64>());
     editor.edit::<Node>(at, |disk| {
@@ -56,7 +57,8 @@ fn fan(editor: &mut ImageEditor, at: BlockNr, child: BlockNr) {
     });
 }
 
-/// Nodes in blocks 10 to 18, each with 252 times the next as its child; the last leads to `end`.
+/// Builds nodes in blocks 10 to 18, each with 252 times the next one as its child; the last one
+/// points to `end`.
 fn ladder(end: BlockNr) -> ImageEditor {
     let mut editor = small();
     for at in 10..19 {

@@ -1,4 +1,4 @@
-//! Single bytes changed, with no checksum made good: every one of them is seen, at its place.
+//! Single changed bytes without a valid checksum: each of them is detected, at its block.
 
 use clone_core::metadata::check::{Report, read};
 use clone_core::metadata::damage::{Damage, Severity};
@@ -8,11 +8,11 @@ use persistent_data::BlockNr;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-/// The code of what a flip in byte `byte` of a block of this role amounts to.
+/// Returns the code that a flip in byte `byte` of a block of this role must cause.
 fn code_of_flip(role: Role, byte: usize) -> &'static str {
     match role {
-        // Another target's superblock has a good checksum too, so the magic number is looked at
-        // first: "not clone metadata" says more than "bad checksum".
+        // The superblock of another target has a valid checksum too, so the check looks at the
+        // magic number first: "not clone metadata" says more than "bad checksum".
         Role::Superblock if (32..40).contains(&byte) => "superblock-magic",
         Role::Superblock => "superblock-checksum",
         Role::Internal | Role::Leaf => "bitset-node-checksum",
@@ -23,7 +23,7 @@ fn code_of_flip(role: Role, byte: usize) -> &'static str {
     }
 }
 
-/// Flips the bits of `mask` in a byte in use, and checks that this and nothing else is found.
+/// Flips the bits of `mask` in a byte in use, and checks that this damage and no other is found.
 fn check_flip(editor: &mut ImageEditor, at: BlockNr, role: Role, byte: usize, mask: u8) {
     editor.bytes(at, |bytes| bytes[byte] ^= mask);
     let report = read(editor, &());
@@ -119,7 +119,7 @@ fn messages_name_the_block_what_it_is_and_what_it_costs() {
     assert!(messages[2].ends_with("; regions 65152..97728 unknown"), "{messages:?}");
 }
 
-/// What must not depend on blocks that are not in use.
+/// Returns the part of a report that must not depend on unused blocks.
 fn essence(report: &Report) -> String {
     let regions = report.regions.as_ref().unwrap();
     format!(

@@ -1,5 +1,5 @@
-//! Damaged metadata: nothing is misread in silence, nothing panics, hangs or takes memory beyond
-//! reason, and how bad each piece of damage is called is what a real kernel makes of it.
+//! Damaged metadata: no silent misreads, no panics, no hangs, bounded memory, and severities that
+//! match the behaviour of a real kernel.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

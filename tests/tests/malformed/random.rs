@@ -1,4 +1,4 @@
-//! Random damage of blocks in use, with the checksums made good again.
+//! Random damage of blocks in use, with valid checksums.
 
 use clone_core::geometry::RegionRange;
 use clone_tests::damage::{ImageEditor, Role, THREE_BITMAPS, child};
@@ -10,7 +10,7 @@ use persistent_data::sim::seeds;
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-/// The fields of a block: where they begin, and their size in bytes.
+/// Returns the fields of a block, as offset and size in bytes.
 fn fields(role: Role) -> Vec<(usize, usize)> {
     let node: Vec<_> = [(4, 4), (8, 8), (16, 4), (20, 4), (24, 4), (28, 4)].into();
     match role {
@@ -32,7 +32,7 @@ fn fields(role: Role) -> Vec<(usize, usize)> {
         ]
         .into(),
         Role::Internal | Role::Leaf => {
-            // Keys, then children, of the first entries and of the last.
+            // Keys and children of the first entries and of the last one.
             let entries = (0..10).chain([251]).flat_map(|i| [(32 + 8 * i, 8), (2048 + 8 * i, 8)]);
             node.into_iter().chain(entries).collect()
         }
@@ -57,7 +57,7 @@ fn fields(role: Role) -> Vec<(usize, usize)> {
     }
 }
 
-/// What a field that holds `old` could be damaged to.
+/// Draws a damaged value for a field that holds `old`.
 fn nasty(rng: &mut StdRng, old: u64, other_block: u64) -> u64 {
     match rng.random_range(0..12) {
         0 => 0,
@@ -75,10 +75,10 @@ fn nasty(rng: &mut StdRng, old: u64, other_block: u64) -> u64 {
     }
 }
 
-/// Damages one block in use, and says how.
+/// Damages one block in use, and describes the damage.
 fn damage(rng: &mut StdRng, editor: &mut ImageEditor) -> String {
     let used = editor.layout().used();
-    // Half of the time one of the few blocks that hold the rest together.
+    // Half of the time one of the few blocks that hold the structure together.
     let pool = if rng.random() { used.len() } else { used.len().min(8) };
     let (at, role) = used[rng.random_range(0..pool)];
     let (other, _) = used[rng.random_range(0..used.len())];
@@ -99,8 +99,8 @@ fn damage(rng: &mut StdRng, editor: &mut ImageEditor) -> String {
     change
 }
 
-/// Whether the leaves of the bitset point to the same blocks, in another order: nothing in the
-/// format speaks against that.
+/// Returns whether the leaves of the bitset point to the same blocks in another order, which the
+/// format does not forbid.
 fn is_shuffled(editor: &ImageEditor) -> bool {
     let layout = editor.layout();
     let children = |at: &BlockNr| {
@@ -134,7 +134,7 @@ fn run(test: &'static str, names: &[&str], count: u64) {
     println!("sound, warning, leak, fatal: {outcomes:?}");
 }
 
-/// Prints what was done when a test fails after it.
+/// Prints the damage when a test fails after it.
 struct Told(Vec<String>);
 
 impl Drop for Told {
@@ -145,7 +145,8 @@ impl Drop for Told {
     }
 }
 
-/// Regions are what the bits say, or the damage is fatal; and what is not fatal bears writing.
+/// Regions match the bits, or the damage is fatal; and metadata without fatal damage can be
+/// written.
 #[test]
 fn random_damage_of_small_images_is_never_misread_in_silence() {
     let names = ["tail", "fresh", "huge-region", "complete", THREE_BITMAPS];
@@ -157,7 +158,7 @@ fn random_damage_of_a_tree_of_two_levels_is_never_misread_in_silence() {
     run("random_damage_of_a_tree_of_two_levels_is_never_misread_in_silence", &["twolevel"], 1000);
 }
 
-/// The laws would see it: a single bit of the bitset is not what the bits of the image say.
+/// Proves that the laws would detect a single wrong bit of the bitset.
 #[test]
 fn the_oracle_reads_what_the_kernel_said() {
     for name in clone_tests::fixtures::IMAGES {

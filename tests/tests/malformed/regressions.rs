@@ -1,4 +1,4 @@
-//! Damage that once passed, each with its story.
+//! Damage that was once overlooked, each with its history.
 
 use clone_core::metadata::Metadata;
 use clone_core::metadata::auto_repair::auto_repair;
@@ -12,9 +12,9 @@ use persistent_data::format::RefCountBits;
 use persistent_data::transaction::Transaction;
 use persistent_data::{BlockNr, Error};
 
-/// The bitmap left the count of a block to the tree, and the tree said one. The count was right, so
-/// nothing was told; but a count below three belongs in the bitmap, and a kernel takes such a block
-/// for shared, and copies of it for leaks.
+/// The bitmap moved the count of a block to the tree, and the tree said one. The count was right,
+/// so nothing was reported; but a count below three belongs in the bitmap, and a kernel takes such
+/// a block for shared, and its copies for leaks.
 #[test]
 fn a_right_count_in_the_wrong_place_is_told_and_put_right() {
     for (at, count) in [(6, 1), (1000, 0)] {
@@ -30,8 +30,8 @@ fn a_right_count_in_the_wrong_place_is_told_and_put_right() {
     }
 }
 
-/// The repair counted these among the figures that it had put right, and left them as they were:
-/// the next check found them again.
+/// The repair reported these problems as fixed without fixing them, and the next check found them
+/// again.
 #[test]
 fn auto_repair_puts_right_all_that_it_says_it_has() {
     let changes: [fn(&mut ImageEditor); 5] = [
@@ -52,8 +52,8 @@ fn auto_repair_puts_right_all_that_it_says_it_has() {
     }
 }
 
-/// Too high a number of free entries is harmless, unless it is so high that the blocks which are
-/// freed later make it zero: then a kernel takes the bitmap for full.
+/// A number of free entries that is too high is harmless, unless blocks that are freed later make
+/// it wrap to zero: then a kernel takes the bitmap for full.
 #[test]
 fn a_number_of_free_entries_that_is_about_to_overflow_is_fatal() {
     for (nr_free, is_fatal) in
@@ -65,7 +65,7 @@ fn a_number_of_free_entries_that_is_about_to_overflow_is_fatal() {
     }
 }
 
-/// A space map that covers just the blocks in use passed as sound: a kernel opens it, and is
+/// A space map that covers just the blocks in use passed as sound. A kernel opens it, and is
 /// read-only from its first commit on.
 #[test]
 fn a_map_without_room_for_a_commit_is_fatal_until_all_is_hydrated() {
@@ -81,8 +81,8 @@ fn a_map_without_room_for_a_commit_is_fatal_until_all_is_hydrated() {
     assert!(read(&editor, &()).damage.is_empty());
 }
 
-/// The fuzzer found that room for one commit may not be room for a second: blocks in use whose
-/// counts are too high count as shared, so they are kept when they are copied.
+/// The fuzzer found that space for one commit may not be space for a second: blocks in use whose
+/// counts are too high count as shared, and so a commit keeps them when it copies them.
 #[test]
 fn leaks_of_blocks_in_use_take_up_room_when_they_are_copied() {
     let mut editor = ImageEditor::of("tail");
@@ -99,7 +99,7 @@ fn leaks_of_blocks_in_use_take_up_room_when_they_are_copied() {
     assert!(laws::codes(&report).iter().any(|&(code, _)| code == "space-map-full"));
 }
 
-/// Whether a commit of one changed array block finds no room, whatever a check says of it.
+/// Returns whether a commit of one changed array block finds no space, independent of a check.
 fn smallest_commit_has_no_room(image: &ImageEditor) -> bool {
     let device = image.clone();
     let superblock = Superblock::read(&device).unwrap();
@@ -116,16 +116,16 @@ fn smallest_commit_has_no_room(image: &ImageEditor) -> bool {
     }
 }
 
-/// A commit copies the bitmap and the index, and counts one reference less to the old ones. If
-/// leaks have put their counts into the tree of large counts, that is copied too: one block more
-/// than the smallest commit took, and a check that did not count it called metadata sound that was
+/// A commit copies the bitmap and the index, and drops one reference to each old block. If leaks
+/// have moved their counts into the tree of large counts, the commit copies that too: one block
+/// more than the smallest commit. A check that did not count it called metadata sound that was
 /// read-only from the first commit on.
 #[test]
 fn large_counts_of_the_space_maps_own_blocks_take_up_room_when_it_is_copied() {
     for (leaked_bitmap, leaked_index, needed) in
         [(None, None, 4), (Some(3), None, 5), (None, Some(3), 5), (Some(4), Some(9), 5)]
     {
-        // Its blocks lie side by side, so that all that are free come after them.
+        // The blocks in use are contiguous, so that all free blocks come after them.
         let mut editor = ImageEditor::restored(40, 1000, &[3..70]);
         let layout = editor.layout().clone();
         let mut counts = [(layout.bitmaps[0], leaked_bitmap), (layout.index, leaked_index)];

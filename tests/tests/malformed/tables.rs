@@ -1,4 +1,4 @@
-//! Every damage of the shared tables is called what it must be called.
+//! Every damage of the shared tables is reported with its code and severity.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -21,7 +21,7 @@ fn every_damage_of_the_space_map_is_called_what_it_must_be() {
     run(|table| !table.about.contains("superblock") && !table.about.starts_with("bitset"));
 }
 
-/// Runs every case of the tables and tells all that went otherwise.
+/// Runs every case of the selected tables, and reports all deviations.
 fn run(is_wanted: impl Fn(&Table) -> bool) {
     let failures: Vec<String> = TABLES
         .iter()
@@ -50,8 +50,8 @@ fn failure(case: &Case) -> Result<(), String> {
     Err(format!("{image}, {name}: {:?} {found:?}\n    {}", report.worst(), messages.join("\n    ")))
 }
 
-/// Two full array blocks that have traded places look the same: an array block does not say which
-/// part of the array it is. No reader of the format can tell, and a kernel does not either.
+/// Two full array blocks that are swapped look the same: an array block does not record its index
+/// in the array. No reader of the format can detect the swap, and a kernel does not either.
 #[test]
 fn array_blocks_that_have_traded_places_are_told_only_if_one_of_them_is_the_last() {
     let swapped = |entries: (usize, usize)| {

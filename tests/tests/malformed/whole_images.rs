@@ -1,4 +1,4 @@
-//! Devices that are cut off, empty, or hold something else altogether.
+//! Devices that are truncated, empty, or hold something else.
 
 use clone_core::metadata::check::{Report, read};
 use clone_core::metadata::superblock::Superblock;
@@ -12,7 +12,7 @@ fn check_bytes(bytes: &[u8]) -> Report {
     read(&MemoryDevice::from_bytes(bytes), &())
 }
 
-/// The code and the message of the only thing wrong.
+/// Returns the code and the message of the only problem.
 fn only(report: &Report) -> (&'static str, String) {
     let [damage] = &report.damage[..] else { panic!("{:?}", report.damage) };
     assert!(report.is_fatal());
@@ -54,8 +54,8 @@ fn an_image_cut_off_keeps_what_lies_before_the_cut_and_tells_no_leak() {
     }
 }
 
-/// A kernel formats such a device and says nothing: all writes made so far are gone. So the message
-/// has to be loud.
+/// A kernel formats such a device without a warning: all writes so far are lost. The message has to
+/// say so loudly.
 #[test]
 fn an_all_zero_superblock_is_called_unformatted_and_the_message_shouts() {
     let mut editor = ImageEditor::of("tail");

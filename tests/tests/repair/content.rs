@@ -1,5 +1,5 @@
-//! A clone with data, whose metadata is damaged: where source and destination decide, the clone
-//! reads as it did before.
+//! A clone with data whose metadata is damaged: where a comparison of source and destination
+//! decides, the clone reads as before.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -27,26 +27,26 @@ use crate::images::nr_blocks;
 
 const SECTOR: usize = 512;
 
-/// What the clone is made from: never changes, and takes no memory.
+/// The source of the clone. It never changes, and takes no memory.
 struct Source {
     geometry: Geometry,
     seed: u64,
 }
 
-/// What regions are copied and written to: all zero when the clone began.
+/// The destination, all zero at the creation of the clone.
 struct Destination {
     geometry: Geometry,
-    /// What is not all zero.
+    /// Regions that are not all zero.
     regions: BTreeMap<u64, Vec<u8>>,
 }
 
-/// The bytes of `region`.
+/// Returns the half-open byte range of `region`.
 fn bytes_of(geometry: Geometry, region: u64) -> Range<u64> {
     let sectors = geometry.sectors_of(region..region + 1);
     sectors.start.to_bytes().unwrap()..sectors.end.to_bytes().unwrap()
 }
 
-/// A device of which each region can be had.
+/// A device that returns the content of each region.
 trait Regions: Send + Sync {
     fn geometry(&self) -> Geometry;
     fn region(&self, region: u64) -> Vec<u8>;
@@ -57,7 +57,7 @@ impl Regions for Source {
         self.geometry
     }
 
-    /// One in eight is a hole, and the others have holes.
+    /// One region in eight is a hole, and the others contain holes.
     fn region(&self, region: u64) -> Vec<u8> {
         let bytes = bytes_of(self.geometry, region);
         let mut content = vec![0; (bytes.end - bytes.start) as usize];
@@ -83,7 +83,7 @@ impl Regions for Destination {
     }
 }
 
-/// A device as the one who compares sees it.
+/// Adapts a device to the comparison's interface.
 struct Data<'a, R>(&'a R);
 
 impl<R: Regions> ReadData for Data<'_, R> {
@@ -108,19 +108,20 @@ impl<R: Regions> ReadData for Data<'_, R> {
     }
 }
 
-/// A clone that has been stopped: every bit that should be set has been committed.
+/// A clone that was closed in order: every bit that should be set is committed.
 struct Clone {
     header: Header,
     source: Source,
     destination: Destination,
     metadata: ImageEditor,
     hydrated: Vec<bool>,
-    /// Written since the clone began, to anything but zeroes.
+    /// True for regions written since the creation of the clone, with anything but zeroes.
     written: Vec<bool>,
 }
 
 impl Clone {
-    /// `commits` commits, each of a few regions in a row that are copied, written or discarded.
+    /// Creates a clone with `commits` commits, each of a few adjacent regions that are copied,
+    /// written or discarded.
     fn with(header: Header, commits: u32, rng: &mut StdRng) -> Self {
         let geometry = header.geometry;
         let nr_regions = geometry.nr_regions();
@@ -144,7 +145,7 @@ impl Clone {
             metadata.commit().unwrap();
         }
         drop(metadata);
-        // Copied, but the power went before the commit: neither answer is wrong.
+        // Copied regions whose commit was prevented by a loss of power: either answer is right.
         for _ in 0..rng.random_range(0..4) {
             let region = rng.random_range(0..nr_regions);
             if !clone.hydrated[region as usize] {
@@ -165,10 +166,10 @@ impl Clone {
                     return;
                 }
             }
-            // Discarded, or written with zeroes.
+            // A discard, or a write of zeroes.
             3 => content.fill(0),
             4..7 => rng.fill_bytes(&mut content),
-            // A part of it; what is not hydrated is copied first.
+            // A partial write; a region that is not hydrated is copied first.
             _ => {
                 if *is_hydrated {
                     content = self.destination.region(region);
@@ -182,12 +183,12 @@ impl Clone {
         self.destination.regions.insert(region, content);
     }
 
-    /// What reading `region` gives if `hydrated` says whether it is.
+    /// Returns the result of a read of `region` if it is or is not `hydrated`.
     fn reads(&self, region: u64, hydrated: bool) -> Vec<u8> {
         if hydrated { self.destination.region(region) } else { self.source.region(region) }
     }
 
-    /// The regions that are still lost after a repair by content.
+    /// Repairs by content. Returns the numbers of lost regions before and after the comparison.
     fn repair(&self, damaged: &ImageEditor) -> (u64, u64) {
         let geometry = self.header.geometry;
         let recovery = recover(damaged, Some(geometry), &());
@@ -204,7 +205,7 @@ impl Clone {
         assert_eq!(decided.undecided, count(&still_lost));
         assert!(decided.half_copied <= decided.written && decided.nr_unreadable == 0);
         self.reads_as_before(&recovery.regions, &lost);
-        // Whatever the user says of the others.
+        // The user's decision on the other regions may be either one.
         expect_restorable(&recovery, decided.undecided.is_multiple_of(2));
         (count(&lost), decided.undecided)
     }
@@ -224,7 +225,7 @@ impl Clone {
                 assert!(now == then, "region {region} reads other than it did");
             }
         }
-        // All the others are as they were, and so read as they did.
+        // All other regions are unchanged, and so read as before.
         let mut expected = map.clone();
         expected.settle_lost(false);
         let hydrated = runs_of(&self.hydrated);
@@ -233,8 +234,8 @@ impl Clone {
     }
 }
 
-/// Damages what tells of the regions, and has content decide. Gives how many regions were lost, and
-/// how many of them still are.
+/// Damages the record of hydrated regions, and repairs it by content. Returns how many regions were
+/// lost, and how many of them still are.
 fn damaged_and_repaired(clone: &Clone, rng: &mut StdRng) -> (u64, u64) {
     let damaged = clone.metadata.clone();
     let kind = [Kind::ArrayBlock, Kind::BitsetLeaf][rng.random_range(0..2)];

@@ -1,4 +1,4 @@
-//! Damage to several blocks at once, as disks and people do it.
+//! Damage to several blocks at once, as disks and users cause it.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,10 +11,10 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, RngExt};
 
-/// The most blocks that are hit at once.
+/// Maximum number of blocks that are hit at once.
 const MOST: usize = 8;
 
-/// What happens to a block.
+/// The kind of damage to a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum How {
     Zeroes,
@@ -24,7 +24,7 @@ pub(crate) enum How {
 
 const ALL: [How; 3] = [How::Zeroes, How::Garbage, How::BitFlip];
 
-/// Blocks that are hit, and how.
+/// Damaged blocks, and the kind of damage.
 #[derive(Clone, Debug)]
 pub(crate) struct Hits(Vec<(BlockNr, How)>);
 
@@ -35,16 +35,16 @@ impl fmt::Display for Hits {
     }
 }
 
-/// Where blocks are hit.
+/// The image to damage, and its preferred blocks.
 pub(crate) struct Aims<'a> {
     pub(crate) image: &'a ImageEditor,
-    /// What the last commit wrote.
+    /// Blocks that the last commit wrote.
     pub(crate) written: &'a BTreeSet<BlockNr>,
 }
 
 impl Hits {
-    /// Hits up to eight blocks, block 0 among them if `superblock` says so: mostly blocks in use,
-    /// often those that the last commit wrote, sometimes several beside each other.
+    /// Draws hits on up to eight blocks, including block 0 if `superblock` is set: mostly blocks in
+    /// use, often those of the last commit, sometimes several adjacent ones.
     pub(crate) fn draw(rng: &mut StdRng, aims: &Aims<'_>, superblock: bool) -> Self {
         let nr_blocks = aims.image.nr_blocks();
         let len = [1, 1, 2, 3, 5, MOST][rng.random_range(0..6)] - usize::from(superblock);
@@ -52,12 +52,12 @@ impl Hits {
         let written: Vec<BlockNr> = aims.written.iter().copied().collect();
         let top = aims.image.to_bytes().len() as u64 / 4096;
         let mut at: BTreeSet<BlockNr> = match rng.random_range(0..10) {
-            // As of `dd`, from the start of the device or somewhere else.
+            // As by `dd`, from the start of the device or from elsewhere.
             0 | 1 => {
                 let start = if superblock && rng.random() { 1 } else { rng.random_range(1..top) };
                 (start..start + len as u64).map(BlockNr).collect()
             }
-            // All that one commit wrote, or what there is space for.
+            // All blocks of one commit, or as many as allowed.
             2 | 3 => written.sample(rng, len.max(MOST - 2)).copied().collect(),
             _ => {
                 let one = |rng: &mut StdRng| match rng.random_range(0..20) {
@@ -75,7 +75,7 @@ impl Hits {
         Self(at.into_iter().map(|at| (at, how(at))).collect())
     }
 
-    /// A copy of `image` with the damage done.
+    /// Returns a damaged copy of `image`.
     pub(crate) fn on(&self, image: &ImageEditor, rng: &mut StdRng) -> ImageEditor {
         let mut damaged = image.clone();
         for &(at, how) in &self.0 {
@@ -90,7 +90,7 @@ impl Hits {
         damaged
     }
 
-    /// The blocks.
+    /// Returns the damaged blocks.
     pub(crate) fn blocks(&self) -> impl Iterator<Item = BlockNr> + '_ {
         self.0.iter().map(|&(at, _)| at)
     }

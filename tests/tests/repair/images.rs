@@ -1,4 +1,4 @@
-//! Metadata to damage.
+//! Metadata for the repair tests to damage.
 
 use clone_core::generate::metadata::{Pattern, Recipe};
 use clone_core::geometry::Geometry;
@@ -13,18 +13,18 @@ use persistent_data::format::ENTRIES_PER_BITMAP;
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-/// Regions of a clone whose bitset has two levels, whichever way its nodes are filled.
+/// Number of regions of a clone whose bitset has two levels, for any fill of its nodes.
 pub(crate) const TWO_LEVELS: u64 = 8_400_000;
 
-/// Metadata, and what to call it.
+/// Metadata with a name.
 pub(crate) struct Named {
     pub(crate) name: String,
     pub(crate) history: History,
-    /// Whether there is room for several commits beside the last one.
+    /// True if there is space for several commits besides the last one.
     pub(crate) is_roomy: bool,
 }
 
-/// What a real kernel wrote.
+/// Returns metadata written by a real kernel.
 pub(crate) fn by_a_kernel() -> Vec<Named> {
     let named = |name: &str| {
         let history = History::of_fixture(name);
@@ -33,13 +33,13 @@ pub(crate) fn by_a_kernel() -> Vec<Named> {
     fixtures::IMAGES.into_iter().map(named).collect()
 }
 
-/// Blocks that a metadata device should have.
+/// Returns the recommended number of blocks of a metadata device.
 pub(crate) fn nr_blocks(geometry: Geometry) -> u64 {
     MetadataSize::of(geometry).total_blocks()
 }
 
-/// Metadata made by many commits, on devices that just have the size that they should have, on
-/// some that are larger, and on some of ten times the size.
+/// Returns metadata made by many commits, on devices of exactly the recommended size, of a slightly
+/// larger one, and of ten times that size.
 pub(crate) fn with_churn(nr_regions: u64, pattern: Pattern) -> Vec<Named> {
     let header = hydration::header(nr_regions);
     let least = nr_blocks(header.geometry);
@@ -56,14 +56,14 @@ pub(crate) fn with_churn(nr_regions: u64, pattern: Pattern) -> Vec<Named> {
         .into()
 }
 
-/// Metadata on a device so large that its space map takes three bitmaps.
+/// Returns metadata on a device so large that its space map takes three bitmaps.
 pub(crate) fn with_three_bitmaps() -> Named {
     let recipe = Recipe::new(hydration::header(100_000), Pattern::Runs);
     let history = History::of(&recipe, 2 * ENTRIES_PER_BITMAP as u64 + 1000);
     Named { name: "three bitmaps".to_owned(), history, is_roomy: true }
 }
 
-/// A clone of any size up to a dozen array blocks.
+/// Draws a clone of any size up to a dozen array blocks.
 pub(crate) fn random_header(rng: &mut StdRng) -> Header {
     let most = [1, 64, 30_000, 70_000, 400_000, 400_000][rng.random_range(0..6)];
     let nr_regions = match rng.random_range(0..10) {
@@ -74,7 +74,7 @@ pub(crate) fn random_header(rng: &mut StdRng) -> Header {
     hydration::header(nr_regions)
 }
 
-/// A past of any length, for which a device must have been large enough.
+/// Draws a history of any length that fits on a device of the recommended size.
 pub(crate) fn random_recipe(rng: &mut StdRng, header: Header) -> Recipe {
     let nr_regions = header.geometry.nr_regions();
     let percent = [0, 1, 50, 99, 100, rng.random_range(0..=100)][rng.random_range(0..6)];
@@ -90,8 +90,8 @@ pub(crate) fn random_recipe(rng: &mut StdRng, header: Header) -> Recipe {
     }
 }
 
-/// Blocks of a device that has room for `geometry`, and for more or less beside; now and then for
-/// so much that it takes several bitmaps.
+/// Draws the number of blocks of a device that has space for `geometry`, with a random margin; now
+/// and then large enough for several bitmaps.
 pub(crate) fn random_room(rng: &mut StdRng, geometry: Geometry) -> u64 {
     let least = nr_blocks(geometry);
     if rng.random_range(0..40) == 0 {
@@ -100,7 +100,7 @@ pub(crate) fn random_room(rng: &mut StdRng, geometry: Geometry) -> u64 {
     [least, least, least + 3, least + 10, least + 40, 3 * least, 10 * least][rng.random_range(0..7)]
 }
 
-/// Any metadata.
+/// Draws any metadata.
 pub(crate) fn random(rng: &mut StdRng) -> History {
     let header = random_header(rng);
     let nr_blocks = random_room(rng, header.geometry);

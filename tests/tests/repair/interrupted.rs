@@ -1,5 +1,5 @@
-//! A repair is cut short, or its devices fail: what it makes is whole, or nobody takes it for
-//! metadata, and running it again puts it right.
+//! A repair is interrupted, or its devices fail: its output is complete or is not taken for
+//! metadata, and running it again completes it.
 
 use clone_core::generate::damage::{Harm, Kind, Target, damage};
 use clone_core::generate::metadata::{Pattern, Recipe};
@@ -23,7 +23,7 @@ use rand::{RngExt, SeedableRng};
 
 use crate::images::nr_blocks;
 
-/// A clone with a past, a block of which is damaged.
+/// A clone with a history and a damaged block.
 struct Patient {
     history: History,
     damaged: ImageEditor,
@@ -49,7 +49,7 @@ impl Patient {
         self.history.header
     }
 
-    /// What is recovered, and nothing is left undecided.
+    /// Returns the recovered regions, with the lost ones settled as `hydrated`.
     fn recovered(&self, hydrated: bool) -> RegionMap {
         let mut regions =
             recover(&self.damaged, Some(self.header().geometry), &()).unwrap().regions;
@@ -72,7 +72,7 @@ fn held(header: Header, regions: &RegionMap) -> Option<Held> {
     Some(Held { geometry: header.geometry, runs: regions.runs().collect() })
 }
 
-/// A disk with sound metadata of some other clone on it, which a repair may be told to write to.
+/// A disk with sound metadata of another clone, which a repair may overwrite.
 fn output(rng: &mut StdRng, header: Header) -> SimDisk {
     let other = hydration::header(rng.random_range(10..=header.geometry.nr_regions()));
     let disk = SimDisk::new(nr_blocks(header.geometry) as usize + rng.random_range(0..9));
@@ -90,7 +90,7 @@ fn a_repair_that_crashes_leaves_the_old_metadata_none_or_what_was_recovered() {
         let (header, regions) = (patient.header(), patient.recovered(rng.random()));
         let after = held(header, &regions);
         let mut disk = output(&mut rng, header);
-        // The second time it is run on what a crash has left.
+        // The second pass runs on the state that a crash has left.
         for _ in 0..2 {
             let before = hydration::recover(&disk).unwrap();
             let points = CrashPoints::new(&disk);
@@ -124,8 +124,7 @@ fn a_repair_whose_output_fails_leaves_the_old_metadata_none_or_what_was_recovere
     }
 }
 
-/// A read that fails is damage like any other, also if the same read succeeds when it is tried
-/// again.
+/// A failed read is treated as damage, even if the same read succeeds at the next attempt.
 #[test]
 fn a_repair_whose_input_fails_invents_nothing_and_loses_only_what_it_says() {
     let test = "a_repair_whose_input_fails_invents_nothing_and_loses_only_what_it_says";

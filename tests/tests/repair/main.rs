@@ -1,5 +1,5 @@
-//! Damaged metadata comes back: no region is called hydrated that was not, none that was is called
-//! anything but hydrated or lost, and what no damage has touched is all there.
+//! Repair of damaged metadata: no region is reported as hydrated that was not, each hydrated region
+//! is reported as hydrated or lost, and everything that the damage did not touch is recovered.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

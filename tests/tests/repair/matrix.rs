@@ -1,4 +1,4 @@
-//! One block is damaged: every kind of block, in every way, in every image.
+//! Damage of one block: every kind of block, in every way, in every image.
 
 use clone_core::generate::damage::{DamageError, Harm, Kind, Target, damage};
 use clone_core::generate::metadata::Pattern;
@@ -15,16 +15,16 @@ use persistent_data::transaction::SUPERBLOCK;
 
 use crate::images::{Named, TWO_LEVELS, by_a_kernel, with_churn, with_three_bitmaps};
 
-/// How often what came out.
+/// Counts of outcomes.
 #[derive(Debug, Default)]
 struct Tally {
     runs: u64,
     exact: u64,
-    /// Something was got back from another place than the tree of the superblock.
+    /// Something was recovered from outside the superblock's tree.
     finds: u64,
-    /// An array block that the last commit wrote had its bits of the commit before.
+    /// An array block of the last commit was recovered with its bits of the commit before.
     from_the_commit_before: u64,
-    /// Damage that no reader sees.
+    /// Damage that no reader can detect.
     unseen: u64,
 }
 
@@ -32,15 +32,15 @@ struct Tally {
 struct Case<'a> {
     named: &'a Named,
     kind: Kind,
-    /// Which one of its kind.
+    /// Index of the block within its kind.
     ordinal: u64,
     at: BlockNr,
     harm: Harm,
     damaged: ImageEditor,
 }
 
-/// Which of `count` blocks of a kind are damaged: if there are many, those at the ends and some in
-/// between.
+/// Returns which of `count` blocks of a kind are damaged: if there are many, those at the ends and
+/// some in between.
 fn ordinals(count: u64) -> Vec<u64> {
     let mut chosen = vec![0, 1, count / 2, (2 * count / 3).max(1), count.saturating_sub(1)];
     chosen.retain(|&ordinal| ordinal < count);
@@ -62,7 +62,7 @@ fn blocks_of(image: &ImageEditor, kind: Kind) -> Vec<BlockNr> {
     }
 }
 
-/// Damages every kind of block of an image in every way, and looks at what comes back.
+/// Damages every kind of block of an image in every way, and checks the recovery.
 fn damage_each(named: &Named, tally: &mut Tally) {
     let image = &named.history.last().image;
     for kind in Kind::ALL {
@@ -93,7 +93,7 @@ impl Case<'_> {
         self.named.history.header.geometry
     }
 
-    /// The regions that are lost with the block, if nothing else tells of them.
+    /// Returns the regions that are lost with the block, unless another copy holds them.
     fn cost(&self) -> RegionRange {
         let image = &self.named.history.last().image;
         let nr_regions = self.geometry().nr_regions();
@@ -136,16 +136,16 @@ impl Case<'_> {
         self.has_the_commit_before(&recovery, tally)
     }
 
-    /// Whether this is a write that never came to pass: the block vouches for itself, and all its
-    /// numbers are right. That is nothing that a reader can see, unless something else gives it
-    /// away, as the counts of the space map may.
+    /// Returns whether the damage is a write that never happened: the block's checksum and all its
+    /// numbers are right. No reader can detect that, unless something else reveals it, such as the
+    /// counts of the space map.
     fn is_unseen(&self) -> bool {
         let is_of_the_bitset =
             matches!(self.kind, Kind::BitsetNode | Kind::BitsetLeaf | Kind::ArrayBlock);
         self.harm == Harm::Stale && is_of_the_bitset
     }
 
-    /// All that can be asked for then: what a check can read is what comes out.
+    /// Checks the only requirement in that case: the repair returns what a check can read.
     fn says_what_a_check_says(&self, recovery: &Recovery) -> Result<(), String> {
         let report = read(&self.damaged, &());
         let regions = report.regions.as_ref().expect("a sound superblock");
@@ -189,8 +189,8 @@ impl Case<'_> {
         recover(&self.damaged, Some(self.geometry()), &()).map_err(|error| error.to_string())
     }
 
-    /// A commit does not write over the one before it: an array block that it has written has its
-    /// older copy still.
+    /// Checks that the older copy of an array block of the last commit is found. A commit does not
+    /// overwrite the commit before it.
     fn has_the_commit_before(&self, recovery: &Recovery, tally: &mut Tally) -> Result<(), String> {
         let history = &self.named.history;
         let Some(before) = history.before() else { return Ok(()) };
@@ -207,7 +207,7 @@ impl Case<'_> {
     }
 }
 
-/// The array blocks that leaf `ordinal` leads to.
+/// Returns the array blocks below leaf `ordinal`.
 fn leaf_of(image: &ImageEditor, ordinal: usize) -> std::ops::Range<u64> {
     let nr_entries = |leaf: &BlockNr| {
         let bytes = *image.raw(*leaf).bytes();
@@ -268,7 +268,7 @@ fn one_damaged_block_on_a_device_of_three_bitmaps_costs_what_no_older_commit_say
     assert!(tally.exact > 20, "{tally:?}");
 }
 
-/// A superblock from before the last commit, with all that it leads to, is the commit before.
+/// A superblock from before the last commit, with everything below it, is the commit before.
 #[test]
 fn a_stale_superblock_is_the_commit_that_it_was() {
     for named in with_churn(300_000, Pattern::Runs) {
@@ -284,7 +284,7 @@ fn a_stale_superblock_is_the_commit_that_it_was() {
     }
 }
 
-/// Not even metadata: nothing to be found is an error, and no guess.
+/// A device without any metadata is an error, not a guess.
 #[test]
 fn where_there_is_no_metadata_nothing_is_recovered() {
     let region_size = RegionSize::new(Sectors(8)).unwrap();

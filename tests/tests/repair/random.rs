@@ -20,29 +20,29 @@ use rand::{RngExt, SeedableRng};
 use crate::hits::{Aims, Hits};
 use crate::images;
 
-/// Times that each image is damaged.
+/// Number of times that each image is damaged.
 const ROUNDS: u64 = 16;
 
-/// How often what came out.
+/// Counts of outcomes.
 #[derive(Debug, Default)]
 struct Tally {
     runs: u64,
     /// Nothing was lost.
     exact: u64,
-    /// Something was lost, and not everything.
+    /// Something was lost, but not everything.
     part: u64,
-    /// Something was got back from older commits.
+    /// Something was recovered from older commits.
     finds: u64,
     /// The superblock was lost, and nothing else.
     exact_without_superblock: u64,
-    /// The superblock was lost, and a newer commit may have been.
+    /// The superblock was lost, and a newer commit may have been lost too.
     in_doubt: u64,
     no_bitset: u64,
-    /// Cases that nobody could tell from others.
+    /// Cases that cannot be distinguished from others.
     left_out: u64,
 }
 
-/// Prints what was done when a test fails after it.
+/// Prints the damage when a test fails after it.
 struct Told<T: fmt::Display>(T);
 
 impl<T: fmt::Display> Drop for Told<T> {
@@ -53,15 +53,15 @@ impl<T: fmt::Display> Drop for Told<T> {
     }
 }
 
-/// An image, and what is known of it.
+/// An image, and the known facts about it.
 struct Subject<'a> {
     image: &'a ImageEditor,
     layout: &'a Layout,
-    /// What the last commit wrote.
+    /// Blocks that the last commit wrote.
     written: BTreeSet<BlockNr>,
-    /// That, and what a commit wrote that was cut short after it.
+    /// Those blocks, and the blocks of a commit that was interrupted after it.
     traces: BTreeSet<BlockNr>,
-    /// Where what the last commit wrote begins, if all else that is in use lies below.
+    /// The first block that the last commit wrote, if all other blocks in use are below it.
     growing_end: Option<BlockNr>,
     truth: Truth<'a>,
 }
@@ -86,15 +86,15 @@ impl<'a> Subject<'a> {
         Self { image, layout: last.layout(), written, traces, growing_end, truth }
     }
 
-    /// Whether the damage cannot be told from something else that may have happened.
+    /// Returns whether the damage cannot be distinguished from another possible history.
     ///
-    /// Block 0 tells which commit is the last one. Without it what the last commit wrote tells,
-    /// as long as something of that is left, or there is a gap where it was. When all of it has
-    /// become zeroes, with all that was written later, and from where it began up to the end of the
-    /// device all is zero, then `damaged` is byte for byte an image on which that commit never
-    /// happened, with its superblock lost, on a device that was new. That image must come back as
-    /// the commit before, so no repair can get this one right. There is no other case like it: one
-    /// byte that is not zero, or one block in use above, is a trace.
+    /// Block 0 says which commit is the last one. Without it, the blocks of the last commit show
+    /// it, as long as some of them are left, or a gap shows where they were. If all of them have
+    /// become zeroes, with everything that was written later, and the device is zero from their
+    /// first block to its end, then `damaged` is byte for byte an image on which that commit never
+    /// happened, with its superblock lost, on a new device. That image must come back as the commit
+    /// before, so no repair can get this one right. There is no other case like it: one byte that
+    /// is not zero, or one block in use above, is a trace.
     fn never_happened(&self, damaged: &ImageEditor) -> bool {
         let is_zero = |at| damaged.raw(at).is_zero();
         let Some(BlockNr(first)) = self.growing_end else { return false };
@@ -172,7 +172,7 @@ fn damage_to_some_blocks_invents_nothing_and_loses_only_what_it_says() {
     assert_seen("a newer commit may have been lost", tally.in_doubt, tally.runs);
 }
 
-/// Why one case is left out: it is that of the commit before.
+/// Proves why one case is left out: it is identical to the commit before.
 #[test]
 fn a_commit_of_which_no_trace_is_left_never_happened() {
     let mut seen = 0;
@@ -200,8 +200,8 @@ fn a_commit_of_which_no_trace_is_left_never_happened() {
     assert!(seen > 5, "{seen}");
 }
 
-/// What an older clone has left. Formatting wipes the superblock and writes the blocks that the
-/// fresh metadata takes; all others stay.
+/// Returns the blocks that an older clone has left. Formatting wipes the superblock and writes the
+/// blocks of the fresh metadata; all others stay.
 fn left_by_an_older_clone(rng: &mut StdRng, header: Header, nr_blocks: u64) -> ImageEditor {
     let recipe = images::random_recipe(rng, header);
     let mut image = History::on(ImageEditor::blank(nr_blocks), &recipe).last().image.clone();
@@ -209,8 +209,8 @@ fn left_by_an_older_clone(rng: &mut StdRng, header: Header, nr_blocks: u64) -> I
     image
 }
 
-/// The superblock is spared. Without it nobody can tell which of two clones of the same size was
-/// the last one on the device.
+/// The superblock is spared. Without it, nothing shows which of two clones of the same size was the
+/// last one on the device.
 #[test]
 fn what_an_older_clone_left_on_the_device_is_not_taken_for_this_one() {
     let test = "what_an_older_clone_left_on_the_device_is_not_taken_for_this_one";
@@ -234,8 +234,8 @@ fn what_an_older_clone_left_on_the_device_is_not_taken_for_this_one() {
     assert_seen("something came back from an older commit", tally.finds, tally.runs);
 }
 
-/// The last commit of `history` as a crash in the midst of it leaves it: any part of what it wrote
-/// is there, whole blocks or sectors, and its superblock is not.
+/// Returns the state after a crash during the last commit of `history`: any part of its blocks or
+/// sectors is there, and its superblock is not.
 fn interrupted(history: &History, rng: &mut StdRng) -> ImageEditor {
     let (before, last) = (&history.before().unwrap().image, &history.last().image);
     let mut image = before.clone();
@@ -258,9 +258,8 @@ fn interrupted(history: &History, rng: &mut StdRng) -> ImageEditor {
     image
 }
 
-/// The superblock is spared. It is what tells a commit that was cut short from the last one:
-/// without it, a tree whose new array blocks were never written is taken for one in which they
-/// were.
+/// The superblock is spared. It distinguishes an interrupted commit from the last one: without it,
+/// a tree whose new array blocks were never written is taken for one in which they were.
 #[test]
 fn a_commit_that_was_cut_short_is_there_or_not_and_damage_invents_nothing() {
     let test = "a_commit_that_was_cut_short_is_there_or_not_and_damage_invents_nothing";

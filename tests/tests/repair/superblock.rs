@@ -11,15 +11,15 @@ use rand::{Rng, RngExt, SeedableRng};
 
 use crate::images::{self, by_a_kernel};
 
-/// What becomes of block 0.
+/// The damage to block 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Loss {
-    /// As of `wipefs`, or `dd` from `/dev/zero`.
+    /// As by `wipefs`, or `dd` from `/dev/zero`.
     Zeroes,
     Garbage,
-    /// The first sector is a partition table, as of `fdisk` on the wrong device.
+    /// The first sector is a partition table, as by `fdisk` on the wrong device.
     PartitionTable,
-    /// Everything is there, but the checksum is wrong.
+    /// Only the checksum is wrong.
     Checksum,
 }
 
@@ -42,7 +42,7 @@ fn lose(image: &ImageEditor, loss: Loss, rng: &mut StdRng) -> ImageEditor {
     damaged
 }
 
-/// What comes back without the superblock, which is held against the law.
+/// Recovers the metadata without the superblock, and checks the result against the law.
 fn recovered(history: &History, loss: Loss, rng: &mut StdRng) -> Result<Recovery, String> {
     let damaged = lose(&history.last().image, loss, rng);
     let nr_regions = history.header.geometry.nr_regions();
@@ -76,7 +76,7 @@ fn without_its_superblock_an_image_of_a_kernel_is_all_there() {
     }
 }
 
-/// What cannot be excluded is that a newer commit was lost: then that is said. It is rare.
+/// If a newer commit may have been lost, the repair says so. This is rare.
 #[test]
 fn without_its_superblock_a_clone_is_all_there_or_the_doubt_is_told() {
     let test = "without_its_superblock_a_clone_is_all_there_or_the_doubt_is_told";

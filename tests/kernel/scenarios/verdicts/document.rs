@@ -11,12 +11,12 @@ use crate::context::Context;
 const BEGIN: &str = "<!-- verdicts: begin -->\n";
 const END: &str = "<!-- verdicts: end -->";
 
-/// The release series of a kernel: `6.1` of `6.1.0-56-amd64`.
+/// Returns the release series of a kernel: `6.1` of `6.1.0-56-amd64`.
 fn series(release: &str) -> String {
     release.split('.').take(2).collect::<Vec<_>>().join(".")
 }
 
-/// What a kernel said, without what differs from one machine or run to the next: numbers.
+/// Removes the numbers from a kernel message, because they differ between machines and runs.
 fn without_numbers(line: &str) -> String {
     let mut text = String::new();
     let mut rest = line;
@@ -31,7 +31,7 @@ fn without_numbers(line: &str) -> String {
     text + rest
 }
 
-/// The one line that tells most: of what it died, or what went wrong first.
+/// Returns the most informative line: the cause of the crash, or the first error.
 fn essence(said: &[String]) -> String {
     let bug = said.iter().find(|line| line.contains("BUG"));
     let Some(line) = bug.or_else(|| said.first()) else { return "nothing".to_owned() };
@@ -39,7 +39,7 @@ fn essence(said: &[String]) -> String {
     format!("`{}`", without_numbers(&line).replace('`', "'").replace('|', "/"))
 }
 
-/// The rows: cases that came out the same share one.
+/// Returns the rows of the table. Cases with the same result share a row.
 fn table(judged: &[Judged]) -> String {
     let mut rows: Vec<((&str, String), Vec<&str>)> = Vec::new();
     for one in judged {
@@ -66,12 +66,12 @@ fn path() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/repair.md")
 }
 
-/// The text of `docs/repair.md`.
+/// Returns the text of `docs/repair.md`.
 pub(in crate::scenarios) fn text() -> Result<String> {
     std::fs::read_to_string(path()).context("docs/repair.md")
 }
 
-/// Holds the document against what was seen, or makes it say that.
+/// Compares the document with the results, or updates it.
 pub(super) fn compare(context: &Context<'_>, judged: &[Judged]) -> Result<()> {
     let document = text()?;
     let parts = document.split_once(BEGIN).and_then(|(before, rest)| {
@@ -87,7 +87,7 @@ pub(super) fn compare(context: &Context<'_>, judged: &[Judged]) -> Result<()> {
     }
     let begin = format!("Made with Linux {series},");
     let same_series = old.lines().any(|line| line.starts_with(&begin));
-    // What a kernel says may come in another order, or be held back. What it does may not.
+    // Messages of a kernel may change their order or be suppressed. Its behaviour may not change.
     let verdicts = changes(&verdicts(old), &verdicts(&new));
     ensure!(
         verdicts.is_empty() || !same_series,
@@ -103,13 +103,13 @@ pub(super) fn compare(context: &Context<'_>, judged: &[Judged]) -> Result<()> {
     Ok(())
 }
 
-/// What is in one of two sets, with the sign that patches have for it.
+/// Returns the lines that are in one of two sets only, marked as in a patch.
 fn changes(old: &BTreeSet<String>, new: &BTreeSet<String>) -> Vec<String> {
     let lost = old.difference(new).map(|line| format!("- {line}"));
     lost.chain(new.difference(old).map(|line| format!("+ {line}"))).collect()
 }
 
-/// The rows of a table without what the kernel said, one for each damage.
+/// Returns the rows of a table without the kernel's messages, one for each damage.
 fn verdicts(table: &str) -> BTreeSet<String> {
     let mut verdicts = BTreeSet::new();
     for row in table.lines() {

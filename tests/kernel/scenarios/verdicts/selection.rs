@@ -1,7 +1,8 @@
-//! Which damages of the shared tables are judged, and shown, each time. The others differ from them
-//! in a number only, or take a kernel long: `ALL_DAMAGES=1` has all of them judged, and shows none.
+//! The damages of the shared tables that are judged and shown by default. The others differ from
+//! them only in a number, or take a kernel long: `ALL_DAMAGES=1` judges all of them, and shows
+//! none.
 
-/// What a table is about, and names of cases in it.
+/// The subject of a table, and names of cases in it.
 pub(super) const SELECTION: &[(&str, &[&str])] = &[
     (
         "a block",

@@ -1,4 +1,4 @@
-//! What a kernel is made to do with an image: open it, look at it, write to it, open it again.
+//! A trial of an image by a kernel: it opens the metadata, reads, writes, and opens it again.
 
 use std::fmt::Write as _;
 use std::ops::Range;
@@ -9,37 +9,38 @@ use crate::guest::Status;
 use crate::script::{Op, Regions, text};
 use crate::vm::{Death, Output};
 
-/// What a guest's kernel says on its console where a step of a trial begins.
+/// Prefix on the console that marks the begin of a step of a trial.
 const MARK: &str = "judge: ";
 
-/// Larger regions are not written, but discarded: a write would have to cover one.
+/// Size limit of regions that are written, in sectors. Larger regions are discarded, because a
+/// write would have to cover one.
 const WRITABLE: u64 = 1024;
 
-/// Sectors whose readability tells how a kernel has read the bitset. The source gives errors, and
-/// the destination does not.
+/// Number of sectors whose readability shows how a kernel has read the bitset. Reads of the source
+/// fail, and reads of the destination do not.
 const PROBES: usize = 300;
 
-/// The verdict that is told in two ways: by the mode, and by a flush.
+/// A verdict that can be detected in two ways: by the mode, and by a flush.
 const COMMIT_FAILS: &str = "commit fails";
 
-/// What is done to an image, and what is known of it.
+/// The operations on an image, and its known content.
 pub(super) struct Trial {
     regions: Regions,
-    /// The regions that are hydrated, as maximal runs.
+    /// The hydrated regions, as maximal runs.
     truth: Vec<Range<u64>>,
     probes: Vec<u64>,
-    /// What each opening changes.
+    /// Operations after each opening.
     rounds: [Vec<Op>; 2],
 }
 
-/// What became of it.
+/// The result of a trial.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     /// The verdict, in words.
     pub(super) words: Vec<&'static str>,
-    /// What the kernel said, without the time in front.
+    /// Messages of the kernel, without timestamps.
     pub(super) said: Vec<String>,
-    /// Whether the guest can be used no more.
+    /// True if the guest cannot be used any more.
     pub(super) is_dead: bool,
 }
 
@@ -49,7 +50,7 @@ fn is_in(runs: &[Range<u64>], region: u64) -> bool {
 }
 
 impl Trial {
-    /// A trial of an image of a clone of which the regions in `truth` are hydrated.
+    /// Creates a trial of the image of a clone whose hydrated regions are `truth`.
     pub(super) fn new(regions: Regions, truth: Vec<Range<u64>>) -> Self {
         let count = regions.count();
         let mut edges: Vec<u64> = truth
@@ -63,7 +64,8 @@ impl Trial {
         edges.dedup();
         let step = edges.len().div_ceil(PROBES);
         let probes = edges.into_iter().step_by(step).collect();
-        // The last region may be short: a write does not cover it, as the kernel sees it.
+        // The last region may be short, and then the kernel does not count it as covered by a
+        // write.
         let free = |nr: u64| (count * nr / 10..count - 1).find(|&region| !is_in(&truth, region));
         let mut targets: Vec<u64> = (0..10).filter_map(free).collect();
         targets.dedup();
@@ -80,14 +82,14 @@ impl Trial {
         Self { regions, truth, probes, rounds }
     }
 
-    /// What is hydrated after some of the rounds.
+    /// Returns the hydrated regions after some of the rounds.
     pub(super) fn after(&self, rounds: usize) -> Vec<Range<u64>> {
         let ops = self.rounds[..rounds].iter().flatten();
         let written = ops.map(|op| self.regions.hydrated_by(op)).filter(|run| !run.is_empty());
         clone_tests::runs::joined(self.truth.iter().cloned().chain(written).collect())
     }
 
-    /// The script for the guest. Everything is called `clone`; `table` is its line.
+    /// Returns the script for the guest. Every device is called `clone`; `table` is its line.
     pub(super) fn script(&self, table: &str) -> String {
         let mut probes = String::new();
         for region in &self.probes {
@@ -120,10 +122,10 @@ impl Trial {
         )
     }
 
-    /// What the guest's answer means.
+    /// Interprets the guest's answer.
     ///
     /// # Errors
-    /// When it is no answer to all that was asked.
+    /// If the answer is incomplete.
     pub(super) fn outcome(&self, answer: Result<Output, Death>) -> Result<Outcome> {
         match answer {
             Ok(output) => self.judge(&output.text).with_context(|| output.text.clone()),
@@ -152,7 +154,7 @@ impl Trial {
                 has_failed = true;
             }
         }
-        // A kernel that lets a flush fail may call itself writable for a while.
+        // A kernel that lets a flush fail may still report itself as writable for a while.
         let fails = outcome.words.contains(&"fails");
         outcome.add((has_failed && !fails).then_some(COMMIT_FAILS));
         outcome.add(match step {

@@ -1,4 +1,4 @@
-//! Devices that fail to read a block of the metadata.
+//! Devices on which a block of the metadata cannot be read.
 
 use std::fs::{self, File};
 
@@ -14,7 +14,7 @@ use crate::tools::Check;
 
 const ABOUT: &str = "a block that cannot be read";
 
-/// The blocks of the image `tail`, and what `clone_check` calls it if they cannot be read.
+/// Blocks of the image `tail`, and the code that `clone_check` reports if they cannot be read.
 const BLOCKS: &[(&str, u64, &str)] = &[
     ("superblock", 0, "superblock-unreadable"),
     ("root", 8, "bitset-node-unreadable"),
@@ -24,14 +24,14 @@ const BLOCKS: &[(&str, u64, &str)] = &[
     ("ref count tree", 2, "ref-count-tree-unreadable"),
 ];
 
-/// In a block.
+/// Sectors per block.
 const SECTORS: u64 = 8;
 
-/// Judges them all.
+/// Judges all of them.
 pub(super) fn run(judge: &mut Judge<'_>) -> Result<Vec<Judged>> {
     let image = ImageEditor::of("tail");
     let regions = Regions { size: 64, target: 1_000_003 };
-    // The guest gets the program as a disk, and whole sectors are one.
+    // The guest gets the program as a disk, which must be whole sectors.
     let clone_check = judge.context.path("clone_check");
     fs::copy(judge.context.tools.program("clone_check"), &clone_check)?;
     let file = File::options().write(true).open(&clone_check)?;

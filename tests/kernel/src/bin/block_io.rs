@@ -1,5 +1,5 @@
-//! Runs in the guest: does to a block device what a script on standard input says, and tells who
-//! wrote what it reads, or all that it holds.
+//! Runs in the guest: performs the operations of a script from standard input on a block device. It
+//! prints the author of each sector that it reads, or of the whole device.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Write};
@@ -10,26 +10,26 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use kernel_judge::block::{self, Device};
 
-/// Carries out operations on a block device, one after the other.
+/// Performs operations on a block device, one after the other.
 #[derive(Parser)]
 struct Args {
     /// The device.
     device: PathBuf,
 
-    /// Prints whose content the sectors are, instead.
+    /// Prints the authors of all sectors instead.
     #[arg(long)]
     authors: bool,
 
-    /// Prints which of the sectors that standard input names can be read, instead.
+    /// Prints which of the sectors named on standard input are readable, instead.
     #[arg(long)]
     readable: bool,
 
-    /// Gets the number of each operation that has ended.
+    /// Receives the number of each operation that has ended.
     #[arg(long, value_name = "FILE")]
     progress: Option<PathBuf>,
 
-    /// A script, instead of standard input. Several are carried out at the same time; the numbers
-    /// of the operations of the second begin with 2^32, and so on.
+    /// A script, instead of standard input. Several scripts run at the same time; the operation
+    /// numbers of the second begin at 2^32, and so on.
     #[arg(long, value_name = "FILE")]
     script: Vec<PathBuf>,
 }
@@ -65,7 +65,7 @@ fn main() -> Result<()> {
     })
 }
 
-/// Each number goes there in one write: those of several writers do not mix.
+/// Each number is written with one call, so that several writers do not mix.
 fn sink(progress: Option<&File>) -> Box<dyn Write + '_> {
     progress.map_or_else(|| Box::new(io::sink()) as Box<dyn Write>, |file| Box::new(file))
 }

@@ -1,4 +1,4 @@
-//! Asks a real kernel. `tests/kernel/run` calls it with what it needs.
+//! Runs scenarios against a real kernel. `tests/kernel/run` calls it with all arguments.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::PathBuf;
@@ -23,15 +23,15 @@ struct Args {
     #[arg(long, conflicts_with = "shell")]
     list: bool,
 
-    /// Starts a guest with these images as its disks, and runs what is typed in it.
+    /// Starts a guest with these images as its disks, and runs commands from the terminal in it.
     #[arg(long, num_args = 1.., value_name = "IMAGE", conflicts_with = "scenarios")]
     shell: Vec<PathBuf>,
 
-    /// How many scenarios run at a time.
+    /// Number of scenarios that run at a time.
     #[arg(long, default_value_t = 2)]
     jobs: usize,
 
-    /// What `tests/kernel/prepare` made.
+    /// The folder made by `tests/kernel/prepare`.
     #[arg(long, value_name = "FOLDER", hide = true)]
     kernel: PathBuf,
 }
@@ -74,7 +74,7 @@ fn main() -> Result<ExitCode> {
     }
     let runner = Runner { kernel, tools: Tools::new(&programs), seed, folder, jobs: args.jobs };
     let totals = runner.run(&scenarios)?;
-    // As test programs end, for whatever adds the figures up.
+    // In the format of test programs, for scripts that add up the results.
     println!(
         "\ntest result: {}. {} passed; {} failed; 0 ignored; 0 measured; 0 filtered out",
         if totals.failed == 0 { "ok" } else { "FAILED" },
@@ -84,7 +84,7 @@ fn main() -> Result<ExitCode> {
     Ok(if totals.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Runs what is typed, a line at a time.
+/// Runs commands from the terminal, a line at a time.
 fn shell(kernel: &Kernel, images: &[PathBuf]) -> Result<()> {
     let folder = env::temp_dir().join(format!("kernel-judge-{}", std::process::id()));
     let mut vm = Vm::start(kernel, &folder)?;
