@@ -1,4 +1,4 @@
-//! Devices that break the order that a commit relies on, to prove that a test sees it broken.
+//! Devices that violate the order that commits rely on. They prove that tests detect it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,7 +9,7 @@ use crate::block::RawBlock;
 use crate::device::{Device, ReadDevice};
 use crate::number::BlockNr;
 
-/// Says that it has flushed and has not.
+/// A device that reports a successful flush without flushing.
 #[derive(Debug)]
 pub struct NoFlush<D>(pub D);
 
@@ -33,10 +33,10 @@ impl<D: Device> Device for NoFlush<D> {
     }
 }
 
-/// Makes the superblock durable ahead of the blocks that were written before it.
+/// A device that makes the superblock durable before the blocks that were written earlier.
 ///
-/// Those it holds back until the flush after the superblock. Reads see them all the same, but when
-/// it is dropped before that flush they are lost.
+/// It holds those blocks back until the flush after the superblock. Reads return them, but they are
+/// lost if the device is dropped before that flush.
 #[derive(Debug)]
 pub struct EarlySuperblock<D> {
     inner: D,
@@ -50,7 +50,7 @@ struct Held {
 }
 
 impl<D> EarlySuperblock<D> {
-    /// Reorders what goes to `inner`.
+    /// Reorders the writes to `inner`.
     pub fn new(inner: D) -> Self {
         Self { inner, held: Mutex::default() }
     }
