@@ -1,4 +1,4 @@
-//! Writing fresh metadata with given regions hydrated, and the room that metadata takes.
+//! Creates metadata with given hydrated regions, and computes the size of metadata.
 
 use std::convert::Infallible;
 
@@ -15,8 +15,8 @@ use crate::metadata::{MetadataError, build};
 use crate::progress::Progress;
 use crate::region_map::RegionMap;
 
-/// Why metadata could not be restored. The device then holds what it held before, or, once it has
-/// been written to, nothing that any reader takes for metadata.
+/// Reason why metadata could not be restored. The device then holds its old content or, if it has
+/// been written to, nothing that a reader takes for metadata.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum RestoreError<E> {
@@ -26,38 +26,38 @@ pub enum RestoreError<E> {
          ({} sectors)", .needed * 8
     )]
     TooSmall {
-        /// Blocks of the device.
+        /// Usable blocks of the device.
         has: u64,
-        /// Blocks that it would take.
+        /// Number of blocks that are needed.
         needed: u64,
     },
-    /// The runs are not what they must be.
+    /// The runs do not ascend, overlap, or reach past the end.
     #[error(
         "regions {}..{}: runs must ascend, not overlap, and end by region {nr_regions}",
         .run.start, .run.end
     )]
     Run {
-        /// The run that is not.
+        /// The invalid run.
         run: RegionRange,
-        /// How many regions there are.
+        /// Number of regions of the clone.
         nr_regions: u64,
     },
-    /// The runs could not be had.
+    /// The source of the runs failed.
     #[error("cannot read the regions to restore")]
     Source(#[source] E),
-    /// Of some regions it is not known whether they are hydrated.
+    /// The state of these regions, half-open, is lost and has not been settled.
     #[error("whether regions {}..{} are hydrated is lost, and not settled", .0.start, .0.end)]
     Lost(RegionRange),
-    /// Writing failed.
+    /// Writing the metadata failed.
     #[error("cannot write the metadata")]
     Metadata(#[from] MetadataError),
 }
 
-/// Writes whole metadata in which exactly `runs` are hydrated to a device whose content is given
-/// up. The same input gives the same bytes.
+/// Writes metadata in which exactly `runs` are hydrated to a device whose content is discarded. The
+/// same input gives the same bytes.
 ///
 /// # Errors
-/// See [`RestoreError`].
+/// Any [`RestoreError`] but [`Lost`](RestoreError::Lost).
 pub fn restore<D: Device, E>(
     device: &D,
     header: Header,
@@ -78,13 +78,14 @@ pub fn restore<D: Device, E>(
     })
 }
 
-/// [Restores](restore) what a map of all regions has. With many short runs this is much faster.
+/// [Restores](restore) the hydrated regions of a map. With many short runs this is much faster.
 ///
 /// # Errors
-/// See [`RestoreError`]. With [`RestoreError::Lost`] nothing was written.
+/// [`RestoreError::Lost`] and [`RestoreError::TooSmall`] before anything is written, and
+/// [`RestoreError::Metadata`].
 ///
 /// # Panics
-/// If the map is that of a clone with another number of regions.
+/// If the map has another number of regions than the clone.
 pub fn restore_map<D: Device>(
     device: &D,
     header: Header,
@@ -110,21 +111,21 @@ pub fn restore_map<D: Device>(
     })
 }
 
-/// Blocks of `device` that metadata can use, and the least that it takes.
+/// Returns the number of usable blocks of `device`, and the minimum that the metadata needs.
 pub(crate) fn room<D: ReadDevice>(device: &D, geometry: Geometry) -> (u64, u64) {
     (mapped_blocks(device.nr_blocks()), MetadataSize::of(geometry).least_blocks())
 }
 
-/// Runs that are being put into array blocks.
+/// Iterator state while runs are written into array blocks.
 struct Runs<I> {
     runs: I,
-    /// What is left of the run that was begun.
+    /// The rest of the current run.
     rest: RegionRange,
     nr_regions: u64,
 }
 
 impl<E, I: Iterator<Item = Result<RegionRange, E>>> Runs<I> {
-    /// Sets the bits of the runs in `words`, of which the first begins with region `first`.
+    /// Sets the bits of the runs in `words`, whose first bit is region `first`.
     fn fill(&mut self, first: u64, words: &mut [le::U64]) -> Result<(), RestoreError<E>> {
         let end = first + words.len() as u64 * BITS_PER_WORD;
         loop {
@@ -133,7 +134,7 @@ impl<E, I: Iterator<Item = Result<RegionRange, E>>> Runs<I> {
                 set_bits(words, now.start - first..now.end - first);
                 self.rest.start = now.end;
             }
-            // With the last array block the source is read to its end: it may yet fail.
+            // For the last array block the source is read to its end, since it may still fail.
             if self.rest.start >= end && end < self.nr_regions {
                 return Ok(());
             }
@@ -156,7 +157,7 @@ impl<E, I: Iterator<Item = Result<RegionRange, E>>> Runs<I> {
     }
 }
 
-/// Sets `bits`, not empty, in `words`.
+/// Sets `bits`, half-open and not empty, in `words`.
 fn set_bits(words: &mut [le::U64], bits: RegionRange) {
     let (first, last) = (bits.start / BITS_PER_WORD, (bits.end - 1) / BITS_PER_WORD);
     let from_start = u64::MAX << (bits.start % BITS_PER_WORD);
@@ -170,35 +171,35 @@ fn set_bits(words: &mut [le::U64], bits: RegionRange) {
     }
 }
 
-/// What the metadata of a clone takes, in blocks of 4096 bytes.
+/// Size of the metadata of a clone, in blocks of 4096 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MetadataSize {
-    /// The bitset itself.
+    /// Array blocks of the bitset.
     pub array_blocks: u64,
-    /// Nodes of the btree over it, when they are as empty as a kernel leaves them at worst.
+    /// Nodes of the bitset's btree, at the lowest fill level that a kernel leaves.
     pub nodes: u64,
     /// Bitmaps of the space map.
     pub bitmaps: u64,
     /// The superblock, the space map's index, and its tree of large counts.
     pub fixed: u64,
-    /// Room for a second copy of all that one commit can change.
+    /// Blocks for a second copy of everything that one commit can change.
     pub shadows: u64,
-    /// What restoring takes: nodes are full then.
+    /// Blocks after a restore, when the nodes are full.
     packed: u64,
     geometry: Geometry,
 }
 
-/// Superblock, index, ref count tree.
+/// The superblock, the index and the ref count tree.
 const FIXED_BLOCKS: u64 = 3;
 
 impl MetadataSize {
-    /// For a clone of these sizes.
+    /// Computes the size for a clone of these sizes.
     pub fn of(geometry: Geometry) -> Self {
         let capacity = node_capacity(size_of::<u64>()) as u64;
         let array_blocks = geometry.nr_regions().div_ceil(BITS_PER_BLOCK);
         let (packed_nodes, _) = btree_nodes(array_blocks, capacity);
         let (nodes, _) = btree_nodes(array_blocks, capacity / 3);
-        // The superblock and the ref count tree stay where they are, the index does not.
+        // The superblock and the ref count tree are not copied by a commit, but the index is.
         let without_bitmaps = 2 * (array_blocks + nodes) + FIXED_BLOCKS + 1;
         let mut bitmaps = 1;
         while bitmaps * (ENTRIES_PER_BITMAP as u64) < without_bitmaps + 2 * bitmaps {
@@ -215,28 +216,28 @@ impl MetadataSize {
         }
     }
 
-    /// What a metadata device should have.
+    /// Returns the recommended size of a metadata device.
     pub fn total_blocks(&self) -> u64 {
         self.array_blocks + self.nodes + self.bitmaps + self.fixed + self.shadows
     }
 
-    /// The least that metadata can be restored to: a kernel that has no room to commit one
-    /// changed array block, with the nodes above it, the bitmaps that count old and new ones, and
-    /// the index, goes read-only at the first write.
+    /// Returns the minimum size to which metadata can be restored. It leaves room for a commit of
+    /// one changed array block with the nodes above it, the bitmaps that count old and new blocks,
+    /// and the index. Without this room a kernel becomes read-only at its first write.
     pub fn least_blocks(&self) -> u64 {
         self.packed + least_commit(self.geometry, self.bitmaps)
     }
 }
 
-/// Blocks that a commit of one changed array block takes: its copy, one node on each level, the
-/// bitmaps that count old and new blocks, and the index.
+/// Returns the number of blocks that a commit of one changed array block needs: its copy, one node
+/// per level, the bitmaps that count old and new blocks, and the index.
 pub(crate) fn least_commit(geometry: Geometry, nr_bitmaps: u64) -> u64 {
     let array_blocks = geometry.nr_regions().div_ceil(BITS_PER_BLOCK);
     let (_, depth) = btree_nodes(array_blocks, node_capacity(size_of::<u64>()) as u64);
     1 + depth + 2.min(nr_bitmaps) + 1
 }
 
-/// The nodes of a tree with `entries` entries and `per_node` in each, and its levels.
+/// Returns the number of nodes and of levels of a tree with `entries` entries, `per_node` in each.
 fn btree_nodes(entries: u64, per_node: u64) -> (u64, u64) {
     let (mut nodes, mut levels, mut width) = (0, 0, entries);
     loop {
