@@ -1,4 +1,4 @@
-//! Checking metadata: everything that a superblock reaches, and the reference counts of it all.
+//! Checks metadata: all blocks that a superblock reaches, and their reference counts.
 
 use std::io;
 use std::ops::Range;

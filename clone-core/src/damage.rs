@@ -145,7 +145,7 @@ impl Damage {
                 SpaceMapDamage::NotZero { .. }
                 | SpaceMapDamage::NodePadding { .. }
                 | SpaceMapDamage::PastEnd { .. } => Severity::Warning,
-                // Freeing these blocks later would wrap it to zero, and the bitmap would count as full.
+                // Freeing these blocks later would wrap it to zero: the bitmap would count as full.
                 SpaceMapDamage::NrFreeHigh { found, .. }
                     if *found > u32::MAX - ENTRIES_PER_BITMAP as u32 =>
                 {

@@ -318,8 +318,8 @@ impl<D: Device> Prepared<'_, D> {
 }
 
 /// Writes new metadata to a device whose content is discarded. `fill` gets the zeroed words of each
-/// array block of the bitset in turn, with the number of the first region in them, and sets the bits
-/// of hydrated regions.
+/// array block of the bitset in turn, with the number of the first region in them, and sets the
+/// bits of hydrated regions.
 ///
 /// The old superblock is wiped first and the new one is written last, with a flush between the
 /// steps: an interruption leaves either no metadata or complete metadata.

@@ -149,9 +149,9 @@ pub enum TableError {
         "{length} sectors from sector {start} end past the {MAX_SECTORS} of the largest device"
     )]
     PastEnd {
-        /// The first sector.
-        start: Sectors,
         /// The first sector of the clone.
+        start: Sectors,
+        /// The length in sectors.
         length: Sectors,
     },
     /// The clone does not start at sector 0.
