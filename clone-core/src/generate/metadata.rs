@@ -63,9 +63,9 @@ pub struct Recipe {
     /// Number of commits, at least 1 if anything is to be hydrated. Each one hydrates regions as
     /// long as any are left.
     pub commits: u32,
-    /// How often the metadata is reopened between two commits, at even intervals, at most
-    /// `commits - 1` times. The search for free blocks then restarts at the beginning of the
-    /// device, and stale blocks there are overwritten.
+    /// Number of times that the metadata is reopened between two commits, at even intervals, at
+    /// most `commits - 1`. The search for free blocks then restarts at the beginning of the device,
+    /// and stale blocks there are overwritten.
     pub reopens: u32,
     /// The same seed gives the same bytes.
     pub seed: u64,
@@ -95,7 +95,6 @@ impl Recipe {
 ///
 /// # Errors
 /// Any [`MakeError`].
-/// See [`MakeError`].
 pub fn make<D: Device>(device: &D, recipe: &Recipe) -> Result<Regions, MakeError> {
     if recipe.percent > 100 {
         return Err(MakeError::Percent(recipe.percent));

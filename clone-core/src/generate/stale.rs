@@ -16,8 +16,8 @@ use zerocopy::little_endian as le;
 use super::blocks::{Form, scan};
 use super::damage::Kind;
 
-/// Returns the blocks that may be older copies of `now`, one of `in_use`: those that an older parent
-/// names in its place, if there are any.
+/// Returns the blocks that may be older copies of `now`, one of `in_use`: those that an older
+/// parent names in its place, if there are any.
 pub(super) fn older_copies<D: ReadDevice>(
     device: &D,
     kind: Kind,

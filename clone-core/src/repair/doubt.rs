@@ -28,7 +28,7 @@ use super::tree::{Digest, MAX_DEPTH, Trees};
 use super::vouch::{SpaceMap, SpaceMaps, counted_blocks};
 use crate::region_map::RegionMap;
 
-/// Comparisons of array blocks that no node leads to, beyond which they are all held suspicious.
+/// Maximum number of comparisons of array blocks to which no node leads. Beyond it all are suspect.
 const ORPHAN_COMPARISONS: u64 = 1 << 20;
 
 /// Number of free blocks after an array block in which others of the same commit would be.
@@ -178,8 +178,8 @@ pub(super) fn keep_bounds<D: ReadDevice + ?Sized>(
     }
 }
 
-/// Returns whether the array block at `at`, part of a tree of `blocks`, may have been rewritten by a
-/// newer commit of which `lost` were part. The blocks that this commit wrote next are then lost.
+/// Returns whether the array block at `at`, part of a tree of `blocks`, may have been rewritten by
+/// a newer commit of which `lost` were part. The blocks that it wrote next are then lost.
 fn is_near(scan: &Scan, lost: &BlockSet, blocks: &BlockSet, at: BlockNr) -> bool {
     let nr_blocks = lost.nr_blocks();
     let behind = (1..nr_blocks).map(|offset| BlockNr((at.0 + offset) % nr_blocks));

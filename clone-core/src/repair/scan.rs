@@ -81,8 +81,8 @@ impl Scan {
         let is_sound = |seen: &Seen| !matches!(seen.kind, Kind::Blank | Kind::Damaged);
         let top = blocks.iter().rposition(is_sound);
         let nr_sound = blocks.iter().filter(|seen| is_sound(seen)).count();
-        // A commit writes at most as many blocks as are in use. Blocks further up are from elsewhere,
-        // such as the second copy of a partition table.
+        // A commit writes at most as many blocks as are in use. Blocks further up are from
+        // elsewhere, such as the second copy of a partition table.
         let end = top.map_or(0, |top| top.saturating_add(nr_sound.max(LEAST_REACH)));
         let in_reach = &blocks[..end.min(blocks.len())];
         let last_written = in_reach.iter().rposition(|seen| seen.kind != Kind::Blank);

@@ -13,8 +13,8 @@ use super::{Candidate, Fit, Verdict};
 use crate::geometry::MAX_REGIONS;
 use crate::region_map::{Planes, RegionMap};
 
-/// Maximum number of trees that are tried as the newest one. Each wrong one leads to a newer one, so
-/// the limit is reached only if blocks contradict each other.
+/// Maximum number of trees that are tried as the newest one. Each wrong one leads to a newer one,
+/// so the limit is reached only if blocks contradict each other.
 const TRIES: usize = 32;
 
 /// The root of a tree of the right size, and its subtree.

@@ -124,8 +124,8 @@ mod tests {
         block
     }
 
-    /// Commits generations from `first` on, which alternate between blocks 1, 2 and blocks 3, 4.
-    /// The superblock is filled with the generation, and so are its blocks.
+    /// Commits generations from `first` on, which alternate between blocks 1, 2 and blocks 3, 4. The
+    /// superblock and the blocks are filled with the generation.
     fn run(device: &impl Device, first: u8) -> io::Result<()> {
         for generation in first..first + COMMITS {
             let area = BlockNr(1 + 2 * u64::from(generation % 2));
@@ -137,7 +137,7 @@ mod tests {
         Ok(())
     }
 
-    /// The generation that the superblock's first sector names, if its blocks are whole.
+    /// Returns the generation in the superblock's first sector, if its blocks are whole.
     fn recover(disk: &SimDisk) -> Option<u8> {
         let image = disk.live_image();
         let generation = image.block(BlockNr(0)).bytes()[0];
@@ -146,8 +146,8 @@ mod tests {
         (whole(area) && whole(area.plus(1))).then_some(generation)
     }
 
-    /// Whether a run on what `wrap` makes of a disk can be recovered after a crash in it, and a
-    /// second run after a second crash.
+    /// Returns whether a run on the device that `wrap` makes can be recovered after a crash in it,
+    /// and a second run after a second crash.
     fn survives<D: Device>(
         mut rng: StdRng,
         wrap: impl Fn(SimDisk) -> D,
