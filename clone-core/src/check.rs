@@ -238,8 +238,8 @@ impl<D: ReadDevice + ?Sized> Check<'_, D> {
     }
 
     /// Reads the array blocks and returns the number of hydrated regions. If several parents point
-    /// to a block, the regions of all of them are in doubt, since the block does not tell to which
-    /// part of the array it belongs.
+    /// to a block, the regions of all of them are in doubt, since the block does not hold its
+    /// index in the array.
     fn read_regions(
         &mut self,
         array_blocks: &[(u64, BlockNr)],

@@ -71,8 +71,7 @@ impl<const N: usize> Value for [u8; N] {}
 
 /// A btree with values of type `V`, identified by the block number of its root.
 ///
-/// It stands for one reference to the root, so there is no `Clone`: see
-/// [`snapshot`](Self::snapshot).
+/// It owns one reference to the root, so it is not `Clone`: see [`snapshot`](Self::snapshot).
 pub struct Btree<V> {
     root: BlockNr,
     values: PhantomData<V>,

@@ -1,7 +1,7 @@
 //! Finds older copies of used blocks.
 //!
-//! A copy does not tell which block it was. Its parent of that time tells, if it is still there,
-//! and so do the differences that are possible between two copies of one block.
+//! A copy does not identify the block that it was. Its parent of that time does, if it is still
+//! there, and so do the differences that are possible between two copies of one block.
 
 use std::collections::{BTreeSet, HashSet};
 

@@ -18,7 +18,7 @@ pub enum Purpose {
     /// Reading, with writers excluded: a block device is claimed exclusively, a file gets a shared
     /// lock.
     Read,
-    /// Reading and writing, with all others excluded except [live](Self::Live) readers: a block
+    /// Reading and writing, with all others excluded except [live](Purpose::Live) readers: a block
     /// device is claimed exclusively, a file is locked.
     Write,
     /// Reading while others may write. Excludes nobody.

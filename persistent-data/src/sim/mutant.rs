@@ -124,8 +124,8 @@ mod tests {
         block
     }
 
-    /// Commits generations from `first` on, which alternate between blocks 1, 2 and blocks 3, 4. The
-    /// superblock and the blocks are filled with the generation.
+    /// Commits generations from `first` on, which alternate between blocks 1, 2 and blocks 3, 4.
+    /// The superblock and the blocks are filled with the generation.
     fn run(device: &impl Device, first: u8) -> io::Result<()> {
         for generation in first..first + COMMITS {
             let area = BlockNr(1 + 2 * u64::from(generation % 2));
