@@ -1,8 +1,8 @@
-//! What is said to a clone target and what it answers: table lines, status, messages.
+//! The text interface of a clone target: table lines, status lines, messages.
 //!
-//! [`TableLine`] and [`Arguments`] are what `dmsetup create` is given, [`StatusLine`] is what
-//! `dmsetup status` prints, [`Message`] what `dmsetup message` sends. Each is taken as dmsetup
-//! 1.02.185 and a kernel 6.1 take it, found out by asking them, but for the differences that
+//! [`TableLine`] and [`Arguments`] are the input of `dmsetup create`, [`StatusLine`] is the output
+//! of `dmsetup status`, and [`Message`] is the input of `dmsetup message`. All are parsed like
+//! dmsetup 1.02.185 and kernel 6.1 do, according to experiments, except for the differences that
 //! `docs/differences.md` lists.
 
 mod devices;

@@ -1,10 +1,10 @@
-//! Metadata to test with: made with a past, and damaged in one place.
+//! Test metadata with a history, and damage to one of its blocks.
 //!
-//! [`metadata`] makes metadata by hundreds of commits, so that the device holds stale copies of
-//! everything, as one does that has been in use. [`mod@damage`] damages one block of it. Both do
-//! the same for the same seed.
+//! [`metadata`] makes metadata with hundreds of commits, so that the device holds stale copies of
+//! all blocks, like a device in use. [`mod@damage`] damages one block of it. The result of both
+//! depends only on the seed and the arguments.
 //!
-//! Behind the feature `generate`, for tests and the tools of developers.
+//! Available with the feature `generate`, for tests and developer tools.
 //!
 //! ```
 //! use clone_core::metadata::check::read;
@@ -42,7 +42,7 @@ use rand::rngs::StdRng;
 
 pub use self::regions::Regions;
 
-/// A number from `1..=most`, where `most` is at least 1: as often from 1 to 9 as from 10 to 99.
+/// Returns a number from `1..=most`, `most >= 1`, with each order of magnitude equally likely.
 fn of_any_size(rng: &mut StdRng, most: u64) -> u64 {
     let least = 1 << rng.random_range(0..=most.ilog2());
     rng.random_range(least..=most.min(2 * least - 1))

@@ -1,4 +1,4 @@
-//! Sizes of a clone, and how they divide it into regions.
+//! The sizes of a clone, and its division into regions.
 
 use std::fmt;
 use std::ops::Range;
@@ -10,7 +10,7 @@ use thiserror::Error;
 pub struct Sectors(pub u64);
 
 impl Sectors {
-    /// The same length in bytes; `None` past `u64::MAX`.
+    /// Returns the length in bytes, or `None` if it exceeds `u64::MAX`.
     pub fn to_bytes(self) -> Option<u64> {
         self.0.checked_mul(SECTOR_SIZE)
     }
@@ -25,30 +25,30 @@ impl fmt::Display for Sectors {
 /// Bytes in a sector.
 pub const SECTOR_SIZE: u64 = 512;
 
-/// The most regions that a clone has: the kernel target says "too many regions, consider
-/// increasing the region size" above it (`dm-clone-target.c`).
+/// Maximum number of regions of a clone. For more, the kernel target reports "too many regions,
+/// consider increasing the region size" (`dm-clone-target.c`).
 pub const MAX_REGIONS: u64 = 1 << 31;
 
-/// Region numbers, half-open.
+/// A half-open range of region numbers.
 pub type RegionRange = Range<u64>;
 
-/// What is wrong with the sizes of a clone.
+/// An invalid size of a clone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum GeometryError {
-    /// Not a size that the kernel target takes.
+    /// The kernel target does not accept this region size.
     #[error("a region size of {0} sectors: it must be a power of two from 8 to 2097152")]
     RegionSize(u64),
-    /// A clone of nothing.
+    /// The target size is zero.
     #[error("a target size of 0 sectors")]
     Empty,
-    /// More regions than the format and the kernel can hold.
+    /// The clone would have more regions than the format and the kernel support.
     #[error(
         "{nr_regions} regions are more than the {MAX_REGIONS} that a clone can have: \
          use a larger region size"
     )]
     TooManyRegions {
-        /// How many it would take.
+        /// Number of regions that it would have.
         nr_regions: u64,
     },
 }
@@ -63,10 +63,11 @@ impl RegionSize {
     /// The largest size, 1 GiB.
     pub const MAX: Sectors = Sectors(1 << 21);
 
-    /// A region size of so many sectors.
+    /// Makes a region size from a number of sectors.
     ///
     /// # Errors
-    /// [`GeometryError::RegionSize`].
+    /// [`GeometryError::RegionSize`] unless it is a power of two from [`MIN`](Self::MIN) to
+    /// [`MAX`](Self::MAX).
     pub fn new(sectors: Sectors) -> Result<Self, GeometryError> {
         let allowed = Self::MIN..=Self::MAX;
         if sectors.0.is_power_of_two() && allowed.contains(&sectors) {
@@ -76,13 +77,13 @@ impl RegionSize {
         }
     }
 
-    /// In sectors.
+    /// Returns the size in sectors.
     pub fn sectors(self) -> Sectors {
         Sectors(self.0)
     }
 }
 
-/// The sizes of a clone: what its superblock, its table line and its bitset must agree on.
+/// The sizes of a clone. Its superblock, table line and bitset must agree on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Geometry {
     region_size: RegionSize,
@@ -90,10 +91,12 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// A clone of `target_size`, which need not be a multiple of the region size.
+    /// Makes the geometry of a clone of `target_size`, which need not be a multiple of the region
+    /// size.
     ///
     /// # Errors
-    /// [`GeometryError::Empty`] and [`GeometryError::TooManyRegions`].
+    /// [`GeometryError::Empty`] if `target_size` is zero, and [`GeometryError::TooManyRegions`] for
+    /// more than [`MAX_REGIONS`].
     pub fn new(region_size: RegionSize, target_size: Sectors) -> Result<Self, GeometryError> {
         if target_size.0 == 0 {
             return Err(GeometryError::Empty);
@@ -107,22 +110,22 @@ impl Geometry {
         }
     }
 
-    /// The size of every region but the last.
+    /// Returns the size of every region but the last, which may be shorter.
     pub fn region_size(&self) -> RegionSize {
         self.region_size
     }
 
-    /// The size of the clone.
+    /// Returns the size of the clone.
     pub fn target_size(&self) -> Sectors {
         self.target_size
     }
 
-    /// How many regions there are, `1..=MAX_REGIONS`. The last one may be short.
+    /// Returns the number of regions, `1..=MAX_REGIONS`. The last one may be short.
     pub fn nr_regions(&self) -> u64 {
         self.target_size.0.div_ceil(self.region_size.0)
     }
 
-    /// The sectors, half-open, of `regions`, which must be regions of the clone.
+    /// Returns the sectors, half-open, of `regions`, which must be regions of the clone.
     pub fn sectors_of(&self, regions: RegionRange) -> Range<Sectors> {
         let sector = |region: u64| Sectors((region * self.region_size.0).min(self.target_size.0));
         sector(regions.start)..sector(regions.end)

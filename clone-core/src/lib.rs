@@ -1,24 +1,27 @@
-//! dm-clone metadata: which regions of a clone have been copied to its destination.
+//! dm-clone metadata, which records the regions of a clone that are copied to its destination, and
+//! an engine that runs such clones.
 //!
-//! [`check`](mod@check) reads all of it and tells what is wrong, [`damage`] says how bad that is,
-//! [`live`] does the same beside a running clone; [`dump`](mod@dump) hands out what it says,
-//! [`restore`](mod@restore) makes it anew, [`auto_repair`](mod@auto_repair) puts right what is
-//! merely untidy, and [`metadata`] opens it for marking regions as hydrated. Where it is lost,
-//! [`content`] compares the clone's devices instead. [`target`] is the text that a clone is made
-//! of, and that it answers with. [`engine`] is a clone that runs, as a state machine, and
-//! [`driver`] lets it run on real devices: only there are clocks and threads, but for those of
-//! [`content`].
+//! - [`check`](mod@check) reads all metadata and reports its damage, [`damage`] rates the damage,
+//!   and [`live`] checks the metadata of a running clone.
+//! - [`dump`](mod@dump) exports metadata, [`restore`](mod@restore) creates it, and [`metadata`]
+//!   opens it to mark regions as hydrated.
+//! - [`auto_repair`](mod@auto_repair) corrects harmless damage in place, and
+//!   [`repair`](mod@repair) recovers what is left of damaged metadata. If the metadata is lost,
+//!   [`content`] compares the devices of the clone instead.
+//! - [`target`] parses and prints the table lines, status lines and messages of a clone.
+//! - [`engine`] is a running clone as a state machine, and [`driver`] runs it on real devices. Only
+//!   the driver and [`content`] use threads, and only the driver uses clocks.
 //!
-//! # What makes a hydrated bit true
+//! # Why a hydrated bit is true
 //!
-//! A bit says that the destination holds the region's data. It is set in memory when the data has
-//! landed there, and written only after the destination was flushed. A commit is two steps,
-//! [`prepare`](metadata::Metadata::prepare), which writes all blocks but the superblock, and
-//! [`commit`](metadata::Prepared::commit), which writes that one. The flush of the destination
-//! comes before the first, as in the kernel: [`repair`](mod@repair) may believe a block that an
-//! unfinished commit left, so no block on the metadata device may ever hold a bit that is not true
-//! yet. Bits only ever go from zero to one, so whatever a crash leaves is true, if perhaps less
-//! than the whole truth.
+//! A bit means that the destination holds the region's data. It is set in memory after the data
+//! were written there, and on the metadata device only after a flush of the destination. A commit
+//! has two steps: [`prepare`](metadata::Metadata::prepare) writes all blocks but the superblock,
+//! and [`commit`](metadata::Prepared::commit) writes the superblock. The destination is flushed
+//! before the first step, as in the kernel: [`repair`](mod@repair) may use a block of an unfinished
+//! commit, so no block on the metadata device may ever hold a bit that is not true yet. Bits only
+//! change from zero to one, so the bits that remain after a crash are true, although some that were
+//! set may be missing.
 //!
 //! ```
 //! use clone_core::metadata::check::read;
@@ -32,7 +35,7 @@
 //! let device = MemoryDevice::new(2048);
 //! let mut metadata = Metadata::format(&device, Header { uuid: [0; 16], geometry })?;
 //! metadata.set_hydrated(256..272)?;
-//! // Here the destination is flushed: from now on the metadata device may say what was set.
+//! // Here the destination is flushed. After that the bits may reach the metadata device.
 //! let prepared = metadata.prepare()?;
 //! prepared.commit()?;
 //!

@@ -1,15 +1,15 @@
-//! How far long work has come.
+//! Progress reports of long operations.
 
-/// Is told how far the work is, in blocks of 4096 bytes.
+/// Receives the progress of an operation, in blocks of 4096 bytes.
 pub trait Progress {
-    /// How much there is to do, once that is known.
+    /// Sets the amount of work, as soon as it is known.
     fn set_total(&self, blocks: u64);
 
-    /// That much more has been done.
+    /// Reports that `blocks` more have been done.
     fn advance(&self, blocks: u64);
 }
 
-/// Nobody wants to know.
+/// Ignores all reports.
 impl Progress for () {
     fn set_total(&self, _: u64) {}
 

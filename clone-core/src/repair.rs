@@ -1,7 +1,11 @@
-//! Getting damaged metadata back: all that can be known of the regions, and what cannot.
+//! Recovers the state of the regions from damaged metadata.
 //!
-//! *Invariants:* what comes out as hydrated was hydrated, what comes out as neither hydrated nor
-//! lost was not; of everything else it is said that it is lost. Nothing is written here.
+//! [`recover`] reads the metadata. If something is lost, it scans the whole device, builds the
+//! trees of all commits that are left on it, and looks for the lost parts in them. The result can
+//! be restored to another device.
+//!
+//! *Invariants:* a region that is reported as hydrated was hydrated, and one that is reported as
+//! neither hydrated nor lost was not. All others are reported as lost. Nothing is written here.
 
 use persistent_data::BlockNr;
 use persistent_data::device::ReadDevice;
@@ -41,30 +45,30 @@ mod space_map_check;
 mod stable_read;
 mod tree;
 
-/// How often all is read again when the device is not steady.
+/// Maximum number of attempts to read everything if reads are not stable.
 const TRIES: u32 = 3;
 
-/// Why nothing could be recovered.
+/// Reason why nothing could be recovered.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum RepairError {
-    /// The superblock is lost, and with it the sizes of the clone.
+    /// The superblock is lost, and with it the sizes of the clone, and the caller gave no sizes.
     #[error("block 0, the superblock: {error}; the sizes of the clone have to be given")]
     SizesUnknown {
-        /// What is wrong with the superblock.
+        /// Defect of the superblock.
         error: SuperblockError,
-        /// What the bitsets that were found allow, the best one first.
+        /// Numbers of regions that fit the bitsets that were found, the best fit first.
         fits: Vec<Fit>,
     },
-    /// The superblock is sound, and says something else than the caller.
+    /// The superblock is sound, but its sizes differ from those of the caller.
     #[error("the superblock is sound, and says {found:?} instead of {wanted:?}")]
     OtherSizes {
-        /// What the superblock says.
+        /// Sizes in the superblock.
         found: Geometry,
-        /// What the caller said.
+        /// Sizes from the caller.
         wanted: Geometry,
     },
-    /// The device gives other answers from one time to the next.
+    /// Repeated reads of the device give different results.
     #[error(
         "blocks could be read at first and not any more, {TRIES} times: the device is failing; \
          copy it to a sound one, and repair the copy"
@@ -73,113 +77,115 @@ pub enum RepairError {
     /// No bitset of a clone of this size was found.
     #[error("there is no bitset of a clone of {} regions here", .wanted.nr_regions())]
     NoBitset {
-        /// What the caller said.
+        /// Sizes from the caller.
         wanted: Geometry,
-        /// What the bitsets that were found allow, the best one first.
+        /// Numbers of regions that fit the bitsets that were found, the best fit first.
         fits: Vec<Fit>,
     },
 }
 
-/// How many regions a clone can have whose bitset was found.
+/// A bitset that was found, and the numbers of regions that it fits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fit {
-    /// A bitset's root.
+    /// Block number of the bitset's root.
     pub root: BlockNr,
-    /// The numbers of regions that it is right for, half-open.
+    /// Numbers of regions that it fits, half-open.
     pub nr_regions: std::ops::Range<u64>,
 }
 
-/// What was recovered.
+/// Result of a recovery.
 #[derive(Debug)]
 pub struct Recovery {
-    /// The uuid, zero if the superblock was lost, and the sizes of the clone.
+    /// The uuid, zero if the superblock is lost, and the sizes of the clone.
     pub header: Header,
-    /// What is known of the regions. What is not is lost.
+    /// Recovered state of the regions. The others are lost.
     pub regions: RegionMap,
-    /// All that is wrong with the metadata.
+    /// All damage of the metadata.
     pub damage: Vec<Damage>,
-    /// Where the bitset's root was found.
+    /// Source of the bitset's root.
     pub origin: Origin,
-    /// Which regions were got back from something else than the bitset itself, and how.
+    /// Regions that were recovered from other blocks than the live bitset's.
     pub finds: Vec<Find>,
-    /// The bitset roots that were looked at, the best one first; none if the superblock and the
+    /// The bitset roots that were considered, the best one first. Empty if the superblock and the
     /// bitset's nodes are sound.
     pub candidates: Vec<Candidate>,
 }
 
-/// Where the root of the bitset was found.
+/// Source of the root of the bitset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Origin {
-    /// In the superblock.
+    /// The superblock.
     Superblock,
-    /// By a scan of the device.
+    /// A scan of the device.
     Scan {
-        /// Where it lies.
+        /// Block number of the root.
         root: BlockNr,
-        /// Whether it is sure that no newer one was lost. If it is not, every region that is not
-        /// hydrated is lost: it may have been hydrated since.
+        /// True if it is certain that no newer root was lost. Otherwise every region that is not
+        /// hydrated is lost, since it may have been hydrated later.
         is_newest: bool,
     },
 }
 
-/// Regions that were got back.
+/// Recovered regions of one array block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Find {
     /// The regions of one array block, half-open.
     pub regions: RegionRange,
-    /// The block that tells of them.
+    /// Number of the block from which they were recovered.
     pub at: BlockNr,
-    /// What it tells.
+    /// Age of that block.
     pub copy: Copy,
 }
 
-/// What a block tells of regions.
+/// Age of a block from which regions were recovered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Copy {
-    /// All: it is the block that the last commit refers to.
+    /// The block of the last commit. It has the state of all regions.
     Last,
-    /// What was hydrated when it was written. The other regions are lost.
+    /// An older copy of the block. It has the regions that were hydrated at its time; the others
+    /// are lost.
     Older,
 }
 
-/// A root of a bitset of the right size.
+/// The root of a bitset of the right size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
-    /// Where it lies.
+    /// Block number of the root.
     pub root: BlockNr,
-    /// Array blocks that it leads to and that are sound.
+    /// Number of sound array blocks below it.
     pub array_blocks: u64,
-    /// Array blocks that are damaged.
+    /// Number of damaged array blocks below it.
     pub missing: u64,
-    /// Hydrated regions in those that are sound.
+    /// Number of hydrated regions in the sound array blocks.
     pub hydrated: u64,
-    /// Whether a space map was found that counts exactly the blocks that it leads to.
+    /// True if a space map was found that counts exactly the blocks of this bitset.
     pub vouched_for: bool,
-    /// Why it was not taken; `None` if it was.
+    /// Reason why it was not used; `None` if it was.
     pub verdict: Option<Verdict>,
 }
 
-/// Why a candidate was not taken.
+/// Reason why a candidate was not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// Some of what is hydrated elsewhere is not in it.
+    /// It lacks regions that are hydrated in another candidate.
     Older,
-    /// It cannot be told from the one that was taken which is the newer one. Where they differ,
-    /// regions are lost.
+    /// It is unknown whether this candidate or the used one is newer. Regions in which they differ
+    /// are lost.
     Tie,
-    /// The trees contradict each other, so none of them was taken.
+    /// The trees contradict each other, so none of them was used.
     Contradiction,
 }
 
-/// Finds out all that can be known of the regions of damaged metadata.
+/// Recovers the state of the regions from damaged metadata.
 ///
-/// `sizes` are what the user knows of the clone; they are needed if the superblock is lost.
+/// `sizes` are the sizes of the clone as the user knows them. They are required if the superblock
+/// is lost.
 ///
 /// # Errors
-/// See [`RepairError`]. Whatever cannot be read is damage, not an error.
+/// Any [`RepairError`]. An unreadable block is damage, not an error.
 pub fn recover<D: ReadDevice + ?Sized>(
     device: &D,
     sizes: Option<Geometry>,
@@ -194,7 +200,7 @@ pub fn recover<D: ReadDevice + ?Sized>(
     Err(RepairError::Unsteady)
 }
 
-/// `None` if the device was not steady.
+/// Attempts a recovery. Returns `None` if reads were not stable.
 fn attempt<D: ReadDevice + ?Sized>(
     device: &Steady<'_, D>,
     sizes: Option<Geometry>,
@@ -226,7 +232,7 @@ fn attempt<D: ReadDevice + ?Sized>(
     Some(Ok(recovery))
 }
 
-/// Looks at all of `device`.
+/// Scans `device` and collects its space maps.
 fn scan<D: ReadDevice + ?Sized>(device: &D, progress: &dyn Progress) -> (Scan, SpaceMaps) {
     let mut scan = Scan::of(device, progress);
     let mut maps = SpaceMaps::of(device, &scan);
@@ -236,7 +242,7 @@ fn scan<D: ReadDevice + ?Sized>(device: &D, progress: &dyn Progress) -> (Scan, S
     (scan, maps)
 }
 
-/// Looks for what the tree of a sound superblock has lost.
+/// Looks for the parts that the tree of a sound superblock has lost.
 fn look_for_lost<D: ReadDevice + ?Sized>(
     device: &D,
     scan: &Scan,
@@ -251,8 +257,8 @@ fn look_for_lost<D: ReadDevice + ?Sized>(
     let roots = search::roots(&evidence, &mut trees);
     let space_map = live_space_map(device, superblock);
 
-    // The space map of the last commit counts the blocks of its bitset, wherever the superblock
-    // says that it begins.
+    // The space map of the last commit counts the blocks of its bitset, wherever the root of the
+    // bitset is according to the superblock.
     let counted_together = |&&(_, tree): &&Root| {
         let mut indexes = maps.vouching_for(tree.digest).filter_map(|map| map.index);
         indexes.any(|index| Some(index) == space_map.index)
@@ -276,7 +282,7 @@ fn look_for_lost<D: ReadDevice + ?Sized>(
     recovery.finds = search.fill(&mut recovery.regions);
 }
 
-/// The space map that a sound superblock leads to, as far as it can be read.
+/// Reads the space map of a sound superblock, as far as it is readable.
 fn live_space_map<D: ReadDevice + ?Sized>(device: &D, superblock: &Superblock) -> LiveSpaceMap {
     let root = SpaceMapRoot::from_area(&superblock.space_map_root);
     let index = BlockNr(root.bitmap_root.get());
@@ -297,7 +303,7 @@ fn live_space_map<D: ReadDevice + ?Sized>(device: &D, superblock: &Superblock) -
     LiveSpaceMap { index: Some(index), blocks, counted }
 }
 
-/// Looks for the newest bitset of a device whose superblock is lost.
+/// Looks for the newest bitset on a device whose superblock is lost.
 fn without_superblock<D: ReadDevice + ?Sized>(
     device: &D,
     scan: &Scan,
@@ -325,7 +331,7 @@ fn without_superblock<D: ReadDevice + ?Sized>(
     }
     let header = Header { uuid: [0; 16], geometry };
     let Some(newest) = search::newest(&evidence, &trees, maps, &roots) else {
-        // Nothing can be believed of trees that contradict each other.
+        // Trees that contradict each other are not trustworthy.
         let candidates = search::contradicting(maps, &roots);
         let origin = Origin::Scan { root: candidates[0].root, is_newest: false };
         let regions = evidence.nothing_known();

@@ -1,7 +1,7 @@
-//! Sizes as people write and read them.
+//! Sizes as text.
 //!
-//! A plain number counts sectors, as in the kernel's table lines. Whatever has a unit must come
-//! out as a whole number of sectors: a size that is rounded is a size that is wrong.
+//! A plain number counts sectors, as in the kernel's table lines. A number with a unit must be a
+//! whole number of sectors: sizes are never rounded.
 
 use std::fmt;
 
@@ -15,43 +15,43 @@ use thiserror::Error;
 
 use crate::geometry::{SECTOR_SIZE, Sectors};
 
-/// Why a text is not a size.
+/// Reason why a text is not a size.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum SizeError {
-    /// There is nothing there.
+    /// The text is empty.
     #[error("an empty size")]
     Empty,
-    /// It does not begin with a digit.
+    /// The text does not begin with a digit.
     #[error("{0:?} is not a size: write a number of sectors, or a number and a unit as in 64KiB")]
     NotANumber(String),
-    /// A decimal point or comma.
+    /// The number has a decimal point or comma.
     #[error("{0:?} has a fraction: write it as a whole number of a smaller unit")]
     Fraction(String),
-    /// What follows the number is no unit.
+    /// The text after the number is not a unit.
     #[error(
         "{0:?} is not a unit: s counts sectors, B bytes, k M G T P powers of 1024 bytes \
          (KiB and so on mean the same), kB MB GB TB PB powers of 1000"
     )]
     Unit(String),
-    /// Not a multiple of a sector.
+    /// The size is not a multiple of a sector.
     #[error("{bytes} bytes are not a whole number of sectors of {SECTOR_SIZE} bytes")]
     NotWholeSectors {
-        /// How many bytes were asked for.
+        /// The size in bytes.
         bytes: u128,
     },
-    /// More sectors than 64 bits count.
+    /// The number of sectors exceeds 64 bits.
     #[error("{0:?} is more than can be counted")]
     TooLarge(String),
 }
 
-/// The size that `text` writes: a whole number and, where it does not count sectors, a unit.
+/// Parses a size: a whole number, followed by a unit unless it counts sectors.
 ///
-/// `s` counts sectors, `B` bytes; `k`, `M`, `G`, `T`, `P` are powers of 1024 bytes, and so are
-/// `KiB` and its kin; `kB`, `MB` and their kin are powers of 1000.
+/// `s` counts sectors and `B` bytes. `k`, `M`, `G`, `T`, `P` and `KiB`, `MiB` etc. are powers of
+/// 1024 bytes; `kB`, `MB` etc. are powers of 1000.
 ///
 /// # Errors
-/// [`SizeError`], which says what is wrong with the text.
+/// Any [`SizeError`].
 pub fn parse_sectors(text: &str) -> Result<Sectors, SizeError> {
     if text.is_empty() {
         return Err(SizeError::Empty);
@@ -75,11 +75,11 @@ pub fn parse_sectors(text: &str) -> Result<Sectors, SizeError> {
     u64::try_from(sectors).map(Sectors).map_err(|_| too_large())
 }
 
-/// The bytes that `text` writes: a plain number counts bytes, and one with a unit is a size as for
-/// [`parse_sectors`].
+/// Parses a number of bytes: a plain number counts bytes, and a number with a unit is parsed like
+/// [`parse_sectors`] does.
 ///
 /// # Errors
-/// [`SizeError`].
+/// Any [`SizeError`]; [`SizeError::NotWholeSectors`] only with a unit.
 pub fn parse_bytes(text: &str) -> Result<u64, SizeError> {
     if let Ok(bytes) = text.parse() {
         return Ok(bytes);
@@ -95,7 +95,7 @@ fn digits(text: &str) -> IResult<&str, &str> {
     digit1(text)
 }
 
-/// Bytes in the unit that the whole of `text` is; nothing is the unit of a plain number.
+/// Returns the bytes in the unit `text`. Empty text is the unit of a plain number.
 fn unit(text: &str) -> IResult<&str, u64> {
     let exponent = alt((
         value(1, one_of("kK")),
@@ -115,12 +115,12 @@ fn unit(text: &str) -> IResult<&str, u64> {
     .parse(text)
 }
 
-/// A size for people, as in `64 KiB` or `488.3 MiB`: exact where it has no decimal point.
+/// Formats a size as in `64 KiB` or `488.3 MiB`. It is exact if it has no decimal point.
 pub fn human(size: Sectors) -> Human {
     Human(size)
 }
 
-/// See [`human`].
+/// Displays a size: see [`human`].
 #[derive(Clone, Copy, Debug)]
 pub struct Human(Sectors);
 
@@ -129,7 +129,7 @@ impl fmt::Display for Human {
         const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
         let bytes = u128::from(self.0.0) * u128::from(SECTOR_SIZE);
         let mut power = 0;
-        // One that would be rounded up to 1024.0 is better told in the next unit.
+        // A number that would be rounded up to 1024.0 is better shown in the next unit.
         while power + 1 < UNITS.len() && tenths(bytes, power) >= 10240 {
             power += 1;
         }
@@ -142,7 +142,7 @@ impl fmt::Display for Human {
     }
 }
 
-/// Tenths of `1024^power`, rounded.
+/// Returns `bytes` in tenths of `1024^power`, rounded.
 fn tenths(bytes: u128, power: usize) -> u128 {
     let unit: u128 = 1 << (10 * power);
     (bytes * 10 + unit / 2) / unit
@@ -196,7 +196,7 @@ mod tests {
         }
         assert_eq!(parse_sectors("8q"), Err(SizeError::Unit("q".into())));
         assert_eq!(parse_sectors("8 "), Err(SizeError::Unit(String::new())));
-        // Bytes to some, half a KiB to others, bits to the rest.
+        // `b` can mean bytes, half a KiB or bits.
         assert_eq!(parse_sectors("8b"), Err(SizeError::Unit("b".into())));
         assert_eq!(parse_sectors("8ks"), Err(SizeError::Unit("ks".into())));
         assert_eq!(parse_sectors("8kk"), Err(SizeError::Unit("kk".into())));

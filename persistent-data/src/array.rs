@@ -1,7 +1,7 @@
-//! Arrays: values by index, packed into blocks that a btree finds by number.
+//! Arrays: values by index, packed into blocks that a btree finds by their index.
 //!
-//! Every block but the last is full; block `i` begins with entry `i * entries_per_block`. The
-//! number of entries is not stored: it is the owner's to know.
+//! Every block but the last is full; block `i` begins with entry `i * entries_per_block`. The array
+//! does not store its length: the owner must know it.
 
 use std::marker::PhantomData;
 
@@ -19,7 +19,7 @@ mod walk;
 pub use build::ArrayBuilder;
 pub use walk::read_array_blocks;
 
-/// What the btree of an array of `V` holds: where an array block lies.
+/// The value type in the btree of an array of `V`: the block number of an array block.
 #[derive(Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(transparent)]
 pub struct ArrayBlockRef<V> {
@@ -32,7 +32,7 @@ impl<V> ArrayBlockRef<V> {
         Self { at: at.0.into(), values: PhantomData }
     }
 
-    /// Where the array block lies.
+    /// Returns the block number of the array block.
     pub fn at(&self) -> BlockNr {
         BlockNr(self.at.get())
     }
@@ -66,23 +66,23 @@ fn bad_array(at: BlockNr) -> impl Fn(ArrayError) -> Error {
     move |source| Error::Array { at, source }
 }
 
-/// Entries in a full array block of `V`.
+/// Returns the number of entries in a full array block of `V`.
 pub const fn entries_per_block<V>() -> usize {
     array_capacity(size_of::<V>())
 }
 
-/// How many entries block `index` of an array of `len` entries has.
+/// Returns the number of entries in block `index` of an array of `len` entries.
 pub fn entries_in_block<V>(index: u64, len: u64) -> usize {
     let per_block = entries_per_block::<V>() as u64;
     let before = index.saturating_mul(per_block);
     len.saturating_sub(before).min(per_block) as usize
 }
 
-/// The values of an array block, once its header is what it must be for values of type `V`.
+/// Checks the header of an array block for values of type `V` and returns the values.
 ///
 /// # Errors
-/// [`ArrayError::ValueSize`], [`ArrayError::Capacity`], and [`ArrayError::Entries`] if there are
-/// more than fit.
+/// [`ArrayError::ValueSize`], [`ArrayError::Capacity`], and [`ArrayError::Entries`] if the header
+/// names more values than fit.
 pub fn array_values<V: Value>(block: &ArrayBlockDisk) -> std::result::Result<&[V], ArrayError> {
     let header = &block.header;
     let (size, capacity) = (size_of::<V>() as u32, entries_per_block::<V>() as u32);
@@ -100,10 +100,10 @@ pub fn array_values<V: Value>(block: &ArrayBlockDisk) -> std::result::Result<&[V
     Ok(<[V]>::ref_from_bytes(bytes).expect("whole values"))
 }
 
-/// The values of an array block that must have `entries` of them.
+/// Returns the values of an array block that must have `entries` values.
 ///
 /// # Errors
-/// As [`array_values`], and [`ArrayError::Entries`] for any other number.
+/// Those of [`array_values`], and [`ArrayError::Entries`] for any other number of values.
 pub fn exact_array_values<V: Value>(
     block: &ArrayBlockDisk,
     entries: usize,
@@ -116,7 +116,7 @@ pub fn exact_array_values<V: Value>(
     }
 }
 
-/// Gives an array block that may be edited `nr_entries` entries, and the values to change.
+/// Formats an array block for `nr_entries` entries and returns the values, mutably.
 fn values_mut<V: Value>(block: &mut ArrayBlockDisk, nr_entries: usize) -> &mut [V] {
     block.header.nr_entries.set(nr_entries as u32);
     block.header.max_entries.set(entries_per_block::<V>() as u32);
@@ -133,45 +133,45 @@ pub struct Array<V> {
 }
 
 impl<V: Value> Array<V> {
-    /// An array without entries.
+    /// Creates an array without entries.
     ///
     /// # Errors
-    /// The writer's.
+    /// Those of the writer.
     pub fn create<W: Writer>(writer: &mut W) -> Result<Self> {
         const { assert!(entries_per_block::<V>() > 0, "a value fits in a block") };
         Ok(Self { tree: Btree::create(writer)?, len: 0 })
     }
 
-    /// The array of `len` entries whose btree begins at `root`.
+    /// Opens the array of `len` entries whose btree has its root at `root`. Reads nothing.
     pub fn open(root: BlockNr, len: u64) -> Self {
         Self { tree: Btree::open(root), len }
     }
 
-    /// Where the array's btree begins.
+    /// Returns the block number of the btree's root.
     pub fn root(&self) -> BlockNr {
         self.tree.root()
     }
 
-    /// How many entries there are.
+    /// Returns the number of entries.
     pub fn len(&self) -> u64 {
         self.len
     }
 
-    /// Whether there are no entries.
+    /// True if there are no entries.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Entry `index` of `0..len`.
+    /// Returns entry `index` of `0..len`.
     ///
     /// # Errors
-    /// [`Error::Index`], and the reader's.
+    /// [`Error::Index`] if `index` is out of range, and those of the reader.
     pub fn get<R: Reader>(&self, reader: &R, index: u64) -> Result<V> {
         let (block, entry) = self.place(index)?;
         self.read_block(reader, block, |values| values[entry])
     }
 
-    /// Gives `look` the values of block `block`, of which the array must have one.
+    /// Gives `look` the values of block `block`, which must exist.
     pub(crate) fn read_block<R: Reader, T>(
         &self,
         reader: &R,
@@ -187,11 +187,11 @@ impl<V: Value> Array<V> {
         Ok(look(values))
     }
 
-    /// Makes `value` entry `index` of `0..len`, taking over the caller's reference to what it
-    /// refers to and giving up the old value's.
+    /// Sets entry `index` of `0..len` to `value`. Takes over the caller's references of `value` and
+    /// drops those of the old value.
     ///
     /// # Errors
-    /// [`Error::Index`], and the writer's.
+    /// [`Error::Index`] if `index` is out of range, and those of the writer.
     pub fn set<W: Writer>(&mut self, writer: &mut W, index: u64, value: V) -> Result<()> {
         let (block, entry) = self.place(index)?;
         let mut old = None;
@@ -201,7 +201,7 @@ impl<V: Value> Array<V> {
         old.map_or(Ok(()), |old| old.dec(writer))
     }
 
-    /// Lets `change` edit a shadow of block `block`, without a look at what the values refer to.
+    /// Lets `change` edit a shadow of block `block`. The references of the values are not adjusted.
     pub(crate) fn edit_block<W: Writer>(
         &mut self,
         writer: &mut W,
@@ -212,7 +212,7 @@ impl<V: Value> Array<V> {
         self.resize_block(writer, block, entries, change)
     }
 
-    /// Lets `change` edit a shadow of block `block`, which gets `entries` entries.
+    /// Lets `change` edit a shadow of block `block`, which is resized to `entries` entries.
     fn resize_block<W: Writer>(
         &mut self,
         writer: &mut W,
@@ -241,11 +241,11 @@ impl<V: Value> Array<V> {
         }
     }
 
-    /// Makes the array `len` entries long: new ones are copies of `fill`, and the last ones are
-    /// given up.
+    /// Changes the length to `len` entries: new entries are copies of `fill`, and the references of
+    /// removed entries are dropped.
     ///
     /// # Errors
-    /// The writer's.
+    /// Those of the writer.
     pub fn resize<W: Writer>(&mut self, writer: &mut W, len: u64, fill: V) -> Result<()> {
         if len < self.len { self.shrink(writer, len) } else { self.grow(writer, len, fill) }
     }
@@ -291,10 +291,10 @@ impl<V: Value> Array<V> {
         Ok(())
     }
 
-    /// Gives `visit` the values of every block in turn, with the index of the first.
+    /// Gives `visit` the values of every block in turn, with the index of the block's first entry.
     ///
     /// # Errors
-    /// The reader's. What came before has been visited.
+    /// Those of the reader and of `visit`. Earlier blocks have been visited.
     pub fn for_each_block<R: Reader>(
         &self,
         reader: &R,
@@ -307,10 +307,10 @@ impl<V: Value> Array<V> {
         Ok(())
     }
 
-    /// Gives the array up: one reference to its root, and whatever nothing else refers to.
+    /// Deletes the array: drops one reference to its root, and those of blocks that become free.
     ///
     /// # Errors
-    /// The writer's.
+    /// Those of the writer.
     pub fn delete<W: Writer>(self, writer: &mut W) -> Result<()> {
         self.tree.delete(writer)
     }

@@ -19,7 +19,7 @@ pub const BITS_PER_BLOCK: u64 = entries_per_block::<le::U64>() as u64 * BITS_PER
 
 const _: () = assert!(BITS_PER_BLOCK == 32576);
 
-/// A word whose bits have been set in memory only.
+/// A word whose changed bits are only in memory so far.
 #[derive(Clone, Copy, Debug)]
 struct PendingWord {
     index: u64,
@@ -28,8 +28,8 @@ struct PendingWord {
 
 /// A bitset of `len` bits.
 ///
-/// Single bits are set in one word in memory, which is written when another word is touched:
-/// [`flush`](Self::flush) it before the transaction commits.
+/// Single bits are set in one word in memory, which is written when another word is changed. Call
+/// [`flush`](Self::flush) before the transaction commits.
 #[derive(Debug)]
 pub struct Bitset {
     words: Array<le::U64>,
@@ -37,13 +37,13 @@ pub struct Bitset {
     pending: Option<PendingWord>,
 }
 
-/// The bits `from..to` of a word, `0 <= from <= to <= 64`.
+/// Returns a mask of the bits `from..to` of a word, `0 <= from <= to <= 64`.
 fn mask(from: u64, to: u64) -> u64 {
     let below = |bit: u64| if bit == BITS_PER_WORD { u64::MAX } else { (1 << bit) - 1 };
     below(to) & !below(from)
 }
 
-/// The bits of word `index` that lie in `bits`.
+/// Returns a mask of the bits of word `index` that lie in `bits`.
 fn mask_in_word(index: u64, bits: &Range<u64>) -> u64 {
     let first = index * BITS_PER_WORD;
     let from = bits.start.clamp(first, first + BITS_PER_WORD) - first;
@@ -52,25 +52,24 @@ fn mask_in_word(index: u64, bits: &Range<u64>) -> u64 {
 }
 
 impl Bitset {
-    /// A bitset without bits.
+    /// Creates a bitset without bits.
     ///
     /// # Errors
-    /// The writer's.
+    /// Those of the writer.
     pub fn create<W: Writer>(writer: &mut W) -> Result<Self> {
         Ok(Self { words: Array::create(writer)?, len: 0, pending: None })
     }
 
-    /// The bitset of `len` bits whose array begins at `root`.
+    /// Opens the bitset of `len` bits whose array has its root at `root`. Reads nothing.
     pub fn open(root: BlockNr, len: u64) -> Self {
         Self { words: Array::open(root, len.div_ceil(BITS_PER_WORD)), len, pending: None }
     }
 
-    /// A new bitset of `len` bits. `fill` gets the zeroed words of one array block after the other,
-    /// with the number of the first bit in them, and sets what is to be set. Bits past `len` are
-    /// left out.
+    /// Builds a new bitset of `len` bits. `fill` gets the zeroed words of each array block in turn,
+    /// with the number of the first bit in them, and sets bits. Bits past `len` are ignored.
     ///
     /// # Errors
-    /// The writer's, and those of `fill`.
+    /// Those of the writer and of `fill`.
     pub fn build<W: Writer, E: From<Error>>(
         writer: &mut W,
         len: u64,
@@ -92,20 +91,20 @@ impl Bitset {
         Ok(Self { words: builder.finish(writer)?, len, pending: None })
     }
 
-    /// How many bits there are.
+    /// Returns the number of bits.
     pub fn len(&self) -> u64 {
         self.len
     }
 
-    /// Whether there are no bits.
+    /// True if there are no bits.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Bit `bit` of `0..len`.
+    /// Returns bit `bit` of `0..len`.
     ///
     /// # Errors
-    /// [`Error::Index`], and the reader's.
+    /// [`Error::Index`] if `bit` is out of range, and those of the reader.
     pub fn get<R: Reader>(&self, reader: &R, bit: u64) -> Result<bool> {
         let word = self.word(reader, self.check(bit)? / BITS_PER_WORD)?;
         Ok(word >> (bit % BITS_PER_WORD) & 1 == 1)
@@ -118,10 +117,10 @@ impl Bitset {
         }
     }
 
-    /// Makes bit `bit` of `0..len` equal to `value`.
+    /// Sets bit `bit` of `0..len` to `value`.
     ///
     /// # Errors
-    /// [`Error::Index`], and the writer's.
+    /// [`Error::Index`] if `bit` is out of range, and those of the writer.
     pub fn set<W: Writer>(&mut self, writer: &mut W, bit: u64, value: bool) -> Result<()> {
         let index = self.check(bit)? / BITS_PER_WORD;
         let word = self.word(writer, index)?;
@@ -136,11 +135,11 @@ impl Bitset {
         Ok(())
     }
 
-    /// Makes all of `bits`, half-open and within `0..len`, equal to `value`. Each array block that
-    /// they touch is copied at most once.
+    /// Sets all of `bits`, half-open and within `0..len`, to `value`. Each array block that they
+    /// touch is copied at most once.
     ///
     /// # Errors
-    /// [`Error::Index`], and the writer's.
+    /// [`Error::Index`] if `bits` ends past `len`, and those of the writer.
     pub fn set_range<W: Writer>(
         &mut self,
         writer: &mut W,
@@ -164,11 +163,11 @@ impl Bitset {
         Ok(())
     }
 
-    /// Lets `change` edit the words of array block `block`, of which the bitset must have one; it
-    /// also gets the number of the first bit in them. Bits past the end must stay zero.
+    /// Lets `change` edit the words of array block `block`, which must exist; `change` also gets
+    /// the number of the first bit in them. Bits past the end must stay zero.
     ///
     /// # Errors
-    /// The writer's.
+    /// Those of the writer.
     pub fn edit_block<W: Writer>(
         &mut self,
         writer: &mut W,
@@ -179,10 +178,10 @@ impl Bitset {
         self.words.edit_block(writer, block, |words| change(block * BITS_PER_BLOCK, words))
     }
 
-    /// Makes the bitset `len` bits long; new bits are `value`.
+    /// Changes the length to `len` bits; new bits are `value`.
     ///
     /// # Errors
-    /// The writer's.
+    /// Those of the writer.
     pub fn resize<W: Writer>(&mut self, writer: &mut W, len: u64, value: bool) -> Result<()> {
         self.flush(writer)?;
         let old = self.len;
@@ -199,11 +198,10 @@ impl Bitset {
         Ok(())
     }
 
-    /// Writes what has been set into the transaction's blocks, and says where the bitset begins
-    /// now.
+    /// Writes pending bits into the transaction's blocks and returns the bitset's current root.
     ///
     /// # Errors
-    /// The writer's.
+    /// Those of the writer.
     pub fn flush<W: Writer>(&mut self, writer: &mut W) -> Result<BlockNr> {
         if let Some(pending) = self.pending.take() {
             self.words.set(writer, pending.index, le::U64::new(pending.value))?;
@@ -211,11 +209,11 @@ impl Bitset {
         Ok(self.words.root())
     }
 
-    /// Gives `look` the words of array block `block`, of which the bitset must have one. Bits that
-    /// have not been [flushed](Self::flush) are left out.
+    /// Gives `look` the words of array block `block`, which must exist. Bits that are not
+    /// [flushed](Self::flush) are not included.
     ///
     /// # Errors
-    /// The reader's.
+    /// Those of the reader.
     pub fn read_block<R: Reader, T>(
         &self,
         reader: &R,
@@ -225,11 +223,11 @@ impl Bitset {
         self.words.read_block(reader, block, look)
     }
 
-    /// Gives `visit` every word in turn, lowest bit first, with its index. Bits that have not been
-    /// [flushed](Self::flush) are left out.
+    /// Gives `visit` every word in turn, with its index; the lowest bit of a word is its first.
+    /// Bits that are not [flushed](Self::flush) are not included.
     ///
     /// # Errors
-    /// The reader's.
+    /// Those of the reader.
     pub fn for_each_word<R: Reader>(
         &self,
         reader: &R,
@@ -243,10 +241,10 @@ impl Bitset {
         })
     }
 
-    /// Gives the bitset up.
+    /// Deletes the bitset: drops the reference to its root.
     ///
     /// # Errors
-    /// The writer's.
+    /// Those of the writer.
     pub fn delete<W: Writer>(self, writer: &mut W) -> Result<()> {
         self.words.delete(writer)
     }

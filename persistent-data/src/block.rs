@@ -1,5 +1,8 @@
-//! A metadata block as it lies on the device, and the two doors through which its bytes become a
-//! structure and back: [`check`] on the way in, [`seal`] on the way out.
+//! Metadata blocks as they are stored on a device.
+//!
+//! [`check`] verifies a block that was read and returns its structure. [`seal`] makes a block fit
+//! to be written. [`store`](crate::store) calls the first and
+//! [`transaction`](crate::transaction) both.
 
 use std::marker::PhantomData;
 use std::ops::Deref;
@@ -21,17 +24,17 @@ impl RawBlock {
     /// A block of zeroes.
     pub const ZERO: Self = Self([0; BLOCK_SIZE]);
 
-    /// The bytes.
+    /// Returns the bytes.
     pub fn bytes(&self) -> &[u8; BLOCK_SIZE] {
         &self.0
     }
 
-    /// The bytes, to change. What is changed has to be [sealed](seal) again before it is written.
+    /// Returns the bytes, mutably. A changed block must be [sealed](seal) before it is written.
     pub fn bytes_mut(&mut self) -> &mut [u8; BLOCK_SIZE] {
         &mut self.0
     }
 
-    /// Whether every byte is zero.
+    /// True if every byte is zero.
     pub fn is_zero(&self) -> bool {
         self.0.iter().all(|&byte| byte == 0)
     }
@@ -43,25 +46,25 @@ impl std::fmt::Debug for RawBlock {
     }
 }
 
-/// A kind of block: what its bytes mean, and how they vouch for themselves.
+/// A kind of block: its layout and its checksum salt.
 ///
 /// The counterpart of the kernel's `struct dm_block_validator`
 /// (`drivers/md/persistent-data/dm-block-manager.h`).
 pub trait BlockKind: 'static {
-    /// How messages call the kind.
+    /// Name of the kind in messages.
     const NAME: &'static str;
-    /// What the kind XORs into its checksum, so that a block of another kind does not pass.
+    /// Value that is XORed into the checksum, so that a block of another kind does not pass.
     const CSUM_SALT: u32;
-    /// The layout. It fills a block, with alignment 1 and little-endian fields.
+    /// The layout. It fills a whole block, has alignment 1 and little-endian fields.
     type Disk: FromBytes + IntoBytes + KnownLayout + Immutable + Unaligned;
 
-    /// Where the block says that it lies.
+    /// Returns the block number that is stored in the block.
     fn location(disk: &Self::Disk) -> BlockNr;
-    /// Stores where the block lies.
+    /// Stores the block's own number.
     fn set_location(disk: &mut Self::Disk, at: BlockNr);
 }
 
-/// Why bytes are not a block of the kind that was expected at their place.
+/// Reason why a block is not a valid block of the expected kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum BlockError {
@@ -73,7 +76,7 @@ pub enum BlockError {
         /// The checksum of the content, for the expected kind.
         expected: u32,
     },
-    /// Intact, but written for another place.
+    /// The block is intact, but was written for another block number.
     #[error("wrong block number: it says that it is block {claimed}")]
     Misplaced {
         /// The block number stored in the block.
@@ -81,35 +84,39 @@ pub enum BlockError {
     },
 }
 
-/// The checksum of `block`'s content as a block of a kind with `salt`.
+/// Returns the checksum of `block`'s content for a kind with `salt`.
 ///
-/// CRC-32C of all but the first four bytes, seeded with ones and not inverted at the end
+/// CRC-32C of all but the first four bytes, seeded with all ones and not inverted at the end
 /// (`dm_bm_checksum` in `dm-block-manager.c`).
 pub fn checksum(block: &RawBlock, salt: u32) -> u32 {
     !crc32c::crc32c(&block.0[4..]) ^ salt
 }
 
-/// The checksum that `block` holds, whatever its kind: its first four bytes.
+/// Returns the checksum that `block` holds in its first four bytes. Every kind stores it there.
 pub fn stored_checksum(block: &RawBlock) -> u32 {
     u32::from_le_bytes(*block.0.first_chunk().expect("a block is longer than four bytes"))
 }
 
-/// The bytes as the layout of kind `K`, verified by nothing.
+/// Returns the bytes as the layout of kind `K`, without any verification.
 pub fn view<K: BlockKind>(block: &RawBlock) -> &K::Disk {
     const { assert!(size_of::<K::Disk>() == BLOCK_SIZE) };
     K::Disk::ref_from_bytes(&block.0).expect("a layout is as large as a block")
 }
 
-/// The bytes as the layout of kind `K`, to change.
+/// Returns the bytes as the mutable layout of kind `K`.
 pub fn view_mut<K: BlockKind>(block: &mut RawBlock) -> &mut K::Disk {
     const { assert!(size_of::<K::Disk>() == BLOCK_SIZE) };
     K::Disk::mut_from_bytes(&mut block.0).expect("a layout is as large as a block")
 }
 
-/// The way in: `block`, read from `at`, as a `K`, once its checksum and its own block number are
-/// what they must be.
+/// Verifies the checksum and the block number of `block`, which was read from `at`, and returns it
+/// as a `K`.
 ///
-/// A checksum alone does not catch a block that was written to, or read from, the wrong place.
+/// A checksum alone does not detect a block that was written to, or read from, the wrong place.
+///
+/// # Errors
+/// [`BlockError::Checksum`] if the checksum is wrong, and [`BlockError::Misplaced`] if the block
+/// holds another block number than `at`.
 pub fn check<K: BlockKind>(block: &RawBlock, at: BlockNr) -> Result<&K::Disk, BlockError> {
     let found = stored_checksum(block);
     let expected = checksum(block, K::CSUM_SALT);
@@ -124,33 +131,35 @@ pub fn check<K: BlockKind>(block: &RawBlock, at: BlockNr) -> Result<&K::Disk, Bl
     Ok(disk)
 }
 
-/// The way out: stores the block number and then the checksum, which makes the block fit to be
-/// written to `at`.
+/// Stores the block number and then the checksum. The block can then be written to `at`.
 pub fn seal<K: BlockKind>(block: &mut RawBlock, at: BlockNr) {
     K::set_location(view_mut::<K>(block), at);
     let csum = checksum(block, K::CSUM_SALT);
     block.0[..4].copy_from_slice(&csum.to_le_bytes());
 }
 
-/// A shared block that has passed [`check`], or that this process made, as a `K`.
+/// A shared block of kind `K` that has passed [`check`] or was made by this process.
 pub struct Block<K: BlockKind> {
     raw: Arc<RawBlock>,
     kind: PhantomData<K>,
 }
 
 impl<K: BlockKind> Block<K> {
-    /// Checks `raw`, read from `at`.
+    /// Checks `raw`, which was read from `at`.
+    ///
+    /// # Errors
+    /// Those of [`check`].
     pub fn checked(raw: Arc<RawBlock>, at: BlockNr) -> Result<Self, BlockError> {
         check::<K>(&raw, at)?;
         Ok(Self::trusted(raw))
     }
 
-    /// `raw` as a `K`, on the word of the caller: it was checked before, or never left memory.
+    /// Returns `raw` as a `K` without a check. The caller has checked it, or it never left memory.
     pub(crate) fn trusted(raw: Arc<RawBlock>) -> Self {
         Self { raw, kind: PhantomData }
     }
 
-    /// The bytes.
+    /// Returns the raw block.
     pub fn into_raw(self) -> Arc<RawBlock> {
         self.raw
     }

@@ -1,21 +1,21 @@
 //! Btrees from 64-bit keys to values of one size (`dm-btree.c`).
 //!
-//! Trees change by copy on write: an operation shadows the nodes from the root to the leaf it
-//! changes, so trees may share nodes, and the last commit stays what it was. A node holds one
-//! reference to each of its children and to whatever each of its values refers to.
+//! Trees change by copy-on-write: an operation shadows the nodes from the root to the leaf that it
+//! changes. So trees may share nodes, and the tree of the last commit stays unchanged. A node holds
+//! one reference to each of its children, or to the objects that its values refer to.
 //!
-//! *Invariants* of the trees that this module makes:
+//! *Invariants* of the trees that this module writes:
 //!
-//! 1. The keys of a node strictly ascend, and lie from its key in the parent up to, and without,
-//!    the next key there.
-//! 2. All leaves are equally deep.
+//! 1. The keys of a node strictly ascend and lie in the half-open range from the node's key in the
+//!    parent to the next key in the parent.
+//! 2. All leaves have the same depth.
 //! 3. Every node but the root is at least a third full, and an internal root has two children.
 //!
-//! A tree that is read may break all of them. What is read is checked before it is used, node by
-//! node, and a way down that does not end is given up.
+//! A tree on a device may violate all of them. Each node is checked before it is used, and a
+//! descent past the maximum depth is an error.
 //!
-//! After an error, a method that changes a tree may have changed some of it: the transaction has to
-//! be aborted, as it has to be anyway when no block is left or the device cannot be read.
+//! If a method that changes a tree returns an error, some of the change may have been made: the
+//! transaction must be aborted. This also holds for a lack of free blocks and for read errors.
 
 mod build;
 mod edit;
@@ -45,20 +45,20 @@ use crate::format::{IndexEntry, Node, node_flags};
 use crate::number::BlockNr;
 use crate::store::{Reader, Writer};
 
-/// A value stored in leaf nodes. Its layout is the layout on the device.
+/// A value that leaf nodes store. Its layout in memory is its layout on the device.
 ///
-/// At least three values have to fit in a node, which those of up to 1346 bytes do. A size of zero
+/// A node must hold at least three values, so a value may have up to 1346 bytes. A size of zero
 /// does not compile.
 pub trait Value:
     FromBytes + IntoBytes + KnownLayout + Immutable + Unaligned + Copy + 'static
 {
-    /// A second copy of this value has come to be, in the copy of a shared leaf: counts it with
-    /// what the value refers to.
+    /// Adds a reference to everything this value refers to. Called when a shared leaf is copied,
+    /// which makes a second copy of the value.
     fn inc<W: Writer>(&self, _writer: &mut W) -> Result<()> {
         Ok(())
     }
 
-    /// This value is going away: gives up what it refers to.
+    /// Drops the references that this value holds. Called when the value is removed.
     fn dec<W: Writer>(&self, _writer: &mut W) -> Result<()> {
         Ok(())
     }
@@ -69,10 +69,9 @@ impl Value for le::U64 {}
 impl Value for IndexEntry {}
 impl<const N: usize> Value for [u8; N] {}
 
-/// A btree with values of type `V`: the number of its root, and what can be done from there.
+/// A btree with values of type `V`, identified by the block number of its root.
 ///
-/// It stands for one reference to the root, so there is no `Clone`: see
-/// [`snapshot`](Self::snapshot).
+/// It owns one reference to the root, so it is not `Clone`: see [`snapshot`](Self::snapshot).
 pub struct Btree<V> {
     root: BlockNr,
     values: PhantomData<V>,
@@ -85,7 +84,7 @@ impl<V> fmt::Debug for Btree<V> {
 }
 
 impl<V: Value> Btree<V> {
-    /// A new tree without entries: an empty leaf.
+    /// Creates a tree without entries: an empty leaf.
     ///
     /// # Errors
     /// Those of [`Writer::new_block`].
@@ -95,47 +94,47 @@ impl<V: Value> Btree<V> {
         Ok(Self::open(root))
     }
 
-    /// The tree whose root is at `root`. Nothing is read yet.
+    /// Opens the tree whose root is at `root`. Reads nothing.
     pub fn open(root: BlockNr) -> Self {
         Self { root, values: PhantomData }
     }
 
-    /// Where the root lies. Every change may move it.
+    /// Returns the block number of the root. Every change may move it.
     pub fn root(&self) -> BlockNr {
         self.root
     }
 
-    /// The value of `key`.
+    /// Returns the value of `key`.
     ///
     /// # Errors
-    /// Those of [`Reader::read`], and [`Error::Node`] for a node that does not make sense. That
-    /// goes for all methods that read.
+    /// Those of [`Reader::read`], and [`Error::Node`] for an inconsistent node. All methods that
+    /// read have these errors.
     pub fn lookup<R: Reader>(&self, reader: &R, key: u64) -> Result<Option<V>> {
         Ok(path::find_leaf::<V, R>(reader, self.root, key)?.view().get(key))
     }
 
-    /// The first entry whose key is not below `key`.
+    /// Returns the first entry whose key is at or above `key`.
     pub fn lookup_next<R: Reader>(&self, reader: &R, key: u64) -> Result<Option<(u64, V)>> {
         self.range(reader, key..).next().transpose()
     }
 
-    /// The last entry whose key is not above `key`.
+    /// Returns the last entry whose key is at or below `key`.
     pub fn lookup_prev<R: Reader>(&self, reader: &R, key: u64) -> Result<Option<(u64, V)>> {
         self.range(reader, ..=key).next_back().transpose()
     }
 
-    /// The entry with the lowest key.
+    /// Returns the entry with the lowest key.
     pub fn first<R: Reader>(&self, reader: &R) -> Result<Option<(u64, V)>> {
         self.lookup_next(reader, 0)
     }
 
-    /// The entry with the highest key.
+    /// Returns the entry with the highest key.
     pub fn last<R: Reader>(&self, reader: &R) -> Result<Option<(u64, V)>> {
         self.lookup_prev(reader, u64::MAX)
     }
 
-    /// Another tree with the same entries, which shares all nodes with this one until one of them
-    /// changes.
+    /// Returns a second tree with the same entries. It shares all nodes with this one until one of
+    /// the trees changes.
     ///
     /// # Errors
     /// Those of [`Writer::inc`].
@@ -144,12 +143,12 @@ impl<V: Value> Btree<V> {
         Ok(Self::open(self.root))
     }
 
-    /// Replaces the value of `key` by what `change` makes of it, and returns whether there is one.
-    /// If there is none, nothing changes.
+    /// Replaces the value of `key` by the result of `change` and returns whether the key exists. If
+    /// it does not, nothing changes.
     ///
     /// Neither [`Value::inc`] nor [`Value::dec`] is called for the two values: `change` takes over
-    /// the reference that goes with the old one, and hands one over with the new one. So it can
-    /// shadow the block that a value points to.
+    /// the references of the old value and returns those of the new one. So `change` can shadow the
+    /// block that a value points to.
     ///
     /// # Errors
     /// Those of [`lookup`](Self::lookup), of [`Writer::shadow`], of [`Value::inc`] and of `change`.
@@ -174,8 +173,8 @@ impl<V: Value> Btree<V> {
         Ok(true)
     }
 
-    /// Gives up the reference to the root. A node that loses its last reference gives up its
-    /// children, or its values ([`Value::dec`]); the others stay as they are.
+    /// Drops the reference to the root. A node that loses its last reference drops those to its
+    /// children, or calls [`Value::dec`] for its values; shared nodes stay unchanged.
     ///
     /// # Errors
     /// Those of [`lookup`](Self::lookup), of [`Writer::dec`] and of [`Value::dec`].

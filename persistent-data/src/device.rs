@@ -1,4 +1,6 @@
-//! What the library asks of a place to keep blocks. Nothing else in the crate does I/O.
+//! The device traits, and their implementations for files and for memory.
+//!
+//! All I/O of the crate goes through them.
 
 use std::io;
 use std::sync::Arc;
@@ -15,20 +17,20 @@ pub use file::{FileDevice, ReadOnly, ReadWrite};
 pub use memory::MemoryDevice;
 pub use open::{Caching, OpenError, Purpose, open, unlock};
 
-/// A device that can be read. A type that has this and not [`Device`] cannot be written to.
+/// A device that can be read. A type without [`Device`] cannot be written to.
 pub trait ReadDevice: Send + Sync {
-    /// Whole blocks on the device.
+    /// Returns the number of whole blocks on the device.
     fn nr_blocks(&self) -> u64;
 
-    /// Fills `into` with the blocks from `first` on, all of which lie on the device.
+    /// Fills `into` with the blocks from `first` on, which must all lie on the device.
     ///
     /// # Errors
-    /// Whatever the device says, and [`io::ErrorKind::UnexpectedEof`] past its end. What `into`
-    /// holds then is unspecified.
+    /// The I/O error of the device, and [`io::ErrorKind::UnexpectedEof`] past its end. The content
+    /// of `into` is then unspecified.
     fn read(&self, first: BlockNr, into: &mut [RawBlock]) -> io::Result<()>;
 
-    /// The first block from `from` on that may hold anything but zeroes; the end of the device if
-    /// there is none. Whoever looks at all blocks need not read the holes of a sparse file.
+    /// Returns the first block at or after `from` that may hold anything but zeroes, or the end of
+    /// the device if there is none. A scan of all blocks can thus skip the holes of a sparse file.
     fn skip_hole(&self, from: BlockNr) -> BlockNr {
         from
     }
@@ -36,14 +38,20 @@ pub trait ReadDevice: Send + Sync {
 
 /// A device that can also be written.
 pub trait Device: ReadDevice {
-    /// Writes `from` to the blocks from `first` on. It may stay in a volatile cache, and after a
-    /// failure or a crash any subset of its sectors may have been written.
+    /// Writes `from` to the blocks from `first` on. The data may stay in a volatile cache. After a
+    /// failure or a crash any subset of the sectors may have been written.
+    ///
+    /// # Errors
+    /// The I/O error of the device.
     fn write(&self, first: BlockNr, from: &[RawBlock]) -> io::Result<()>;
 
-    /// Returns when all that was written before is on the medium.
+    /// Flushes the device: returns when all earlier writes are on the medium.
     ///
-    /// After a failure nobody knows what is there: it must not be tried again as if nothing had
-    /// happened.
+    /// After a failure the content of the medium is unknown: a second flush that succeeds does not
+    /// mean that the data are durable.
+    ///
+    /// # Errors
+    /// The I/O error of the device.
     fn flush(&self) -> io::Result<()>;
 }
 
@@ -72,7 +80,7 @@ macro_rules! forward_device {
 }
 forward_device!(&D, Arc<D>, Box<D>);
 
-/// Checks that `count` blocks from `first` on lie on a device of `nr_blocks`.
+/// Checks that `count` blocks from `first` on lie on a device of `nr_blocks` blocks.
 pub(crate) fn check_range(nr_blocks: u64, first: BlockNr, count: usize) -> io::Result<()> {
     let end = first.0.checked_add(count as u64);
     if end.is_some_and(|end| end <= nr_blocks) {

@@ -1,4 +1,4 @@
-//! Errors of the crate.
+//! The errors of the crate.
 
 use std::io;
 
@@ -7,89 +7,89 @@ use thiserror::Error;
 use crate::block::BlockError;
 use crate::number::BlockNr;
 
-/// What is wrong with the inside of an intact btree node.
+/// A defect inside a btree node whose checksum and block number are correct.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum NodeError {
     /// The flags name neither an internal node nor a leaf.
     #[error("flags {0:#x} name neither an internal node nor a leaf")]
     Flags(u32),
-    /// The values have another size than the tree's.
+    /// The values do not have the tree's value size.
     #[error("values of {found} bytes, expected {expected}")]
     ValueSize {
-        /// What the header says.
+        /// The size in the header, in bytes.
         found: u32,
-        /// What the tree's type, or an internal node, has.
+        /// The size for the tree's type, or for an internal node.
         expected: u32,
     },
-    /// The capacity is not the one that the value size gives.
+    /// The capacity does not follow from the value size.
     #[error("room for {found} entries, expected {expected}")]
     Capacity {
-        /// What the header says.
+        /// The capacity in the header, in entries.
         found: u32,
-        /// What a node with values of this size has.
+        /// The capacity of a node with values of this size.
         expected: u32,
     },
-    /// More entries than there is room for.
+    /// There are more entries than fit.
     #[error("{nr_entries} entries in a node with room for {max_entries}")]
     Overfull {
-        /// Entries, by the header.
+        /// Number of entries in the header.
         nr_entries: u32,
         /// The capacity.
         max_entries: u32,
     },
-    /// An internal node, or a node below the root, without entries.
+    /// An internal node, or a node below the root, has no entries.
     #[error("no entries")]
     Empty,
-    /// Keys do not strictly ascend.
+    /// The keys do not strictly ascend.
     #[error("key {key} at entry {entry} is not above the key before it")]
     KeyOrder {
-        /// The entry whose key is not above its predecessor's.
+        /// The entry whose key is not above the key before it.
         entry: usize,
         /// Its key.
         key: u64,
     },
-    /// A key lies outside what the parent gives the node.
+    /// A key lies outside the range that the parent gives the node.
     #[error("key {key} is outside of what its parent holds for it")]
     KeyRange {
         /// The key.
         key: u64,
     },
-    /// A leaf beside internal nodes, or an internal node beside leaves: all leaves of a tree are
-    /// equally deep.
+    /// A leaf is beside internal nodes, or an internal node beside leaves. All leaves of a tree
+    /// have the same depth.
     #[error("not at the same depth as the leaves before it")]
     Level,
-    /// Deeper than a tree of a full device can be: there must be a cycle.
+    /// The node is deeper than any tree on a full device: there must be a cycle.
     #[error("deeper than any tree can be")]
     TooDeep,
 }
 
-/// What is wrong with the inside of an intact array block.
+/// A defect inside an array block whose checksum and block number are correct.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ArrayError {
-    /// The values have another size than the array's.
+    /// The values do not have the array's value size.
     #[error("values of {found} bytes, expected {expected}")]
     ValueSize {
-        /// What the header says.
+        /// The size in the header, in bytes.
         found: u32,
-        /// What the array's type has.
+        /// The size for the array's type.
         expected: u32,
     },
-    /// The capacity is not the one that the value size gives.
+    /// The capacity does not follow from the value size.
     #[error("room for {found} values, expected {expected}")]
     Capacity {
-        /// What the header says.
+        /// The capacity in the header, in values.
         found: u32,
-        /// What an array block with values of this size has.
+        /// The capacity of an array block with values of this size.
         expected: u32,
     },
-    /// Not as many values as this block of the array must have.
+    /// The block does not have the number of values that its place in the array requires.
     #[error("{found} values, expected {expected}")]
     Entries {
-        /// What the header says.
+        /// The number in the header.
         found: u32,
-        /// All that fit, or, in the last block, the rest.
+        /// The capacity; in the last block, the remaining values.
         expected: u32,
     },
     /// The array has no such block.
@@ -100,100 +100,100 @@ pub enum ArrayError {
     },
 }
 
-/// Why an operation on persistent data failed.
+/// An error of an operation on persistent data.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The device could not be read.
+    /// A read from the device failed.
     #[error("cannot read block {at}")]
     Read {
         /// The first block of the read.
         at: BlockNr,
-        /// What the device said.
+        /// The error of the device.
         source: io::Error,
     },
-    /// The device could not be written. The transaction is spent.
+    /// A write to the device failed. The transaction is spent.
     #[error("cannot write block {at}")]
     Write {
         /// The first block of the write.
         at: BlockNr,
-        /// What the device said.
+        /// The error of the device.
         source: io::Error,
     },
-    /// The device could not be flushed. The transaction is spent.
+    /// A flush of the device failed. The transaction is spent.
     #[error("cannot flush the device")]
     Flush {
-        /// What the device said.
+        /// The error of the device.
         source: io::Error,
     },
-    /// A block number past the end of the device, or of what the space map covers.
+    /// A block number is past the end of the device or of the space map.
     #[error("block {at} is past the end at block {nr_blocks}")]
     OutOfRange {
         /// The block number.
         at: BlockNr,
-        /// The first number that is too large.
+        /// The first block number that is out of range.
         nr_blocks: u64,
     },
-    /// A block is not what it must be.
+    /// A block has a bad checksum or another block's number.
     #[error("{kind} at block {at}: {source}")]
     Block {
         /// The kind that was expected.
         kind: &'static str,
-        /// Where.
+        /// Number of the block.
         at: BlockNr,
-        /// What is wrong.
+        /// The defect.
         source: BlockError,
     },
-    /// A btree node does not make sense.
+    /// A btree node is inconsistent.
     #[error("btree node at block {at}: {source}")]
     Node {
-        /// Where.
+        /// Number of the block.
         at: BlockNr,
-        /// What is wrong.
+        /// The defect.
         source: NodeError,
     },
-    /// An array block does not make sense, or is missing.
+    /// An array block is inconsistent or missing.
     #[error("array block at block {at}: {source}")]
     Array {
-        /// Where; for a missing block, the root of the array.
+        /// Number of the block; for a missing block, the root of the array.
         at: BlockNr,
-        /// What is wrong.
+        /// The defect.
         source: ArrayError,
     },
-    /// The space map's root does not make sense.
+    /// The space map is inconsistent.
     #[error("space map: {0}")]
     SpaceMap(&'static str),
-    /// No free block is left that the last commit does not use either.
+    /// No block is left that is free now and was free in the last commit.
     #[error("no free block is left")]
     NoSpace,
-    /// A block that nothing refers to would lose a reference.
+    /// A block with a count of zero would lose a reference.
     #[error("the reference count of block {at} is already zero")]
     CountUnderflow {
         /// The block.
         at: BlockNr,
     },
-    /// A block would get more references than 32 bits can count.
+    /// A reference count would not fit in 32 bits.
     #[error("the reference count of block {at} is at its maximum")]
     CountOverflow {
         /// The block.
         at: BlockNr,
     },
-    /// An index past the end of an array or a bitset.
+    /// An index is past the end of an array or a bitset.
     #[error("entry {index} is past the end at entry {len}")]
     Index {
         /// The index.
         index: u64,
-        /// How many entries there are.
+        /// Number of entries.
         len: u64,
     },
-    /// An earlier operation of the transaction failed half-way. Only aborting it leads on.
+    /// An earlier operation of the transaction failed half-way. The transaction must be aborted.
     #[error("an earlier change failed; abort the transaction")]
     Broken,
-    /// An earlier write or flush failed, so what the device holds is not known. Only opening it
-    /// again tells.
+    /// An earlier write or flush failed, so the content of the device is unknown. The metadata must
+    /// be opened again.
     #[error("an earlier write or flush failed; open the metadata again")]
     Spent,
 }
 
-/// A result with the crate's error.
+/// Result with the crate's error.
 pub type Result<T> = std::result::Result<T, Error>;

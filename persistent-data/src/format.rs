@@ -1,5 +1,5 @@
-//! The structures on the device: one declaration each, little-endian, of alignment 1, with size
-//! and offsets asserted beside it.
+//! The on-disk structures. Each is declared once, little-endian and with alignment 1. Its size and
+//! offsets are asserted beside it.
 //!
 //! | kind | salt | block number at byte |
 //! |---|---|---|
@@ -8,7 +8,7 @@
 //! | [`Bitmap`] | 240779 | 8 |
 //! | [`IndexBlock`] | 160478 | 8 |
 //!
-//! A superblock is its owner's: each target has a kind of its own.
+//! Superblocks are not part of the crate: each target defines its own kind.
 
 mod array;
 mod bitmap;

@@ -10,9 +10,9 @@ pub const BLOCK_SIZE: usize = 4096;
 pub struct BlockNr(pub u64);
 
 impl BlockNr {
-    /// The block `blocks` further on.
+    /// Returns the number of the block that is `blocks` further on.
     ///
-    /// Saturates: a sum past `u64::MAX` is out of range of every device, and is refused as such.
+    /// The sum saturates: `u64::MAX` is out of range on every device and is rejected as such.
     pub fn plus(self, blocks: u64) -> Self {
         Self(self.0.saturating_add(blocks))
     }

@@ -1,16 +1,16 @@
-//! Simulated storage for tests: disks that lose power and fail, rules to hold against what was
-//! done to them, and a store of blocks that enforces what writers promise.
+//! Simulated storage for tests: disks that lose power and fail, rules that check the recorded
+//! operations, and a block store that enforces the contract of writers.
 //!
 //! # Fault model
 //!
-//! - Reads see every write.
-//! - Between two flushes any subset of the 512-byte sectors written survives a crash, in any
-//!   order. Where several writes of a sector are pending, any one of them may be what survives.
+//! - Reads return the latest write.
+//! - Between two flushes any subset of the written 512-byte sectors survives a crash, in any
+//!   order. If several writes of a sector are pending, any one of them may survive.
 //! - A sector survives whole or not at all.
-//! - A flush that succeeds makes all that was written before it durable.
-//! - A write that fails may have written any subset of its sectors.
-//! - A flush that fails has made any subset of the sectors durable, and has *forgotten* the
-//!   others, as the page cache does: they can still be read, and no later flush stores them.
+//! - A successful flush makes all earlier writes durable.
+//! - A failed write may have written any subset of its sectors.
+//! - A failed flush has made any subset of the sectors durable and has *forgotten* the others, as
+//!   the page cache does: they can still be read, and no later flush stores them.
 
 mod disk;
 mod fault;

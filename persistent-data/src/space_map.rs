@@ -1,20 +1,19 @@
-//! Space maps: how many references there are to each block of a device.
+//! Space maps: the reference counts of the blocks of a device.
 //!
-//! A map is four verbs, [`count`], [`inc`], [`dec`] and [`alloc`], and two laws:
+//! A map has four operations, [`count`], [`inc`], [`dec`] and [`alloc`], and two invariants:
 //!
 //! - `alloc` never returns a block whose count is above zero in the last commit, nor one that
-//!   this transaction has used, even if it has freed it again;
+//!   this transaction has used, even if the transaction has freed it again;
 //! - at each commit, the counts equal the references that a walk from the superblock finds.
 //!
-//! On the device a map is made of *bitmaps* with two bits a block, an *index* of the bitmaps, and
-//! a btree of those counts that two bits cannot hold. `Counts` keeps these, whatever the
-//! index is: one block for the map of the metadata device itself ([`metadata`]), a btree for the
-//! map of any other device ([`DiskSpaceMap`]).
+//! On the device a map consists of *bitmaps* with two bits per block, an *index* of the bitmaps,
+//! and a btree of the counts that do not fit in two bits. `Counts` stores these for every kind of
+//! index: one block for the map of the metadata device itself ([`metadata`]), a btree for the map
+//! of any other device ([`DiskSpaceMap`]).
 //!
-//! Within a transaction the changes are kept in memory, in a `Ledger`, and written
-//! when it commits. Looking a count up reads the ledger first and the last commit's counts after
-//! it. That is also what ends the recursion of a map that counts its own blocks: see
-//! [`metadata`].
+//! Within a transaction the changes are kept in memory, in a `Ledger`, and are written when it
+//! commits. A lookup reads the ledger first and then the counts of the last commit. This also
+//! ends the recursion of a map that counts its own blocks: see [`metadata`].
 //!
 //! [`count`]: DiskSpaceMap::count
 //! [`inc`]: DiskSpaceMap::inc

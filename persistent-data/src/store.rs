@@ -1,8 +1,8 @@
-//! What btrees, arrays and space maps ask of whoever keeps their blocks.
+//! The interface between data structures and the storage of their blocks.
 //!
-//! Reading and changing are different traits: code that is handed a [`Reader`] has nothing to
-//! write with. [`Transaction`](crate::transaction::Transaction) is the writer; tests have one in
-//! memory.
+//! Btrees, arrays and space maps call it. Reading and changing are separate traits: code that has
+//! only a [`Reader`] cannot write. [`Transaction`](crate::transaction::Transaction) implements
+//! [`Writer`], and tests have an implementation in memory.
 
 use std::sync::Arc;
 
@@ -11,13 +11,13 @@ use crate::device::ReadDevice;
 use crate::error::{Error, Result};
 use crate::number::BlockNr;
 
-/// Gives out checked blocks.
+/// Reads and checks blocks.
 pub trait Reader {
-    /// The block at `at`, with checksum and block number verified as a `K`.
+    /// Returns the block at `at` as a `K`, with checksum and block number verified.
     ///
     /// # Errors
-    /// [`OutOfRange`](crate::Error::OutOfRange), [`Read`](crate::Error::Read) or
-    /// [`Block`](crate::Error::Block).
+    /// [`OutOfRange`](crate::Error::OutOfRange) past the end, [`Read`](crate::Error::Read) if the
+    /// device cannot be read, and [`Block`](crate::Error::Block) if the block is not a valid `K`.
     fn read<K: BlockKind>(&self, at: BlockNr) -> Result<Block<K>>;
 }
 
@@ -27,54 +27,54 @@ impl<R: Reader> Reader for &R {
     }
 }
 
-/// What [`Writer::shadow`] made.
+/// Result of [`Writer::shadow`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shadow {
-    /// Where the block that may be changed lies. The caller has to point its parent there.
+    /// Number of the block that may be edited. The caller must point the parent to it.
     pub at: BlockNr,
-    /// Whether the original stays in use elsewhere. Then what it refers to has got a second
-    /// referrer in the shadow, and the caller has to count that.
+    /// True if the original stays in use elsewhere. The shadow is then a second referrer to
+    /// everything that the block refers to, and the caller must count those references.
     pub was_shared: bool,
 }
 
-/// Changes blocks by copy on write.
+/// Changes blocks by copy-on-write.
 ///
-/// *Invariant:* a block that the last commit reaches is never changed where it lies. A block may
-/// be [edited](Self::edit) only if it is new in this transaction: made by
-/// [`new_block`](Self::new_block), or by [`shadow`](Self::shadow).
+/// *Invariant:* a block that the last commit reaches is never changed in place. A block may be
+/// [edited](Self::edit) only if it is new in this transaction, that is if it was made by
+/// [`new_block`](Self::new_block) or [`shadow`](Self::shadow).
 pub trait Writer: Reader {
-    /// A block of zeroes with a reference count of one, which neither the last commit nor this
-    /// transaction used for anything.
+    /// Allocates a block of zeroes with a reference count of one. Neither the last commit nor this
+    /// transaction used the block before.
     ///
     /// # Errors
-    /// [`NoSpace`](crate::Error::NoSpace).
+    /// [`NoSpace`](crate::Error::NoSpace) if no such block is left.
     fn new_block<K: BlockKind>(&mut self) -> Result<BlockNr>;
 
-    /// Gives up one reference to the block at `at` and returns a block with its content that may
+    /// Drops one reference to the block at `at` and returns a block with the same content that may
     /// be edited: a copy, or the block itself if it is new in this transaction and not shared.
     fn shadow<K: BlockKind>(&mut self, at: BlockNr) -> Result<Shadow>;
 
-    /// The block at `at`, which must be new in this transaction, to change. Its own block number
-    /// and checksum are stored when it is written.
+    /// Returns the block at `at`, which must be new in this transaction, for changes. Its own block
+    /// number and its checksum are stored when it is written.
     ///
     /// # Panics
     /// If the block is not new in this transaction.
     fn edit<K: BlockKind>(&mut self, at: BlockNr) -> Result<&mut K::Disk>;
 
-    /// References to the block at `at`.
+    /// Returns the reference count of the block at `at`.
     fn count(&self, at: BlockNr) -> Result<u32>;
 
     /// Adds a reference to the block at `at`.
     fn inc(&mut self, at: BlockNr) -> Result<()>;
 
-    /// Takes a reference to the block at `at` away. At zero it is free from the next commit on;
-    /// what it refers to is the caller's to give up.
+    /// Removes a reference to the block at `at`. A block with a count of zero is free from the next
+    /// commit on. The caller must drop the references that the block itself holds.
     fn dec(&mut self, at: BlockNr) -> Result<()>;
 }
 
-/// A reader straight from a device: every block is read and checked each time.
+/// A reader that reads and checks each block from the device every time.
 ///
-/// For walks, which read each block once.
+/// It is meant for walks, which read each block once.
 #[derive(Clone, Copy, Debug)]
 pub struct DeviceReader<D>(pub D);
 
@@ -85,7 +85,7 @@ impl<D: ReadDevice> Reader for DeviceReader<D> {
     }
 }
 
-/// Reads the bytes at `at`, checking no more than that there is such a block.
+/// Reads the block at `at`. Checks only that the device has such a block.
 pub(crate) fn read_block<D: ReadDevice>(device: &D, at: BlockNr) -> Result<Arc<RawBlock>> {
     let nr_blocks = device.nr_blocks();
     if at.0 >= nr_blocks {
@@ -97,7 +97,7 @@ pub(crate) fn read_block<D: ReadDevice>(device: &D, at: BlockNr) -> Result<Arc<R
     Ok(block)
 }
 
-/// Turns what is wrong with a block's bytes into the crate's error.
+/// Converts a [`BlockError`] of the block at `at` to [`Error::Block`].
 pub(crate) fn bad_block<K: BlockKind>(at: BlockNr) -> impl Fn(BlockError) -> Error {
     move |source| Error::Block { kind: K::NAME, at, source }
 }

@@ -1,14 +1,14 @@
-//! Transactions: blocks are changed by copy on write, and a new superblock makes all changes
-//! valid at once.
+//! Transactions: blocks change by copy-on-write, and a new superblock makes all changes valid at
+//! once.
 //!
-//! A commit is two steps, each with its type. [`Transaction::prepare`] writes everything but the
-//! superblock and flushes the device; whatever can fail fails there. The [`Prepared`] that it
-//! gives is the only thing that can write a superblock. Between the two the owner does what has
-//! to be durable before the new superblock may vouch for it.
+//! A commit has two steps, each with its own type. [`Transaction::prepare`] writes everything but
+//! the superblock and flushes the device; all errors that leave the old metadata valid occur there.
+//! It returns a [`Prepared`], which alone can write a superblock. Between the two steps the owner
+//! makes durable everything that the new superblock depends on.
 //!
-//! After a failed write or flush the transaction is *spent*: what the device holds is not known,
-//! so nothing is written any more. Reading goes on, from the last commit after an
-//! [`abort`](Transaction::abort); everything else needs the metadata to be opened again.
+//! After a failed write or flush the transaction is *spent*: the content of the device is unknown,
+//! so nothing more is written. Reads still work, and after an [`abort`](Transaction::abort) they
+//! return the last commit. For everything else the metadata must be opened again.
 
 use std::any::TypeId;
 use std::cell::RefCell;
@@ -27,16 +27,16 @@ mod cache;
 
 use cache::Cache;
 
-/// Where superblocks lie.
+/// Block number of every superblock.
 pub const SUPERBLOCK: BlockNr = BlockNr(0);
 
-/// Dirty blocks that are kept in memory unless another limit is set: 4 MiB.
+/// Default limit of dirty blocks that are kept in memory: 4 MiB.
 const DIRTY_BLOCKS_MAX: usize = 1024;
 
-/// Blocks that are written at once: 1 MiB.
+/// Maximum number of blocks in one write: 1 MiB.
 const WRITE_BATCH: usize = 256;
 
-/// A block that differs from what the device holds.
+/// A block that differs from the block on the device.
 struct Dirty {
     block: Arc<RawBlock>,
     kind: TypeId,
@@ -49,28 +49,28 @@ impl Dirty {
     }
 }
 
-/// What may still be done.
+/// Operations that the transaction still allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Open,
-    /// An operation failed half-way: only [`Transaction::abort`] leads on.
+    /// An operation failed half-way. Only [`Transaction::abort`] is possible.
     Broken,
-    /// A write or a flush failed: only opening the metadata again leads on.
+    /// A write or a flush failed. The metadata must be opened again.
     Spent,
 }
 
-/// The blocks of a metadata device: checked reading, and one transaction after the other.
+/// The blocks of a metadata device: checked reads, and one transaction after another.
 pub struct Transaction<D> {
     device: D,
     cache: RefCell<Cache>,
-    /// *Invariant:* none of them is in the cache.
+    /// *Invariant:* no dirty block is in the cache.
     dirty: HashMap<u64, Dirty>,
     dirty_blocks_max: usize,
-    /// Blocks that were allocated in this transaction and are still in use. They may be edited.
+    /// Blocks that this transaction has allocated and that are still in use. They may be edited.
     fresh: HashSet<u64>,
     space_map: MetadataSpaceMap,
     state: State,
-    /// Memory of blocks that were written ahead of the commit, to be used again.
+    /// Memory of blocks that were written ahead of the commit, for reuse.
     spare: Vec<Arc<RawBlock>>,
 }
 
@@ -85,14 +85,13 @@ impl<D> std::fmt::Debug for Transaction<D> {
 }
 
 impl<D: Device> Transaction<D> {
-    /// For a device without metadata: all blocks are free but the superblock's.
+    /// Starts a transaction on a device without metadata: all blocks but the superblock are free.
     ///
-    /// Nothing is written before the first commit. The caller has to
-    /// [wipe](wipe_superblock) a superblock that the device still holds, for the blocks that it
-    /// reaches will be overwritten.
+    /// Nothing is written before the first commit. The caller must [wipe](wipe_superblock) an old
+    /// superblock on the device, because the blocks that it reaches will be overwritten.
     ///
     /// # Errors
-    /// [`Error::NoSpace`] if there is not even room for a superblock.
+    /// [`Error::NoSpace`] if there is no room for a superblock.
     pub fn create(device: D) -> Result<Self> {
         let space_map = MetadataSpaceMap::create(device.nr_blocks());
         let mut transaction = Self::over(device, space_map);
@@ -103,10 +102,13 @@ impl<D: Device> Transaction<D> {
         Ok(transaction)
     }
 
-    /// For a device with metadata, whose superblock holds `space_map_root`.
+    /// Starts a transaction on a device whose superblock holds `space_map_root`.
+    ///
+    /// Only the space map is checked, not the rest of the metadata.
     ///
     /// # Errors
-    /// Whatever keeps the space map from being read. The metadata is not checked beyond that.
+    /// [`Error::SpaceMap`] if the root does not fit the device, and those of [`Reader::read`] for
+    /// the space map's blocks.
     pub fn open(device: D, space_map_root: &SpaceMapRootArea) -> Result<Self> {
         let device_blocks = device.nr_blocks();
         let unmapped = MetadataSpaceMap::create(device_blocks);
@@ -129,39 +131,40 @@ impl<D: Device> Transaction<D> {
         }
     }
 
-    /// The device.
+    /// Returns the device.
     pub fn device(&self) -> &D {
         &self.device
     }
 
-    /// Blocks that the space map covers.
+    /// Returns the number of blocks that the space map covers.
     pub fn nr_blocks(&self) -> u64 {
         self.space_map.nr_blocks()
     }
 
-    /// Blocks in use as of the last commit; what a status line shows.
+    /// Returns the number of blocks in use as of the last commit, which the status line shows.
     pub fn nr_allocated(&self) -> u64 {
         self.space_map.nr_allocated()
     }
 
-    /// Bounds the changed blocks that are kept in memory. Beyond `blocks` they are written before
-    /// the commit, which is safe, for the last commit does not reach them.
+    /// Limits the number of dirty blocks that are kept in memory. More than `blocks` are written
+    /// before the commit. This is safe, since the last commit does not reach them.
     pub fn limit_dirty(&mut self, blocks: usize) {
         self.dirty_blocks_max = blocks;
     }
 
-    /// Takes in what the device has grown by since it was formatted, up to the kernel's limit.
+    /// Extends the space map to the present size of the device, up to the kernel's limit.
     pub fn extend(&mut self) {
         self.space_map.extend(self.device.nr_blocks());
     }
 
-    /// Makes the count of the block at `at` what a walk has found it to be, and has it written
-    /// anew with the next commit, with what the index and the tree of large counts say about it.
+    /// Sets the reference count of the block at `at` to `count`, the number that a walk has found.
+    /// The next commit writes the count to the bitmap, the index and the tree of large counts.
     ///
-    /// For repair alone: nothing else may say how many references there are.
+    /// Only repair may call this: nothing else may set a count.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`], [`Error::Broken`] and [`Error::Spent`].
+    /// [`Error::OutOfRange`] past the end, [`Error::Broken`] and [`Error::Spent`] after an earlier
+    /// failure.
     pub fn correct_count(&mut self, at: BlockNr, count: u32) -> Result<()> {
         self.writable()?;
         let nr_blocks = self.nr_blocks();
@@ -172,24 +175,24 @@ impl<D: Device> Transaction<D> {
         Ok(())
     }
 
-    /// Has the next commit write the space map's index anew, and zero what stands for nothing in
-    /// the index, the bitmaps and the tree of large counts. For repair.
+    /// Makes the next commit write the space map's index, and zero the unused parts of the index,
+    /// the bitmaps and the tree of large counts. Used by repair.
     pub fn tidy_space_map(&mut self) {
         self.space_map.tidy();
     }
 
-    /// Whether a write or a flush has failed, so that nothing is written any more.
+    /// True if a write or a flush has failed. Nothing more is written then.
     pub fn is_spent(&self) -> bool {
         self.state == State::Spent
     }
 
     /// Writes all changes but the superblock, and flushes the device.
     ///
-    /// Dropping the result leaves the last commit in place, and the transaction open.
+    /// If the result is dropped, the last commit stays in place and the transaction stays open.
     ///
     /// # Errors
-    /// [`Error::NoSpace`] and read errors: the transaction can be aborted.
-    /// [`Error::Write`] and [`Error::Flush`]: it is spent. [`Error::Broken`]: an operation before
+    /// [`Error::NoSpace`] and read errors: the transaction can be aborted. [`Error::Write`] and
+    /// [`Error::Flush`]: it is spent. [`Error::Broken`] and [`Error::Spent`]: an earlier operation
     /// has failed.
     pub fn prepare(&mut self) -> Result<Prepared<'_, D>> {
         self.guarded(Self::writable)?;
@@ -204,9 +207,9 @@ impl<D: Device> Transaction<D> {
         Ok(Prepared { transaction: self, space_map_root: root.to_area() })
     }
 
-    /// Gives up all changes since the last commit.
+    /// Discards all changes since the last commit.
     pub fn abort(&mut self) {
-        // A block that was written ahead of the commit may be cached; its number is free again.
+        // The cache may hold a block that was written ahead of the commit; its number is free.
         let mut cache = self.cache.borrow_mut();
         for at in self.fresh.drain() {
             cache.remove(at);
@@ -230,7 +233,7 @@ impl<D: Device> Transaction<D> {
         }
     }
 
-    /// Runs an operation of which half may have happened when it fails.
+    /// Runs an operation that may be half-done when it fails.
     fn guarded<T>(&mut self, operation: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         let result = operation(self);
         if result.is_err() && self.state == State::Open {
@@ -239,7 +242,7 @@ impl<D: Device> Transaction<D> {
         result
     }
 
-    /// Writes every dirty block to its place, in ascending order and in large pieces.
+    /// Writes every dirty block in place, in ascending order and in large requests.
     fn write_dirty(&mut self) -> Result<()> {
         let mut blocks: Vec<u64> = self.dirty.keys().copied().collect();
         blocks.sort_unstable();
@@ -257,7 +260,7 @@ impl<D: Device> Transaction<D> {
         Ok(())
     }
 
-    /// Writes what is dirty so far ahead of the commit. It is not expected to be read again.
+    /// Writes the dirty blocks ahead of the commit. They are not expected to be read again.
     fn write_ahead(&mut self) -> Result<()> {
         self.write_dirty()?;
         let unshared = self.dirty.drain().map(|(_, dirty)| dirty.block);
@@ -265,7 +268,7 @@ impl<D: Device> Transaction<D> {
         Ok(())
     }
 
-    /// A block of zeroes in memory.
+    /// Returns a block of zeroes in memory.
     fn zeroed(&mut self) -> Arc<RawBlock> {
         let mut block = self.spare.pop().unwrap_or_else(|| Arc::new(RawBlock::ZERO));
         match Arc::get_mut(&mut block) {
@@ -330,7 +333,7 @@ impl<D: Device> Transaction<D> {
         assert!(self.fresh.contains(&at.0), "block {at} is not new in this transaction");
         if !self.dirty.contains_key(&at.0) {
             let block = self.read::<K>(at)?.into_raw();
-            // What is cached would be stale from here on.
+            // The cached copy would become stale.
             self.cache.get_mut().remove(at.0);
             self.dirty.insert(at.0, Dirty::new::<K>(block));
         }
@@ -345,7 +348,7 @@ impl<D: ReadDevice> Reader for Transaction<D> {
             if dirty.kind == kind {
                 return Ok(Block::trusted(Arc::clone(&dirty.block)));
             }
-            // Only a damaged pointer leads here; as on the device, the checksum tells.
+            // Only a damaged pointer leads here. The checksum detects it, as on the device.
             let mut sealed = (*dirty.block).clone();
             (dirty.seal)(&mut sealed, at);
             return Block::checked(Arc::new(sealed), at).map_err(bad_block::<K>(at));
@@ -408,7 +411,7 @@ impl<D: Device> Writer for Transaction<D> {
     }
 }
 
-/// A transaction of which everything but the superblock is on the medium.
+/// A transaction whose blocks are all on the medium, except the superblock.
 #[derive(Debug)]
 #[must_use = "nothing has changed for whoever opens the metadata before the superblock is written"]
 pub struct Prepared<'a, D> {
@@ -417,16 +420,16 @@ pub struct Prepared<'a, D> {
 }
 
 impl<D: Device> Prepared<'_, D> {
-    /// Where the space map begins, for the superblock to hold.
+    /// Returns the root of the space map, which the superblock must hold.
     pub fn space_map_root(&self) -> &SpaceMapRootArea {
         &self.space_map_root
     }
 
-    /// Writes `superblock` and flushes the device: from here on its content is what was committed.
+    /// Writes `superblock` and flushes the device. The new metadata is then committed.
     ///
     /// # Errors
-    /// [`Error::Write`] and [`Error::Flush`]: whether the new or the old superblock is on the
-    /// medium is not known, and the transaction is spent.
+    /// [`Error::Write`] and [`Error::Flush`]: the medium may hold the new or the old superblock,
+    /// and the transaction is spent.
     pub fn commit<K: BlockKind>(self, superblock: &K::Disk) -> Result<()> {
         let mut block = RawBlock::ZERO;
         block.bytes_mut().copy_from_slice(zerocopy::IntoBytes::as_bytes(superblock));
@@ -441,19 +444,19 @@ impl<D: Device> Prepared<'_, D> {
     }
 }
 
-/// What a block begins with that lies in the place of a superblock while metadata is being made.
+/// First bytes of block 0 while metadata is being made.
 ///
-/// It is not zeroes, for a kernel takes those for a new device and formats it without a word; this
-/// it refuses, as its checksum is wrong for every kind of superblock.
+/// The mark is not zeroes, since a kernel takes zeroes for a new device and formats it silently. It
+/// refuses this mark, whose checksum is wrong for every kind of superblock.
 const UNFINISHED: &[u8] = b"persistent-data: this metadata was not made to its end.\n";
 
-/// Whether `block` is what [`wipe_superblock`] leaves behind.
+/// Returns whether `block` holds the mark that [`wipe_superblock`] writes.
 pub fn is_unfinished(block: &RawBlock) -> bool {
     block.bytes().starts_with(UNFINISHED)
 }
 
-/// Overwrites the superblock with a mark that no reader takes for a superblock, and flushes that,
-/// so that nobody takes what is written from now on for what the old superblock meant.
+/// Overwrites the superblock with a mark that no reader takes for a superblock, and flushes it. So
+/// no reader can interpret later writes as a part of the old metadata.
 ///
 /// # Errors
 /// [`Error::Write`] and [`Error::Flush`].

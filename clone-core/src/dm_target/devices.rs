@@ -1,4 +1,4 @@
-//! What a table line asks of the devices.
+//! Checks that the devices fit a table line.
 
 use thiserror::Error;
 
@@ -6,63 +6,63 @@ use crate::dm_target::error::Role;
 use crate::dm_target::table::TableLine;
 use crate::geometry::{SECTOR_SIZE, Sectors};
 
-/// What has to be known of a destination or a source.
+/// Properties of a destination or a source that a table line depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceLimits {
-    /// Its size.
+    /// Size of the device.
     pub size: Sectors,
-    /// Bytes of the smallest read or write that it takes, 512 or more.
+    /// Smallest read or write of the device in bytes, 512 or more.
     pub logical_block_size: u64,
 }
 
-/// Why devices do not do for a clone.
+/// Reason why a device does not fit a clone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum DeviceError {
-    /// Shorter than the clone.
+    /// The device is shorter than the clone.
     #[error("{role} has {size} sectors: the clone needs {length}")]
     TooSmall {
-        /// Which device.
+        /// Role of the device.
         role: Role,
-        /// Its size.
+        /// Size of the device.
         size: Sectors,
-        /// The length of the clone.
+        /// Length of the clone.
         length: Sectors,
     },
-    /// Regions begin or end within a block of the device.
+    /// Region boundaries are not block boundaries of the device.
     #[error(
         "a region size of {region_size} sectors is not a multiple of the logical block size \
          of {role}, {logical_block_size} bytes"
     )]
     RegionSize {
-        /// Which device.
+        /// Role of the device.
         role: Role,
-        /// The size of a region.
+        /// Size of a region.
         region_size: Sectors,
-        /// The block size of the device, in bytes.
+        /// Logical block size of the device, in bytes.
         logical_block_size: u64,
     },
-    /// The clone ends within a block of the device.
+    /// The end of the clone is not a block boundary of the device.
     #[error(
         "a length of {length} sectors is not a multiple of the logical block size \
          of {role}, {logical_block_size} bytes"
     )]
     Length {
-        /// Which device.
+        /// Role of the device.
         role: Role,
-        /// The length of the clone.
+        /// Length of the clone.
         length: Sectors,
-        /// The block size of the device, in bytes.
+        /// Logical block size of the device, in bytes.
         logical_block_size: u64,
     },
 }
 
 impl TableLine {
-    /// Checks that the devices are as the line needs them. Of the length, device-mapper itself says
+    /// Checks that the devices fit the line. If the length does not fit, device-mapper reports
     /// "len=4097 not aligned to h/w logical block size 4096".
     ///
     /// # Errors
-    /// [`DeviceError`], for the first thing that is wrong.
+    /// [`DeviceError`], for the first violation.
     pub fn check_devices(
         &self,
         destination: DeviceLimits,
@@ -77,7 +77,7 @@ impl TableLine {
             }
         }
         for (role, DeviceLimits { logical_block_size, .. }) in devices {
-            // Both are far below 2^63 bytes.
+            // Neither overflows: both are far below 2^63 bytes.
             let whole =
                 |sectors: Sectors| (sectors.0 * SECTOR_SIZE).is_multiple_of(logical_block_size);
             if !whole(region_size) {

@@ -1,4 +1,4 @@
-//! What is wrong with a table line, and where.
+//! The errors of table lines, with the position of the wrong word.
 
 use std::fmt;
 
@@ -7,12 +7,12 @@ use thiserror::Error;
 use crate::dm_target::table::MAX_SECTORS;
 use crate::geometry::{GeometryError, Sectors};
 
-/// What a word of a table line is for.
+/// Role of a word of a table line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// Where on the device the clone begins.
+    /// The first sector of the clone on the device.
     Start,
-    /// How long the clone is.
+    /// The length of the clone.
     Length,
     /// The name of the target: `clone`.
     Target,
@@ -24,11 +24,11 @@ pub enum Role {
     Source,
     /// The region size.
     RegionSize,
-    /// How many features follow.
+    /// The number of features that follow.
     FeatureCount,
     /// A feature.
     Feature,
-    /// How many core arguments follow: names and values.
+    /// The number of core argument words that follow: names and values.
     CoreCount,
     /// The name of a core argument.
     CoreName,
@@ -37,7 +37,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// What may stand there.
+    /// Describes the words that are allowed in this role.
     pub fn allowed(self) -> &'static str {
         match self {
             Self::Start => "a whole number of sectors, 0 for the only line of a table",
@@ -73,14 +73,14 @@ impl fmt::Display for Role {
     }
 }
 
-/// A word that is not what should stand in its place.
+/// A word that is not allowed in its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Word {
-    /// As it was given.
+    /// The word.
     pub text: String,
-    /// Which word of the text it is, from 1.
+    /// Position of the word in the text, from 1.
     pub position: usize,
-    /// What it was taken for.
+    /// Role of the word.
     pub role: Role,
 }
 
@@ -90,31 +90,31 @@ impl fmt::Display for Word {
     }
 }
 
-/// Why a text is not a table line of a clone.
+/// Reason why a text is not a table line of a clone.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum TableError {
-    /// Nothing, or a comment.
+    /// The text is empty or a comment.
     #[error("there is no table line: the text is empty or a comment")]
     NoLine,
-    /// A line feed in the midst of it.
+    /// The text has a line feed inside.
     #[error("this is more than one line: a clone is one line of a table")]
     SeveralLines,
-    /// It ends too early.
+    /// The text ends too early.
     #[error("word {position}, {role}, is missing: it must be {}{}", role.allowed(),
         if *comment { " (what follows a # is a comment)" } else { "" })]
     Missing {
-        /// Which word it would be, from 1.
+        /// Position of the missing word, from 1.
         position: usize,
-        /// What it would be.
+        /// Role of the missing word.
         role: Role,
-        /// Whether a `#` cut the line.
+        /// True if a `#` ended the line.
         comment: bool,
     },
-    /// Not one of the words that may stand there, or not a number, or not one in range.
+    /// The word is not allowed there, is not a number, or is out of range.
     #[error("{0}: it must be {allowed}", allowed = .0.role.allowed())]
     Word(Word),
-    /// A number that 32 bits do not hold.
+    /// The number does not fit in 32 bits.
     #[error("{word}: it must be {} (a kernel may keep its lowest 32 bits and take it for {lowest})",
         word.role.allowed())]
     TooLarge {
@@ -123,38 +123,38 @@ pub enum TableError {
         /// Its lowest 32 bits.
         lowest: u32,
     },
-    /// A count that is larger than the number of words behind it.
+    /// A count is larger than the number of words behind it.
     #[error("{word}, but only {left} words follow")]
     CountPastEnd {
         /// The count.
         word: Word,
-        /// How many words there are behind it.
+        /// Number of words behind it.
         left: usize,
     },
-    /// One device in two places.
+    /// Two roles have the same device.
     #[error("{path:?} is {first} and {second}: a clone that ran would destroy what is on it")]
     SameDevice {
         /// The device.
         path: String,
-        /// One thing that it is.
+        /// Its first role.
         first: Role,
-        /// The other.
+        /// Its second role.
         second: Role,
     },
-    /// Lengths and regions do not go together.
+    /// The length and the region size do not fit together.
     #[error(transparent)]
     Geometry(#[from] GeometryError),
-    /// Farther than a device reaches.
+    /// The end is past the largest device.
     #[error(
         "{length} sectors from sector {start} end past the {MAX_SECTORS} of the largest device"
     )]
     PastEnd {
-        /// The first sector.
+        /// The first sector of the clone.
         start: Sectors,
-        /// How many there are.
+        /// The length in sectors.
         length: Sectors,
     },
-    /// Something has to lie before the clone.
+    /// The clone does not start at sector 0.
     #[error("the clone starts at sector {0}: the only line of a table starts at sector 0")]
     NotAtStart(Sectors),
 }

@@ -1,4 +1,4 @@
-//! Messages to a clone that runs.
+//! Messages to a running clone.
 
 use std::fmt;
 
@@ -8,64 +8,63 @@ use crate::dm_target::number::{self, NumberError};
 use crate::dm_target::options::Key;
 use crate::dm_target::words;
 
-/// What a clone can be told.
+/// A message to a clone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// Copy regions in the background.
+    /// Starts the background copy.
     EnableHydration,
-    /// Do not.
+    /// Stops the background copy.
     DisableHydration,
-    /// The most regions that are copied at a time.
+    /// Sets the maximum number of regions that are copied at a time.
     HydrationThreshold(u32),
-    /// The most regions that are copied in one go.
+    /// Sets the maximum number of regions in one copy.
     HydrationBatchSize(u32),
 }
 
-/// Why a text is not a message.
+/// Reason why a text is not a message.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum MessageError {
-    /// No word.
+    /// The text has no word.
     #[error("an empty message")]
     Empty,
-    /// Not one of the four.
+    /// The name is not one of the four.
     #[error(
         "{0:?} is no message: there are enable_hydration, disable_hydration, \
          hydration_threshold N and hydration_batch_size N"
     )]
     Unknown(String),
-    /// Device-mapper keeps such words to itself, and the clone never hears them.
+    /// Device-mapper handles such messages itself and does not pass them to the clone.
     #[error("{0:?} is for device-mapper itself, not for a clone")]
     ForDeviceMapper(String),
-    /// One word where there should be two.
+    /// The value is missing.
     #[error("{0} lacks its value, a whole number of regions from 0 to 4294967295")]
     MissingValue(&'static str),
-    /// Not a number of 32 bits.
+    /// The value is not a 32-bit number.
     #[error("{name} is {value:?}: it must be a whole number of regions from 0 to 4294967295")]
     Value {
-        /// What was to be set.
+        /// Name of the setting.
         name: &'static str,
-        /// To what.
+        /// The invalid value.
         value: String,
     },
-    /// Words behind the value.
+    /// There are words behind the value.
     #[error("{word:?} stands behind the value of {name}, where nothing belongs")]
     ExtraWord {
-        /// What was to be set.
+        /// Name of the setting.
         name: &'static str,
-        /// The first word too many.
+        /// The first extra word.
         word: String,
     },
 }
 
 impl Message {
-    /// The message that `text` is, in letters of any case. Words go apart at spaces, unless a
-    /// backslash stands before.
+    /// Parses a message, ignoring case. Spaces separate words, unless a backslash precedes them.
     ///
-    /// As in the kernel, words behind `enable_hydration` and `disable_hydration` mean nothing.
+    /// As in the kernel, words behind `enable_hydration` and `disable_hydration` are ignored.
     ///
     /// # Errors
-    /// [`MessageError`].
+    /// Any [`MessageError`].
     pub fn parse(text: &str) -> Result<Self, MessageError> {
         let words = words::escaped(text);
         let (name, values) = words.split_first().ok_or(MessageError::Empty)?;
@@ -84,10 +83,10 @@ impl Message {
         }
     }
 
-    /// The message of these words, as dmsetup puts them together: with a space between any two.
+    /// Parses the message that dmsetup makes of these words: it joins them with spaces.
     ///
     /// # Errors
-    /// [`MessageError`].
+    /// Any [`MessageError`].
     pub fn from_words<W: AsRef<str>>(words: &[W]) -> Result<Self, MessageError> {
         let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
         Self::parse(&words.join(" "))

@@ -1,26 +1,27 @@
-//! Numbers as the kernel reads them, and where it would misread them.
+//! Numbers as the kernel parses them, and detection of numbers that it would misread.
 
 use nom::character::complete::{char, digit1};
 use nom::combinator::{all_consuming, opt};
 use nom::sequence::{preceded, terminated};
 use nom::{IResult, Parser};
 
-/// Why a word is not a number.
+/// Reason why a word is not a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NumberError {
-    /// Something else stands there.
+    /// The word is not a number.
     NotANumber,
-    /// More than the type holds. The lowest 32 bits of it are these, which is what the kernel takes
-    /// for the number where it reads a count or a region size.
+    /// The number does not fit. `lowest` is its lowest 32 bits, which the kernel uses as the number
+    /// when it parses a count or a region size.
     TooLarge { lowest: u32 },
 }
 
-/// A region size or a count: digits and nothing else.
+/// Parses a region size or a count: only digits.
 pub(super) fn count(word: &str) -> Result<u32, NumberError> {
     within(all_consuming(digit1::<&str, ()>).parse(word).map(|(_, digits)| digits))
 }
 
-/// The value of a core argument or of a message: also with a plus before and a line feed behind.
+/// Parses the value of a core argument or of a message: an optional plus, digits, an optional line
+/// feed.
 pub(super) fn value(word: &str) -> Result<u32, NumberError> {
     fn digits(word: &str) -> IResult<&str, &str, ()> {
         preceded(opt(char('+')), terminated(digit1, opt(char('\n')))).parse(word)
@@ -28,7 +29,7 @@ pub(super) fn value(word: &str) -> Result<u32, NumberError> {
     within(all_consuming(digits).parse(word).map(|(_, digits)| digits))
 }
 
-/// A start or a length, as dmsetup reads it: digits, perhaps with a plus before.
+/// Parses a start or a length like dmsetup does: an optional plus, and digits.
 pub(super) fn sectors(word: &str) -> Result<u64, NumberError> {
     fn digits(word: &str) -> IResult<&str, &str, ()> {
         preceded(opt(char('+')), digit1).parse(word)
@@ -41,7 +42,7 @@ fn within<T: std::str::FromStr>(digits: Result<&str, nom::Err<()>>) -> Result<T,
     digits.parse().map_err(|_| NumberError::TooLarge { lowest: lowest(digits) })
 }
 
-/// The lowest 32 bits of the number, whose value the digits before them cannot change.
+/// Returns the lowest 32 bits of the number. Leading digits drop out by wrapping.
 fn lowest(digits: &str) -> u32 {
     let values = digits.bytes().map(|digit| u32::from(digit - b'0'));
     values.fold(0, |number, digit| number.wrapping_mul(10).wrapping_add(digit))
@@ -74,7 +75,7 @@ mod tests {
         assert!(matches!(value("4294967296"), Err(TooLarge { .. })));
     }
 
-    /// The kernel took each of these for a region size of 8.
+    /// The kernel took each of these numbers for a region size of 8.
     #[test]
     fn what_the_kernel_would_make_of_a_number_too_large_is_told() {
         for word in ["4294967304", "8589934600", "18446744073709551624", "36893488147419103240"] {

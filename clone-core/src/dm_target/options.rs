@@ -1,17 +1,17 @@
-//! What can be set on a clone beside its devices and its regions.
+//! The options of a clone: its features and core arguments.
 
 use std::fmt;
 
-/// Features and core arguments, by default as the kernel has them.
+/// Features and core arguments. The defaults are those of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Whether regions are copied in the background: without `no_hydration`.
+    /// True if regions are copied in the background. Cleared by `no_hydration`.
     pub hydration: bool,
-    /// Whether discards go on to the destination: without `no_discard_passdown`.
+    /// True if discards are passed to the destination. Cleared by `no_discard_passdown`.
     pub discard_passdown: bool,
-    /// The most regions that are copied at a time; 0 stops copying in the background.
+    /// Maximum number of regions that are copied at a time; 0 stops the background copy.
     pub hydration_threshold: u32,
-    /// The most regions that are copied in one go; 0 and 1 mean the same.
+    /// Maximum number of regions in one copy; 0 means the same as 1.
     pub hydration_batch_size: u32,
 }
 
@@ -26,7 +26,7 @@ impl Default for Options {
     }
 }
 
-/// The names of core arguments, which are messages too.
+/// The names of core arguments, which are also names of messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Key {
     Threshold,
@@ -34,7 +34,7 @@ pub(super) enum Key {
 }
 
 impl Key {
-    /// The key that a word is, in letters of any case.
+    /// Returns the key with the name `word`, ignoring case.
     pub(super) fn named(word: &str) -> Option<Self> {
         let keys = [Self::Threshold, Self::BatchSize];
         keys.into_iter().find(|key| word.eq_ignore_ascii_case(key.name()))
@@ -49,7 +49,7 @@ impl Key {
 }
 
 impl Options {
-    /// Switches on the feature that a word names, in letters of any case; whether it names one.
+    /// Enables the feature with the name `word`, ignoring case. Returns whether there is one.
     pub(super) fn add_feature(&mut self, word: &str) -> bool {
         if word.eq_ignore_ascii_case("no_hydration") {
             self.hydration = false;
@@ -69,7 +69,7 @@ impl Options {
     }
 }
 
-/// As a status tells them: `<#features> <feature>* 4 <key> <value> <key> <value>`.
+/// Formats the options like a status: `<#features> <feature>* 4 <key> <value> <key> <value>`.
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", u32::from(!self.hydration) + u32::from(!self.discard_passdown))?;

@@ -1,4 +1,4 @@
-//! What a clone says of itself.
+//! Status lines of a clone.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -15,92 +15,92 @@ use crate::dm_target::options::{Key, Options};
 use crate::dm_target::words;
 use crate::geometry::{Geometry, MAX_REGIONS, RegionSize, SECTOR_SIZE, Sectors};
 
-/// Sectors in a block of metadata, of which there is one size only.
+/// Sectors in a metadata block. The size is fixed.
 const METADATA_BLOCK: u64 = BLOCK_SIZE as u64 / SECTOR_SIZE;
 
-/// Whether the metadata can still change.
+/// Mode of the metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// It can.
+    /// The metadata can change.
     ReadWrite,
-    /// It cannot, after a commit that failed.
+    /// The metadata can no longer change, after a failed commit.
     ReadOnly,
 }
 
 /// The state of a clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// `Fail`: the metadata cannot be read any more, and all I/O fails.
+    /// `Fail`: the metadata can no longer be read, and all I/O fails.
     Fail,
-    /// `Error`: the target could not find out how much of the metadata device is in use.
+    /// `Error`: the target could not determine the use of the metadata device.
     Error,
-    /// It runs.
+    /// The clone is running.
     Running(Figures),
 }
 
-/// What a clone that runs tells.
+/// The status of a running clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Figures {
-    /// Blocks of 4096 bytes in use on the metadata device.
+    /// Number of used blocks of 4096 bytes on the metadata device.
     pub metadata_used: u64,
-    /// All of them, at most 4161600.
+    /// Number of all blocks on the metadata device, at most 4161600.
     pub metadata_total: u64,
     /// The size of a region.
     pub region_size: RegionSize,
-    /// How many regions are hydrated.
+    /// Number of hydrated regions.
     pub hydrated: u64,
-    /// How many there are, `1..=MAX_REGIONS`.
+    /// Number of regions, `1..=MAX_REGIONS`.
     pub regions: u64,
-    /// How many are being copied. The kernel counts one more while it looks for work.
+    /// Number of regions that are being copied. The kernel adds one while it looks for work.
     pub hydrating: u64,
-    /// What is set now, which messages may have changed since the table was loaded.
+    /// The present options. Messages may have changed them since the table was loaded.
     pub options: Options,
-    /// Whether the metadata can change.
+    /// Mode of the metadata.
     pub mode: Mode,
 }
 
-/// What `dmsetup status` prints: a status, and usually before it `<start> <length> clone`.
+/// The output of `dmsetup status`: a status, usually after `<start> <length> clone`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatusLine {
-    /// Start and length.
+    /// Start and length, if given.
     pub place: Option<(Sectors, Sectors)>,
-    /// What follows.
+    /// The status after them.
     pub status: Status,
 }
 
 /// A word of a status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Field {
-    /// Where the clone begins.
+    /// The first sector of the clone.
     Start,
-    /// How long it is.
+    /// The length of the clone.
     Length,
     /// Sectors in a block of metadata.
     MetadataBlockSize,
-    /// Metadata blocks, used and all.
+    /// Numbers of used and of all metadata blocks.
     MetadataBlocks,
     /// The size of a region.
     RegionSize,
-    /// Regions, hydrated and all.
+    /// Numbers of hydrated and of all regions.
     Regions,
-    /// Regions that are being copied.
+    /// Number of regions that are being copied.
     Hydrating,
-    /// How many features follow.
+    /// Number of features that follow.
     FeatureCount,
     /// A feature.
     Feature,
-    /// How many core arguments follow.
+    /// Number of core argument words that follow.
     CoreCount,
     /// The name of a core argument.
     CoreName,
     /// The value of a core argument.
     CoreValue,
-    /// Whether the metadata can change.
+    /// Mode of the metadata.
     Mode,
 }
 
 impl Field {
-    /// What may stand there.
+    /// Describes the words that are allowed for this field.
     pub fn allowed(self) -> &'static str {
         match self {
             Self::Start => "the start, a number of sectors",
@@ -126,57 +126,57 @@ impl Field {
     }
 }
 
-/// Why a text is not a status.
+/// Reason why a text is not a status.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum StatusError {
-    /// It ends too early.
+    /// The text ends too early.
     #[error("word {position} is missing: it must be {}", field.allowed())]
     Missing {
-        /// Which word it would be, from 1.
+        /// Position of the missing word, from 1.
         position: usize,
-        /// What it would be.
+        /// Field of the missing word.
         field: Field,
     },
-    /// Something else stands there, or a number that no clone has.
+    /// The word is not allowed for its field, or is a number that no clone has.
     #[error("word {position} is {word:?}: it must be {}", field.allowed())]
     Word {
-        /// Which word it is, from 1.
+        /// Position of the word, from 1.
         position: usize,
         /// The word.
         word: String,
-        /// What it should be.
+        /// Field of the word.
         field: Field,
     },
-    /// Part of something is more than all of it.
+    /// A part is larger than its total.
     #[error("word {position}: {part} cannot be more than {all}")]
     MoreThanAll {
-        /// Which word it is, from 1.
+        /// Position of the word, from 1.
         position: usize,
-        /// How many of it.
+        /// The part.
         part: u64,
-        /// How many at most.
+        /// The maximum of the part.
         all: u64,
     },
-    /// The length and the region size make another number of regions.
+    /// The number of regions does not follow from the length and the region size.
     #[error("{told} regions, where the length and the region size make {nr_regions}")]
     OtherGeometry {
-        /// What the status says.
+        /// Number of regions in the status.
         told: u64,
-        /// What it should say.
+        /// Number that follows from length and region size.
         nr_regions: u64,
     },
-    /// There is more.
+    /// There are words after the end of the status.
     #[error("word {position} is {word:?}, behind the end of the status")]
     Extra {
-        /// Which word it is, from 1.
+        /// Position of the first of them, from 1.
         position: usize,
         /// The word.
         word: String,
     },
 }
 
-/// The words of a status, one after the other.
+/// Iterates over the words of a status.
 struct Words<'a> {
     words: Vec<&'a str>,
     next: usize,
@@ -187,7 +187,7 @@ impl<'a> Words<'a> {
         Self { words: words::plain(text), next: 0 }
     }
 
-    /// The next word as `read` takes it.
+    /// Takes the next word and parses it with `read`.
     fn take<T>(
         &mut self,
         field: Field,
@@ -208,14 +208,14 @@ impl<'a> Words<'a> {
         self.take(field, |word| number(word).filter(|number| range.contains(number)))
     }
 
-    /// Takes the next word if it is this one.
+    /// Takes the next word if it equals `word`. Returns whether it does.
     fn is(&mut self, word: &str) -> bool {
         let is = self.words.get(self.next) == Some(&word);
         self.next += usize::from(is);
         is
     }
 
-    /// A part and, behind a slash, all, which is in `range`.
+    /// Takes a part and, after a slash, its total, which must be in `range`.
     fn part_of(
         &mut self,
         field: Field,
@@ -227,7 +227,7 @@ impl<'a> Words<'a> {
         Ok((part, all))
     }
 
-    /// Fails if the word just taken tells more than there can be.
+    /// Checks that the part in the word just taken does not exceed its maximum.
     fn bounded(&self, part: u64, all: u64) -> Result<(), StatusError> {
         let position = self.next;
         if part > all { Err(StatusError::MoreThanAll { position, part, all }) } else { Ok(()) }
@@ -240,7 +240,7 @@ impl<'a> Words<'a> {
     }
 }
 
-/// Digits and nothing else.
+/// Parses a word of digits only.
 fn number<T: FromStr>(word: &str) -> Option<T> {
     let digits: IResult<&str, &str> = all_consuming(digit1).parse(word);
     digits.ok()?.1.parse().ok()
@@ -253,16 +253,16 @@ fn pair(word: &str) -> Option<(u64, u64)> {
     Some((part.parse().ok()?, all.parse().ok()?))
 }
 
-/// One of the words that a kernel writes, which it writes in small letters.
+/// Returns the choice with the name `word`. The kernel writes the names in lower case.
 fn exactly<T: Copy>(word: &str, choices: &[(&str, T)]) -> Option<T> {
     choices.iter().find(|(name, _)| *name == word).map(|(_, choice)| *choice)
 }
 
 impl StatusLine {
-    /// The status that `text` is, with or without `<start> <length> clone` before it.
+    /// Parses a status, with or without `<start> <length> clone` before it.
     ///
     /// # Errors
-    /// [`StatusError`]: also if the numbers contradict each other.
+    /// Any [`StatusError`], also if the numbers contradict each other.
     pub fn parse(text: &str) -> Result<Self, StatusError> {
         let mut words = Words::of(text);
         if words.words.get(2) != Some(&"clone") {
@@ -284,10 +284,10 @@ impl StatusLine {
 }
 
 impl Status {
-    /// The status that `text` is, without start and length.
+    /// Parses a status without start and length.
     ///
     /// # Errors
-    /// [`StatusError`].
+    /// Any [`StatusError`] but [`OtherGeometry`](StatusError::OtherGeometry).
     pub fn parse(text: &str) -> Result<Self, StatusError> {
         status(Words::of(text))
     }
@@ -307,7 +307,7 @@ fn status(mut words: Words) -> Result<Status, StatusError> {
 
 fn figures(words: &mut Words) -> Result<Figures, StatusError> {
     words.number(Field::MetadataBlockSize, METADATA_BLOCK..=METADATA_BLOCK)?;
-    // Metadata whose space map is damaged may claim anything, and a kernel passes that on.
+    // The kernel prints any value that is in a damaged space map.
     let (metadata_used, metadata_total) = words.take(Field::MetadataBlocks, pair)?;
     let region_size = words.take(Field::RegionSize, |word| {
         number(word).and_then(|sectors| RegionSize::new(Sectors(sectors)).ok())

@@ -1,4 +1,4 @@
-//! Table lines: what makes a clone.
+//! Table lines, which define clones.
 
 use std::fmt;
 
@@ -8,22 +8,22 @@ use crate::dm_target::options::{Key, Options};
 use crate::dm_target::words;
 use crate::geometry::{Geometry, RegionSize, Sectors};
 
-/// The sectors of the largest device that device-mapper makes: 2^63 bytes would be one too many
-/// ("too large device").
+/// Number of sectors of the largest device that device-mapper makes. 2^63 bytes, one sector more,
+/// is refused ("too large device").
 pub const MAX_SECTORS: Sectors = Sectors((1 << 54) - 1);
 
-/// The devices of a clone, as they were given: paths, or `major:minor`.
+/// The devices of a clone, as given: paths, or `major:minor`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DevicePaths {
-    /// Where it is kept which regions are hydrated.
+    /// The metadata device, which records the hydrated regions.
     pub metadata: String,
-    /// Where the source is copied to.
+    /// The destination device, to which regions are copied.
     pub destination: String,
-    /// What is copied; it is only read.
+    /// The source device, which is only read.
     pub source: String,
 }
 
-/// What follows the word `clone` in a table line.
+/// The arguments after the word `clone` in a table line:
 ///
 /// `<metadata> <destination> <source> <region size> [<#features> <feature>* [<#core arguments>
 /// <name value>*]]`
@@ -32,17 +32,17 @@ pub struct Arguments {
     devices: DevicePaths,
     region_size: RegionSize,
     options: Options,
-    /// The words behind the devices.
+    /// The words after the devices.
     rest: Vec<String>,
-    /// How many words of `rest` mean something.
+    /// Number of words of `rest` that have a meaning.
     meant: usize,
 }
 
 impl Arguments {
-    /// The arguments that these values make.
+    /// Makes arguments from values.
     ///
     /// # Errors
-    /// [`TableError::SameDevice`].
+    /// [`TableError::SameDevice`] if two of the devices are equal.
     pub fn new(
         devices: DevicePaths,
         region_size: RegionSize,
@@ -57,44 +57,44 @@ impl Arguments {
         Ok(Self { devices, region_size, options, rest, meant })
     }
 
-    /// The arguments that `text` writes; a `#` begins a comment, as it does for dmsetup.
+    /// Parses arguments. A `#` begins a comment, as in dmsetup.
     ///
     /// # Errors
-    /// [`TableError`], which names the word and what could stand in its place.
+    /// [`TableError`], which names the word and the words that are allowed in its place.
     pub fn parse(text: &str) -> Result<Self, TableError> {
         one_line(text)?;
         arguments(text, 1)
     }
 
-    /// The devices.
+    /// Returns the devices.
     pub fn devices(&self) -> &DevicePaths {
         &self.devices
     }
 
-    /// The size of a region.
+    /// Returns the size of a region.
     pub fn region_size(&self) -> RegionSize {
         self.region_size
     }
 
-    /// Features and core arguments.
+    /// Returns the features and core arguments.
     pub fn options(&self) -> Options {
         self.options
     }
 
-    /// The words behind the last that means something. The kernel lets them pass without a word,
-    /// and so they are worth a warning.
+    /// Returns the words after the last one with a meaning. The kernel silently ignores them, so
+    /// they deserve a warning.
     pub fn ignored(&self) -> &[String] {
         &self.rest[self.meant..]
     }
 
-    /// The same with other names for the devices: the kernel prints them as `major:minor`.
+    /// Replaces the names of the devices: the kernel prints them as `major:minor`.
     #[must_use]
     pub fn with_devices(self, devices: DevicePaths) -> Self {
         Self { devices, ..self }
     }
 }
 
-/// What `dmsetup table` prints after `clone`: the devices, then all other words as they were given.
+/// Formats the output of `dmsetup table` after `clone`: the devices and all other words as given.
 impl fmt::Display for Arguments {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let DevicePaths { metadata, destination, source } = &self.devices;
@@ -102,7 +102,7 @@ impl fmt::Display for Arguments {
     }
 }
 
-/// A line of a table that makes a clone: `<start> <length> clone` and its [`Arguments`].
+/// A table line that defines a clone: `<start> <length> clone` and its [`Arguments`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableLine {
     start: Sectors,
@@ -111,10 +111,11 @@ pub struct TableLine {
 }
 
 impl TableLine {
-    /// A clone of `length` sectors, which begins at sector 0.
+    /// Makes the line of a clone of `length` sectors that begins at sector 0.
     ///
     /// # Errors
-    /// [`TableError::Geometry`] and [`TableError::PastEnd`].
+    /// [`TableError::Geometry`] if the length does not fit the region size, and
+    /// [`TableError::PastEnd`] if it exceeds [`MAX_SECTORS`].
     pub fn new(length: Sectors, arguments: Arguments) -> Result<Self, TableError> {
         Self::at(Sectors(0), length, arguments)
     }
@@ -127,11 +128,11 @@ impl TableLine {
         Ok(Self { start, geometry, arguments })
     }
 
-    /// The line that `text` writes. It is a line of its own, perhaps with a comment behind.
+    /// Parses a single line, which may end with a comment.
     ///
     /// # Errors
-    /// [`TableError`], which names the word and what could stand in its place. The start may be
-    /// any: see [`expect_alone`](Self::expect_alone).
+    /// [`TableError`], which names the word and the words that are allowed in its place. Any start
+    /// is allowed: see [`expect_alone`](Self::expect_alone).
     pub fn parse(text: &str) -> Result<Self, TableError> {
         let text = text.trim_matches(words::is_space);
         one_line(text)?;
@@ -149,31 +150,31 @@ impl TableLine {
         Self::at(start, length, arguments(rest, target.position + 1)?)
     }
 
-    /// Fails unless this can be the only line of a table.
+    /// Checks that this line can be the only line of a table.
     ///
     /// # Errors
-    /// [`TableError::NotAtStart`].
+    /// [`TableError::NotAtStart`] unless it starts at sector 0.
     pub fn expect_alone(&self) -> Result<(), TableError> {
         if self.start == Sectors(0) { Ok(()) } else { Err(TableError::NotAtStart(self.start)) }
     }
 
-    /// The first sector of the clone on the device whose table this is a line of.
+    /// Returns the first sector of the clone on the device that the table defines.
     pub fn start(&self) -> Sectors {
         self.start
     }
 
-    /// The length of the clone, and its regions.
+    /// Returns the length of the clone and its regions.
     pub fn geometry(&self) -> Geometry {
         self.geometry
     }
 
-    /// What follows the word `clone`.
+    /// Returns the arguments after the word `clone`.
     pub fn arguments(&self) -> &Arguments {
         &self.arguments
     }
 }
 
-/// What `dmsetup table` prints, with the devices as they were given.
+/// Formats the output of `dmsetup table`, with the devices as given.
 impl fmt::Display for TableLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { start, geometry, arguments } = self;
@@ -186,7 +187,7 @@ fn one_line(text: &str) -> Result<(), TableError> {
     if several { Err(TableError::SeveralLines) } else { Ok(()) }
 }
 
-/// The first three words of a line and the text behind them.
+/// Returns the first three words of a line, and the text after them.
 fn head(text: &str) -> (Vec<&str>, &str) {
     let mut words = Vec::new();
     let mut rest = text;
@@ -198,11 +199,11 @@ fn head(text: &str) -> (Vec<&str>, &str) {
     (words, rest)
 }
 
-/// The words of a line, one after the other.
+/// Iterates over the words of a line.
 struct Words<'a> {
     words: Vec<&'a str>,
     next: usize,
-    /// The position of the first of them.
+    /// Position of the first word in the line, from 1.
     first: usize,
     comment: bool,
 }
@@ -225,7 +226,7 @@ impl Words<'_> {
         number::sectors(&word.text).map(Sectors).map_err(|_| TableError::Word(word))
     }
 
-    /// A count, one of `allowed`, of words that follow; 0 if the line ends here.
+    /// Takes a count, one of `allowed`, of words that follow; 0 if the line ends here.
     fn count(&mut self, role: Role, allowed: &[u32]) -> Result<u32, TableError> {
         if self.left() == 0 {
             return Ok(0);
@@ -252,7 +253,7 @@ fn wrong_number(word: Word, error: NumberError) -> TableError {
     }
 }
 
-/// Reads arguments whose first word is at `position` of the line.
+/// Parses arguments whose first word is at `position` of the line.
 fn arguments(text: &str, position: usize) -> Result<Arguments, TableError> {
     let (said, comment) = match text.split_once('#') {
         Some((said, _)) => (said, true),
@@ -286,7 +287,7 @@ fn region_size(words: &mut Words) -> Result<RegionSize, TableError> {
     RegionSize::new(Sectors(sectors.into())).map_err(|_| TableError::Word(word))
 }
 
-/// Of a name that comes twice, the last value holds.
+/// Parses the core arguments. If a name occurs twice, the last value wins.
 fn core_arguments(words: &mut Words, options: &mut Options) -> Result<(), TableError> {
     let count = words.count(Role::CoreCount, &[0, 2, 4])?;
     for _ in 0..count / 2 {
@@ -299,7 +300,7 @@ fn core_arguments(words: &mut Words, options: &mut Options) -> Result<(), TableE
     Ok(())
 }
 
-/// Fails if one device has two parts to play. Two names for one device are not seen here.
+/// Checks that the device names differ. It does not detect two names of one device.
 fn distinct(devices: &DevicePaths) -> Result<(), TableError> {
     let named = [
         (&devices.metadata, Role::Metadata),

@@ -1,8 +1,8 @@
-//! How a text becomes words.
+//! Splits texts into words.
 //!
-//! The kernel itself takes a backslash for "the next byte belongs to the word". In a table nobody
-//! sees that: libdevmapper doubles every backslash on the way (a device `a\ b` is looked for as
-//! `a\`). In a message it does not, and the kernel's rule holds.
+//! The kernel treats a backslash as a quote for the next byte. In a table this has no effect,
+//! because libdevmapper doubles every backslash (a device `a\ b` is looked up as `a\`). In a
+//! message it does not, so the kernel's rule applies.
 
 use nom::branch::alt;
 use nom::character::complete::{anychar, char, satisfy};
@@ -11,26 +11,26 @@ use nom::multi::{fold_many1, many0, separated_list0};
 use nom::sequence::{delimited, preceded};
 use nom::{IResult, Parser};
 
-/// What stands between words: the six of C. The kernel has a seventh, the byte 0xa0, which is the
-/// second half of a letter as often as not.
+/// Returns whether `c` separates words. These are the six spaces of C. The kernel also treats the
+/// byte 0xa0 as a space, but it often is the second half of a letter.
 pub(super) fn is_space(c: char) -> bool {
     matches!(c, '\t'..='\r' | ' ')
 }
 
-/// The words of a table or of a status.
+/// Returns the words of a table or of a status.
 pub(super) fn plain(text: &str) -> Vec<&str> {
     text.split(is_space).filter(|word| !word.is_empty()).collect()
 }
 
-/// The words of a message, without the backslashes that held them together.
+/// Returns the words of a message, without their backslashes.
 pub(super) fn escaped(text: &str) -> Vec<String> {
-    // Every character is a space or part of a word, so that this parser cannot fail.
+    // Every character is a space or part of a word, so this parser cannot fail.
     all_consuming(words).parse(text).map(|(_, words)| words).unwrap_or_default()
 }
 
 fn words(text: &str) -> IResult<&str, Vec<String>> {
     let space = || satisfy(is_space);
-    // A backslash that ends the text is one.
+    // A backslash at the end of the text stands for itself.
     let letter = alt((preceded(char('\\'), anychar), satisfy(|c| !is_space(c))));
     let word = fold_many1(letter, String::new, |mut word, letter| {
         word.push(letter);

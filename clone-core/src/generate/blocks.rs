@@ -1,4 +1,4 @@
-//! Which blocks a device holds, and which of them the metadata reaches.
+//! Finds the blocks of a device by kind, both all valid ones and those that the metadata reaches.
 
 use std::ops::Range;
 
@@ -18,16 +18,16 @@ use super::damage::{DamageError, Kind};
 use crate::metadata::format;
 use crate::metadata::superblock::Superblock;
 
-/// Blocks that are read at once.
+/// Number of blocks in one read.
 const BATCH: usize = 256;
 
-/// The two doors of a block kind.
+/// Checks and seals blocks of one kind.
 #[derive(Clone, Copy)]
 pub(super) struct Form {
     salt: u32,
     check: fn(&RawBlock, BlockNr) -> Result<(), BlockError>,
     name: &'static str,
-    /// Makes a block vouch for itself at a place.
+    /// Stores block number and checksum.
     pub(super) seal: fn(&mut RawBlock, BlockNr),
 }
 
@@ -49,7 +49,7 @@ impl Form {
         Self::of::<Bitmap>(),
     ];
 
-    /// The form of blocks of `kind`.
+    /// Returns the form of blocks of `kind`.
     pub(super) fn of_kind(kind: Kind) -> Self {
         match kind {
             Kind::Superblock => Self::of::<format::Superblock>(),
@@ -60,12 +60,12 @@ impl Form {
         }
     }
 
-    /// Whether `block`, read from `at`, is whole and in its place.
+    /// Returns whether `block`, read from `at`, is valid and in its place.
     pub(super) fn is_valid(&self, block: &RawBlock, at: BlockNr) -> bool {
         (self.check)(block, at).is_ok()
     }
 
-    /// The same, as an error.
+    /// Like [`is_valid`](Self::is_valid), with the error.
     pub(super) fn check(&self, block: &RawBlock, at: BlockNr) -> Result<(), Error> {
         (self.check)(block, at).map_err(|source| Error::Block { kind: self.name, at, source })
     }
@@ -77,7 +77,7 @@ impl PartialEq for Form {
     }
 }
 
-/// The block at `at`, as it is.
+/// Reads the block at `at`, unchecked.
 pub(super) fn read_raw<D: ReadDevice>(device: &D, at: BlockNr) -> Result<RawBlock, Error> {
     let nr_blocks = device.nr_blocks();
     if at.0 >= nr_blocks {
@@ -89,7 +89,7 @@ pub(super) fn read_raw<D: ReadDevice>(device: &D, at: BlockNr) -> Result<RawBloc
     Ok(block)
 }
 
-/// Shows `look` every block that is whole and in its place, ascending, in use or not.
+/// Calls `look` for every block that is valid and in its place, ascending, used or not.
 pub(super) fn scan<D: ReadDevice>(
     device: &D,
     mut look: impl FnMut(BlockNr, Form, &RawBlock),
@@ -112,7 +112,7 @@ pub(super) fn scan<D: ReadDevice>(
     Ok(())
 }
 
-/// The blocks of one kind, by ordinal.
+/// Returns the blocks of one kind, by ordinal.
 pub(super) fn blocks_of<D: ReadDevice>(
     device: &D,
     kind: Kind,
@@ -149,14 +149,14 @@ pub(super) fn blocks_of<D: ReadDevice>(
     })
 }
 
-/// Where the parts of a btree lie.
+/// The block numbers of the parts of a btree.
 #[derive(Default)]
 struct Tree {
-    /// Nodes with children, each before its children.
+    /// Internal nodes, each before its children.
     internal: Vec<BlockNr>,
-    /// By ascending keys.
+    /// Leaves, by ascending keys.
     leaves: Vec<BlockNr>,
-    /// What the values refer to, by ascending keys.
+    /// Blocks that the values refer to, by ascending keys.
     below: Vec<BlockNr>,
 }
 
@@ -178,7 +178,7 @@ impl Tree {
 struct TreeVisitor<V> {
     tree: Tree,
     refers_to: fn(V) -> Option<BlockNr>,
-    /// What was met first.
+    /// The first damage that the walk found.
     damage: Option<Error>,
 }
 
@@ -189,7 +189,7 @@ impl<V: Value> WalkVisitor<V> for TreeVisitor<V> {
     }
 
     fn leaf(&mut self, at: BlockNr, _: &Range<u64>, leaf: &NodeView<'_, V>) {
-        // It was the last node that was met.
+        // The last visited node was this leaf.
         self.tree.internal.pop();
         self.tree.leaves.push(at);
         self.tree.below.extend(leaf.entries().filter_map(|(_, value)| (self.refers_to)(value)));

@@ -1,4 +1,4 @@
-//! In which order regions get hydrated.
+//! The order in which regions are hydrated.
 
 use persistent_data::bitset::BITS_PER_BLOCK;
 use rand::RngExt;
@@ -8,27 +8,27 @@ use super::of_any_size;
 use super::regions::Regions;
 use crate::geometry::RegionRange;
 
-/// The most array blocks that scattered writes of one commit go to.
+/// Maximum number of array blocks for the scattered writes of one commit.
 const SCATTERED_MAX: usize = 16;
 
-/// The longest run of regions that one write hydrates.
+/// Maximum number of regions that one write hydrates.
 const WRITE_MAX: u64 = 256;
 
-/// Regions that have yet to be hydrated, and how far the background has come.
+/// The regions that are not hydrated yet, and the position of the background hydration.
 pub(super) struct Churn {
     left: Regions,
-    /// How many are left in each array block.
+    /// Number of remaining regions in each array block.
     left_in: Vec<u64>,
-    /// The array blocks in which some are left, in any order.
+    /// Array blocks with remaining regions, in any order.
     open: Vec<usize>,
-    /// Where the background hydration goes on: nothing is left before.
+    /// Position of the background hydration: nothing remains before it.
     cursor: u64,
-    /// What the present commit is to hydrate.
+    /// Regions that the present commit hydrates.
     batch: Vec<RegionRange>,
 }
 
 impl Churn {
-    /// Hydration of `wanted`.
+    /// Starts the hydration of `wanted`.
     pub(super) fn new(wanted: Regions) -> Self {
         let nr_blocks = wanted.nr_regions().div_ceil(BITS_PER_BLOCK);
         let left_in: Vec<u64> =
@@ -37,8 +37,8 @@ impl Churn {
         Self { left: wanted, left_in, open, cursor: 0, batch: Vec::new() }
     }
 
-    /// What commit number `number` hydrates, if after that and with it `commits` are to come. The
-    /// last one gets all that is left.
+    /// Returns the regions that commit number `number` hydrates. `commits` are left, including this
+    /// one. The last one gets all remaining regions.
     pub(super) fn batch(
         &mut self,
         number: u64,
@@ -46,7 +46,7 @@ impl Churn {
         rng: &mut StdRng,
     ) -> Vec<RegionRange> {
         let share = self.left.count() / commits;
-        // Each of the others has to find something, too.
+        // Each of the later commits must get something, too.
         let most = self.left.count().saturating_sub(commits - 1).max(1);
         let budget = rng.random_range(share / 2..=share + share / 2).clamp(1, most);
         match number % 4 {
@@ -64,7 +64,7 @@ impl Churn {
         std::mem::take(&mut self.batch)
     }
 
-    /// Background hydration of `budget` regions, as far as there are any.
+    /// Hydrates up to `budget` regions in the background.
     fn go_on(&mut self, mut budget: u64) {
         while budget > 0 && self.left.count() > 0 {
             let end = self.left.nr_regions();
@@ -75,8 +75,8 @@ impl Churn {
         }
     }
 
-    /// Writes to so many array blocks, if there is something left in as many, that hydrate
-    /// `budget` regions together, as far as there are any.
+    /// Writes to `nr_blocks` array blocks, or to all with remaining regions if there are fewer. The
+    /// writes hydrate up to `budget` regions in total.
     fn write_to(&mut self, nr_blocks: usize, budget: u64, rng: &mut StdRng) {
         let nr_blocks = nr_blocks.min(self.open.len()).min(budget as usize);
         for place in 0..nr_blocks {
@@ -89,7 +89,7 @@ impl Churn {
         }
     }
 
-    /// Writes here and there in one array block.
+    /// Writes to random places of one array block.
     fn write_in(&mut self, block: usize, mut budget: u64, rng: &mut StdRng) {
         let RegionRange { start, end } = regions_of(&self.left, block as u64);
         while budget > 0 && self.left_in[block] > 0 {
@@ -102,8 +102,8 @@ impl Churn {
         }
     }
 
-    /// Has the regions from `first` on, which is left, hydrated, as far as they are left and lie
-    /// before `end`, and no more than `most`. Gives how many.
+    /// Hydrates at most `most` adjacent remaining regions from `first`, which must remain, up to
+    /// `end`. Returns their number.
     fn take(&mut self, first: u64, end: u64, most: u64) -> u64 {
         let run = first..self.left.next_absent(first..end.min(first.saturating_add(most)));
         for block in run.start / BITS_PER_BLOCK..run.end.div_ceil(BITS_PER_BLOCK) {
@@ -121,7 +121,7 @@ impl Churn {
     }
 }
 
-/// The regions of array block `block`.
+/// Returns the regions of array block `block`.
 fn regions_of(of: &Regions, block: u64) -> RegionRange {
     block * BITS_PER_BLOCK..of.nr_regions().min((block + 1) * BITS_PER_BLOCK)
 }

@@ -1,4 +1,4 @@
-//! Damaging metadata in one block.
+//! Damages one block of metadata.
 
 use std::fmt;
 
@@ -13,53 +13,53 @@ use super::blocks::{Form, blocks_of, read_raw, scan};
 use super::stale::older_copies;
 use crate::metadata::superblock::SuperblockError;
 
-/// Why nothing was damaged.
+/// Reason why nothing was damaged.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum DamageError {
-    /// The bitset's btree has one level.
+    /// The bitset's btree has only one level.
     #[error(
         "the bitset's btree is a single leaf and has no bitset-node: it takes more than 252 array \
          blocks, which are 8209152 regions, for a level above the leaves"
     )]
     NoInternalNodes,
-    /// An ordinal that is too high.
+    /// The ordinal is too high.
     #[error("there is no {kind} {ordinal}: they are counted from 0, and there are {count}")]
     NoSuchBlock {
-        /// What kind.
+        /// Kind of block.
         kind: Kind,
-        /// Which one was asked for.
+        /// Requested ordinal.
         ordinal: u64,
-        /// How many there are.
+        /// Number of blocks of this kind.
         count: u64,
     },
-    /// The device holds nothing that could have been in the block's place before.
+    /// The device holds no block that can be an older copy of this one.
     #[error("the device holds no older copy of block {at}, {}", .kind.numbered(*ordinal))]
     NoOlderCopy {
-        /// What kind of block it is.
+        /// Kind of the block.
         kind: Kind,
-        /// Which one of its kind.
+        /// Ordinal of the block.
         ordinal: u64,
-        /// Where it lies.
+        /// Number of the block.
         at: BlockNr,
     },
-    /// The superblock does not lead to the block.
+    /// The superblock is not usable.
     #[error("block 0, the superblock")]
     Superblock(#[from] SuperblockError),
-    /// The block, or the way to it, is damaged already; or the device failed.
+    /// The block, or the path to it, is already damaged; or the device failed.
     #[error(transparent)]
     Blocks(#[from] Error),
 }
 
-/// Kinds of blocks that metadata consists of.
+/// Kinds of metadata blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Block 0.
     Superblock,
-    /// A node of the bitset's btree with children; the root is 0, and each comes before its
+    /// An internal node of the bitset's btree. The root is 0, and each node comes before its
     /// children.
     BitsetNode,
-    /// A node of the bitset's btree that leads to array blocks, by ascending keys.
+    /// A leaf of the bitset's btree, by ascending keys.
     BitsetLeaf,
     /// An array block of the bitset, by its index.
     ArrayBlock,
@@ -83,7 +83,7 @@ impl Kind {
         Self::RefCounts,
     ];
 
-    /// The name on command lines.
+    /// Returns the name on command lines.
     pub fn name(self) -> &'static str {
         match self {
             Self::Superblock => "superblock",
@@ -96,10 +96,10 @@ impl Kind {
         }
     }
 
-    /// The name of one of its blocks.
+    /// Returns the name of one of its blocks.
     fn numbered(self, ordinal: u64) -> String {
         match self {
-            // There is but one.
+            // There is only one.
             Self::Superblock | Self::Index => self.to_string(),
             _ => format!("{self} {ordinal}"),
         }
@@ -112,54 +112,54 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Which block is to be damaged.
+/// The block to damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// What kind of block.
+    /// Kind of block.
     pub kind: Kind,
-    /// Which one of its kind, from 0. If it is not said, the seed picks one that can be damaged so.
+    /// Ordinal within its kind, from 0. `None`: the seed selects a block that can be damaged so.
     pub ordinal: Option<u64>,
 }
 
-/// What is done to a block.
+/// Kind of damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Harm {
-    /// All bytes are zero: a discard, or a write that was never made.
+    /// All bytes are zero, as after a discard or a lost write.
     Zero,
     /// All bytes are random.
     Random,
-    /// One bit is another.
+    /// One bit is flipped.
     Bit,
-    /// The checksum is another, and nothing else.
+    /// Only the checksum is changed.
     Checksum,
-    /// An older copy of the same block, with the block number and the checksum that its place
-    /// needs: what a lost write or a bad rollback leaves. The block itself does not tell.
+    /// An older copy of the same block, with the block number and checksum of its place, as after a
+    /// lost write or a bad rollback. The block itself looks valid.
     Stale,
-    /// Another block of the device, as it is: what a misdirected write leaves. Of the same kind,
-    /// if there is one, so that nothing but its block number is wrong.
+    /// Another block of the device, unchanged, as after a misdirected write. It is of the same
+    /// kind, if there is one, so that only its block number is wrong.
     Swap,
 }
 
 impl Harm {
-    /// All that can be done.
+    /// All kinds of damage.
     pub const ALL: [Self; 6] =
         [Self::Zero, Self::Random, Self::Bit, Self::Checksum, Self::Stale, Self::Swap];
 }
 
-/// What was changed.
+/// The change that was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// Where the block lies.
+    /// Number of the block.
     pub at: BlockNr,
-    /// What kind of block it is.
+    /// Kind of the block.
     pub kind: Kind,
-    /// Which one of its kind.
+    /// Ordinal within its kind.
     pub ordinal: u64,
-    /// What was done to it.
+    /// The change.
     pub done: Done,
 }
 
-/// What was done to a block.
+/// A change to a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Done {
     /// See [`Harm::Zero`].
@@ -177,17 +177,17 @@ pub enum Done {
     ChecksumChanged,
     /// See [`Harm::Stale`].
     Replaced {
-        /// Where the older copy lies.
+        /// Block number of the older copy.
         by: BlockNr,
     },
     /// See [`Harm::Swap`].
     Overwritten {
-        /// Where the other block lies.
+        /// Block number of the other block.
         by: BlockNr,
     },
 }
 
-/// In words: `block 23, array-block 2: zeroed`.
+/// Formats the change like `block 23, array-block 2: zeroed`.
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { at, kind, ordinal, .. } = self;
@@ -203,13 +203,13 @@ impl fmt::Display for Change {
     }
 }
 
-/// Damages one block of metadata, which must be sound as far as the way to the block goes.
-/// Nothing else is written, and the same seed damages the same metadata in the same way.
+/// Damages one block of metadata. The path to the block must be sound. Nothing else is written, and
+/// the same seed damages the same metadata in the same way.
 ///
-/// Several calls damage several blocks, if those that lead to others come last.
+/// Several calls can damage several blocks, if blocks that lead to others come last.
 ///
 /// # Errors
-/// See [`DamageError`]. Nothing has changed then, unless writing failed.
+/// Any [`DamageError`]. Nothing has changed then, unless the write failed.
 pub fn damage<D: Device>(
     device: &D,
     target: Target,
@@ -229,7 +229,7 @@ pub fn damage<D: Device>(
     }
     let mut result = damage_one(device, kind, first, &blocks, harm, &mut rng);
     if ordinal.is_none() {
-        // Those that have hardly changed may have no older copy, and others will do as well.
+        // A block that hardly changed may have no older copy, and others serve as well.
         for other in (first + 1..count).chain(0..first) {
             if !matches!(result, Err(DamageError::NoOlderCopy { .. })) {
                 break;
@@ -240,7 +240,7 @@ pub fn damage<D: Device>(
     result
 }
 
-/// Damages number `ordinal` of `blocks`, which are all of `kind`.
+/// Damages number `ordinal` of `blocks`, which are all blocks of `kind`.
 fn damage_one<D: Device>(
     device: &D,
     kind: Kind,
@@ -297,8 +297,8 @@ fn pick(blocks: &[BlockNr], rng: &mut StdRng) -> BlockNr {
     blocks[rng.random_range(0..blocks.len())]
 }
 
-/// The blocks that `at`, a block of `kind`, can be swapped for: those of its kind, in use or not;
-/// if there are none, all other blocks of metadata.
+/// Returns the blocks with which `at`, a block of `kind`, can be overwritten: those of its kind,
+/// used or not, or all other metadata blocks if there are none.
 fn others<D: Device>(device: &D, kind: Kind, at: BlockNr) -> Result<Vec<BlockNr>, Error> {
     let (mut alike, mut all) = (Vec::new(), Vec::new());
     scan(device, |found, form, _| {

@@ -1,8 +1,8 @@
-//! Making metadata that has a past.
+//! Makes metadata with a history.
 //!
-//! What a kernel leaves on a metadata device is not only what its superblock reaches: each commit
-//! wrote copies of what it changed, and the old ones stay until their blocks are used again. Here
-//! metadata is made in the same way, by many commits of [`Metadata`].
+//! A kernel leaves more on a metadata device than its superblock reaches: each commit writes copies
+//! of the blocks that it changes, and the old ones stay until they are reused. This module makes
+//! metadata in the same way, with many commits of [`Metadata`].
 
 use persistent_data::device::Device;
 use rand::SeedableRng;
@@ -15,33 +15,33 @@ use super::regions::Regions;
 use crate::metadata::ir::Header;
 use crate::metadata::{Metadata, MetadataError};
 
-/// Why no metadata was made.
+/// Reason why no metadata was made.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum MakeError {
-    /// More than all regions.
+    /// The percentage is above 100.
     #[error("{0} % of the regions: there are no more than 100")]
     Percent(u8),
-    /// Something is to be hydrated, and nothing to be committed.
+    /// Regions are to be hydrated, but without any commit.
     #[error("no commits: hydrating something takes at least one")]
     NoCommits,
-    /// The device is too small, or it failed.
+    /// The device is too small, or failed.
     #[error("cannot make the metadata")]
     Metadata(#[from] MetadataError),
 }
 
-/// How the hydrated regions lie.
+/// Arrangement of the hydrated regions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pattern {
-    /// Each region has the same chance.
+    /// Each region has the same probability.
     Random,
     /// Runs of 1 to 4096 regions, or up to a 32nd of a small clone.
     Runs,
-    /// As even as can be: every other region for half of them. The worst case for whatever keeps
-    /// runs.
+    /// Evenly distributed regions: for half of them, every second region. The worst case for code
+    /// that stores runs.
     Checkerboard,
-    /// What a file system has written: something at the start of each group of 128 MiB, and files
-    /// of any size elsewhere. A small clone has 16 groups.
+    /// Like a file system: regions at the start of each group of 128 MiB, and files of any size
+    /// elsewhere. A small clone has 16 groups.
     FileSystem,
 }
 
@@ -50,34 +50,34 @@ impl Pattern {
     pub const ALL: [Self; 4] = [Self::Random, Self::Runs, Self::Checkerboard, Self::FileSystem];
 }
 
-/// What metadata is to be made.
+/// Parameters of the metadata to make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recipe {
     /// The uuid and the sizes of the clone.
     pub header: Header,
-    /// How the hydrated regions lie in the end.
+    /// Arrangement of the hydrated regions in the end.
     pub pattern: Pattern,
-    /// How many of all regions are hydrated in the end, in percent, `0..=100`, rounded down to
-    /// whole regions.
+    /// Percentage of the regions that are hydrated in the end, `0..=100`, rounded down to whole
+    /// regions.
     pub percent: u8,
-    /// Commits that the hydration takes, at least 1 if anything is to be hydrated. Each hydrates
-    /// something, so there are no more than hydrated regions.
+    /// Number of commits, at least 1 if anything is to be hydrated. Each one hydrates regions as
+    /// long as any are left.
     pub commits: u32,
-    /// How often the metadata is opened anew between two commits, at even distances: `0..commits`,
-    /// and what is beyond is left out. The search for free blocks begins at the start of the
-    /// device then, and overwrites what is stale there.
+    /// Number of times that the metadata is reopened between two commits, at even intervals, at
+    /// most `commits - 1`. The search for free blocks then restarts at the beginning of the device,
+    /// and stale blocks there are overwritten.
     pub reopens: u32,
     /// The same seed gives the same bytes.
     pub seed: u64,
 }
 
 impl Recipe {
-    /// Half of the regions, by 40 commits, opened anew three times, seed 0.
+    /// Half of the regions, in 40 commits, reopened three times, with seed 0.
     pub fn new(header: Header, pattern: Pattern) -> Self {
         Self { header, pattern, percent: 50, commits: 40, reopens: 3, seed: 0 }
     }
 
-    /// Whether the metadata is opened anew before `commit` of `0..commits`.
+    /// Returns whether the metadata is reopened before `commit` of `0..commits`.
     fn reopens_before(&self, commit: u32) -> bool {
         let (commits, reopens) = (u64::from(self.commits), u64::from(self.reopens));
         let so_far = |commit: u32| u64::from(commit) * (reopens.min(commits - 1) + 1) / commits;
@@ -85,16 +85,16 @@ impl Recipe {
     }
 }
 
-/// Makes metadata on a device whose content is given up, and gives the regions that were hydrated:
-/// what was set, not what can be read back.
+/// Makes metadata on a device whose content is discarded. Returns the regions that were set as
+/// hydrated, without reading them back.
 ///
-/// The regions get hydrated in an order in which a clone could do it: some in the background, from
-/// the first on, others by writes here and there. Of every four commits one is of writes to a
-/// single array block, one of writes to as many as sixteen, one of background hydration only, and
-/// one of both.
+/// The regions are hydrated in an order that is possible for a clone: some in the background, in
+/// ascending order, others by writes to random places. Of every four commits one has writes to a
+/// single array block, one has writes to up to sixteen, one has only background hydration, and one
+/// has both.
 ///
 /// # Errors
-/// See [`MakeError`].
+/// Any [`MakeError`].
 pub fn make<D: Device>(device: &D, recipe: &Recipe) -> Result<Regions, MakeError> {
     if recipe.percent > 100 {
         return Err(MakeError::Percent(recipe.percent));

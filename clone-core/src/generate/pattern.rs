@@ -1,4 +1,4 @@
-//! Which regions are hydrated in the end.
+//! Choice of the regions that are hydrated in the end.
 
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -8,19 +8,19 @@ use super::of_any_size;
 use super::regions::Regions;
 use crate::geometry::Geometry;
 
-/// The longest run of [`Pattern::Runs`], in regions.
+/// Maximum length of a run of [`Pattern::Runs`], in regions.
 const RUN_MAX: u64 = 4096;
 
 /// Sectors in a group of a file system: 128 MiB, as in ext4 with blocks of 4 KiB.
 const GROUP_SECTORS: u64 = 1 << 18;
 
-/// Groups that a file system has at least, if it is not very small.
+/// Minimum number of groups of a file system, unless it is very small.
 const GROUPS_MIN: u64 = 16;
 
-/// Regions in a group at least, if the file system is not very small.
+/// Minimum number of regions in a group, unless the file system is very small.
 const GROUP_MIN: u64 = 64;
 
-/// `percent` of all regions, rounded down, by `pattern`.
+/// Chooses `percent` of all regions, rounded down, by `pattern`.
 pub(super) fn choose(
     pattern: Pattern,
     geometry: Geometry,
@@ -31,7 +31,7 @@ pub(super) fn choose(
     let wanted = nr_regions * u64::from(percent) / 100;
     let mut regions = Regions::none(nr_regions);
     match pattern {
-        // Nothing is left to choose, and much to be searched for.
+        // There is no choice to make, and the search would be slow.
         _ if wanted == nr_regions => regions.insert(0..nr_regions),
         Pattern::Random => random(&mut regions, wanted, rng),
         Pattern::Runs => runs(&mut regions, wanted, rng),
@@ -44,7 +44,7 @@ pub(super) fn choose(
     regions
 }
 
-/// Each region has the same chance.
+/// Chooses each region with the same probability.
 fn random(regions: &mut Regions, wanted: u64, rng: &mut StdRng) {
     let nr_regions = regions.nr_regions();
     for region in 0..nr_regions {
@@ -54,7 +54,7 @@ fn random(regions: &mut Regions, wanted: u64, rng: &mut StdRng) {
     }
 }
 
-/// As even as can be.
+/// Distributes the regions as evenly as possible.
 fn checkerboard(regions: &mut Regions, wanted: u64) {
     let nr_regions = regions.nr_regions();
     let so_far =
@@ -64,7 +64,7 @@ fn checkerboard(regions: &mut Regions, wanted: u64) {
     }
 }
 
-/// Runs of any length, with gaps between them.
+/// Chooses runs of any length, with gaps between them.
 fn runs(regions: &mut Regions, wanted: u64, rng: &mut StdRng) {
     let nr_regions = regions.nr_regions();
     let longest = (nr_regions / 32).clamp(1, RUN_MAX);
@@ -75,7 +75,7 @@ fn runs(regions: &mut Regions, wanted: u64, rng: &mut StdRng) {
         lengths.push(length);
         left -= length;
     }
-    // Of each run, how many of the regions that are not hydrated lie before it.
+    // For each run, the number of regions before it that are not hydrated.
     let other = nr_regions - wanted;
     let mut before: Vec<u64> = lengths.iter().map(|_| rng.random_range(0..=other)).collect();
     before.sort_unstable();
@@ -85,7 +85,7 @@ fn runs(regions: &mut Regions, wanted: u64, rng: &mut StdRng) {
     }
 }
 
-/// What a file system has written: something at the start of each group, and files of any size in
+/// Imitates a file system: chooses regions at the start of each group, and files of any size in
 /// between.
 fn file_system(regions: &mut Regions, wanted: u64, group: u64, rng: &mut StdRng) {
     let nr_regions = regions.nr_regions();
@@ -100,8 +100,8 @@ fn file_system(regions: &mut Regions, wanted: u64, group: u64, rng: &mut StdRng)
     }
 }
 
-/// Puts in the first regions after `goal` that are still absent, `length` of them if so many lie
-/// beside each other. There must be one.
+/// Inserts the first absent regions at or after `goal`, at most `length` adjacent ones; the search
+/// wraps at the end. At least one region must be absent.
 fn fill(regions: &mut Regions, goal: u64, length: u64) {
     let nr_regions = regions.nr_regions();
     let mut start = regions.next_absent(goal..nr_regions);

@@ -4,7 +4,7 @@ use fixedbitset::FixedBitSet;
 
 use crate::geometry::RegionRange;
 
-/// Some of the regions of a clone, a bit of memory for each region that there is.
+/// A set of regions of a clone, with one bit of memory per region.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Regions {
     bits: FixedBitSet,
@@ -12,27 +12,27 @@ pub struct Regions {
 }
 
 impl Regions {
-    /// None of `nr_regions`.
+    /// Returns the empty set for `nr_regions`.
     pub(super) fn none(nr_regions: u64) -> Self {
         Self { bits: FixedBitSet::with_capacity(nr_regions as usize), count: 0 }
     }
 
-    /// How many regions the clone has.
+    /// Returns the number of regions of the clone.
     pub fn nr_regions(&self) -> u64 {
         self.bits.len() as u64
     }
 
-    /// How many are in the set.
+    /// Returns the number of regions in the set.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// Whether `region` is in the set. Not, if there is no such region.
+    /// Returns whether `region` is in the set. False for a region past the end.
     pub fn contains(&self, region: u64) -> bool {
         usize::try_from(region).is_ok_and(|region| self.bits.contains(region))
     }
 
-    /// The set as maximal runs, half-open, ascending.
+    /// Returns the set as maximal runs, half-open, ascending.
     pub fn runs(&self) -> impl Iterator<Item = RegionRange> + '_ {
         let mut at = 0;
         std::iter::from_fn(move || {
@@ -43,34 +43,34 @@ impl Regions {
         })
     }
 
-    /// How many of `within` are in the set.
+    /// Returns how many regions of `within` are in the set.
     pub(super) fn count_in(&self, within: RegionRange) -> u64 {
         self.bits.count_ones(within.start as usize..within.end as usize) as u64
     }
 
-    /// Puts in regions of which none is in the set yet.
+    /// Inserts regions, none of which may be in the set.
     pub(super) fn insert(&mut self, run: RegionRange) {
         self.count += run.end - run.start;
         self.bits.insert_range(run.start as usize..run.end as usize);
     }
 
-    /// Takes out regions that are all in the set.
+    /// Removes regions, all of which must be in the set.
     pub(super) fn remove(&mut self, run: RegionRange) {
         self.count -= run.end - run.start;
         self.bits.remove_range(run.start as usize..run.end as usize);
     }
 
-    /// The first region of `within` that is in the set; the end of `within` if none is.
+    /// Returns the first region of `within` in the set, or the end of `within` if there is none.
     pub(super) fn next(&self, within: RegionRange) -> u64 {
         self.seek(within, 0)
     }
 
-    /// The first region of `within` that is not in the set; the end of `within` if all are.
+    /// Returns the first region of `within` not in the set, or the end of `within` if all are.
     pub(super) fn next_absent(&self, within: RegionRange) -> u64 {
         self.seek(within, usize::MAX)
     }
 
-    /// The first bit of `within` that is set, once all bits are flipped that `flip` has.
+    /// Returns the first bit of `within` that is set after each word is XORed with `flip`.
     fn seek(&self, within: RegionRange, flip: usize) -> u64 {
         let per_slice = u64::from(usize::BITS);
         let slices = self.bits.as_slice();

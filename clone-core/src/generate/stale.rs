@@ -1,7 +1,7 @@
-//! Older copies of blocks that are in use.
+//! Finds older copies of used blocks.
 //!
-//! A copy that was in a block's place says nothing of that itself. What tells is the parent that
-//! it had then, where that is still there, and what changes between two copies and what cannot.
+//! A copy does not identify the block that it was. Its parent of that time does, if it is still
+//! there, and so do the differences that are possible between two copies of one block.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -16,8 +16,8 @@ use zerocopy::little_endian as le;
 use super::blocks::{Form, scan};
 use super::damage::Kind;
 
-/// Where blocks lie that the block `now`, one of `in_use`, can have been before: those that an
-/// older parent names for its place, if there are any.
+/// Returns the blocks that may be older copies of `now`, one of `in_use`: those that an older
+/// parent names in its place, if there are any.
 pub(super) fn older_copies<D: ReadDevice>(
     device: &D,
     kind: Kind,
@@ -38,13 +38,13 @@ pub(super) fn older_copies<D: ReadDevice>(
     let surely: Vec<BlockNr> = copies.iter().copied().filter(|at| named.contains(at)).collect();
     Ok(match kind {
         _ if !surely.is_empty() => surely,
-        // Any of another bitmap would do else.
+        // Otherwise a copy of another bitmap would be accepted.
         Kind::Bitmap if in_use.len() > 1 => Vec::new(),
         _ => copies,
     })
 }
 
-/// The block that `parent` names as number `ordinal` of `kind`, if it can tell.
+/// Returns the block that `parent` names as number `ordinal` of `kind`, if it is such a parent.
 fn child_named_in(form: Form, parent: &RawBlock, kind: Kind, ordinal: u64) -> Option<BlockNr> {
     match kind {
         Kind::ArrayBlock if form == Form::of_kind(Kind::BitsetLeaf) => {
@@ -61,13 +61,13 @@ fn child_named_in(form: Form, parent: &RawBlock, kind: Kind, ordinal: u64) -> Op
     }
 }
 
-/// Whether `then` differs from `now` in no other way than an older copy does.
+/// Returns whether `then` differs from `now` only as an older copy can.
 fn can_have_been(kind: Kind, then: &RawBlock, now: &RawBlock) -> bool {
     match kind {
         Kind::Superblock | Kind::Index | Kind::Bitmap => content(then) != content(now),
         Kind::ArrayBlock => {
             let (then, now) = (block::view::<ArrayBlock>(then), block::view::<ArrayBlock>(now));
-            // Bits only ever go from zero to one.
+            // Bits only change from zero to one.
             let mut bytes = then.body.iter().zip(&now.body);
             then.header.nr_entries == now.header.nr_entries
                 && then.body != now.body
@@ -87,12 +87,12 @@ fn can_have_been(kind: Kind, then: &RawBlock, now: &RawBlock) -> bool {
     }
 }
 
-/// All of a block but its checksum and its block number, where those lie in the first 16 bytes.
+/// Returns a block without its checksum and block number, if those are in the first 16 bytes.
 fn content(block: &RawBlock) -> &[u8] {
     &block.bytes()[16..]
 }
 
-/// Whether two nodes are of one tree and of one level, as far as they can tell.
+/// Returns whether two nodes may be of one tree and one level, by their headers.
 fn is_alike(a: &NodeDisk, b: &NodeDisk) -> bool {
     a.header.flags == b.header.flags && a.header.value_size == b.header.value_size
 }

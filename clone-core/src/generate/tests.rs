@@ -17,7 +17,7 @@ use crate::metadata::ir::Header;
 use crate::metadata::metadata_size::MetadataSize;
 use crate::metadata::superblock::Superblock;
 
-/// Regions of a clone whose bitset has two levels, whichever way its nodes are filled.
+/// Number of regions of a clone whose bitset has two levels, for any fill level of its nodes.
 const TWO_LEVELS: u64 = 8_400_000;
 
 fn header(nr_regions: u64) -> Header {
@@ -27,8 +27,8 @@ fn header(nr_regions: u64) -> Header {
     Header { uuid: [9; 16], geometry }
 }
 
-/// What `recipe` makes, on a device of twice the size that it should have: there is room for many
-/// old copies.
+/// Makes metadata from `recipe` on a device of twice the recommended size, which leaves room for
+/// many old copies.
 fn made(recipe: &Recipe) -> (MemoryDevice, Regions) {
     let nr_blocks = 2 * MetadataSize::of(recipe.header.geometry).total_blocks();
     let device = MemoryDevice::new(nr_blocks as usize);
@@ -47,7 +47,7 @@ fn expect_sound(device: &MemoryDevice, truth: &Regions) {
     assert!(report.regions.unwrap().runs().eq(truth.runs()));
 }
 
-/// The blocks of each kind of block that are whole, in their place, and not in use.
+/// Counts the unused valid blocks of each kind.
 fn stale(device: &MemoryDevice) -> Vec<(Kind, usize)> {
     let kinds = [Kind::Superblock, Kind::BitsetLeaf, Kind::ArrayBlock, Kind::Index, Kind::Bitmap];
     let in_use: HashSet<BlockNr> =
@@ -152,12 +152,12 @@ fn the_same_seed_makes_the_same_and_another_one_something_else() {
     }
 }
 
-/// Which kinds have an older copy that can be put in the place of one.
+/// Returns whether blocks of `kind` have older copies that can replace them.
 fn can_be_stale(kind: Kind) -> bool {
     !matches!(kind, Kind::Superblock | Kind::RefCounts)
 }
 
-/// Damages a copy of `whole`, and sees that it is what was announced.
+/// Damages a copy of `whole`, and checks that the change is as reported.
 fn damaged(whole: &MemoryDevice, target: Target, harm: Harm, seed: u64) -> MemoryDevice {
     let device = copy(whole);
     let change = damage(&device, target, harm, seed).unwrap();

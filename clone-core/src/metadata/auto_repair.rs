@@ -1,4 +1,4 @@
-//! Putting right in place what is wrong without being dangerous: leaked blocks and figures.
+//! Corrects harmless damage in place: leaked blocks, and wrong numbers.
 
 use persistent_data::block::Block;
 use persistent_data::device::Device;
@@ -13,25 +13,25 @@ use crate::metadata::damage::Damage;
 use crate::metadata::format::{self, SuperblockDisk};
 use crate::metadata::superblock::OUTSIDE_FIRST_SECTOR;
 
-/// Why nothing, or not all, was put right.
+/// Reason why not all damage was corrected.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum AutoRepairError {
-    /// There is damage of a kind that must not be touched in place: what looks leaked may be in
-    /// use by what could not be read. Nothing was written.
+    /// Some damage must not be corrected in place: blocks that look leaked may be referred to by
+    /// unreadable ones. Nothing was written.
     #[error(
         "the metadata is damaged beyond what can be put right in place; clone_repair makes whole \
          metadata of what can be recovered"
     )]
     Damaged,
-    /// A copy of the space map blocks that change must fit beside the old ones. Nothing was
-    /// written that the superblock reaches.
+    /// There is no room for copies of the space map blocks that change. No block that the
+    /// superblock reaches was written.
     #[error(
         "no free block is left to write the corrected space map to; clone_repair copies the \
          metadata to a larger device"
     )]
     NoSpace,
-    /// The blocks below failed.
+    /// An operation on the metadata's blocks failed.
     #[error(transparent)]
     Blocks(Error),
 }
@@ -45,23 +45,25 @@ impl From<Error> for AutoRepairError {
     }
 }
 
-/// What was put right.
+/// Summary of the corrections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Repaired {
-    /// Blocks that were counted too often.
+    /// Number of leaked blocks that were freed.
     pub leaked_blocks: u64,
-    /// Other figures and unused areas that were wrong.
+    /// Number of other wrong numbers and nonzero unused areas.
     pub figures: u64,
 }
 
-/// Puts right what `report`, a check of everything on this device, found, in one transaction.
-/// With nothing to do it writes nothing.
+/// Corrects the damage in `report`, a check of everything on this device, in one transaction.
+/// Without damage it writes nothing.
 ///
-/// What is not zero in the superblock outside of its first sector stays: see
-/// [`to_disk_over`](crate::metadata::superblock::Superblock::to_disk_over).
+/// Nonzero areas of the superblock outside of its first sector stay: see
+/// [`to_disk_over`](crate::superblock::Superblock::to_disk_over).
 ///
 /// # Errors
-/// See [`AutoRepairError`]. The metadata is as it was then, unless writing the superblock failed.
+/// [`AutoRepairError::Damaged`] for other damage, [`AutoRepairError::NoSpace`] without room for the
+/// copies, and [`AutoRepairError::Blocks`]. The metadata is then unchanged, unless writing the
+/// superblock failed.
 pub fn auto_repair<D: Device>(device: &D, report: &Report) -> Result<Repaired, AutoRepairError> {
     if report.damage.is_empty() {
         return Ok(Repaired::default());
@@ -73,7 +75,7 @@ pub fn auto_repair<D: Device>(device: &D, report: &Report) -> Result<Repaired, A
     let old: Block<format::Superblock> = DeviceReader(device).read(SUPERBLOCK)?;
     let mut transaction = Transaction::open(device, &superblock.space_map_root)?;
     let mut repaired = Repaired::default();
-    // All figures of the index are counted anew on opening.
+    // Opening recomputes all numbers of the index.
     transaction.tidy_space_map();
     for damage in &report.damage {
         match damage {
@@ -91,10 +93,10 @@ pub fn auto_repair<D: Device>(device: &D, report: &Report) -> Result<Repaired, A
                 repaired.figures += 1;
             }
             Damage::SuperblockReserved if !is_zero_outside_first_sector(&old) => {}
-            // Not worth copying a node for: nothing looks at its padding.
+            // Not worth a copy of the node, since the padding is never read.
             Damage::BitsetPadding { .. } | Damage::SpaceMap(SpaceMapDamage::NodePadding { .. }) => {
             }
-            // Freeing leaks makes the room, if anything does.
+            // Freeing the leaks makes room, if anything does.
             Damage::NoRoom { .. } => {}
             _ => repaired.figures += 1,
         }

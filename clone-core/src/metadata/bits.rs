@@ -1,15 +1,15 @@
-//! Bits of regions in words of 64, lowest region in the lowest bit.
+//! Bits of regions in 64-bit words, the lowest region in the lowest bit.
 
 use persistent_data::bitset::BITS_PER_WORD;
 
 use crate::geometry::RegionRange;
 
-/// A word with its `count` lowest bits set, `0..=64`.
+/// Returns a word with its `count` lowest bits set, `0..=64`.
 pub(crate) fn low_bits(count: u64) -> u64 {
     if count >= BITS_PER_WORD { u64::MAX } else { (1 << count) - 1 }
 }
 
-/// Sets `bits` in `words`.
+/// Sets the bits `bits`, half-open, in `words`.
 pub(crate) fn set_bits(words: &mut [u64], bits: RegionRange) {
     for index in bits.start / BITS_PER_WORD..bits.end.div_ceil(BITS_PER_WORD) {
         let first = index * BITS_PER_WORD;
@@ -19,7 +19,7 @@ pub(crate) fn set_bits(words: &mut [u64], bits: RegionRange) {
     }
 }
 
-/// The runs of ones in some words, a word at a time.
+/// Iterates over the runs of ones in words.
 pub(crate) struct BitRuns<'a> {
     words: &'a [u64],
     at: u64,
@@ -30,12 +30,12 @@ impl<'a> BitRuns<'a> {
         Self::from(words, 0)
     }
 
-    /// The runs that end after bit `at`, the first of them without what lies before.
+    /// Returns the runs that end after bit `at`; the first is cut off at `at`.
     pub(crate) fn from(words: &'a [u64], at: u64) -> Self {
         Self { words, at }
     }
 
-    /// The first bit at `from` or after that equals `value`; the end if there is none.
+    /// Returns the first bit at or after `from` that equals `value`, or the end if there is none.
     fn seek(&self, from: u64, value: bool) -> u64 {
         let end = self.words.len() as u64 * BITS_PER_WORD;
         let mut at = from;

@@ -1,4 +1,4 @@
-//! Checking metadata: everything that a superblock reaches, and the reference counts of it all.
+//! Checks metadata: all blocks that a superblock reaches, and their reference counts.
 
 use std::io;
 use std::ops::Range;
@@ -26,59 +26,59 @@ use crate::metadata::region_map::{self, RegionMap};
 use crate::metadata::superblock::{Superblock, read_raw};
 use crate::progress::Progress;
 
-/// How much to look at.
+/// The parts of the metadata to check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// The superblock by itself.
+    /// Only the superblock.
     Superblock,
     /// The superblock and the bitset.
     WithoutSpaceMap,
-    /// That, the space map, and whether they agree.
+    /// The superblock, the bitset and the space map, and the agreement of counts and references.
     Everything,
 }
 
-/// What the space map says of the metadata device.
+/// Use of the metadata device, according to the space map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockUse {
-    /// Blocks that it covers.
+    /// Number of blocks that the space map covers.
     pub total: u64,
-    /// Blocks that it counts as in use. The kernel's status line has the same figure.
+    /// Number of blocks that it counts as used. The kernel's status line shows the same number.
     pub used: u64,
-    /// Blocks with a higher count than there are references. `None` if it was not looked at, or
-    /// could not be told because not all references could be found.
+    /// Number of blocks whose count is above their references. `None` if it was not checked, or
+    /// is unknown because some references could not be read.
     pub leaked: Option<u64>,
 }
 
-/// What a check has found.
+/// Result of a check.
 #[derive(Debug)]
 pub struct Report {
-    /// The superblock, if it is usable.
+    /// The superblock, if it is valid.
     pub superblock: Option<Superblock>,
-    /// What the bitset says, with what could not be read marked as lost, if it was to be kept.
-    /// `None` if the superblock is not usable.
+    /// The state of all regions, with unreadable ones marked as lost. `None` if the superblock is
+    /// not valid, or if the check was not asked to keep it.
     pub regions: Option<RegionMap>,
-    /// Hydrated regions among those that could be read.
+    /// Number of hydrated regions among the readable ones.
     pub hydrated: Option<u64>,
-    /// Use of the metadata device, if the space map's root is usable.
+    /// Use of the metadata device, if the superblock is valid.
     pub metadata_blocks: Option<BlockUse>,
-    /// All that is wrong, in the order in which it was found.
+    /// All damage, in the order in which it was found.
     pub damage: Vec<Damage>,
 }
 
 impl Report {
-    /// The uuid and the sizes of the clone, if the superblock is usable.
+    /// Returns the uuid and the sizes of the clone, if the superblock is valid.
     pub fn header(&self) -> Option<Header> {
         self.superblock.map(|superblock| superblock.header)
     }
 
-    /// How bad the worst of it is; `None` if all is well.
+    /// Returns the highest severity of the damage, or `None` if there is none.
     pub fn worst(&self) -> Option<Severity> {
         self.damage.iter().map(Damage::severity).max()
     }
 
-    /// Whether all that is wrong can be put right where it is: every block was read and found
-    /// sound. Leaks that leave no room for a commit are fatal to a kernel, but not to
-    /// [`auto_repair`](crate::metadata::auto_repair::auto_repair).
+    /// Returns whether all damage can be corrected in place: every block was read and is sound.
+    /// Leaks that leave no room for a commit are fatal for a kernel, but
+    /// [`auto_repair`](crate::auto_repair::auto_repair) can correct them.
     pub fn is_repairable_in_place(&self) -> bool {
         let is_in_the_way = |damage: &Damage| {
             damage.severity() == Severity::Fatal && !matches!(damage, Damage::NoRoom { .. })
@@ -86,25 +86,25 @@ impl Report {
         !self.damage.iter().any(is_in_the_way)
     }
 
-    /// Whether a kernel would refuse, misread or destroy it.
+    /// Returns whether a kernel would refuse, misread or destroy the metadata.
     pub fn is_fatal(&self) -> bool {
         self.worst() == Some(Severity::Fatal)
     }
 }
 
-/// Looks at all that `scope` names and reports everything that is wrong with it.
+/// Checks the parts that `scope` names and reports all damage.
 ///
-/// Only blocks that the superblock reaches are read. What cannot be read is damage, not an error.
+/// It reads only blocks that the superblock reaches. An unreadable block is damage, not an error.
 pub fn check<D: ReadDevice + ?Sized>(device: &D, scope: Scope, progress: &dyn Progress) -> Report {
     run(device, scope, None, progress)
 }
 
-/// [Checks](check) everything, and keeps what the bitset says.
+/// [Checks](check) everything, and keeps the state of all regions in the report.
 pub fn read<D: ReadDevice + ?Sized>(device: &D, progress: &dyn Progress) -> Report {
     run(device, Scope::Everything, Some(RegionMap::lost_whole), progress)
 }
 
-/// Makes a map, if there is to be one, of so many regions.
+/// Makes a map of the given number of regions.
 type MakeMap = fn(u64) -> RegionMap;
 
 fn run<D: ReadDevice + ?Sized>(
@@ -173,7 +173,7 @@ fn check_superblock<D: ReadDevice + ?Sized>(
     Some(superblock)
 }
 
-/// The part of a device that a space map can cover. Nothing beyond it can be in use.
+/// The part of a device that a space map can cover. No block beyond it can be in use.
 struct Mappable<'a, D: ?Sized>(&'a D);
 
 impl<D: ReadDevice + ?Sized> ReadDevice for Mappable<'_, D> {
@@ -186,25 +186,25 @@ impl<D: ReadDevice + ?Sized> ReadDevice for Mappable<'_, D> {
     }
 }
 
-/// A check under way.
+/// A check in progress.
 struct Check<'a, D: ?Sized> {
     device: &'a D,
     progress: &'a dyn Progress,
     superblock: Superblock,
-    /// What has been found to refer to each block.
+    /// Number of references to each block that have been found.
     references: CoreSpaceMap,
     damage: Vec<Damage>,
 }
 
 impl<D: ReadDevice + ?Sized> Check<'_, D> {
-    /// Counts a reference; whether it is the first one.
+    /// Counts a reference and returns whether it is the first one.
     ///
-    /// A block past the end has no count: reading it is what reports it.
+    /// A block past the end has no count. It is reported when it is read.
     fn refer(&mut self, at: BlockNr) -> bool {
         self.references.inc(at).map_or(true, |count| count == 1)
     }
 
-    /// Where the array blocks lie, by index, ascending.
+    /// Returns the indexes and block numbers of the array blocks, ascending.
     fn walk_bitset(&mut self) -> Vec<(u64, BlockNr)> {
         let geometry = self.superblock.header.geometry;
         let reader = DeviceReader(self.device);
@@ -215,7 +215,7 @@ impl<D: ReadDevice + ?Sized> Check<'_, D> {
         walk.array_blocks
     }
 
-    /// Reads the space map, and counts the references that it makes.
+    /// Reads the space map and counts its references.
     fn read_space_map(&mut self, root: SpaceMapRoot) -> Option<SpaceMapReading> {
         let mut damage = Vec::new();
         let mut shared = Vec::new();
@@ -237,9 +237,9 @@ impl<D: ReadDevice + ?Sized> Check<'_, D> {
         reading
     }
 
-    /// Reads the array blocks, and gives how many regions are hydrated. A block that several
-    /// parents point to is in doubt for all of them, for it does not say which part of the array
-    /// it is.
+    /// Reads the array blocks and returns the number of hydrated regions. If several parents point
+    /// to a block, the regions of all of them are in doubt, since the block does not hold its
+    /// index in the array.
     fn read_regions(
         &mut self,
         array_blocks: &[(u64, BlockNr)],
@@ -279,7 +279,7 @@ impl<D: ReadDevice + ?Sized> Check<'_, D> {
         hydrated
     }
 
-    /// Holds the counts against the references, now that all that could be found have been.
+    /// Compares the counts with the references, after all references were counted.
     fn compare_counts(&mut self, reading: &SpaceMapReading) -> BlockUse {
         let all_found = !self.damage.iter().any(|damage| damage.severity() == Severity::Fatal);
         let mut leaked = 0;
@@ -297,9 +297,9 @@ impl<D: ReadDevice + ?Sized> Check<'_, D> {
         }
     }
 
-    /// Without room for another commit, a kernel opens the metadata and fails its first write. A
-    /// clone of which all is hydrated needs no more commits, and one that a kernel refuses anyway
-    /// gets to none.
+    /// Reports a lack of free blocks for another commit. A kernel opens such metadata and fails at
+    /// its first write. A clone whose regions are all hydrated needs no more commits, and one that
+    /// a kernel refuses anyway makes none.
     fn look_for_room(&mut self, reading: &SpaceMapReading, hydrated: Option<u64>) {
         let geometry = self.superblock.header.geometry;
         let needed = least_commit(geometry, reading.nr_bitmaps()) + reading.nr_tree_nodes();
@@ -310,7 +310,7 @@ impl<D: ReadDevice + ?Sized> Check<'_, D> {
         }
     }
 
-    /// Blocks in use that the space map does not cover have no count at all.
+    /// Reports used blocks that the space map does not cover: they have no count.
     fn look_past_the_map(&mut self, nr_blocks: u64) {
         let uncounted: Vec<_> = (self.references.iter())
             .filter(|(at, _)| at.0 >= nr_blocks)
@@ -324,39 +324,39 @@ impl<D: ReadDevice + ?Sized> Check<'_, D> {
     }
 }
 
-/// The words of an array block with `nr_regions` regions.
+/// Returns the words of an array block with `nr_regions` regions.
 fn words_of(at: BlockNr, block: &ArrayBlockDisk, nr_regions: u64) -> Result<&[le::U64], Error> {
     let nr_words = nr_regions.div_ceil(BITS_PER_WORD) as usize;
     exact_array_values(block, nr_words).map_err(|source| Error::Array { at, source })
 }
 
-/// How many array blocks the bitset has.
+/// Returns the number of array blocks of the bitset.
 fn nr_array_blocks(geometry: Geometry) -> u64 {
     geometry.nr_regions().div_ceil(BITS_PER_BLOCK)
 }
 
-/// The regions, half-open, of array block `index`; none past the end.
+/// Returns the regions, half-open, of array block `index`; empty past the end.
 fn regions_of(geometry: Geometry, index: u64) -> RegionRange {
     let region = |index: u64| index.saturating_mul(BITS_PER_BLOCK).min(geometry.nr_regions());
     region(index)..region(index.saturating_add(1))
 }
 
-/// Collects where the array blocks lie.
+/// Collects the array blocks' numbers during a walk of the bitset's btree.
 struct BitsetWalk<'a, 'b, D: ?Sized> {
     check: &'a mut Check<'b, D>,
     geometry: Geometry,
     array_blocks: Vec<(u64, BlockNr)>,
-    /// The index that must come next, unless damage explains why it does not.
+    /// The index that must come next, unless damage accounts for a gap.
     next: u64,
 }
 
 impl<D: ReadDevice + ?Sized> BitsetWalk<'_, '_, D> {
-    /// The regions, half-open, of some array blocks, as far as there are any.
+    /// Returns the regions, half-open, of a range of array blocks; empty past the end.
     fn regions_of(&self, indexes: Range<u64>) -> RegionRange {
         regions_of(self.geometry, indexes.start).start..regions_of(self.geometry, indexes.end).start
     }
 
-    /// What is lost with the array blocks from the next expected one up to `end`.
+    /// Returns the regions that are lost with the array blocks from the next expected one to `end`.
     fn lose_up_to(&mut self, end: u64) -> RegionRange {
         let end = end.min(nr_array_blocks(self.geometry)).max(self.next);
         let regions = self.regions_of(self.next..end);
@@ -364,7 +364,7 @@ impl<D: ReadDevice + ?Sized> BitsetWalk<'_, '_, D> {
         regions
     }
 
-    /// Reports what is missing before array block `index`.
+    /// Reports the missing array blocks before `index`.
     fn expect_from(&mut self, index: u64) {
         let regions = self.lose_up_to(index);
         if !regions.is_empty() {

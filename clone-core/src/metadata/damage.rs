@@ -1,4 +1,4 @@
-//! What can be wrong with metadata: values with a permanent name, a severity, and what they cost.
+//! The kinds of damage to metadata, each with a permanent name, a severity and the lost regions.
 
 use std::fmt;
 
@@ -12,20 +12,19 @@ use persistent_data::{BlockNr, Error};
 use crate::geometry::{GeometryError, RegionRange};
 use crate::metadata::superblock::SuperblockError;
 
-/// How bad a piece of damage is. Which is which is the verdict of a real kernel, not taste.
+/// Severity of damage. The classification was found by tests with a real kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// Not what the format says, and of no consequence.
+    /// The metadata violates the format, without consequences.
     Warning,
-    /// Space is lost, or figures are off. A kernel opens it, writes to it and leaves it intact.
+    /// Space is lost or numbers are wrong. A kernel opens it, writes to it and leaves it intact.
     Leak,
-    /// A kernel would refuse it, misread it, overwrite what is in use, fail its next commit or
-    /// die.
+    /// A kernel would refuse it, misread it, overwrite used blocks, fail its next commit or crash.
     Fatal,
 }
 
 impl Severity {
-    /// The name that scripts see.
+    /// Returns the name for scripts.
     pub fn name(self) -> &'static str {
         match self {
             Self::Warning => "warning",
@@ -35,77 +34,77 @@ impl Severity {
     }
 }
 
-/// One piece of damage.
+/// One defect.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Damage {
-    /// The superblock is not usable, and with it nothing is.
+    /// The superblock is unusable, and so is all other metadata.
     Superblock(SuperblockError),
     /// The superblock's flags are not zero.
     SuperblockFlags(u32),
-    /// A part of the superblock that has no meaning is not zero.
+    /// A superblock area without meaning is not zero.
     SuperblockReserved,
-    /// A node of the bitset's btree is not usable.
+    /// A node of the bitset's btree is unusable.
     BitsetNode {
-        /// Where.
+        /// Number of the block.
         at: BlockNr,
-        /// Whose state is lost with it, half-open.
+        /// Regions whose state is lost with it, half-open.
         regions: RegionRange,
-        /// What is wrong.
+        /// The defect.
         error: Error,
     },
     /// The padding of a node of the bitset's btree is not zero.
     BitsetPadding {
-        /// Where.
+        /// Number of the block.
         at: BlockNr,
     },
-    /// An array block of the bitset is not usable.
+    /// An array block of the bitset is unusable.
     BitsetBlock {
         /// Its index in the array.
         index: u64,
-        /// Where.
+        /// Number of the block.
         at: BlockNr,
-        /// Whose state is lost with it, half-open.
+        /// Regions whose state is lost with it, half-open.
         regions: RegionRange,
-        /// What is wrong.
+        /// The defect.
         error: Error,
     },
     /// The btree has no array blocks for these regions.
     BitsetMissing {
-        /// Whose state is lost, half-open.
+        /// Regions whose state is lost, half-open.
         regions: RegionRange,
     },
-    /// The btree has an array block that the target's size has no use for.
+    /// The btree has an array block past the target's size.
     BitsetExtra {
         /// Its index in the array.
         index: u64,
-        /// Where.
+        /// Number of the block.
         at: BlockNr,
     },
     /// Bits past the last region are set.
     BitsetTrailingBits {
-        /// The array block.
+        /// Number of the array block.
         at: BlockNr,
     },
     /// Two parents point to one block, and one of them must be wrong.
     Shared {
-        /// The block.
+        /// Number of the block.
         at: BlockNr,
-        /// Whose state is in doubt, half-open.
+        /// Regions whose state is in doubt, half-open.
         regions: Option<RegionRange>,
     },
-    /// There is no room for another commit, and the clone needs one.
+    /// The clone needs another commit, but there is no room for one.
     NoRoom {
-        /// Blocks that are free.
+        /// Number of free blocks.
         free: u64,
-        /// Blocks that the smallest commit takes.
+        /// Number of blocks that the smallest commit needs.
         needed: u64,
     },
     /// The space map is damaged, or does not agree with the references that were found.
     SpaceMap(SpaceMapDamage),
 }
 
-/// The permanent names of what can be wrong with a block that is found at `$place`.
+/// Returns the permanent name of the damage to a block in the structure `$place`.
 macro_rules! block_codes {
     ($place:literal, $error:expr) => {
         match $error {
@@ -136,7 +135,7 @@ macro_rules! block_codes {
 }
 
 impl Damage {
-    /// How bad it is.
+    /// Returns the severity.
     pub fn severity(&self) -> Severity {
         match self {
             Self::SuperblockFlags(_) | Self::SuperblockReserved | Self::BitsetPadding { .. } => {
@@ -146,7 +145,7 @@ impl Damage {
                 SpaceMapDamage::NotZero { .. }
                 | SpaceMapDamage::NodePadding { .. }
                 | SpaceMapDamage::PastEnd { .. } => Severity::Warning,
-                // The blocks that are freed later would make it zero, and the bitmap full.
+                // Freeing these blocks later would wrap it to zero: the bitmap would count as full.
                 SpaceMapDamage::NrFreeHigh { found, .. }
                     if *found > u32::MAX - ENTRIES_PER_BITMAP as u32 =>
                 {
@@ -162,7 +161,7 @@ impl Damage {
         }
     }
 
-    /// A name for scripts. It never changes its meaning.
+    /// Returns a name for scripts. Its meaning never changes.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Superblock(error) => superblock_code(error),
@@ -180,7 +179,7 @@ impl Damage {
         }
     }
 
-    /// The block that is damaged, or the first of several.
+    /// Returns the damaged block, or the first of several.
     pub fn block(&self) -> Option<BlockNr> {
         match self {
             Self::Superblock(SuperblockError::NoRoom)
@@ -217,7 +216,7 @@ impl Damage {
         }
     }
 
-    /// The regions whose state is lost or in doubt, half-open.
+    /// Returns the regions whose state is lost or in doubt, half-open.
     pub fn regions(&self) -> Option<RegionRange> {
         match self {
             Self::BitsetNode { regions, .. }
@@ -305,7 +304,7 @@ fn lost(regions: &RegionRange) -> String {
     format!("regions {}..{} unknown", regions.start, regions.end)
 }
 
-/// What is wrong, without the place, which the message has already named.
+/// Describes the defect without the block number, which the message has already named.
 fn cause(error: &Error) -> String {
     match error {
         Error::Read { source, .. } => format!("cannot be read: {source}"),

@@ -1,13 +1,13 @@
-//! Handing out what metadata says.
+//! Export of metadata to a [`Visitor`].
 
 use crate::metadata::ir::{Header, Visitor};
 use crate::metadata::region_map::RegionMap;
 
-/// Drives `visitor` through what was read of a clone's metadata. Regions that could not be read
-/// and have not been settled are left out.
+/// Calls `visitor` for the header and the hydrated regions of a clone. Lost regions that have not
+/// been settled are left out.
 ///
 /// # Errors
-/// The visitor's.
+/// Those of the visitor.
 pub fn dump<V: Visitor>(
     header: &Header,
     regions: &RegionMap,

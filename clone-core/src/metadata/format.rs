@@ -1,4 +1,4 @@
-//! The superblock of clone metadata as it lies on the device (`dm-clone-metadata.c`).
+//! The on-disk superblock of clone metadata (`dm-clone-metadata.c`).
 
 use std::mem::offset_of;
 
@@ -7,13 +7,13 @@ use persistent_data::format::SpaceMapRootArea;
 use persistent_data::{BLOCK_SIZE, BlockNr};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, little_endian as le};
 
-/// What [`SuperblockDisk::magic`] holds.
+/// Value of [`SuperblockDisk::magic`].
 pub const MAGIC: u64 = 0x8af2_7f64;
 
-/// What [`SuperblockDisk::version`] holds. The kernel accepts no other.
+/// Value of [`SuperblockDisk::version`]. The kernel accepts no other.
 pub const VERSION: u32 = 1;
 
-/// Bytes of a superblock that have no meaning.
+/// Number of bytes of a superblock that have no meaning.
 const RESERVED: usize = 3900;
 
 /// Block 0 of a metadata device.
@@ -24,21 +24,21 @@ pub struct SuperblockDisk {
     pub csum: le::U32,
     /// The kernel writes zero.
     pub flags: le::U32,
-    /// Zero: where the superblock lies.
+    /// The superblock's own block number: zero.
     pub blocknr: le::U64,
-    /// The kernel writes zeroes and does not look at it.
+    /// The kernel writes zeroes and ignores it.
     pub uuid: [u8; 16],
     /// [`MAGIC`].
     pub magic: le::U64,
     /// [`VERSION`].
     pub version: le::U32,
-    /// Where the space map of the metadata device begins.
+    /// Root of the space map of the metadata device.
     pub metadata_space_map_root: SpaceMapRootArea,
-    /// In sectors.
+    /// Region size in sectors.
     pub region_size: le::U64,
-    /// In sectors.
+    /// Target size in sectors.
     pub target_size: le::U64,
-    /// Where the bitset of hydrated regions begins.
+    /// Block number of the root of the bitset of hydrated regions.
     pub bitset_root: le::U64,
     /// Zero.
     pub reserved: [u8; RESERVED],
@@ -56,7 +56,7 @@ const _: () = {
     assert!(offset_of!(SuperblockDisk, target_size) == 180);
     assert!(offset_of!(SuperblockDisk, bitset_root) == 188);
     assert!(offset_of!(SuperblockDisk, reserved) == 196);
-    // Everything that means something lies in one sector, so it is written whole or not at all.
+    // All meaningful fields are in the first sector, so they are written atomically.
     assert!(offset_of!(SuperblockDisk, reserved) <= 512);
 };
 

@@ -1,11 +1,11 @@
-//! The form between metadata and whatever it is dumped to or restored from.
+//! The intermediate form of metadata, between the device and its dumps.
 
 use crate::geometry::{Geometry, RegionRange};
 
-/// The version of the metadata format: the only one that there is.
+/// Version of the metadata format. There is only one.
 pub const METADATA_VERSION: u32 = 1;
 
-/// What a clone's metadata says beside its bits.
+/// The metadata of a clone, without its bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     /// The superblock's uuid, which the kernel ignores and leaves zero.
@@ -14,17 +14,17 @@ pub struct Header {
     pub geometry: Geometry,
 }
 
-/// What receives a dump: first [`begin`](Self::begin), then every run, then [`end`](Self::end).
+/// Receives a dump: [`begin`](Self::begin) first, then every run, then [`end`](Self::end).
 pub trait Visitor {
-    /// Why the visitor cannot go on.
+    /// Error of the visitor.
     type Error;
 
-    /// `hydrated` is the sum of the lengths of the runs that follow.
+    /// Begins the dump. `hydrated` is the sum of the lengths of the runs that follow.
     fn begin(&mut self, header: &Header, hydrated: u64) -> Result<(), Self::Error>;
 
-    /// Hydrated regions. Runs ascend and do not touch each other.
+    /// Receives a run of hydrated regions, half-open. Runs ascend and are not adjacent.
     fn run(&mut self, regions: RegionRange) -> Result<(), Self::Error>;
 
-    /// That was all.
+    /// Ends the dump.
     fn end(&mut self) -> Result<(), Self::Error>;
 }

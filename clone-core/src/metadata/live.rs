@@ -1,14 +1,13 @@
-//! Checking the metadata of a running clone.
+//! Checks the metadata of a running clone.
 //!
-//! Copy-on-write leaves what a superblock reaches intact until the commit after the next one. But
-//! no number in the superblock tells one commit from another: block numbers go round, so that a
-//! superblock can come back bit by bit with other content below it. Two things keep that from
-//! being taken for rest:
+//! Copy-on-write keeps everything that a superblock reaches intact until the commit after the next
+//! one. But the superblock has no number that distinguishes commits: block numbers are reused, so
+//! the same superblock can occur again with other content below it. Two rules detect such changes:
 //!
-//! - The superblock is read again after everything else that is read. A pass during which it was
-//!   seen to change is worth nothing, and ends there.
-//! - Two passes in a row must have read the same. Bits only go from zero to one, so an array block
-//!   that is the same before and after was never another one in between.
+//! - After every other read, the superblock is read again. A pass during which it changed is
+//!   discarded and ends there.
+//! - Two passes in a row must have read the same. Bits only change from zero to one, so an array
+//!   block that is equal before and after was never a different one in between.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,7 +22,7 @@ use thiserror::Error;
 use crate::metadata::check::{Report, Scope, check, read};
 use crate::progress::Progress;
 
-/// Passes over the metadata before giving up.
+/// Maximum number of passes over the metadata.
 pub const PASSES_MAX: u32 = 500;
 
 /// The metadata changed during every pass.
@@ -35,11 +34,11 @@ pub const PASSES_MAX: u32 = 500;
 )]
 pub struct NeverAtRest;
 
-/// [Checks](check) the metadata of a clone that may be committing meanwhile. `device` must read
-/// past any cache. The report is that of one commit.
+/// [Checks](check) the metadata of a clone that may be committing. `device` must bypass all caches.
+/// The report belongs to a single commit.
 ///
 /// # Errors
-/// [`NeverAtRest`].
+/// [`NeverAtRest`] if the metadata changed during each of [`PASSES_MAX`] passes.
 pub fn check_live<D: ReadDevice + ?Sized>(
     device: &D,
     scope: Scope,
@@ -48,11 +47,11 @@ pub fn check_live<D: ReadDevice + ?Sized>(
     at_rest(device, |device| check(device, scope, progress))
 }
 
-/// [Reads](read) the metadata of a clone that may be committing meanwhile. `device` must read
-/// past any cache. The report is that of one commit.
+/// [Reads](read) the metadata of a clone that may be committing. `device` must bypass all caches.
+/// The report belongs to a single commit.
 ///
 /// # Errors
-/// [`NeverAtRest`].
+/// [`NeverAtRest`] if the metadata changed during each of [`PASSES_MAX`] passes.
 pub fn read_live<D: ReadDevice + ?Sized>(
     device: &D,
     progress: &dyn Progress,
@@ -82,17 +81,17 @@ fn at_rest<D: ReadDevice + ?Sized>(
     Err(NeverAtRest)
 }
 
-/// Digests of what was read, by block; `None` for what could not be read.
+/// Digests of the blocks that were read; `None` for an unreadable block.
 type Contents = BTreeMap<u64, Option<u64>>;
 
-/// What a pass has seen.
+/// The reads of one pass.
 #[derive(Default)]
 struct Seen {
     contents: Contents,
     superblock_changed: bool,
 }
 
-/// Notes what is read, and watches the superblock meanwhile.
+/// Records the digests of all reads, and checks the superblock for changes.
 struct Recorder<'a, D: ?Sized> {
     device: &'a D,
     seen: Mutex<Seen>,
@@ -133,7 +132,7 @@ impl<D: ReadDevice + ?Sized> ReadDevice for Recorder<'_, D> {
     }
 }
 
-/// The checksums of either half: blocks that differ have the same by chance alone, once in 2^32.
+/// Returns the checksums of both halves. Different blocks have the same digest only by chance.
 fn digest(block: &RawBlock) -> u64 {
     let (low, high) = block.bytes().split_at(persistent_data::BLOCK_SIZE / 2);
     u64::from(crc32c::crc32c(low)) << 32 | u64::from(crc32c::crc32c(high))

@@ -1,4 +1,4 @@
-//! Which regions are hydrated, as read from metadata.
+//! The hydrated regions of a clone, as read from its metadata. The check fills the map.
 
 use std::iter;
 
@@ -13,52 +13,52 @@ pub use self::tally::Tally;
 mod partly;
 mod tally;
 
-/// Words of an array block of the bitset.
+/// Words in an array block of the bitset.
 const WORDS_PER_BLOCK: usize = (BITS_PER_BLOCK / BITS_PER_WORD) as usize;
 
-/// What is known of the regions of one array block.
+/// The known state of the regions of one array block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Chunk {
-    /// Could not be read.
+    /// The block could not be read.
     Lost,
-    /// None is hydrated.
+    /// No region is hydrated.
     Zeroes,
-    /// All are hydrated.
+    /// All regions are hydrated.
     Ones,
-    /// Few runs of hydrated regions, half-open, counted from the first region of the block.
+    /// Few runs of hydrated regions, half-open, relative to the first region of the block.
     Runs(Box<[(u16, u16)]>),
-    /// Lowest region in the lowest bit; regions past the end of the clone are zero.
+    /// The bits, lowest region in the lowest bit. Bits past the end of the clone are zero.
     Bits(Box<[u64]>),
-    /// Some regions are lost, and not all.
+    /// Some regions are lost, but not all.
     Partly(Box<Planes>),
 }
 
-/// Of each region of an array block, one bit in either: lowest region in the lowest bit. No region
-/// is in both, and regions past the end of the clone are in neither.
+/// Two bits per region of an array block, one in each plane, the lowest region in the lowest bit.
+/// *Invariant:* no region is set in both planes, and no bit past the end of the clone in either.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Planes {
-    /// Known to be hydrated.
+    /// Regions that are known to be hydrated.
     pub(crate) hydrated: Box<[u64]>,
-    /// Not known.
+    /// Regions whose state is not known.
     pub(crate) lost: Box<[u64]>,
 }
 
-/// The most runs that take less room than the bits.
+/// Maximum number of runs that take less memory than the bits.
 const RUNS_MAX: usize = WORDS_PER_BLOCK;
 
 const _: () = assert!(BITS_PER_BLOCK <= u16::MAX as u64);
 
-/// Which regions are hydrated, which are not, and of which it is not known.
+/// The state of every region: hydrated, not hydrated, or lost.
 ///
-/// It takes memory only where hydrated and other regions meet: four bytes a run, and at most a bit
-/// a region.
+/// It takes memory only where the state changes: four bytes per run, and at most one bit per
+/// region.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegionMap {
     nr_regions: u64,
     chunks: Vec<Chunk>,
 }
 
-/// Regions by what is known of them.
+/// State of a region.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     Hydrated,
@@ -67,29 +67,29 @@ enum State {
 }
 
 impl RegionMap {
-    /// `nr_regions` regions of which nothing is known.
+    /// Creates a map of `nr_regions` regions that are all lost.
     pub(crate) fn lost_whole(nr_regions: u64) -> Self {
         let chunks = vec![Chunk::Lost; nr_regions.div_ceil(BITS_PER_BLOCK) as usize];
         Self { nr_regions, chunks }
     }
 
-    /// How many regions there are.
+    /// Returns the number of regions.
     pub fn nr_regions(&self) -> u64 {
         self.nr_regions
     }
 
-    /// How many array blocks their bitset has.
+    /// Returns the number of array blocks of the bitset.
     pub(crate) fn nr_chunks(&self) -> u64 {
         self.chunks.len() as u64
     }
 
-    /// The regions, half-open, of array block `chunk`.
+    /// Returns the regions, half-open, of array block `chunk`.
     pub(crate) fn regions_of(&self, chunk: u64) -> RegionRange {
         let first = chunk * BITS_PER_BLOCK;
         first..(first + BITS_PER_BLOCK).min(self.nr_regions)
     }
 
-    /// Puts in what array block `chunk` says.
+    /// Stores the content of array block `chunk`.
     pub(crate) fn fill(&mut self, chunk: u64, words: &[le::U64], census: Census) {
         let regions = self.regions_of(chunk);
         let len = regions.end - regions.start;
@@ -100,7 +100,7 @@ impl RegionMap {
         };
     }
 
-    /// How many regions are hydrated.
+    /// Returns the number of hydrated regions.
     pub fn hydrated(&self) -> u64 {
         (0..self.nr_chunks())
             .map(|index| match &self.chunks[index as usize] {
@@ -116,30 +116,31 @@ impl RegionMap {
             .sum()
     }
 
-    /// The hydrated regions as maximal runs, ascending.
+    /// Returns the hydrated regions as maximal runs, half-open, ascending.
     pub fn runs(&self) -> impl Iterator<Item = RegionRange> + '_ {
         self.runs_of(State::Hydrated)
     }
 
-    /// The regions that could not be read, as maximal runs, ascending.
+    /// Returns the lost regions as maximal runs, half-open, ascending.
     pub fn lost(&self) -> impl Iterator<Item = RegionRange> + '_ {
         self.runs_of(State::Lost)
     }
 
-    /// Whether every region is known.
+    /// True if no region is lost.
     pub fn is_whole(&self) -> bool {
         (0..self.nr_chunks()).all(|chunk| self.knows(chunk))
     }
 
-    /// Takes every region that could not be read as hydrated, or as not.
+    /// Sets all lost regions to hydrated or not hydrated.
     ///
-    /// Either loses data if it is wrong: what is called hydrated is served from the destination,
-    /// which may never have got it; what is not is copied from the source, over what was written.
+    /// A wrong choice loses data: a region that is marked hydrated is served from the destination,
+    /// which may not have its data; one that is not is copied from the source over the writes of
+    /// users.
     pub fn settle_lost(&mut self, hydrated: bool) {
         self.settle(0..self.nr_regions, hydrated);
     }
 
-    /// The bits as words, lowest region in the lowest bit of the first, lost regions as zeroes.
+    /// Returns the bits as 64-bit words, lowest region in the lowest bit, lost regions as zeroes.
     pub fn words(&self) -> impl Iterator<Item = u64> + '_ {
         (0..self.nr_chunks()).flat_map(|index| self.planes(index).hydrated)
     }
@@ -164,7 +165,7 @@ impl RegionMap {
         })
     }
 
-    /// Runs that are cut where array blocks meet.
+    /// Returns runs that are split at the boundaries of array blocks.
     fn pieces(&self, wanted: State) -> Pieces<'_> {
         Pieces {
             map: self,
@@ -176,21 +177,21 @@ impl RegionMap {
         }
     }
 
-    /// The runs in array block `chunk`.
+    /// Returns the runs in array block `chunk`.
     fn pieces_in(&self, chunk: u64, wanted: State) -> Pieces<'_> {
         Pieces { chunks: chunk..chunk + 1, ..self.pieces(wanted) }
     }
 }
 
-/// Runs of regions in one state, within array blocks.
+/// Iterates over runs of regions in one state, within array blocks.
 struct Pieces<'a> {
     map: &'a RegionMap,
     wanted: State,
-    /// Array blocks that have not been begun.
+    /// Array blocks that have not been started.
     chunks: RegionRange,
-    /// Where the one that has been begun starts.
+    /// First region of the started block.
     first: u64,
-    /// What is left of it, in whichever form it is kept.
+    /// The rest of the started block, in the form in which it is stored.
     runs: std::slice::Iter<'a, (u16, u16)>,
     bits: BitRuns<'a>,
 }
@@ -242,7 +243,7 @@ impl Iterator for Pieces<'_> {
 }
 
 impl Chunk {
-    /// Some of the `len` regions in `words`.
+    /// Stores the first `len` bits of `words`, some of which are set.
     fn of(words: &[le::U64], len: u64) -> Self {
         if let Some(runs) = few_runs(words, len) {
             return Self::Runs(runs);
@@ -255,7 +256,7 @@ impl Chunk {
     }
 }
 
-/// The runs of ones among the first `len` bits of `words`, unless they are more than
+/// Returns the runs of ones among the first `len` bits of `words`, or `None` if there are more than
 /// [`RUNS_MAX`].
 fn few_runs(words: &[le::U64], len: u64) -> Option<Box<[(u16, u16)]>> {
     let mut runs = Vec::new();
@@ -263,10 +264,10 @@ fn few_runs(words: &[le::U64], len: u64) -> Option<Box<[(u16, u16)]>> {
     let mut first = 0;
     for word in words {
         let word = word.get();
-        // All-ones when a run goes on from the word before.
+        // All ones if a run continues from the previous word.
         let before = if open.is_some() { u64::MAX } else { 0 };
         if word != before {
-            // A bit for each place where the bits change.
+            // One bit for each position where the bits change.
             let mut changes = word ^ (word << 1 | before & 1);
             if len - first < BITS_PER_WORD {
                 changes &= low_bits(len - first);
@@ -289,12 +290,12 @@ fn few_runs(words: &[le::U64], len: u64) -> Option<Box<[(u16, u16)]>> {
     Some(runs.into())
 }
 
-/// What the words of an array block amount to.
+/// Summary of the words of an array block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Census {
-    /// Hydrated regions.
+    /// Number of hydrated regions.
     pub(crate) hydrated: u64,
-    /// Whether a bit past the last region is set.
+    /// True if a bit past the last region is set.
     pub(crate) trailing_bits: bool,
 }
 
@@ -307,7 +308,7 @@ pub(crate) fn census(words: &[le::U64], len: u64) -> Census {
     let in_last = low_bits(len - full.len() as u64 * BITS_PER_WORD);
     let (any, all) =
         full.iter().fold((0, u64::MAX), |(any, all), word| (any | word.get(), all & word.get()));
-    // Most array blocks are all zeroes or all ones; telling that is much cheaper than counting.
+    // Most array blocks are all zeroes or all ones. Detecting this is much cheaper than counting.
     let in_full = match (any, all) {
         (0, _) => 0,
         (_, u64::MAX) => full.len() as u64 * BITS_PER_WORD,

@@ -14,8 +14,8 @@ use crate::metadata::region_map::RegionMap;
 use crate::metadata::writer::{MetadataError, build};
 use crate::progress::Progress;
 
-/// Why metadata could not be restored. The device then holds what it held before, or, once it has
-/// been written to, nothing that any reader takes for metadata.
+/// Reason why metadata could not be restored. The device then holds its old content or, if it has
+/// been written to, nothing that a reader takes for metadata.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum RestoreError<E> {
@@ -25,38 +25,38 @@ pub enum RestoreError<E> {
          ({} sectors)", .needed * 8
     )]
     TooSmall {
-        /// Blocks of the device.
+        /// Usable blocks of the device.
         has: u64,
-        /// Blocks that it would take.
+        /// Number of blocks that are needed.
         needed: u64,
     },
-    /// The runs are not what they must be.
+    /// The runs do not ascend, overlap, or reach past the end.
     #[error(
         "regions {}..{}: runs must ascend, not overlap, and end by region {nr_regions}",
         .run.start, .run.end
     )]
     Run {
-        /// The run that is not.
+        /// The invalid run.
         run: RegionRange,
-        /// How many regions there are.
+        /// Number of regions of the clone.
         nr_regions: u64,
     },
-    /// The runs could not be had.
+    /// The source of the runs failed.
     #[error("cannot read the regions to restore")]
     Source(#[source] E),
-    /// Of some regions it is not known whether they are hydrated.
+    /// The state of these regions, half-open, is lost and has not been settled.
     #[error("whether regions {}..{} are hydrated is lost, and not settled", .0.start, .0.end)]
     Lost(RegionRange),
-    /// Writing failed.
+    /// Writing the metadata failed.
     #[error("cannot write the metadata")]
     Metadata(#[from] MetadataError),
 }
 
-/// Writes whole metadata in which exactly `runs` are hydrated to a device whose content is given
-/// up. The same input gives the same bytes.
+/// Writes metadata in which exactly `runs` are hydrated to a device whose content is discarded. The
+/// same input gives the same bytes.
 ///
 /// # Errors
-/// See [`RestoreError`].
+/// Any [`RestoreError`] but [`Lost`](RestoreError::Lost).
 pub fn restore<D: Device, E>(
     device: &D,
     header: Header,
@@ -77,13 +77,14 @@ pub fn restore<D: Device, E>(
     })
 }
 
-/// [Restores](restore) what a map of all regions has. With many short runs this is much faster.
+/// [Restores](restore) the hydrated regions of a map. With many short runs this is much faster.
 ///
 /// # Errors
-/// See [`RestoreError`]. With [`RestoreError::Lost`] nothing was written.
+/// [`RestoreError::Lost`] and [`RestoreError::TooSmall`] before anything is written, and
+/// [`RestoreError::Metadata`].
 ///
 /// # Panics
-/// If the map is that of a clone with another number of regions.
+/// If the map has another number of regions than the clone.
 pub fn restore_map<D: Device>(
     device: &D,
     header: Header,
@@ -109,16 +110,16 @@ pub fn restore_map<D: Device>(
     })
 }
 
-/// Runs that are being put into array blocks.
+/// Iterator state while runs are written into array blocks.
 struct Runs<I> {
     runs: I,
-    /// What is left of the run that was begun.
+    /// The rest of the current run.
     rest: RegionRange,
     nr_regions: u64,
 }
 
 impl<E, I: Iterator<Item = Result<RegionRange, E>>> Runs<I> {
-    /// Sets the bits of the runs in `words`, of which the first begins with region `first`.
+    /// Sets the bits of the runs in `words`, whose first bit is region `first`.
     fn fill(&mut self, first: u64, words: &mut [le::U64]) -> Result<(), RestoreError<E>> {
         let end = first + words.len() as u64 * BITS_PER_WORD;
         loop {
@@ -127,7 +128,7 @@ impl<E, I: Iterator<Item = Result<RegionRange, E>>> Runs<I> {
                 set_bits(words, now.start - first..now.end - first);
                 self.rest.start = now.end;
             }
-            // With the last array block the source is read to its end: it may yet fail.
+            // For the last array block the source is read to its end, since it may still fail.
             if self.rest.start >= end && end < self.nr_regions {
                 return Ok(());
             }
@@ -150,7 +151,7 @@ impl<E, I: Iterator<Item = Result<RegionRange, E>>> Runs<I> {
     }
 }
 
-/// Sets `bits`, not empty, in `words`.
+/// Sets `bits`, half-open and not empty, in `words`.
 fn set_bits(words: &mut [le::U64], bits: RegionRange) {
     let (first, last) = (bits.start / BITS_PER_WORD, (bits.end - 1) / BITS_PER_WORD);
     let from_start = u64::MAX << (bits.start % BITS_PER_WORD);

@@ -1,4 +1,4 @@
-//! The superblock: where everything begins.
+//! The superblock, which leads to all other metadata: checked reads, and its form for writing.
 
 use std::io;
 
@@ -14,73 +14,74 @@ use crate::geometry::{Geometry, GeometryError, RegionSize, SECTOR_SIZE, Sectors}
 use crate::metadata::format::{MAGIC, SuperblockDisk, VERSION};
 use crate::metadata::ir::Header;
 
-/// Why a device does not hold clone metadata that can be used.
+/// Reason why a device does not hold usable clone metadata.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum SuperblockError {
-    /// Not even one block.
+    /// The device has no whole block.
     #[error("the device is smaller than the one block that a superblock takes")]
     NoRoom,
-    /// The device could not be read.
+    /// A read from the device failed.
     #[error("cannot read it: {0}")]
     Read(io::Error),
-    /// Nothing but zeroes. The kernel takes that for a new device, and formats it.
+    /// The superblock is all zeroes. The kernel takes such a device for a new one and formats it.
     #[error(
         "it is all zeroes, so this is not formatted metadata. If a clone has been using this \
          device, do NOT give it to the kernel: the kernel would format it without a word, and \
          every write made to the clone so far would revert to what the source holds"
     )]
     Unformatted,
-    /// Whatever was making metadata here did not come to its end.
+    /// A restore or repair was interrupted before its end.
     #[error(
         "an unfinished restore or repair: it was interrupted before its end, and holds no \
          metadata; run it again"
     )]
     Unfinished,
-    /// Not a clone superblock at all.
+    /// The magic number is not that of a clone superblock.
     #[error("no dm-clone metadata here: the magic number is {found:#x}, it must be {MAGIC:#x}")]
     Magic {
-        /// What is there instead.
+        /// The magic number that was found.
         found: u64,
     },
     /// The checksum or the block number is wrong.
     #[error("{0}")]
     Block(#[from] BlockError),
-    /// A version that neither the kernel nor this library knows.
+    /// Neither the kernel nor this library knows the version.
     #[error("version {found}: only version {VERSION} is known")]
     Version {
-        /// What the superblock says.
+        /// The version in the superblock.
         found: u32,
     },
-    /// Sizes that no clone can have.
+    /// The sizes are not valid for a clone.
     #[error("{0}")]
     Geometry(#[from] GeometryError),
 }
 
-/// A superblock whose every field makes sense by itself. What it points to is unchecked.
+/// A superblock whose fields are all valid. The blocks that it points to are not checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Superblock {
     /// The uuid and the sizes of the clone.
     pub header: Header,
-    /// Where the space map of the metadata device begins.
+    /// Root of the space map of the metadata device.
     pub space_map_root: SpaceMapRootArea,
-    /// Where the bitset of hydrated regions begins.
+    /// Block number of the root of the bitset of hydrated regions.
     pub bitset_root: BlockNr,
 }
 
 impl Superblock {
-    /// Reads the superblock of `device`.
+    /// Reads and checks the superblock of `device`.
     ///
     /// # Errors
-    /// Whatever makes it unusable.
+    /// Any [`SuperblockError`].
     pub fn read<D: ReadDevice + ?Sized>(device: &D) -> Result<Self, SuperblockError> {
         Self::parse(&read_raw(device)?)
     }
 
-    /// What the bytes of block 0 say.
+    /// Checks the bytes of block 0 and parses them.
     ///
     /// # Errors
-    /// Whatever makes them unusable, but [`SuperblockError::Read`].
+    /// Any [`SuperblockError`] but [`NoRoom`](SuperblockError::NoRoom) and
+    /// [`Read`](SuperblockError::Read).
     pub fn parse(raw: &RawBlock) -> Result<Self, SuperblockError> {
         if raw.is_zero() {
             return Err(SuperblockError::Unformatted);
@@ -106,7 +107,7 @@ impl Superblock {
         })
     }
 
-    /// The superblock as it is to be written, but for checksum and block number.
+    /// Returns the on-disk form, without checksum and block number.
     pub fn to_disk(&self) -> SuperblockDisk {
         let mut disk = SuperblockDisk::new_zeroed();
         disk.uuid = self.header.uuid;
@@ -119,12 +120,11 @@ impl Superblock {
         disk
     }
 
-    /// The superblock as it is to be written in the place of `old`, but for checksum and block
-    /// number.
+    /// Returns the on-disk form that replaces `old`, without checksum and block number.
     ///
-    /// What lies outside of the first sector stays what it was. A crash may leave any sector of a
-    /// write unwritten: only because no more than one of them changes, the old superblock is
-    /// replaced whole or not at all.
+    /// Everything outside of the first sector stays unchanged. A crash may leave any sector of a
+    /// write unwritten. Since only one sector changes, the old superblock is replaced completely or
+    /// not at all.
     pub fn to_disk_over(&self, old: &SuperblockDisk) -> SuperblockDisk {
         let mut disk = self.to_disk();
         let kept = size_of_val(&old.reserved) - OUTSIDE_FIRST_SECTOR..;
@@ -133,10 +133,10 @@ impl Superblock {
     }
 }
 
-/// Bytes of a superblock that do not lie in its first sector.
+/// Number of bytes of a superblock outside of its first sector.
 pub(crate) const OUTSIDE_FIRST_SECTOR: usize = BLOCK_SIZE - SECTOR_SIZE as usize;
 
-/// The bytes of block 0.
+/// Reads the bytes of block 0.
 pub(crate) fn read_raw<D: ReadDevice + ?Sized>(device: &D) -> Result<RawBlock, SuperblockError> {
     if device.nr_blocks() == 0 {
         return Err(SuperblockError::NoRoom);

@@ -1,4 +1,4 @@
-//! Every block of a metadata device, in use or not: which of them show what happened to it.
+//! A survey of all blocks of a metadata device, used or not, that finds those related to metadata.
 
 use std::io;
 
@@ -17,51 +17,51 @@ use crate::metadata::format::Superblock;
 use crate::metadata::superblock;
 use crate::progress::Progress;
 
-/// Blocks that are read at once.
+/// Number of blocks in one read.
 const BATCH: usize = 256;
 
-/// What a [`survey`] has found.
+/// Result of a [`survey`].
 #[derive(Debug)]
 pub struct Survey {
-    /// Blocks that are metadata or were, or should be, and are not all zeroes.
+    /// Blocks that are, were or should be metadata, and are not all zeroes.
     relevant: FixedBitSet,
     other: u64,
     unreadable: Vec<(BlockNr, io::Error)>,
 }
 
 impl Survey {
-    /// The blocks that tell something, ascending: those that are not all zeroes and
+    /// Returns the relevant blocks, ascending: those that are not all zeroes and
     ///
-    /// - whose checksum is that of some kind of metadata block, wherever it says that it lies,
-    /// - or that a block with such a checksum refers to, in use or not,
-    /// - or that the space map counts as in use,
-    /// - or that lie where the superblock does.
+    /// - have the checksum of some kind of metadata block, with any stored block number,
+    /// - or are referred to by a block with such a checksum, used or not,
+    /// - or are used according to the space map,
+    /// - or are the superblock.
     ///
-    /// This has all that is in use and all that ever was in it, as far as it was not overwritten.
+    /// They include all used blocks and all formerly used ones that were not overwritten.
     pub fn relevant(&self) -> impl Iterator<Item = BlockNr> + '_ {
         self.relevant.ones().map(|block| BlockNr(block as u64))
     }
 
-    /// How many [`relevant`](Self::relevant) blocks there are.
+    /// Returns the number of [`relevant`](Self::relevant) blocks.
     pub fn nr_relevant(&self) -> u64 {
         self.relevant.count_ones(..) as u64
     }
 
-    /// How many blocks hold something that has nothing to do with metadata: what was on the device
-    /// before.
+    /// Returns the number of nonzero blocks without relation to metadata, such as older content of
+    /// the device.
     pub fn nr_other(&self) -> u64 {
         self.other
     }
 
-    /// The blocks that could not be read, and why, ascending.
+    /// Returns the unreadable blocks and their errors, ascending.
     pub fn unreadable(&self) -> &[(BlockNr, io::Error)] {
         &self.unreadable
     }
 }
 
-/// Reads all of `device`, however damaged what it holds is.
+/// Reads all of `device`, for any content of it.
 ///
-/// It takes three bits of memory a block.
+/// It takes three bits of memory per block.
 pub fn survey<D: ReadDevice + ?Sized>(device: &D, progress: &dyn Progress) -> Survey {
     let nr_blocks = device.nr_blocks();
     let bits = || FixedBitSet::with_capacity(usize::try_from(nr_blocks).unwrap_or(usize::MAX));
@@ -88,18 +88,18 @@ pub fn survey<D: ReadDevice + ?Sized>(device: &D, progress: &dyn Progress) -> Su
     Survey { relevant, other, unreadable }
 }
 
-/// A survey under way.
+/// A survey in progress.
 struct Blocks {
     not_zero: FixedBitSet,
-    /// Has the checksum of some kind.
+    /// Blocks with the checksum of some kind.
     valid: FixedBitSet,
-    /// Is referred to, or counted.
+    /// Blocks that are referred to or counted.
     wanted: FixedBitSet,
     unreadable: Vec<(BlockNr, io::Error)>,
 }
 
 impl Blocks {
-    /// Looks at the blocks from `first` on; at each by itself if they cannot be read together.
+    /// Reads the blocks from `first` on, one by one if they cannot be read together.
     fn read<D: ReadDevice + ?Sized>(&mut self, device: &D, first: u64, batch: &mut [RawBlock]) {
         if device.read(BlockNr(first), batch).is_ok() {
             for (block, at) in batch.iter().zip(first..) {
@@ -116,12 +116,12 @@ impl Blocks {
     }
 
     fn look_at(&mut self, block: &RawBlock, at: u64) {
-        // Much faster than a look at each byte, and most blocks of most devices are zeroes.
+        // Much faster than a check of each byte, and most blocks of most devices are zeroes.
         if *block == RawBlock::ZERO {
             return;
         }
         self.not_zero.insert(at as usize);
-        // The salt of the kind that the checksum is right for, if it is right at all.
+        // If the checksum is correct for a kind of block, this is the salt of that kind.
         let salt = block::checksum(block, 0) ^ block::stored_checksum(block);
         match salt {
             Superblock::CSUM_SALT => self.want_roots(block),
@@ -145,7 +145,7 @@ impl Blocks {
         }
     }
 
-    /// The values of internal nodes are block numbers, and so are those of the bitset's leaves.
+    /// Marks the values of a node: both internal nodes and leaves of the bitset hold block numbers.
     fn want_children(&mut self, node: &NodeDisk) {
         if let Ok(Parsed::Internal(view) | Parsed::Leaf(view)) = parse::<le::U64>(node) {
             for (_, value) in view.entries() {
@@ -154,7 +154,7 @@ impl Blocks {
         }
     }
 
-    /// What the space map counts as in use need not be referred to: it may be leaked.
+    /// Marks the blocks that the space map counts as used: a leaked one has no reference.
     fn want_counted<D: ReadDevice + ?Sized>(&mut self, device: &D) {
         let Ok(superblock) = superblock::Superblock::read(device) else { return };
         let root = SpaceMapRoot::from_area(&superblock.space_map_root);
@@ -165,7 +165,7 @@ impl Blocks {
         }
     }
 
-    /// Block numbers may point anywhere.
+    /// Marks a block. Block numbers past the end are ignored.
     fn want(&mut self, at: BlockNr) {
         if let Some(index) = usize::try_from(at.0).ok().filter(|&index| index < self.wanted.len()) {
             self.wanted.insert(index);
@@ -191,7 +191,7 @@ mod tests {
 
     const NR_BLOCKS: u64 = 600;
 
-    /// Metadata in the first blocks of a device that is zero otherwise.
+    /// Makes a device with metadata in its first blocks and zeroes after them.
     fn metadata() -> MemoryDevice {
         let geometry =
             Geometry::new(RegionSize::new(Sectors(8)).unwrap(), Sectors(8 * 100_000)).unwrap();
@@ -271,7 +271,7 @@ mod tests {
         assert!(relevant(&MemoryDevice::new(0)).is_empty());
     }
 
-    /// Cannot be read where it says.
+    /// A device with an unreadable block.
     struct Bad<'a>(&'a MemoryDevice, u64);
 
     impl ReadDevice for Bad<'_> {

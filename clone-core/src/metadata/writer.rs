@@ -1,10 +1,12 @@
-//! Clone metadata open for writing: marking regions as hydrated, and committing that.
+//! Clone metadata open for writing: marks regions as hydrated and commits the marks.
 //!
-//! *Invariants:* bits only go from zero to one. A bit reaches the metadata device by
-//! [`Metadata::prepare`] at the earliest, and whoever calls that has flushed the destination after
-//! the data of all regions that are set had landed there: no block on the metadata device,
-//! committed or not, holds a bit whose data is not on stable storage. A bit is committed only by
-//! [`Prepared::commit`].
+//! The driver of a running clone owns it. It builds on the check, which must succeed before the
+//! metadata is opened, and on [`persistent_data::transaction`].
+//!
+//! *Invariants:* bits only change from zero to one. A bit reaches the metadata device at the
+//! earliest in [`Metadata::prepare`]. Before that call, and after the data of all set regions were
+//! written, the caller flushes the destination. So no block on the metadata device, committed or
+//! not, holds a bit whose data is not on stable storage. Only [`Prepared::commit`] commits a bit.
 
 use std::collections::BTreeSet;
 
@@ -25,14 +27,14 @@ use crate::metadata::ir::Header;
 use crate::metadata::metadata_size::room;
 use crate::metadata::superblock::Superblock;
 
-/// Why metadata cannot be opened or changed.
+/// Reason why metadata cannot be opened or changed.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum MetadataError {
-    /// The check before opening found damage that a writer could make worse.
+    /// The check before opening found damage that writing could make worse.
     #[error("the metadata is damaged: {}", first_fatal(.0))]
     Damaged(Box<Report>),
-    /// The metadata is that of a clone of other sizes.
+    /// The metadata belongs to a clone of other sizes.
     #[error(
         "the metadata is for a clone of {found_target} sectors in regions of {found_region}, \
          not of {wanted_target} in regions of {wanted_region}"
@@ -42,28 +44,28 @@ pub enum MetadataError {
         found_region: u64,
         /// The target size in the superblock, in sectors.
         found_target: u64,
-        /// The region size that was asked for, in sectors.
+        /// The requested region size, in sectors.
         wanted_region: u64,
-        /// The target size that was asked for, in sectors.
+        /// The requested target size, in sectors.
         wanted_target: u64,
     },
-    /// The device is too small to be formatted. Nothing was written.
+    /// The device is too small for the metadata. Nothing was written.
     #[error("the device has {has} blocks of 4 KiB, metadata of this size needs {needed}")]
     TooSmall {
-        /// Blocks of the device.
+        /// Usable blocks of the device.
         has: u64,
-        /// Blocks that it would take.
+        /// Number of blocks that are needed.
         needed: u64,
     },
-    /// Regions past the end of the clone.
+    /// The regions reach past the end of the clone.
     #[error("regions {}..{} of a clone of {nr_regions}", .regions.start, .regions.end)]
     Regions {
         /// The regions, half-open.
         regions: RegionRange,
-        /// How many there are.
+        /// Number of regions of the clone.
         nr_regions: u64,
     },
-    /// The blocks below failed.
+    /// An operation on the metadata's blocks failed.
     #[error(transparent)]
     Blocks(#[from] persistent_data::Error),
 }
@@ -77,12 +79,12 @@ fn first_fatal(report: &Report) -> String {
 #[derive(Debug)]
 pub struct Metadata<D> {
     transaction: Transaction<D>,
-    /// As of the last commit.
+    /// Superblock of the last commit.
     committed: Superblock,
-    /// As it was when the metadata was opened.
+    /// Superblock at the time of opening.
     opened: Box<SuperblockDisk>,
     bitset: Bitset,
-    /// Bits of all regions, with those that are not committed yet.
+    /// Bits of all regions, including those that are not committed yet.
     hydrated: FixedBitSet,
     nr_hydrated: u64,
     /// Array blocks of the bitset that differ from the last commit.
@@ -90,12 +92,13 @@ pub struct Metadata<D> {
 }
 
 impl<D: Device> Metadata<D> {
-    /// Makes fresh metadata, in which no region is hydrated, on a device whose content is given
-    /// up.
+    /// Creates metadata without hydrated regions on a device. The content of the device is
+    /// discarded.
     ///
     /// # Errors
-    /// [`MetadataError::TooSmall`], and [`MetadataError::Blocks`]: then the device holds nothing
-    /// that any reader takes for metadata, or all of it.
+    /// [`MetadataError::TooSmall`] before anything is written, and [`MetadataError::Blocks`]. After
+    /// an I/O error the device holds either complete metadata, or nothing that a reader takes for
+    /// metadata.
     pub fn format(device: D, header: Header) -> Result<Self, MetadataError> {
         let (has, needed) = room(&device, header.geometry);
         if has < needed {
@@ -105,11 +108,11 @@ impl<D: Device> Metadata<D> {
         Self::open(device)
     }
 
-    /// Opens the metadata of a clone, after a check of all of it: what is not sound is not written
-    /// to.
+    /// Checks all metadata of a clone and opens it. Damaged metadata is not opened.
     ///
     /// # Errors
-    /// [`MetadataError::Damaged`], with all that was found.
+    /// [`MetadataError::Damaged`] with the report of the check if it found fatal damage, and
+    /// [`MetadataError::Blocks`].
     pub fn open(device: D) -> Result<Self, MetadataError> {
         let report = read(&device, &());
         let (Some(superblock), Some(regions), false) =
@@ -134,10 +137,10 @@ impl<D: Device> Metadata<D> {
         })
     }
 
-    /// Opens the metadata of a clone of certain sizes, as a table line gives them.
+    /// Opens the metadata of a clone whose sizes are given by a table line.
     ///
     /// # Errors
-    /// As [`Self::open`], and [`MetadataError::Geometry`].
+    /// Those of [`Self::open`], and [`MetadataError::Geometry`] if the sizes differ.
     pub fn open_for(device: D, wanted: Geometry) -> Result<Self, MetadataError> {
         let metadata = Self::open(device)?;
         let found = metadata.committed.header.geometry;
@@ -152,54 +155,54 @@ impl<D: Device> Metadata<D> {
         Ok(metadata)
     }
 
-    /// The uuid and the sizes of the clone.
+    /// Returns the uuid and the sizes of the clone.
     pub fn header(&self) -> &Header {
         &self.committed.header
     }
 
-    /// The metadata device.
+    /// Returns the metadata device.
     pub fn device(&self) -> &D {
         self.transaction.device()
     }
 
-    /// How many regions there are.
+    /// Returns the number of regions.
     pub fn nr_regions(&self) -> u64 {
         self.committed.header.geometry.nr_regions()
     }
 
-    /// How many regions are hydrated, those that are not committed yet included.
+    /// Returns the number of hydrated regions, including those that are not committed yet.
     pub fn nr_hydrated(&self) -> u64 {
         self.nr_hydrated
     }
 
-    /// Blocks of the metadata device: in use as of the last commit, and in all.
+    /// Returns the used blocks as of the last commit, and all blocks, of the metadata device.
     pub fn block_use(&self) -> (u64, u64) {
         (self.transaction.nr_allocated(), self.transaction.nr_blocks())
     }
 
-    /// Whether `region` is hydrated, committed or not. Not, if there is no such region.
+    /// Returns whether `region` is hydrated, committed or not. False for a region past the end.
     pub fn is_hydrated(&self, region: u64) -> bool {
         usize::try_from(region).is_ok_and(|region| self.hydrated.contains(region))
     }
 
-    /// Which regions are hydrated, committed or not: words of 64, lowest region in the lowest bit
-    /// of the first.
+    /// Returns the bits of all regions, committed or not, in 64-bit words: the lowest region is in
+    /// the lowest bit of the first word.
     pub fn hydrated_words(&self) -> impl Iterator<Item = u64> + '_ {
         (0..self.nr_regions().div_ceil(BITS_PER_WORD)).map(|index| word_of(&self.hydrated, index))
     }
 
-    /// Whether a commit has something to write.
+    /// Returns whether a commit has something to write.
     pub fn has_changes(&self) -> bool {
         !self.changed.is_empty()
     }
 
-    /// Marks regions as hydrated, in memory until the next [`prepare`](Self::prepare).
+    /// Marks regions, half-open, as hydrated, in memory until the next [`prepare`](Self::prepare).
     ///
-    /// The caller vouches for their data: it has landed on the destination, which has to be flushed
-    /// after that and before `prepare`.
+    /// The caller guarantees that their data were written to the destination. The destination must
+    /// be flushed after that and before `prepare`.
     ///
     /// # Errors
-    /// [`MetadataError::Regions`].
+    /// [`MetadataError::Regions`] if the regions reach past the end of the clone.
     pub fn set_hydrated(&mut self, regions: RegionRange) -> Result<(), MetadataError> {
         let nr_regions = self.nr_regions();
         if regions.is_empty() {
@@ -222,17 +225,17 @@ impl<D: Device> Metadata<D> {
         Ok(())
     }
 
-    /// Writes all changes but the superblock, and flushes the metadata device: the first of the
-    /// two steps of a commit.
+    /// Writes all changes but the superblock and flushes the metadata device. This is the first of
+    /// the two steps of a commit.
     ///
-    /// The destination has been flushed before, for all regions that are set by now: between the
-    /// two steps is too late. This writes array blocks, and if the superblock is lost one day, a
-    /// repair takes what such a block says for true, even if its commit was never finished. Where
-    /// that flush failed, [`abort`](Self::abort) instead.
+    /// The caller has flushed the destination for all regions that are set. A flush between the two
+    /// steps is too late: this step writes array blocks, and if the superblock is lost later, a
+    /// repair may use such a block even if its commit was never finished. If the flush failed, call
+    /// [`abort`](Self::abort) instead.
     ///
     /// # Errors
-    /// [`MetadataError::Blocks`]. Then [`abort`](Self::abort), and nothing more is written if the
-    /// device has failed.
+    /// [`MetadataError::Blocks`]. Call [`abort`](Self::abort) then. If the device has failed,
+    /// nothing more is written.
     pub fn prepare(&mut self) -> Result<Prepared<'_, D>, MetadataError> {
         let Self { transaction, committed, opened, bitset, hydrated, changed, .. } = self;
         for &block in changed.iter() {
@@ -252,25 +255,25 @@ impl<D: Device> Metadata<D> {
         Ok(Prepared { blocks: prepared, superblock, committed, opened, changed })
     }
 
-    /// Commits all changes, if there are any, in both steps. The destination has been flushed
-    /// before, as for [`prepare`](Self::prepare).
+    /// Commits all changes, if there are any, in both steps. The caller has flushed the
+    /// destination, as for [`prepare`](Self::prepare).
     ///
     /// # Errors
-    /// As [`Self::prepare`] and [`Prepared::commit`].
+    /// Those of [`Self::prepare`] and [`Prepared::commit`].
     pub fn commit(&mut self) -> Result<(), MetadataError> {
-        // Where a write has failed, not even that there is nothing to write is a success.
+        // After a failed write even a commit without changes must not report success.
         let is_needed = self.has_changes() || self.transaction.is_spent();
         if is_needed { self.prepare()?.commit() } else { Ok(()) }
     }
 
-    /// Goes back to the last commit, as it lies on the device.
+    /// Reverts to the last commit, as it is on the device.
     ///
     /// # Errors
-    /// [`MetadataError::Blocks`] if it cannot be read. Then nothing has changed.
+    /// [`MetadataError::Blocks`] if it cannot be read. Nothing has changed then.
     pub fn abort(&mut self) -> Result<(), MetadataError> {
         let nr_regions = self.nr_regions();
         let committed = Bitset::open(self.committed.bitset_root, nr_regions);
-        // All is read before anything changes. If only some array blocks went back, a later commit
+        // All blocks are read before anything changes. If only some were reverted, a later commit
         // would write the others without the regions that were committed before.
         let read =
             |&block: &u64| committed.read_block(&self.transaction, block, <[le::U64]>::to_vec);
@@ -288,7 +291,7 @@ impl<D: Device> Metadata<D> {
     }
 }
 
-/// Changes that are on the medium, but that no superblock vouches for yet.
+/// Changes that are on the medium, but not reached by a superblock yet.
 #[derive(Debug)]
 #[must_use = "nothing is committed before the superblock is written"]
 pub struct Prepared<'a, D> {
@@ -300,10 +303,10 @@ pub struct Prepared<'a, D> {
 }
 
 impl<D: Device> Prepared<'_, D> {
-    /// Writes the superblock and flushes the metadata device.
+    /// Writes the superblock and flushes the metadata device: the second step of a commit.
     ///
     /// # Errors
-    /// [`MetadataError::Blocks`]: whether the commit happened is not known, and nothing more is
+    /// [`MetadataError::Blocks`]: it is unknown whether the commit happened, and nothing more is
     /// written.
     pub fn commit(self) -> Result<(), MetadataError> {
         let disk = self.superblock.to_disk_over(self.opened);
@@ -314,12 +317,12 @@ impl<D: Device> Prepared<'_, D> {
     }
 }
 
-/// Writes fresh metadata to a device whose content is given up. `fill` gets the zeroed words of
-/// one array block of the bitset after the other, with the number of the first region in them, and
-/// sets those that are hydrated.
+/// Writes new metadata to a device whose content is discarded. `fill` gets the zeroed words of each
+/// array block of the bitset in turn, with the number of the first region in them, and sets the
+/// bits of hydrated regions.
 ///
-/// The old superblock is wiped first and the new one written last, with a flush between each step:
-/// whatever interrupts it leaves no metadata, or all of it.
+/// The old superblock is wiped first and the new one is written last, with a flush between the
+/// steps: an interruption leaves either no metadata or complete metadata.
 ///
 /// # Errors
 /// Those of `fill`, and [`MetadataError::Blocks`].
@@ -360,7 +363,7 @@ fn no_regions(geometry: Geometry) -> FixedBitSet {
     FixedBitSet::with_capacity(geometry.nr_regions() as usize)
 }
 
-/// Puts in the regions that `words`, of which the first begins at region `first`, have set.
+/// Inserts the regions that are set in `words`, whose first bit is region `first`.
 fn insert_words(hydrated: &mut FixedBitSet, first: u64, words: &[le::U64], nr_regions: u64) {
     for (word, base) in words.iter().zip((first..).step_by(BITS_PER_WORD as usize)) {
         let end = nr_regions.min(base + BITS_PER_WORD);
@@ -376,7 +379,7 @@ fn insert_words(hydrated: &mut FixedBitSet, first: u64, words: &[le::U64], nr_re
     }
 }
 
-/// Word `index` of the bits, lowest region in the lowest bit, on hosts of any word size.
+/// Returns word `index` of the bits, the lowest region in the lowest bit, for any host word size.
 fn word_of(hydrated: &FixedBitSet, index: u64) -> u64 {
     let per_word = BITS_PER_WORD as usize / usize::BITS as usize;
     let slices = hydrated.as_slice();

@@ -1,31 +1,31 @@
-//! Blocks of one device. Numbers past its end, which a node may well hold, are in no set.
+//! Sets of blocks of a device. A node may hold numbers past the end; they are in no set.
 
 use fixedbitset::FixedBitSet;
 use persistent_data::BlockNr;
 
-/// A bit for each block.
+/// One bit per block.
 #[derive(Clone, Debug)]
 pub(super) struct BlockSet(FixedBitSet);
 
 impl BlockSet {
-    /// None of the blocks of a device of `nr_blocks`.
+    /// Returns an empty set for a device of `nr_blocks`.
     pub(super) fn none_of(nr_blocks: u64) -> Self {
         Self(FixedBitSet::with_capacity(nr_blocks as usize))
     }
 
-    /// All of them.
+    /// Returns the set of all blocks of a device of `nr_blocks`.
     pub(super) fn all_of(nr_blocks: u64) -> Self {
         let mut all = Self::none_of(nr_blocks);
         all.0.insert_range(..);
         all
     }
 
-    /// Blocks of the device, in the set or not.
+    /// Returns the number of blocks of the device, in the set or not.
     pub(super) fn nr_blocks(&self) -> u64 {
         self.0.len() as u64
     }
 
-    /// Puts a block in; whether it is on the device, and was not in yet.
+    /// Inserts a block. Returns whether it is on the device and was not in the set.
     pub(super) fn insert(&mut self, at: BlockNr) -> bool {
         self.index(at).is_some_and(|index| !self.0.put(index))
     }
@@ -48,7 +48,7 @@ impl BlockSet {
         self.0.count_ones(..)
     }
 
-    /// Ascending.
+    /// Returns the blocks, ascending.
     pub(super) fn iter(&self) -> impl Iterator<Item = BlockNr> + '_ {
         self.0.ones().map(|index| BlockNr(index as u64))
     }

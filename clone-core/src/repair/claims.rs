@@ -1,4 +1,4 @@
-//! Which part of the bitset each array block was, as far as any node still says so.
+//! The index that each array block has in a bitset, according to the leaves that are left.
 
 use std::collections::HashMap;
 
@@ -8,17 +8,17 @@ use persistent_data::device::ReadDevice;
 use super::scan::{Kind, Scan};
 use super::tree::Trees;
 
-/// What the leaves of a device say of its array blocks, those of commits long gone among them.
+/// The claims of a device's leaves, including those of old commits, on its array blocks.
 pub(super) struct Claims {
-    /// The index that a block has, plus one; zero if no leaf leads to it; [`MANY`] if they differ.
+    /// Index of each block plus one; zero if no leaf leads to it; [`MANY`] if the leaves differ.
     first: Vec<u32>,
     many: HashMap<BlockNr, Vec<u64>>,
 }
 
 const MANY: u32 = u32::MAX;
 
-/// Claims to one block that are kept. A block is not used for more parts of a bitset before the
-/// oldest leaf that says so is overwritten, unless somebody made it so.
+/// Maximum number of claims to one block that are kept. In a regular history, the oldest leaf that
+/// claims a block is overwritten before the block has so many different uses.
 const LISTED: usize = 256;
 
 impl Claims {
@@ -54,18 +54,18 @@ impl Claims {
         }
     }
 
-    /// Whether no leaf leads to the array block at `at`.
+    /// Returns whether no leaf leads to the array block at `at`.
     pub(super) fn is_orphan(&self, at: BlockNr) -> bool {
         self.first.get(at.0 as usize).is_none_or(|&claim| claim == 0)
     }
 
-    /// Whether all leaves that lead to the array block at `at` agree that it has this index.
+    /// Returns whether all leaves that lead to the array block at `at` give it this index.
     pub(super) fn is_sole(&self, at: BlockNr, index: u64) -> bool {
         let claim = self.first.get(at.0 as usize).copied().unwrap_or(0);
         claim != 0 && claim != MANY && u64::from(claim) - 1 == index
     }
 
-    /// The other indexes that leaves give to the array block at `at`.
+    /// Returns the other indexes that leaves give to the array block at `at`.
     pub(super) fn others(&self, at: BlockNr, index: u64) -> impl Iterator<Item = u64> + '_ {
         let sole = match self.first.get(at.0 as usize).copied().unwrap_or(0) {
             0 | MANY => None,

@@ -1,4 +1,4 @@
-//! A whole tree, held against the nodes of others.
+//! Comparison of a whole tree with the nodes of others.
 
 use std::collections::HashMap;
 
@@ -17,7 +17,7 @@ use super::tree::{MAX_DEPTH, Trees};
 use crate::geometry::Geometry;
 use crate::metadata::region_map::{RegionMap, census};
 
-/// All that a device holds, and the sizes of the clone.
+/// The scanned content of a device, and the sizes of the clone.
 pub(super) struct Evidence<'a, D: ?Sized> {
     pub(super) device: &'a D,
     pub(super) scan: &'a Scan,
@@ -26,23 +26,23 @@ pub(super) struct Evidence<'a, D: ?Sized> {
 }
 
 impl<D: ReadDevice + ?Sized> Evidence<'_, D> {
-    /// A map of which nothing is known.
+    /// Returns a map in which all regions are lost.
     pub(super) fn nothing_known(&self) -> RegionMap {
         RegionMap::lost_whole(self.geometry.nr_regions())
     }
 
-    /// How many array blocks the bitset has.
+    /// Returns the number of array blocks of the bitset.
     pub(super) fn nr_array_blocks(&self) -> u64 {
         self.nothing_known().nr_chunks()
     }
 
-    /// Words of array block `index`.
+    /// Returns the number of words of array block `index`.
     pub(super) fn words_of(&self, map: &RegionMap, index: u64) -> usize {
         let regions = map.regions_of(index);
         (regions.end - regions.start).div_ceil(BITS_PER_WORD) as usize
     }
 
-    /// The bits of the array block at `at`, as array block `index` of `map`.
+    /// Reads the bits of the array block at `at`, as array block `index` of `map`.
     pub(super) fn bits(&self, map: &RegionMap, index: u64, at: BlockNr) -> Option<Box<[u64]>> {
         let block: Result<Block<ArrayBlock>> = DeviceReader(self.device).read(at);
         let block = block.ok()?;
@@ -51,7 +51,7 @@ impl<D: ReadDevice + ?Sized> Evidence<'_, D> {
     }
 }
 
-/// What the array blocks say that lie at `slots`, as far as they are sound.
+/// Reads the sound array blocks at `slots` into a map.
 pub(super) fn read_slots<D: ReadDevice + ?Sized>(
     evidence: &Evidence<'_, D>,
     slots: &[BlockNr],
@@ -75,28 +75,28 @@ pub(super) fn read_slots<D: ReadDevice + ?Sized>(
     map
 }
 
-/// How an array block compares to the one that a base has in its place.
+/// Result of a comparison of an array block with the base's block of the same index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Relation {
-    /// One of them cannot be read.
+    /// One of them is unreadable.
     Unknown,
     /// It has the same bits.
     Same,
-    /// It lacks some, and has no others: it is older, if it is for the same regions.
+    /// It has a proper subset of the bits: it is older, if it is for the same regions.
     Within,
     /// It has all bits of the base, and more: it is newer, if it is for the same regions.
     Beyond,
-    /// Either has bits that the other lacks: they are not for the same regions.
+    /// Each has bits that the other lacks: they are for different regions.
     Apart,
 }
 
 impl Relation {
-    /// Whether it has bits that the base lacks.
+    /// Returns whether it has bits that the base lacks.
     pub(super) fn has_more(self) -> bool {
         matches!(self, Self::Beyond | Self::Apart)
     }
 
-    /// Whether it lacks bits of the base.
+    /// Returns whether it lacks bits of the base.
     pub(super) fn lacks_some(self) -> bool {
         matches!(self, Self::Within | Self::Apart)
     }
@@ -117,12 +117,12 @@ impl Base {
         Self { slots, regions }
     }
 
-    /// Whether the bits of array block `index` are known.
+    /// Returns whether the bits of array block `index` are known.
     pub(super) fn knows(&self, index: u64) -> bool {
         self.regions.knows(index)
     }
 
-    /// How the array block at `at` compares to this one's array block `index`.
+    /// Compares the array block at `at` with this tree's array block `index`.
     pub(super) fn relation<D: ReadDevice + ?Sized>(
         &self,
         evidence: &Evidence<'_, D>,
@@ -161,24 +161,24 @@ impl Base {
     }
 }
 
-/// Whether `of` has all bits of `bits`.
+/// Returns whether `of` has all bits of `bits`.
 pub(super) fn is_subset(bits: &[u64], of: &[u64]) -> bool {
     bits.len() == of.len() && bits.iter().zip(of).all(|(bits, of)| bits & !of == 0)
 }
 
-/// What a leaf, or all leaves below a node, are to a base.
+/// Results of a comparison of a leaf, or of all leaves below a node, with a base.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Findings {
     /// Some array block has bits that the base lacks.
     pub(super) is_beyond: bool,
-    /// Some array block lacks bits of the base, whose block there is for these regions, by all
-    /// that is known.
+    /// Some array block lacks bits of the base, and all leaves agree on the index of the base's
+    /// block.
     pub(super) is_older: bool,
     /// Some array block lacks bits of the base.
     pub(super) lacks: bool,
-    /// Some array block is missing that the base has.
+    /// Some array block that the base has is missing.
     pub(super) misses: bool,
-    /// They share an array block in which something is hydrated.
+    /// They share an array block with hydrated regions.
     pub(super) shares: bool,
 }
 
@@ -192,7 +192,7 @@ impl Findings {
     }
 }
 
-/// Holds trees against a base, and remembers what it found of each node.
+/// Compares trees with a base, and caches the findings for each node.
 pub(super) struct Comparison<'a, D: ?Sized> {
     pub(super) evidence: &'a Evidence<'a, D>,
     pub(super) trees: &'a Trees<'a, D>,
@@ -209,7 +209,7 @@ impl<'a, D: ReadDevice + ?Sized> Comparison<'a, D> {
         Self { evidence, trees, base, nodes: HashMap::new() }
     }
 
-    /// What is below the node at `at`.
+    /// Compares everything below the node at `at`.
     pub(super) fn node(&mut self, at: BlockNr) -> Findings {
         self.node_below(at, MAX_DEPTH)
     }
@@ -251,20 +251,20 @@ impl<'a, D: ReadDevice + ?Sized> Comparison<'a, D> {
         findings
     }
 
-    /// Whether the array block at `at`, which one of the trees has as `index`, may have come to
-    /// be used for something else before the other tree was written: some leaf says that it was
-    /// array block `other` of the bitset, and between the trees that changed.
+    /// Returns whether the array block at `at`, which one of the trees has as `index`, may have
+    /// been reused before the other tree was written: some leaf claims it as array block `other`,
+    /// and that one differs between the trees.
     pub(super) fn may_be_reused(&self, index: u64, at: BlockNr, slots: &[BlockNr]) -> bool {
         let changed = |other: u64| {
             let other = other as usize;
             slots.get(other) != self.base.slots.get(other)
         };
-        // Whatever the leaf says: bits only go from zero to one.
+        // The bits can refute the leaf's claim: they only change from zero to one.
         let may_be = |&other: &u64| self.base.relation(self.evidence, other, at) != Relation::Apart;
         self.evidence.claims.others(at, index).filter(may_be).any(changed)
     }
 
-    /// Whether the tree that has its array blocks at `slots` has something newer than the base.
+    /// Returns whether the tree with the array blocks `slots` has something newer than the base.
     pub(super) fn is_newer(&self, slots: &[BlockNr]) -> bool {
         (0..).zip(slots).any(|(index, &at)| {
             self.base.relation(self.evidence, index, at).has_more()
@@ -272,7 +272,7 @@ impl<'a, D: ReadDevice + ?Sized> Comparison<'a, D> {
         })
     }
 
-    /// Whether the base has something newer than the tree that has its array blocks at `slots`.
+    /// Returns whether the base has something newer than the tree with the array blocks `slots`.
     pub(super) fn is_older(&self, slots: &[BlockNr]) -> bool {
         (0..).zip(slots).any(|(index, &at)| {
             self.base.relation(self.evidence, index, at).lacks_some()

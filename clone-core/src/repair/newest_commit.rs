@@ -1,7 +1,16 @@
-//! Whether a tree that looks like the newest one is it, or a newer one may have been lost.
+//! Decides whether the newest tree that was found is the newest that existed, or a newer one may
+//! have been lost.
 //!
-//! Every commit writes an array block, a node on each level, a bitmap and an index, all of them to
-//! blocks that were free. One of which nothing shows has lost all of them.
+//! Every commit writes an array block, a node per level, a bitmap and an index, all to free blocks.
+//! A commit that left no trace has lost all of these blocks. So the newest tree is in doubt in two
+//! cases:
+//!
+//! - All blocks of a newer commit may be lost: as many blocks are damaged as the smallest commit
+//!   writes, or damaged blocks border on blank ones that may have been wiped.
+//! - A block of a newer commit may be left: a sound node, array block or space map belongs to no
+//!   known tree, and its content can be newer than the newest tree.
+//!
+//! Damaged blocks of the newest tree itself and of its own space map are no sign of another commit.
 
 use std::collections::HashSet;
 
@@ -19,20 +28,20 @@ use super::space_map_check::{SpaceMap, SpaceMaps, counted_blocks};
 use super::tree::{Digest, MAX_DEPTH, Trees};
 use crate::metadata::region_map::RegionMap;
 
-/// Comparisons of array blocks that no node leads to, beyond which they are all held suspicious.
+/// Maximum number of comparisons of array blocks to which no node leads. Beyond it all are suspect.
 const ORPHAN_COMPARISONS: u64 = 1 << 20;
 
-/// Free blocks behind an array block among which others of the same commit would lie.
+/// Number of free blocks after an array block in which others of the same commit would be.
 const NEAR: usize = 16;
 
-/// What can be said of the newest tree that was found.
+/// Doubt about the newest tree that was found.
 #[derive(Debug)]
 pub(super) enum Doubt {
-    /// There was no newer one.
+    /// No newer tree existed.
     None,
     /// There may have been a newer one. These damaged blocks may have been part of it.
     Newer(BlockSet),
-    /// There may have been several, and what they were made of is not known.
+    /// There may have been several newer ones, of unknown blocks.
     Anything,
 }
 
@@ -61,8 +70,8 @@ pub(super) fn doubt<D: ReadDevice + ?Sized>(
                 .div_ceil(ENTRIES_PER_BITMAP as u64) as usize;
         }
     }
-    // All that was written is there. But for the very last: an array block may be all that is
-    // left of a commit.
+    // Nothing that was written is lost. The exception is the topmost sound block: an array block
+    // there may be all that is left of a commit.
     let top_is_orphan = scan
         .top()
         .is_some_and(|top| scan.kind(top) == Kind::Array && evidence.claims.is_orphan(top));
@@ -79,7 +88,7 @@ pub(super) fn doubt<D: ReadDevice + ?Sized>(
     let suspects = Suspects { evidence, trees, explained: &explained, newest, expected };
     let is_open = is_next_to_blank(scan, &unexplained, &kept);
     let is_all_explained = unexplained.len() <= own_space_map;
-    // What the tree has lost may also have been used for something else since.
+    // Damaged blocks of the tree may have been reused for another commit.
     let may_be_gone = if is_all_explained {
         !maps.vouch_for(newest.tree.digest) && scan.damaged().len() >= least_commit + own_space_map
     } else {
@@ -96,9 +105,9 @@ pub(super) fn doubt<D: ReadDevice + ?Sized>(
     }
 }
 
-/// Whether some of the `lost` blocks are next to those at the end of the device that are blank, but
-/// for those that are `kept`. More of a commit that they were part of may have been there: nobody
-/// can tell what was wiped from what was never written.
+/// Returns whether some of the `lost` blocks border on the blank blocks at the end of the device,
+/// disregarding those that are `kept`. The commit that they were part of may have had more blocks
+/// there, since wiped blocks cannot be distinguished from blocks that were never written.
 fn is_next_to_blank(scan: &Scan, lost: &BlockSet, kept: &HashSet<BlockNr>) -> bool {
     let end = scan.nr_blocks();
     let last_sound_or_lost = |at: &u64| {
@@ -108,20 +117,20 @@ fn is_next_to_blank(scan: &Scan, lost: &BlockSet, kept: &HashSet<BlockNr>) -> bo
     let is_lost = |at: u64| lost.contains(BlockNr(at));
     let is_in_the_way =
         |&at: &u64| is_lost(at) || !scan.is_damaged(BlockNr(at)) && !kept.contains(&BlockNr(at));
-    // A commit begins again at the bottom when it has come to the top, if it is as large as that.
+    // A large commit that reaches the top of the device continues at the bottom.
     let may_wrap = end - blank <= 2 * kept.len() as u64;
     let below = (1..blank).rev().find(is_in_the_way);
     let from_the_bottom = (1..blank).find(is_in_the_way).filter(|_| may_wrap);
     blank < end && (below.is_some_and(is_lost) || from_the_bottom.is_some_and(is_lost))
 }
 
-/// The space map that was written with a tree.
+/// State of the space map that was written with a tree.
 enum OwnSpaceMap {
-    /// It is there.
+    /// The space map is sound.
     Whole,
-    /// Some of it is.
+    /// A part of it is lost.
     Damaged { sound: Vec<BlockNr>, lost: Vec<BlockNr> },
-    /// None of it is.
+    /// All of it is lost.
     Lost,
 }
 
@@ -146,8 +155,8 @@ fn own_space_map_of(scan: &Scan, maps: &SpaceMaps, tree: Digest) -> OwnSpaceMap 
     }
 }
 
-/// Keeps of `regions`, which the tree of `base` and `nodes` says, what holds even if a newer
-/// commit, of which `lost` were part, has been lost.
+/// Reduces `regions`, the state according to the tree of `base` and `nodes`, to what holds even if
+/// a newer commit, of which `lost` were part, has been lost.
 pub(super) fn keep_bounds<D: ReadDevice + ?Sized>(
     evidence: &Evidence<'_, D>,
     base: &Base,
@@ -169,8 +178,8 @@ pub(super) fn keep_bounds<D: ReadDevice + ?Sized>(
     }
 }
 
-/// Whether the array block at `at`, part of a tree of `blocks`, may have been written anew by a
-/// newer commit of which `lost` were part: then those that the commit wrote after it are lost.
+/// Returns whether the array block at `at`, part of a tree of `blocks`, may have been rewritten by
+/// a newer commit of which `lost` were part. The blocks that it wrote next are then lost.
 fn is_near(scan: &Scan, lost: &BlockSet, blocks: &BlockSet, at: BlockNr) -> bool {
     let nr_blocks = lost.nr_blocks();
     let behind = (1..nr_blocks).map(|offset| BlockNr((at.0 + offset) % nr_blocks));
@@ -179,13 +188,13 @@ fn is_near(scan: &Scan, lost: &BlockSet, blocks: &BlockSet, at: BlockNr) -> bool
     free.take(NEAR).any(|at| lost.contains(at) || above(at))
 }
 
-/// The nodes of the tree at `root`, and its levels.
+/// Returns the nodes of the tree at `root`, and its number of levels.
 fn nodes_of<D: ReadDevice + ?Sized>(trees: &Trees<'_, D>, root: BlockNr) -> (Vec<BlockNr>, usize) {
     let mut depth = 1;
     let mut at = root;
     while let Some(node) = trees.node(at).filter(|node| !node.is_leaf && depth < MAX_DEPTH) {
         depth += 1;
-        // One that is lost leads nowhere.
+        // A lost child leads nowhere.
         let sound = node.entries.iter().find(|&&(_, child)| trees.node(child).is_some());
         let Some(&(_, child)) = sound else { break };
         at = child;
@@ -193,7 +202,7 @@ fn nodes_of<D: ReadDevice + ?Sized>(trees: &Trees<'_, D>, root: BlockNr) -> (Vec
     (trees.nodes(root), depth)
 }
 
-/// The blocks of all trees, of the space maps that vouch for one, and those that never change.
+/// Returns the blocks of all trees, of the space maps that match one, and the ref count trees.
 pub(super) fn explained<D: ReadDevice + ?Sized>(
     scan: &Scan,
     trees: &Trees<'_, D>,
@@ -218,14 +227,14 @@ pub(super) fn explained<D: ReadDevice + ?Sized>(
     explained
 }
 
-/// What every commit of the clone has.
+/// Block numbers of every commit of the clone, by kind.
 #[derive(Clone, Copy)]
 struct Expected {
     nodes: usize,
     array_blocks: usize,
 }
 
-/// Blocks that are sound and belong to no tree that is known.
+/// Sound blocks that belong to no known tree.
 struct Suspects<'a, D: ?Sized> {
     evidence: &'a Evidence<'a, D>,
     trees: &'a Trees<'a, D>,
@@ -240,8 +249,8 @@ impl<D: ReadDevice + ?Sized> Suspects<'_, D> {
         blocks.filter(|at| !self.explained.contains(*at))
     }
 
-    /// Whether a node may be part of a commit that is newer. One of an older commit leads to an
-    /// array block with less in it, or to what is something else by now.
+    /// Returns whether a node may be part of a newer commit. A node of an older commit leads to an
+    /// array block with fewer bits, or to a block that has been reused for another kind.
     fn any_node(&self) -> bool {
         let mut comparison = Comparison::with(self.evidence, self.trees, &self.newest.base);
         let mut nodes = self.all(Kind::Leaf).chain(self.all(Kind::Internal));
@@ -256,8 +265,8 @@ impl<D: ReadDevice + ?Sized> Suspects<'_, D> {
         node.entries.iter().any(|&(_, to)| !scan.is_damaged(to) && !wanted.contains(&scan.kind(to)))
     }
 
-    /// Whether an array block may be. Such a one has all bits of the one in whose place it comes,
-    /// and more.
+    /// Returns whether an array block may be part of a newer commit. It then has all bits of the
+    /// block that it replaces, and more.
     fn any_array_block(&self) -> bool {
         let (evidence, base) = (self.evidence, &self.newest.base);
         let mut left = ORPHAN_COMPARISONS;
@@ -286,7 +295,7 @@ impl<D: ReadDevice + ?Sized> Suspects<'_, D> {
         }
     }
 
-    /// Whether a space map that vouches for none of the trees counts what may be another one.
+    /// Returns whether a space map that matches none of the trees may count a newer tree.
     fn any_space_map(&self, maps: &SpaceMaps) -> bool {
         maps.all().iter().any(|map| {
             let is_explained = map.blocks().all(|at| self.explained.contains(at));
@@ -294,10 +303,10 @@ impl<D: ReadDevice + ?Sized> Suspects<'_, D> {
         })
     }
 
-    /// Whether the blocks that `map` counts are, or may have been, those of a commit.
+    /// Returns whether the blocks that `map` counts may be those of a newer commit.
     fn may_be_whole(&self, map: &SpaceMap) -> bool {
         let scan = self.evidence.scan;
-        // What a lost bitmap counted is not known.
+        // The blocks that a lost bitmap counted are unknown.
         if map.bitmaps.iter().any(|&at| scan.is_damaged(at)) {
             return true;
         }
@@ -314,8 +323,8 @@ impl<D: ReadDevice + ?Sized> Suspects<'_, D> {
             && self.may_be_newer(&counted, array_blocks)
     }
 
-    /// Whether the array blocks among `counted` may be those of a newer commit: there is more in
-    /// them, and each that is new has all bits of some old one.
+    /// Returns whether the array blocks among `counted` may be those of a newer commit: they have
+    /// more set bits, and each new one has all bits of some old one.
     fn may_be_newer(&self, counted: &HashSet<BlockNr>, array_blocks: usize) -> bool {
         let (scan, base) = (self.evidence.scan, &self.newest.base);
         let is_array = |at: &&BlockNr| scan.kind(**at) == Kind::Array;

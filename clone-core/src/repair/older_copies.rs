@@ -1,8 +1,8 @@
-//! What older commits tell of regions whose array block, or the way to it, is lost.
+//! Recovers regions whose array block, or the path to it, is lost from older commits.
 //!
-//! Bits only ever go from zero to one, so an old copy of an array block is a lower bound. That it
-//! is an old copy of this array block, and has not been used for another since, has to be shown:
-//! the block does not say. docs/repair.md has the argument.
+//! Bits only change from zero to one, so an old copy of an array block is a lower bound. It must be
+//! shown that a block is an old copy of this array block, and has not been reused for another: the
+//! block does not identify its array block. `docs/repair.md` has the proof.
 
 use std::collections::HashSet;
 
@@ -23,7 +23,7 @@ use crate::metadata::region_map::{Planes, RegionMap};
 pub(super) struct Live<'a> {
     pub(super) root: BlockNr,
     pub(super) base: &'a Base,
-    /// Nodes, damaged ones too.
+    /// The nodes, including damaged ones.
     pub(super) nodes: Vec<BlockNr>,
     pub(super) space_map: LiveSpaceMap,
 }
@@ -32,9 +32,9 @@ pub(super) struct Live<'a> {
 #[derive(Default)]
 pub(super) struct LiveSpaceMap {
     pub(super) index: Option<BlockNr>,
-    /// Index, bitmaps, and nodes of the tree of large counts, damaged ones too.
+    /// The index, the bitmaps and the nodes of the tree of large counts, including damaged ones.
     pub(super) blocks: Vec<BlockNr>,
-    /// What it counts, if all of it could be read.
+    /// The blocks that it counts, if all of it is readable.
     pub(super) counted: Option<BlockSet>,
 }
 
@@ -44,7 +44,7 @@ impl LiveSpaceMap {
     }
 }
 
-/// Everything that is known.
+/// All inputs of the search.
 pub(super) struct Search<'a, D: ?Sized> {
     pub(super) evidence: &'a Evidence<'a, D>,
     pub(super) trees: &'a Trees<'a, D>,
@@ -54,7 +54,7 @@ pub(super) struct Search<'a, D: ?Sized> {
 }
 
 impl<D: ReadDevice + ?Sized> Search<'_, D> {
-    /// Puts into `regions` what older commits tell of the lost ones.
+    /// Adds to `regions` the state of lost regions in older commits.
     pub(super) fn fill(&self, regions: &mut RegionMap) -> Vec<Find> {
         let mut finds = self.last_but_one(regions);
         finds.extend(self.any_older(regions));
@@ -62,7 +62,7 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
         finds
     }
 
-    /// The array blocks of which nothing is known.
+    /// Returns the array blocks whose regions are all lost.
     fn lost(&self, regions: &RegionMap) -> Vec<u64> {
         let is_lost = |&index: &u64| {
             let range = regions.regions_of(index);
@@ -71,8 +71,8 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
         (0..regions.nr_chunks()).filter(is_lost).collect()
     }
 
-    /// The commit before the last one is whole, for nothing has been written over it yet, unless
-    /// it is damaged too, or shares what is.
+    /// Recovers regions from the commit before the last one. It is complete, because its blocks
+    /// have not been overwritten yet, unless it is damaged too or shares the damaged blocks.
     fn last_but_one(&self, regions: &mut RegionMap) -> Vec<Find> {
         let lost = self.lost(regions);
         if lost.is_empty() || !self.is_all_damage_known() {
@@ -111,15 +111,15 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
         finds
     }
 
-    /// Whether every damaged block is one that the last commit has.
+    /// Returns whether every damaged block belongs to the last commit.
     fn is_all_damage_known(&self) -> bool {
         let mut damaged = self.evidence.scan.damaged().clone();
         self.live_blocks().for_each(|at| damaged.remove(at));
         damaged.is_empty()
     }
 
-    /// Whether `before` is an older commit of the same clone, and not left over from one that was
-    /// on the device before.
+    /// Returns whether `before` is an older commit of the same clone, not the remains of a clone
+    /// that was on the device earlier.
     fn is_same_life(&self, before: &Newest) -> bool {
         let mut comparison = Comparison::with(self.evidence, self.trees, self.live.base);
         let findings = comparison.node(before.root);
@@ -127,11 +127,11 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
         !is_newer && (findings.shares || self.follows(before))
     }
 
-    /// Whether the last commit begins right behind the end of `before`: a kernel takes the blocks
-    /// that are free one after the other.
+    /// Returns whether the last commit begins directly after the end of `before`: a kernel
+    /// allocates free blocks in ascending order.
     ///
-    /// Where it began again at the bottom of the device nothing is shown: that is where fresh
-    /// metadata is written, too.
+    /// If the allocation started again at the bottom of the device, this proves nothing, since new
+    /// metadata is also written there.
     fn follows(&self, before: &Newest) -> bool {
         let Some(map) =
             (self.maps.vouching_for(before.tree.digest)).find(|map| map.index.is_some())
@@ -148,21 +148,21 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
         (index.0 + 1..first.0).all(|at| kept.contains(&BlockNr(at)))
     }
 
-    /// Whether the last commit is known to have the block at `at`.
+    /// Returns whether the last commit is known to have the block at `at`.
     fn is_live(&self, at: BlockNr) -> bool {
         self.live.space_map.counts(at) == Some(true) || self.live_blocks().any(|live| live == at)
     }
 
-    /// The blocks of the last commit, as far as they are known, damaged ones too.
+    /// Returns the known blocks of the last commit, including damaged ones.
     fn live_blocks(&self) -> impl Iterator<Item = BlockNr> + '_ {
         let live = &self.live;
         let known = live.nodes.iter().chain(&live.base.slots).chain(&live.space_map.blocks);
         known.copied()
     }
 
-    /// Where the last commit has the array blocks of `lost`, as far as that is certain: what it
-    /// counts and `before` had in the same place was not moved, and what is left over then has to
-    /// be what was.
+    /// Returns the block numbers of the array blocks `lost` in the last commit, as far as they are
+    /// certain. A block that the last commit counts and that `before` had was not moved, and the
+    /// counted blocks that are left over must be the moved ones.
     fn unmoved(&self, before: &Newest, lost: &[u64]) -> Vec<(u64, BlockNr)> {
         let space_map = &self.live.space_map;
         let Some(counted) = &space_map.counted else { return Vec::new() };
@@ -187,7 +187,7 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
         if new.len() != moved.len() {
             return found;
         }
-        // Each step takes one for which there is only one choice.
+        // Each step assigns a block for which there is only one choice.
         while let Some((index, at)) = moved.iter().find_map(|&index| {
             let mut choices = new.iter().copied().filter(|&at| self.may_be(before, index, at));
             let first = choices.next()?;
@@ -200,17 +200,18 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
         found
     }
 
-    /// Whether the array block at `at` may be what became of array block `index` of `before`.
+    /// Returns whether the array block at `at` may be the successor of array block `index` of
+    /// `before`.
     fn may_be(&self, before: &Newest, index: u64, at: BlockNr) -> bool {
         let map = &before.base.regions;
         let own = before.base.slots[index as usize];
         let Some(new) = self.evidence.bits(map, index, at) else { return false };
-        // What cannot be read excludes nothing.
+        // An unreadable block excludes nothing.
         self.evidence.bits(map, index, own).is_none_or(|old| is_subset(&old, &new))
     }
 
-    /// Whether there is a sign of a commit that was begun and never finished: then something of
-    /// the one before the last may have been written over.
+    /// Returns whether there is a sign of a commit that was started and not finished: it may have
+    /// overwritten blocks of the commit before the last one.
     fn has_uncommitted(&self) -> bool {
         let scan = self.evidence.scan;
         let mut known = explained(scan, self.trees, self.maps, self.roots);
@@ -223,15 +224,15 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
             || scan.all(Kind::Array).any(is_orphan)
     }
 
-    /// All that the array block at `at` says.
+    /// Returns the complete state of the regions of the array block at `at`.
     fn all_of(&self, regions: &RegionMap, index: u64, at: BlockNr) -> Option<Planes> {
         let hydrated = self.evidence.bits(regions, index, at)?;
         let lost = vec![0; hydrated.len()].into();
         Some(Planes { hydrated, lost })
     }
 
-    /// Commits from long ago tell something of a lost array block if what they have in its place
-    /// cannot be anything else.
+    /// Recovers regions from commits of any age, if their copy of a lost array block cannot be a
+    /// copy of another one.
     fn any_older(&self, regions: &mut RegionMap) -> Vec<Find> {
         let lost = self.lost(regions);
         let mut finds = Vec::new();
@@ -276,9 +277,9 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
         finds
     }
 
-    /// Whether most array blocks of the last commit in which something is hydrated are those of the
-    /// commit that has its at `slots`. A few may be so by chance, if that is of a clone that was on
-    /// the device before.
+    /// Returns whether the commit with the array blocks `slots` shares most of the last commit's
+    /// array blocks with hydrated regions. A commit of an earlier clone on the device may share a
+    /// few of them by chance.
     fn shares_most(&self, slots: &[BlockNr]) -> bool {
         let own = self.live.base.slots.iter().zip(slots);
         let used = own.filter(|&(&own, _)| self.evidence.scan.hydrated(own) > 0);
@@ -286,8 +287,8 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
         same.len() > others.len()
     }
 
-    /// Whether the array block at `at`, array block `index` of a commit that has the others at
-    /// `slots`, cannot have been used for another since: it would be an older copy of that.
+    /// Returns whether the array block at `at`, array block `index` of a commit with the array
+    /// blocks `slots`, cannot have been reused: it would then be an older copy of another block.
     fn can_be_nothing_else(&self, slots: &[BlockNr], index: u64, at: BlockNr) -> bool {
         let live = self.live.base;
         let has_size_of =
@@ -300,9 +301,9 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
         })
     }
 
-    /// Whether the array block at `at`, which another commit has as `index`, may hold a copy of
-    /// another one because of a commit that was under way when all ended: it may have written a
-    /// newer copy there, or have been about to write there when an older one still was.
+    /// Returns whether the array block at `at`, which another commit has as `index`, may be a copy
+    /// of another array block because of a commit that was interrupted at the end. That commit may
+    /// have written a newer copy there, or an older copy may not have been overwritten yet.
     fn may_be_of_uncommitted(&self, uncommitted: &BlockSet, index: u64, at: BlockNr) -> bool {
         let live = self.live.base;
         let may_be = |other| {
@@ -313,9 +314,9 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
             && (0..live.slots.len() as u64).any(|other| other != index && may_be(other))
     }
 
-    /// The blocks that a commit under way when all ended may have taken: the next ones that are
-    /// free behind the last commit, or, if it was the first since the clone was started, the
-    /// lowest. It takes no more than one for each block of the last commit that ever moves.
+    /// Returns the blocks that an interrupted commit may have allocated: the next free ones after
+    /// the last commit or, if it was the first since the clone was started, the lowest ones. It
+    /// allocates at most one block for each block of the last commit that can move.
     fn may_be_uncommitted(&self) -> BlockSet {
         let nr_blocks = self.evidence.scan.nr_blocks();
         let Some(index) = self.live.space_map.index else { return BlockSet::all_of(nr_blocks) };
@@ -323,10 +324,10 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
         let used = used.get_or_insert_with(|| BlockSet::none_of(nr_blocks));
         used.extend(self.live_blocks());
         let mut reach = BlockSet::none_of(nr_blocks);
-        // Nodes have at least 84 entries, if not all of them are known.
+        // Nodes have at least 84 entries; this covers unknown nodes.
         let array_blocks = self.live.base.slots.len();
         let nodes = self.live.nodes.len().max(array_blocks / 84 + 1);
-        // The index was one of the last blocks that the last commit took, with the bitmaps.
+        // The index is among the last blocks that a commit allocates, as are the bitmaps.
         let space_map = 2 * self.live.space_map.blocks.len().max(LEAST_SPACE_MAP);
         for from in [1, index.0.saturating_add(1)] {
             let round = (from..nr_blocks).chain(1..from.min(nr_blocks)).map(BlockNr);
@@ -337,10 +338,10 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
     }
 }
 
-/// Blocks of the smallest space map that a commit moves: a bitmap and the index.
+/// Number of blocks of the smallest space map that a commit moves: a bitmap and the index.
 const LEAST_SPACE_MAP: usize = 2;
 
-/// A lower bound: what is not hydrated is lost.
+/// Makes a lower bound: regions that are not hydrated are lost.
 fn bound(hydrated: Box<[u64]>) -> Planes {
     let lost = vec![u64::MAX; hydrated.len()].into();
     Planes { hydrated, lost }

@@ -1,4 +1,4 @@
-//! One look at every block of a device: what each of them is, by its own word.
+//! A scan that identifies every block of a device by its own content.
 
 use persistent_data::array::array_values;
 use persistent_data::block::{self, BlockKind, RawBlock};
@@ -13,22 +13,22 @@ use zerocopy::little_endian as le;
 use super::block_set::BlockSet;
 use crate::progress::Progress;
 
-/// Blocks that are read at once.
+/// Number of blocks in one read.
 const BATCH: usize = 256;
 
-/// Blocks behind the last sound one in which damage may be that of a commit, at least.
+/// Minimum number of blocks after the last sound one in which damage may come from a commit.
 const LEAST_REACH: usize = 64;
 
-/// What a block is.
+/// Kind of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// All zeroes: never written, or wiped.
     Blank,
-    /// Not a block of any kind, or one that was meant for another place, or not readable.
+    /// Not a valid block of any kind, misplaced, or unreadable.
     Damaged,
-    /// A node of the bitset's btree with children.
+    /// An internal node of the bitset's btree.
     Internal,
-    /// A node of the bitset's btree with array blocks.
+    /// A leaf of the bitset's btree.
     Leaf,
     /// A node of the tree of large counts.
     RefCounts,
@@ -40,29 +40,29 @@ pub(super) enum Kind {
     Array,
 }
 
-/// A block as the scan saw it.
+/// Scan result of a block.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     kind: Kind,
-    /// Words of an array block.
+    /// Number of words of an array block.
     words: u16,
-    /// Set bits of an array block.
+    /// Number of set bits of an array block.
     hydrated: u16,
 }
 
 const _: () = assert!(BLOCK_SIZE * 8 <= 1 << 15, "the set bits of a block fit");
 
-/// What a whole device holds, in six bytes a block.
+/// Scan result of a whole device, in six bytes per block.
 #[derive(Debug)]
 pub(super) struct Scan {
     blocks: Vec<Seen>,
-    /// Those that hold nothing that can be read where something was once written.
+    /// Blocks without readable content that were written once.
     damaged: BlockSet,
     top: Option<BlockNr>,
 }
 
 impl Scan {
-    /// Reads all of `device` that a space map can cover.
+    /// Reads the part of `device` that a space map can cover.
     pub(super) fn of<D: ReadDevice + ?Sized>(device: &D, progress: &dyn Progress) -> Self {
         let nr_blocks = mapped_blocks(device.nr_blocks());
         let blank = Seen { kind: Kind::Blank, words: 0, hydrated: 0 };
@@ -81,8 +81,8 @@ impl Scan {
         let is_sound = |seen: &Seen| !matches!(seen.kind, Kind::Blank | Kind::Damaged);
         let top = blocks.iter().rposition(is_sound);
         let nr_sound = blocks.iter().filter(|seen| is_sound(seen)).count();
-        // A commit writes no more than there is in use. What lies further up came from elsewhere,
-        // like the second copy of a partition table.
+        // A commit writes at most as many blocks as are in use. Blocks further up are from
+        // elsewhere, such as the second copy of a partition table.
         let end = top.map_or(0, |top| top.saturating_add(nr_sound.max(LEAST_REACH)));
         let in_reach = &blocks[..end.min(blocks.len())];
         let last_written = in_reach.iter().rposition(|seen| seen.kind != Kind::Blank);
@@ -92,8 +92,8 @@ impl Scan {
         scan
     }
 
-    /// Every block up to `last`, if there is one, was written once: a kernel takes new blocks from
-    /// the bottom up. Those of them that are blank were wiped.
+    /// Records that every block up to `last` was written once: a kernel allocates new blocks in
+    /// ascending order. Blank blocks among them were wiped.
     pub(super) fn were_written_up_to(&mut self, last: BlockNr) {
         let up_to = self.blocks.iter().take(usize::try_from(last.0).map_or(0, |last| last + 1));
         for (at, seen) in up_to.enumerate().skip(1) {
@@ -103,43 +103,43 @@ impl Scan {
         }
     }
 
-    /// Blocks that were looked at.
+    /// Returns the number of scanned blocks.
     pub(super) fn nr_blocks(&self) -> u64 {
         self.blocks.len() as u64
     }
 
-    /// What the block at `at` is; damaged, if there is none.
+    /// Returns the kind of the block at `at`; [`Kind::Damaged`] past the end.
     pub(super) fn kind(&self, at: BlockNr) -> Kind {
         self.seen(at).map_or(Kind::Damaged, |seen| seen.kind)
     }
 
-    /// Words of the array block at `at`; none if it is no array block.
+    /// Returns the number of words of the array block at `at`; 0 for other blocks.
     pub(super) fn words(&self, at: BlockNr) -> usize {
         self.seen(at).map_or(0, |seen| usize::from(seen.words))
     }
 
-    /// Set bits of the array block at `at`.
+    /// Returns the number of set bits of the array block at `at`; 0 for other blocks.
     pub(super) fn hydrated(&self, at: BlockNr) -> u64 {
         self.seen(at).map_or(0, |seen| u64::from(seen.hydrated))
     }
 
-    /// Whether what the block at `at` once held is gone. It is, past the end.
+    /// Returns whether the content of the block at `at` is lost; true past the end.
     pub(super) fn is_damaged(&self, at: BlockNr) -> bool {
         at != SUPERBLOCK
             && (at.0 >= self.nr_blocks() || matches!(self.kind(at), Kind::Blank | Kind::Damaged))
     }
 
-    /// The blocks of which something was lost, but for the superblock.
+    /// Returns the blocks whose content was lost, except the superblock.
     pub(super) fn damaged(&self) -> &BlockSet {
         &self.damaged
     }
 
-    /// The last block that is sound.
+    /// Returns the last sound block.
     pub(super) fn top(&self) -> Option<BlockNr> {
         self.top
     }
 
-    /// The blocks of one kind, ascending.
+    /// Returns the blocks of one kind, ascending.
     pub(super) fn all(&self, kind: Kind) -> impl Iterator<Item = BlockNr> + '_ {
         let of_kind = move |(_, seen): &(usize, &Seen)| seen.kind == kind;
         self.blocks.iter().enumerate().filter(of_kind).map(|(at, _)| BlockNr(at as u64))
@@ -150,7 +150,7 @@ impl Scan {
     }
 }
 
-/// Looks at the blocks from `first` on; at each by itself if they cannot be read together.
+/// Identifies the blocks from `first` on. Reads them one by one if they cannot be read together.
 fn look_at<D: ReadDevice + ?Sized>(
     device: &D,
     first: u64,
@@ -170,7 +170,7 @@ fn look_at<D: ReadDevice + ?Sized>(
 
 fn identify(block: &RawBlock, at: BlockNr) -> Seen {
     let mut seen = Seen { kind: Kind::Damaged, words: 0, hydrated: 0 };
-    // The salt of the kind that the checksum is right for, if it is right at all.
+    // If the checksum is correct for a kind of block, this is the salt of that kind.
     match block::checksum(block, 0) ^ block::stored_checksum(block) {
         Node::CSUM_SALT if is_at::<Node>(block, at) => {
             let node = block::view::<Node>(block);
@@ -195,7 +195,7 @@ fn identify(block: &RawBlock, at: BlockNr) -> Seen {
     seen
 }
 
-/// Whether a block says that it lies where it lies.
+/// Returns whether the block number that is stored in a block is its own.
 fn is_at<K: BlockKind>(block: &RawBlock, at: BlockNr) -> bool {
     K::location(block::view::<K>(block)) == at
 }

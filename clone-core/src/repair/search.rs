@@ -1,4 +1,4 @@
-//! The newest bitset of a device whose superblock is lost.
+//! Finds the newest bitset on a device whose superblock is lost.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -13,24 +13,24 @@ use super::{Candidate, Fit, Verdict};
 use crate::geometry::MAX_REGIONS;
 use crate::metadata::region_map::{Planes, RegionMap};
 
-/// Trees that are tried as the newest one. Each that is not leads to one that is newer, so this is
-/// not reached unless blocks contradict each other.
+/// Maximum number of trees that are tried as the newest one. Each wrong one leads to a newer one,
+/// so the limit is reached only if blocks contradict each other.
 const TRIES: usize = 32;
 
-/// A root of a tree of the right size, and what it leads to.
+/// The root of a tree of the right size, and its subtree.
 pub(super) type Root = (BlockNr, Subtree);
 
-/// The tree that is newer than all others, as far as that can be told.
+/// A tree that is not older than any other, as far as this can be decided.
 pub(super) struct Newest {
     pub(super) root: BlockNr,
     pub(super) tree: Subtree,
     pub(super) base: Base,
-    /// What is known of the regions: where another tree may be the newest one, only what both say.
+    /// State of the regions; if another tree may be newer, only what both agree on.
     pub(super) regions: RegionMap,
     pub(super) candidates: Vec<Candidate>,
 }
 
-/// Every root of a tree of the right size.
+/// Returns every root of a tree of the right size.
 pub(super) fn roots<D: ReadDevice + ?Sized>(
     evidence: &Evidence<'_, D>,
     trees: &mut Trees<'_, D>,
@@ -43,7 +43,7 @@ pub(super) fn roots<D: ReadDevice + ?Sized>(
     nodes.filter_map(whole).collect()
 }
 
-/// The newest of `roots`; `None` if there are none, or they contradict each other.
+/// Returns the newest of `roots`, or `None` if there are none, or they contradict each other.
 pub(super) fn newest<D: ReadDevice + ?Sized>(
     evidence: &Evidence<'_, D>,
     trees: &Trees<'_, D>,
@@ -79,8 +79,8 @@ pub(super) fn newest<D: ReadDevice + ?Sized>(
     None
 }
 
-/// What `root`, with which `comparison` was made, and those that may be newer agree on; and which
-/// those are.
+/// Returns the state on which `root`, the base of `comparison`, and all roots that may be newer
+/// agree, and these other roots.
 fn settle_ties<D: ReadDevice + ?Sized>(
     comparison: &mut Comparison<'_, D>,
     roots: &[Root],
@@ -108,7 +108,7 @@ fn settle_ties<D: ReadDevice + ?Sized>(
     (regions, ties)
 }
 
-/// Leaves of array block `index` what is known if the newest one may lie at `at`.
+/// Reduces the state of array block `index` to what holds even if its newest copy is at `at`.
 fn agree<D: ReadDevice + ?Sized>(
     comparison: &Comparison<'_, D>,
     regions: &mut RegionMap,
@@ -138,7 +138,7 @@ fn agree<D: ReadDevice + ?Sized>(
     regions.put(index, planes);
 }
 
-/// All trees, none of which can be taken.
+/// Lists all trees as candidates, none of which can be used.
 pub(super) fn contradicting(maps: &SpaceMaps, roots: &[Root]) -> Vec<Candidate> {
     let mut candidates = list(maps, roots, BlockNr(u64::MAX), &HashSet::new());
     for candidate in &mut candidates {
@@ -179,9 +179,9 @@ fn list(
     candidates
 }
 
-/// The numbers of regions that some tree is right for, the largest first.
+/// Returns the numbers of regions that fit some tree, the largest first.
 pub(super) fn fits<D: ReadDevice + ?Sized>(scan: &Scan, trees: &mut Trees<'_, D>) -> Vec<Fit> {
-    // A part of a larger tree looks like a small one.
+    // A part of a larger tree looks like a small tree.
     let inner: HashSet<BlockNr> = (scan.all(Kind::Internal))
         .filter_map(|at| trees.subtree(at).and(trees.node(at)))
         .flat_map(|node| node.entries.into_iter().map(|(_, child)| child))

@@ -1,5 +1,5 @@
-//! The space maps of a device, those of commits long gone among them, and the bitsets that they
-//! vouch for: a space map counts the blocks of its own commit, each once, and no others.
+//! The space maps on a device, including those of old commits, and their match with bitsets: a
+//! space map counts exactly the blocks of its own commit, each once.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,47 +12,47 @@ use persistent_data::transaction::SUPERBLOCK;
 use super::scan::{Kind, Scan};
 use super::tree::Digest;
 
-/// Roots of the tree of large counts that are considered. It is written when metadata is made, and
-/// seldom again.
+/// Maximum number of roots of the tree of large counts to consider. The tree is written when
+/// metadata is created, and rarely later.
 const REF_COUNT_ROOTS: usize = 4;
 
-/// Places that are considered for a block of a space map that is lost.
+/// Maximum number of block numbers to consider for a lost block of a space map.
 const LOST_PLACES: usize = 64;
 
-/// A space map as its bitmaps have it.
+/// A space map, as described by its bitmaps.
 #[derive(Debug)]
 pub(super) struct SpaceMap {
-    /// `None` if it is lost.
+    /// Block number of the index; `None` if it is lost.
     pub(super) index: Option<BlockNr>,
     pub(super) bitmaps: Vec<BlockNr>,
-    /// What it counts, but for the superblock, the bitmaps and the index; `None` if some of that
-    /// cannot be read, or it counts what a clone never does.
+    /// Digest of the counted blocks without the superblock, the bitmaps and the index. `None` if a
+    /// bitmap is unreadable, or has a count above one, which does not occur in a clone.
     counted: Option<Digest>,
 }
 
 impl SpaceMap {
-    /// Its bitmaps, and its index.
+    /// Returns its bitmaps and its index.
     pub(super) fn blocks(&self) -> impl Iterator<Item = BlockNr> + '_ {
         self.bitmaps.iter().copied().chain(self.index)
     }
 }
 
-/// All space maps of a device of which enough is left.
+/// All usable space maps on a device.
 #[derive(Debug)]
 pub(super) struct SpaceMaps {
     maps: Vec<SpaceMap>,
     by_digest: HashMap<Digest, Vec<usize>>,
-    /// Those of which only the bitmap is left.
+    /// Space maps without an index, of which only the bitmap is left.
     without_index: Vec<usize>,
-    /// Where the tree of large counts may be.
+    /// Possible roots of the tree of large counts.
     ref_counts: Vec<BlockNr>,
-    /// Where an index may have been of which only the bitmap is left.
+    /// Possible block numbers of lost indexes.
     lost: HashMap<Digest, BlockNr>,
     last_counted: Option<BlockNr>,
 }
 
-/// What the bitmaps count that have been read, by place and number: most commits share most of
-/// their bitmaps with others.
+/// Cached counts of bitmaps, by block number and position: most commits share most of their bitmaps
+/// with others.
 type Known = HashMap<(BlockNr, usize), Option<Counted>>;
 
 impl SpaceMaps {
@@ -75,14 +75,14 @@ impl SpaceMaps {
             referred.extend(bitmaps.iter().copied());
             found.add(&reader, &mut known, Some(index), bitmaps);
         }
-        // With more than one bitmap, nobody knows which of them belong together.
+        // If there are several bitmaps, it is unknown which of them belong together.
         for at in scan.all(Kind::Bitmap).filter(|at| !referred.contains(at)) {
             found.add(&reader, &mut known, None, vec![at]);
         }
         found
     }
 
-    /// What blocks that are lost may have been, once it is known which are.
+    /// Computes the possible uses of lost blocks. Called when the damaged blocks are known.
     pub(super) fn find_lost(&mut self, scan: &Scan) {
         self.ref_counts = ref_count_roots(scan);
         self.lost = lost_places(scan).map(|at| (Digest::of(at), at)).collect();
@@ -120,37 +120,37 @@ impl SpaceMaps {
         self.maps.push(SpaceMap { index, bitmaps, counted });
     }
 
-    /// The space maps that vouch for a bitset of exactly these blocks.
+    /// Returns the space maps that match a bitset of exactly these blocks.
     pub(super) fn vouching_for(&self, tree: Digest) -> impl Iterator<Item = &SpaceMap> {
         let whole = self.by_digest.get(&tree).into_iter().flatten().map(|&map| &self.maps[map]);
         let without_index = self.without_index.iter().map(|&map| &self.maps[map]);
         whole.chain(without_index.filter(move |map| self.lost_index(map, tree).is_some()))
     }
 
-    /// Whether a space map that can be read whole vouches for a bitset of exactly these blocks.
+    /// Returns whether a fully readable space map matches a bitset of exactly these blocks.
     pub(super) fn vouch_for(&self, tree: Digest) -> bool {
         self.by_digest.contains_key(&tree)
     }
 
-    /// The last block that any of them counts.
+    /// Returns the highest block number that any of them counts.
     pub(super) fn last_counted(&self) -> BlockNr {
         self.last_counted.unwrap_or_default()
     }
 
-    /// Where the index lay of which only the bitmap is left, if the map vouches for `tree`.
+    /// Returns the block number of the lost index of `map` if the map matches `tree`.
     pub(super) fn lost_index(&self, map: &SpaceMap, tree: Digest) -> Option<BlockNr> {
         let rest = map.counted.filter(|_| map.index.is_none())?.without(tree);
         let of = |root: &BlockNr| self.lost.get(&rest.without(Digest::of(*root))).copied();
         self.ref_counts.iter().find_map(of)
     }
 
-    /// Every space map.
+    /// Returns all space maps.
     pub(super) fn all(&self) -> &[SpaceMap] {
         &self.maps
     }
 }
 
-/// The blocks that `map` counts, whether once or more often; none of a bitmap that cannot be read.
+/// Returns the blocks that `map` counts, once or more often, as far as its bitmaps are readable.
 pub(super) fn counted_blocks<D: ReadDevice + ?Sized>(device: &D, map: &SpaceMap) -> Vec<BlockNr> {
     let mut blocks = Vec::new();
     for (number, &at) in map.bitmaps.iter().enumerate() {
@@ -161,16 +161,17 @@ pub(super) fn counted_blocks<D: ReadDevice + ?Sized>(device: &D, map: &SpaceMap)
     blocks
 }
 
-/// What a bitmap counts.
+/// The counts of a bitmap.
 #[derive(Clone, Copy)]
 struct Counted {
-    /// `None` if it counts something more than once, which the bitmaps of a clone never do.
+    /// Digest of the counted blocks. `None` if a count is above one, which does not occur in a
+    /// clone.
     digest: Option<Digest>,
     last: Option<BlockNr>,
 }
 
 impl Counted {
-    /// What bitmap `number` counts.
+    /// Collects the counts of `bitmap`, which has position `number`.
     fn by(bitmap: &BitmapDisk, number: usize) -> Self {
         let mut counted = Self { digest: Some(Digest::default()), last: None };
         for (entry, bits) in bitmap.used() {
@@ -183,13 +184,13 @@ impl Counted {
     }
 }
 
-/// Where the root of the tree of large counts may lie.
+/// Returns the possible roots of the tree of large counts.
 fn ref_count_roots(scan: &Scan) -> Vec<BlockNr> {
     let found: Vec<_> = scan.all(Kind::RefCounts).take(REF_COUNT_ROOTS).collect();
     if found.is_empty() { lost_places(scan).collect() } else { found }
 }
 
-/// Where a block may have been that is lost.
+/// Returns the possible block numbers of a lost block.
 fn lost_places(scan: &Scan) -> impl Iterator<Item = BlockNr> + '_ {
     let above = scan.top().map_or(1, |top| top.0 + 1);
     let next = (above..scan.nr_blocks()).take(1).map(BlockNr);

@@ -1,4 +1,4 @@
-//! A device that should give the same answer twice.
+//! A device whose failed reads are recorded, to detect reads that are not stable.
 
 use std::io;
 use std::sync::{Mutex, PoisonError};
@@ -9,10 +9,10 @@ use persistent_data::device::ReadDevice;
 
 use super::scan::Scan;
 
-/// Remembers which single blocks could not be read.
+/// Records the single blocks that could not be read.
 ///
-/// A recovery concludes from what is *not* on a device, too. A block that was there during the scan
-/// and cannot be read afterwards would be missing without a trace.
+/// A recovery also draws conclusions from blocks that are *not* on a device. A block that was
+/// readable during the scan and is unreadable later would go unnoticed.
 pub(super) struct Steady<'a, D: ?Sized> {
     device: &'a D,
     failed: Mutex<Vec<BlockNr>>,
@@ -23,7 +23,7 @@ impl<'a, D: ReadDevice + ?Sized> Steady<'a, D> {
         Self { device, failed: Mutex::default() }
     }
 
-    /// Whether every block that was sound during `scan` could be read whenever it was wanted since.
+    /// Returns whether every block that was sound during `scan` could be read ever since.
     pub(super) fn was_steady(&self, scan: &Scan) -> bool {
         !self.failed().iter().any(|&at| !scan.is_damaged(at))
     }
@@ -40,7 +40,7 @@ impl<D: ReadDevice + ?Sized> ReadDevice for Steady<'_, D> {
 
     fn read(&self, first: BlockNr, into: &mut [RawBlock]) -> io::Result<()> {
         let result = self.device.read(first, into);
-        // Of several, each is read again by itself.
+        // After a failed read of several blocks, each is read again by itself.
         if result.is_err() && into.len() == 1 {
             self.failed().push(first);
         }

@@ -1,4 +1,4 @@
-//! The trees that the nodes of a device make up, those of commits long gone among them.
+//! The trees that the nodes on a device form, including those of old commits.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,39 +13,38 @@ use zerocopy::little_endian as le;
 
 use super::scan::{Kind, Scan};
 
-/// Levels of nodes beyond which there is a cycle.
+/// Maximum number of levels; a deeper tree has a cycle.
 pub(super) const MAX_DEPTH: usize = 16;
 
-/// Words of a full array block.
+/// Number of words of a full array block.
 const FULL: usize = entries_per_block::<le::U64>();
 
-/// Where nothing is known of an array block, because the leaf that led to it is lost.
+/// Stands for the unknown block number of an array block whose leaf is lost.
 pub(super) const NOWHERE: BlockNr = BlockNr(u64::MAX);
 
-/// What a node leads to. All of it is sound, or damaged: nothing is there that serves another
-/// purpose now.
+/// The blocks below a node. Each is sound or damaged: none has been reused for another purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Subtree {
-    /// The array blocks, half-open. Whether more follow is not known if `is_open`.
+    /// Index of the first array block; the range is half-open. If `is_open`, more may follow.
     pub(super) first: u64,
     pub(super) end: u64,
     is_open: bool,
-    /// How many of them are damaged, or lost with a damaged leaf.
+    /// Number of array blocks that are damaged or lost with a damaged leaf.
     pub(super) missing: u64,
-    /// Set bits of those that are sound.
+    /// Number of set bits of the sound array blocks.
     pub(super) hydrated: u64,
-    /// Words of the last one; none if it is missing. All others are full, or missing.
+    /// Number of words of the last array block; 0 if it is missing. All others are full or missing.
     pub(super) last_words: usize,
-    /// Of the numbers of all its blocks.
+    /// Digest of the numbers of all blocks.
     pub(super) digest: Digest,
 }
 
-/// The sum of a hash of each block number of a set: two sets with the same sum are the same.
+/// The sum of the hashes of a set of block numbers. Sets with the same sum are taken as equal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Digest(u64);
 
 impl Digest {
-    /// The set of one block.
+    /// Returns the digest of a set of one block.
     pub(super) fn of(at: BlockNr) -> Self {
         // The finalizer of splitmix64.
         let mut hash = at.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -54,26 +53,26 @@ impl Digest {
         Self(hash ^ hash >> 31)
     }
 
-    /// Both sets, which have nothing in common.
+    /// Returns the digest of the union of two disjoint sets.
     pub(super) fn and(self, other: Self) -> Self {
         Self(self.0.wrapping_add(other.0))
     }
 
-    /// This set without `other`, which is part of it.
+    /// Returns the digest of this set without `other`, which is part of it.
     pub(super) fn without(self, other: Self) -> Self {
         Self(self.0.wrapping_sub(other.0))
     }
 }
 
-/// What a node says, as it lies on the device.
+/// The entries of a node.
 #[derive(Clone, Debug)]
 pub(super) struct NodeEntries {
     pub(super) is_leaf: bool,
-    /// Keys, and children or array blocks.
+    /// Keys, with the block numbers of children or array blocks.
     pub(super) entries: Vec<(u64, BlockNr)>,
 }
 
-/// All subtrees of a device.
+/// All subtrees on a device.
 pub(super) struct Trees<'a, D: ?Sized> {
     device: &'a D,
     scan: &'a Scan,
@@ -85,7 +84,7 @@ impl<'a, D: ReadDevice + ?Sized> Trees<'a, D> {
         Self { device, scan, subtrees: HashMap::new() }
     }
 
-    /// The node at `at`, if it is one.
+    /// Returns the entries of the node at `at`, if it is a node.
     pub(super) fn node(&self, at: BlockNr) -> Option<NodeEntries> {
         if !matches!(self.scan.kind(at), Kind::Internal | Kind::Leaf) {
             return None;
@@ -99,7 +98,7 @@ impl<'a, D: ReadDevice + ?Sized> Trees<'a, D> {
         Some(NodeEntries { is_leaf, entries })
     }
 
-    /// What the node at `at` leads to; `None` if some of that serves another purpose by now.
+    /// Returns the subtree of the node at `at`, or `None` if a part of it has been reused.
     pub(super) fn subtree(&mut self, at: BlockNr) -> Option<Subtree> {
         self.subtree_below(at, MAX_DEPTH)
     }
@@ -108,7 +107,7 @@ impl<'a, D: ReadDevice + ?Sized> Trees<'a, D> {
         if let Some(known) = self.subtrees.get(&at) {
             return *known;
         }
-        // Also what a node that leads to itself leads to.
+        // This is also the result for a node that leads to itself.
         self.subtrees.insert(at, None);
         let subtree = self.add_up(at, levels.checked_sub(1)?);
         self.subtrees.insert(at, subtree);
@@ -157,7 +156,7 @@ impl<'a, D: ReadDevice + ?Sized> Trees<'a, D> {
         })
     }
 
-    /// The last block of the device that any node leads to.
+    /// Returns the highest block number on the device to which any node refers.
     pub(super) fn last_referred(&self) -> BlockNr {
         let nodes = self.scan.all(Kind::Leaf).chain(self.scan.all(Kind::Internal));
         let children = nodes.filter_map(|at| self.node(at)).flat_map(|node| node.entries);
@@ -165,7 +164,7 @@ impl<'a, D: ReadDevice + ?Sized> Trees<'a, D> {
         on_device.max().unwrap_or_default()
     }
 
-    /// Where the array blocks of the whole tree at `root` lie, by index.
+    /// Returns the block numbers of the array blocks of the whole tree at `root`, by index.
     pub(super) fn slots(&self, root: BlockNr, nr_array_blocks: u64) -> Vec<BlockNr> {
         let mut slots = vec![NOWHERE; nr_array_blocks as usize];
         self.visit(root, &mut |node| {
@@ -178,7 +177,7 @@ impl<'a, D: ReadDevice + ?Sized> Trees<'a, D> {
         slots
     }
 
-    /// Every node of the tree at `root`, damaged ones too, but not its array blocks.
+    /// Returns every node of the tree at `root`, including damaged ones, without the array blocks.
     pub(super) fn nodes(&self, root: BlockNr) -> Vec<BlockNr> {
         let mut nodes = vec![root];
         self.visit(root, &mut |node| {
@@ -190,7 +189,7 @@ impl<'a, D: ReadDevice + ?Sized> Trees<'a, D> {
     }
 
     fn visit(&self, root: BlockNr, look: &mut impl FnMut(&NodeEntries)) {
-        // A node may lead to itself, or many to one.
+        // A node may lead to itself, or several nodes to one.
         let mut seen = HashSet::from([root]);
         let mut todo = vec![root];
         while let Some(at) = todo.pop() {
@@ -203,7 +202,7 @@ impl<'a, D: ReadDevice + ?Sized> Trees<'a, D> {
 }
 
 impl Subtree {
-    /// What begins with array block `first`, and is lost with the node at `at`.
+    /// Returns the subtree that begins with array block `first` and is lost with the node at `at`.
     fn lost(first: u64, at: BlockNr) -> Self {
         Self {
             first,
@@ -216,7 +215,8 @@ impl Subtree {
         }
     }
 
-    /// Adds `part`, whose parent says that it begins with array block `key`.
+    /// Appends `part`, which begins with array block `key` according to its parent. `None` if it
+    /// does not fit.
     fn append(&mut self, key: u64, part: Self) -> Option<()> {
         if part.first != key || key < self.end || (self.last_words != FULL && !self.is_cut()) {
             return None;
@@ -235,13 +235,13 @@ impl Subtree {
         Some(())
     }
 
-    /// Whether the last array block is missing.
+    /// Returns whether the last array block is missing.
     fn is_cut(&self) -> bool {
         self.last_words == 0
     }
 
-    /// The same as a whole tree of `nr_array_blocks`, the last of which has `last_words`; `None`
-    /// if it is not one.
+    /// Returns this subtree as a whole tree of `nr_array_blocks`, the last of which has
+    /// `last_words`, or `None` if it is not one.
     pub(super) fn as_tree_of(&self, nr_array_blocks: u64, last_words: usize) -> Option<Self> {
         let mut tree = *self;
         if tree.is_open && tree.end <= nr_array_blocks {
@@ -254,7 +254,7 @@ impl Subtree {
         fits.then_some(tree)
     }
 
-    /// The numbers of regions, half-open, that it is right for if it is a whole tree.
+    /// Returns the numbers of regions, half-open, that it fits if it is a whole tree.
     pub(super) fn regions(&self) -> Option<std::ops::Range<u64>> {
         if self.first != 0 || self.is_open || self.is_cut() {
             return None;

@@ -1,4 +1,4 @@
-//! Building an array front to back.
+//! Building of an array from front to back.
 
 use super::{Array, ArrayBlockRef, entries_per_block, values_mut};
 use crate::btree::{Builder, Value};
@@ -6,9 +6,9 @@ use crate::error::Result;
 use crate::format::ArrayBlock;
 use crate::store::Writer;
 
-/// Makes an array of values that come in order, with full blocks and full nodes.
+/// Builds an array of values that arrive in order, with full blocks and full nodes.
 ///
-/// It takes the memory of one array block and of one path through the btree.
+/// It needs the memory of one array block and of one path through the btree.
 pub struct ArrayBuilder<V> {
     tree: Builder<ArrayBlockRef<V>>,
     /// Values of the block that is not full yet.
@@ -29,17 +29,17 @@ impl<V: Value> Default for ArrayBuilder<V> {
 }
 
 impl<V: Value> ArrayBuilder<V> {
-    /// Nothing yet.
+    /// Starts an empty array.
     pub fn new() -> Self {
         const { assert!(entries_per_block::<V>() > 0, "a value fits in a block") };
         let pending = Vec::with_capacity(entries_per_block::<V>());
         Self { tree: Builder::new(), pending, blocks: 0 }
     }
 
-    /// Appends `values`, taking over the caller's references to what they refer to.
+    /// Appends `values` and takes over the caller's references of them.
     ///
     /// # Errors
-    /// The writer's.
+    /// Those of the writer.
     pub fn extend<W: Writer>(&mut self, writer: &mut W, mut values: &[V]) -> Result<()> {
         while !values.is_empty() {
             if self.pending.is_empty() && values.len() >= entries_per_block::<V>() {
@@ -59,10 +59,10 @@ impl<V: Value> ArrayBuilder<V> {
         Ok(())
     }
 
-    /// The array of all that was appended.
+    /// Returns the array of all appended values.
     ///
     /// # Errors
-    /// The writer's.
+    /// Those of the writer.
     pub fn finish<W: Writer>(mut self, writer: &mut W) -> Result<Array<V>> {
         let len = self.blocks * entries_per_block::<V>() as u64 + self.pending.len() as u64;
         if !self.pending.is_empty() {

@@ -1,4 +1,4 @@
-//! Reading all blocks of an array that may be damaged, in large pieces.
+//! Reads all blocks of an array that may be damaged, in large requests.
 
 use crate::block::{self, RawBlock};
 use crate::device::ReadDevice;
@@ -7,14 +7,14 @@ use crate::format::{ArrayBlock, ArrayBlockDisk};
 use crate::number::BlockNr;
 use crate::store::bad_block;
 
-/// Array blocks that are looked at together: their buffer stays in a core's cache.
+/// Array blocks in one buffer: the buffer stays in the cache of a core.
 const PIECE: usize = 64;
 
-/// Reads array blocks, given as `(index, where)` in any order, and hands each to `visit`, in the
-/// order given, with what is wrong with its bytes or the block itself.
+/// Reads array blocks, given as `(index, block number)` in any order. Calls `visit` for each in the
+/// order given, with the checked block or the error.
 ///
-/// Blocks that lie beside each other are read at once. Nothing of the content is checked but
-/// checksum and block number.
+/// Adjacent blocks are read in one request. Only checksum and block number are checked, not the
+/// content.
 pub fn read_array_blocks<D: ReadDevice + ?Sized>(
     device: &D,
     blocks: &[(u64, BlockNr)],
@@ -24,7 +24,7 @@ pub fn read_array_blocks<D: ReadDevice + ?Sized>(
     let mut order: Vec<usize> = Vec::with_capacity(PIECE);
     let mut results: Vec<Result<usize>> = Vec::with_capacity(PIECE);
     for piece in blocks.chunks(PIECE) {
-        // Position `i` of the buffer gets the block that is the i-th by place.
+        // Position `i` of the buffer gets the block with the i-th lowest block number.
         order.clear();
         order.extend(0..piece.len());
         order.sort_unstable_by_key(|&i| piece[i].1);
@@ -48,7 +48,7 @@ pub fn read_array_blocks<D: ReadDevice + ?Sized>(
     }
 }
 
-/// Reads neighbouring blocks at once, or, if that fails, one by one, to learn which of them
+/// Reads adjacent blocks in one request. If that fails, reads them one by one to find those that
 /// cannot be read.
 fn read_run<D: ReadDevice + ?Sized>(
     device: &D,

@@ -1,4 +1,4 @@
-//! Building a tree from the bottom up, out of entries that come in order.
+//! Builds a tree from the bottom up, from entries in key order.
 
 use std::marker::PhantomData;
 
@@ -11,24 +11,23 @@ use crate::format::{Node, node_flags};
 use crate::number::BlockNr;
 use crate::store::Writer;
 
-/// Builds a tree out of entries with ascending keys, which is what restoring and repairing
-/// metadata come down to.
+/// Builds a tree from entries with ascending keys. Restore and repair of metadata use it.
 ///
-/// All nodes are full, but for the last two of each level, which share their entries if the last
-/// one has less than a third of a node. Two nodes a level have to be at hand.
+/// All nodes are full except the last two of each level, which share their entries if the last
+/// one is less than a third full. The builder keeps two nodes per level.
 ///
-/// A builder that is dropped leaves its blocks in use: the transaction has to be aborted.
+/// A dropped builder leaves its blocks in use: the transaction must be aborted.
 pub struct Builder<V> {
     leaves: Option<Level<V>>,
-    /// From the parents of the leaves up.
+    /// Levels of internal nodes, from the parents of the leaves up.
     internal: Vec<Level<le::U64>>,
     last_key: Option<u64>,
 }
 
-/// The nodes of one level that the level above does not know of yet.
+/// The nodes of one level that are not linked into the level above yet.
 struct Level<T> {
     flags: u32,
-    /// The last node but one. It is full.
+    /// The last but one node. It is full.
     full: Option<Building>,
     last: Building,
     values: PhantomData<T>,
@@ -42,12 +41,12 @@ struct Building {
 }
 
 impl<V: Value> Builder<V> {
-    /// A builder without entries. Nothing is allocated yet.
+    /// Creates a builder without entries. Allocates nothing.
     pub fn new() -> Self {
         Self { leaves: None, internal: Vec::new(), last_key: None }
     }
 
-    /// Adds an entry. The tree takes over the caller's reference to what `value` refers to.
+    /// Adds an entry. The tree takes over the caller's references of `value`.
     ///
     /// # Errors
     /// Those of [`Writer::new_block`].
@@ -74,7 +73,7 @@ impl<V: Value> Builder<V> {
         }
     }
 
-    /// Completes the tree.
+    /// Completes the tree and returns it.
     ///
     /// # Errors
     /// Those of [`Writer::new_block`].
@@ -93,8 +92,8 @@ impl<V: Value> Builder<V> {
         Ok(Btree::open(nodes.1.at))
     }
 
-    /// Makes `node` the child of a node of `self.internal[height]`, and the nodes that this
-    /// completes the children of those above.
+    /// Adds `node` as a child to level `self.internal[height]`, and every node that this completes
+    /// to the level above it.
     fn link<W: Writer>(&mut self, writer: &mut W, height: usize, node: Building) -> Result<()> {
         let mut complete = Some(node);
         for height in height.. {
@@ -120,13 +119,13 @@ impl<V: Value> Default for Builder<V> {
 }
 
 impl<T: Value> Level<T> {
-    /// A level that begins with an entry.
+    /// Starts a level with one entry.
     fn new<W: Writer>(writer: &mut W, flags: u32, key: u64, value: T) -> Result<Self> {
         let last = Building::new(writer, flags, key, value)?;
         Ok(Self { flags, full: None, last, values: PhantomData })
     }
 
-    /// Adds an entry, and returns a node that the level above has to know of now.
+    /// Adds an entry. Returns a node that must now be linked into the level above, if any.
     fn push<W: Writer>(&mut self, writer: &mut W, key: u64, value: T) -> Result<Option<Building>> {
         if self.last.len < NodeView::<T>::CAPACITY {
             NodeEdit::of(writer.edit::<Node>(self.last.at)?).insert(self.last.len, key, value);
@@ -137,8 +136,8 @@ impl<T: Value> Level<T> {
         Ok(self.full.replace(std::mem::replace(&mut self.last, next)))
     }
 
-    /// The nodes that are left, none of them under a third full if there are two. `V` is the type
-    /// of the tree's values.
+    /// Returns the remaining nodes. If there are two, both are at least a third full. `V` is the
+    /// type of the tree's values.
     fn finish<V: Value, W: Writer>(&self, writer: &mut W) -> Result<(Option<Building>, Building)> {
         let mut last = self.last;
         if let Some(full) = self.full

@@ -1,14 +1,14 @@
-//! The one place that moves keys and values.
+//! Changes to the entries of a node. No other module moves keys and values.
 
 use zerocopy::{FromBytes, little_endian as le};
 
 use super::{NodeView, Value};
 use crate::format::NodeDisk;
 
-/// A node to change, with values of type `V`: those of the tree in a leaf, block numbers in an
+/// A mutable node with values of type `V`: those of the tree in a leaf, block numbers in an
 /// internal node.
 ///
-/// That keys ascend is up to the caller. An entry or a length out of range panics.
+/// The caller keeps the keys in ascending order. An entry or a length out of range panics.
 pub(super) struct NodeEdit<'a, V> {
     nr_entries: &'a mut le::U32,
     keys: &'a mut [le::U64],
@@ -16,7 +16,7 @@ pub(super) struct NodeEdit<'a, V> {
 }
 
 impl<'a, V: Value> NodeEdit<'a, V> {
-    /// Makes an empty node out of `disk`, with one of [`node_flags`](crate::format::node_flags).
+    /// Formats `disk` as an empty node with one of [`node_flags`](crate::format::node_flags).
     pub(super) fn format(disk: &'a mut NodeDisk, flags: u32) -> Self {
         let header = &mut disk.header;
         header.flags.set(flags);
@@ -27,7 +27,10 @@ impl<'a, V: Value> NodeEdit<'a, V> {
         Self::of(disk)
     }
 
-    /// A node that was checked before, or made by [`format`](Self::format).
+    /// Opens a node that was checked before, or made by [`format`](Self::format).
+    ///
+    /// # Panics
+    /// If the header does not fit values of type `V`.
     pub(super) fn of(disk: &'a mut NodeDisk) -> Self {
         let NodeDisk { header, body } = disk;
         let capacity = NodeView::<V>::CAPACITY;
@@ -46,19 +49,19 @@ impl<'a, V: Value> NodeEdit<'a, V> {
         }
     }
 
-    /// The number of entries.
+    /// Returns the number of entries.
     pub(super) fn len(&self) -> usize {
         self.nr_entries.get() as usize
     }
 
-    /// Puts an entry before entry `index`, or, with the number of entries, at the end.
+    /// Inserts an entry before entry `index`, or at the end if `index` is the number of entries.
     pub(super) fn insert(&mut self, index: usize, key: u64, value: V) {
         self.open(index, 1);
         self.keys[index].set(key);
         self.values[index] = value;
     }
 
-    /// Takes the entries in `range` out.
+    /// Removes the entries in `range`.
     pub(super) fn remove(&mut self, range: std::ops::Range<usize>) {
         let len = self.len();
         let removed = range.len();
@@ -67,7 +70,7 @@ impl<'a, V: Value> NodeEdit<'a, V> {
         self.nr_entries.set((len - removed) as u32);
     }
 
-    /// Puts `entries` before entry `index`, or, with the number of entries, at the end.
+    /// Inserts `entries` before entry `index`, or at the end if `index` is the number of entries.
     pub(super) fn splice(&mut self, index: usize, (keys, values): (&[le::U64], &[V])) {
         self.open(index, keys.len());
         self.keys[index..index + keys.len()].copy_from_slice(keys);

@@ -1,4 +1,4 @@
-//! Putting entries in: room is made on the way down, so that nothing has to be done on a way back.
+//! Insertion of entries. Room is made on the way down, so no pass back up is needed.
 
 use zerocopy::little_endian as le;
 
@@ -11,10 +11,10 @@ use crate::number::BlockNr;
 use crate::store::{Reader, Writer};
 
 impl<V: Value> Btree<V> {
-    /// Makes `value` the value of `key`, and returns whether the key is new.
+    /// Sets the value of `key` and returns whether the key is new.
     ///
-    /// The tree takes over the caller's reference to what `value` refers to. A value that is
-    /// replaced is given up ([`Value::dec`]).
+    /// The tree takes over the caller's references of `value`. [`Value::dec`] is called for a value
+    /// that is replaced.
     ///
     /// # Errors
     /// Those of [`lookup`](Self::lookup), of [`Writer::new_block`], of [`Writer::shadow`] and of
@@ -40,7 +40,7 @@ impl<V: Value> Btree<V> {
         Err(node_error(place.at, NodeError::TooDeep))
     }
 
-    /// Splits the root in two, below a new root.
+    /// Splits the root into two nodes below a new root.
     fn grow<W: Writer>(&mut self, writer: &mut W) -> Result<Place> {
         let left = self.root;
         let right = sibling::split::<V, W>(writer, left)?;
@@ -55,8 +55,8 @@ impl<V: Value> Btree<V> {
     }
 }
 
-/// Whether `key` can be put into the node at `at`, or, when it is internal, into the node below it
-/// that will be split for it.
+/// Returns whether the node at `at` has room for `key`: a leaf for the entry, an internal node for
+/// the entry of a child that is split.
 fn has_room_for<V: Value, R: Reader>(reader: &R, at: BlockNr, key: u64) -> Result<bool> {
     let node = NodeBlock::<V>::read(reader, at)?;
     Ok(match node.view() {
@@ -65,8 +65,7 @@ fn has_room_for<V: Value, R: Reader>(reader: &R, at: BlockNr, key: u64) -> Resul
     })
 }
 
-/// Shadows the child that answers for `key` and sees to it that it has room, for which `parent`
-/// must have room as well.
+/// Shadows the child for `key` and makes room in it. `parent` must have room as well.
 fn child_with_room<V: Value, W: Writer>(writer: &mut W, parent: Place, key: u64) -> Result<Place> {
     let node = NodeBlock::<V>::read(writer, parent.at)?;
     let (index, len) = (node.internal().route(key), node.internal().len());
@@ -75,7 +74,7 @@ fn child_with_room<V: Value, W: Writer>(writer: &mut W, parent: Place, key: u64)
     if has_room_for::<V, W>(writer, child.at, key)? {
         return Ok(child);
     }
-    // A neighbour that takes some entries saves a split and leaves fuller nodes.
+    // Moving entries to a neighbour avoids a split and leaves fuller nodes.
     if index > 0 && is_roomy::<V, W>(writer, parent, index - 1)? {
         let left = parent.shadow_child::<V, W>(writer, index - 1)?;
         sibling::share::<V, W>(writer, left.at, child.at)?;
@@ -94,9 +93,9 @@ fn child_with_room<V: Value, W: Writer>(writer: &mut W, parent: Place, key: u64)
     parent.shadowed_child::<V, W>(writer, key)
 }
 
-/// Whether the child of entry `index` has room for a good many entries of a full neighbour: for
-/// two at least, so that both have room when they have shared out their entries, and for an eighth
-/// of a node, so that it is not done again for every insertion.
+/// Returns whether the child of entry `index` has room for many entries of a full neighbour: for at
+/// least two, so that both have room after sharing, and for at least an eighth of a node, so that
+/// sharing is not repeated for every insertion.
 fn is_roomy<V: Value, R: Reader>(reader: &R, parent: Place, index: usize) -> Result<bool> {
     let node = NodeBlock::<V>::read(reader, parent.at)?;
     let fill = Fill::read::<V, R>(reader, node.internal().child(index))?;

@@ -1,4 +1,4 @@
-//! Nodes as they are read: checked once, then borrowed where they lie.
+//! Read access to nodes: a node is checked once, and its entries are then borrowed in place.
 
 use std::marker::PhantomData;
 
@@ -11,14 +11,14 @@ use crate::format::{Node, NodeDisk, node_capacity, node_flags};
 use crate::number::BlockNr;
 use crate::store::Reader;
 
-/// Nodes on the longest way down.
+/// Maximum number of nodes on a path from the root to a leaf.
 ///
-/// Internal nodes have at least 84 children, so the 4161600 blocks of the largest metadata device
-/// hold trees of no more than five levels. The rest is for trees thinner than that; what is deeper
-/// still has a cycle in it.
+/// Internal nodes have at least 84 children, so trees on the largest metadata device, which has
+/// 4161600 blocks, have at most five levels. The reserve is for trees with fewer children per node;
+/// a deeper tree has a cycle.
 pub(super) const MAX_DEPTH: usize = 16;
 
-/// Keys from `first` to `last`, both included, so that the highest key needs no exception.
+/// Keys from `first` to `last`, both included, so that the highest key is not a special case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct KeyRange {
     pub(super) first: u64,
@@ -32,19 +32,19 @@ impl KeyRange {
         (self.first..=self.last).contains(&key)
     }
 
-    /// The keys above `key`, if any are left.
+    /// Returns the keys above `key`, if any are left.
     pub(super) fn above(self, key: u64) -> Option<Self> {
         (key < self.last).then(|| Self { first: self.first.max(key + 1), last: self.last })
     }
 
-    /// The keys below `key`, if any are left.
+    /// Returns the keys below `key`, if any are left.
     pub(super) fn below(self, key: u64) -> Option<Self> {
         (key > self.first).then(|| Self { first: self.first, last: self.last.min(key - 1) })
     }
 }
 
-/// The entries of a checked node, where they lie: as many values as keys, and keys that strictly
-/// ascend.
+/// The entries of a checked node, borrowed in place: as many values as keys, and strictly ascending
+/// keys.
 pub struct NodeView<'a, V> {
     keys: &'a [le::U64],
     values: &'a [V],
@@ -59,17 +59,17 @@ impl<V> Clone for NodeView<'_, V> {
 impl<V> Copy for NodeView<'_, V> {}
 
 impl<'a, V: Value> NodeView<'a, V> {
-    /// Entries that fit in a node: at least three.
+    /// Capacity of a node in entries: at least three.
     pub const CAPACITY: usize = {
         assert!(size_of::<V>() > 0, "a value has a size");
         assert!(node_capacity(size_of::<V>()) >= 3, "three values fit in a node");
         node_capacity(size_of::<V>())
     };
 
-    /// Entries below which a node is not left, unless it is the root.
+    /// Minimum number of entries of a node that is not the root.
     pub(super) const MIN: usize = Self::CAPACITY / 3;
 
-    /// The entries of a node that is known to be laid out for values of type `V`.
+    /// Returns the entries of a node that is known to hold values of type `V`.
     pub(super) fn of(disk: &'a NodeDisk) -> Self {
         let len = disk.header.nr_entries.get() as usize;
         let (keys, values) = disk.body.split_at(size_of::<u64>() * Self::CAPACITY);
@@ -81,17 +81,17 @@ impl<'a, V: Value> NodeView<'a, V> {
         }
     }
 
-    /// The number of entries.
+    /// Returns the number of entries.
     pub fn len(&self) -> usize {
         self.keys.len()
     }
 
-    /// Whether there are no entries: only a leaf that is the root can be so.
+    /// True if there are no entries. Only a leaf that is the root can be empty.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
-    /// The key of entry `index`.
+    /// Returns the key of entry `index`.
     ///
     /// # Panics
     /// If there is no such entry.
@@ -99,7 +99,7 @@ impl<'a, V: Value> NodeView<'a, V> {
         self.keys[index].get()
     }
 
-    /// The value of entry `index`.
+    /// Returns the value of entry `index`.
     ///
     /// # Panics
     /// If there is no such entry.
@@ -107,31 +107,31 @@ impl<'a, V: Value> NodeView<'a, V> {
         self.values[index]
     }
 
-    /// The value of `key`.
+    /// Returns the value of `key`.
     pub fn get(&self, key: u64) -> Option<V> {
         self.search(key).ok().map(|index| self.value(index))
     }
 
-    /// Keys and values, by ascending keys.
+    /// Returns keys and values, by ascending keys.
     pub fn entries(
         &self,
     ) -> impl DoubleEndedIterator<Item = (u64, V)> + ExactSizeIterator + use<'a, V> {
         self.keys.iter().map(|key| key.get()).zip(self.values.iter().copied())
     }
 
-    /// The entry of `key`, or else where it would have to be.
+    /// Returns the entry of `key`, or else the position where it would be inserted.
     pub(super) fn search(&self, key: u64) -> std::result::Result<usize, usize> {
         self.keys.binary_search_by_key(&key, |key| key.get())
     }
 
-    /// The keys and values of the entries in `range`.
+    /// Returns the keys and values of the entries in `range`.
     pub(super) fn slices(&self, range: std::ops::Range<usize>) -> (&'a [le::U64], &'a [V]) {
         (&self.keys[range.clone()], &self.values[range])
     }
 
     fn check_order(&self) -> std::result::Result<(), NodeError> {
         let ascends = |pair: &[le::U64]| pair[0].get() < pair[1].get();
-        // Twice as fast as a search that stops at the first one, and most nodes are sound.
+        // Twice as fast as a search that stops at the first hit, and most nodes are sound.
         if self.keys.windows(2).fold(true, |all, pair| all & ascends(pair)) {
             return Ok(());
         }
@@ -159,8 +159,8 @@ impl<'a, V: Value> NodeView<'a, V> {
 }
 
 impl<'a> NodeView<'a, le::U64> {
-    /// The entry whose child answers for `key`: the last whose key is not above it, or else the
-    /// first.
+    /// Returns the entry whose child covers `key`: the last entry whose key is at or below it, or
+    /// else the first entry.
     pub(super) fn route(&self, key: u64) -> usize {
         match self.search(key) {
             Ok(index) => index,
@@ -168,20 +168,20 @@ impl<'a> NodeView<'a, le::U64> {
         }
     }
 
-    /// The child of entry `index`.
+    /// Returns the child of entry `index`.
     pub(super) fn child(&self, index: usize) -> BlockNr {
         BlockNr(self.value(index).get())
     }
 
-    /// The children.
+    /// Returns the children.
     pub(super) fn children(&self) -> impl Iterator<Item = BlockNr> + use<'a> {
         self.values.iter().map(|child| BlockNr(child.get()))
     }
 
-    /// The keys that the child of entry `index` may hold, in a node that may hold `keys`.
+    /// Returns the keys that the child of entry `index` may hold, in a node that may hold `keys`.
     pub(super) fn child_keys(&self, index: usize, keys: KeyRange) -> KeyRange {
         let last = match self.keys.get(index + 1) {
-            // It is above another key, so it is not zero.
+            // The key is above another key, so it is not zero.
             Some(next) => next.get() - 1,
             None => keys.last,
         };
@@ -191,14 +191,19 @@ impl<'a> NodeView<'a, le::U64> {
 
 /// A checked node of a tree with values of type `V`.
 pub enum Parsed<'a, V> {
-    /// An internal node, which is never empty: the values are the block numbers of the children.
+    /// An internal node, which is never empty. Its values are the block numbers of its children.
     Internal(NodeView<'a, le::U64>),
     /// A leaf.
     Leaf(NodeView<'a, V>),
 }
 
-/// The only way from a block's bytes to a node's entries: the header has to fit a tree with values
-/// of type `V`, and the keys have to ascend strictly.
+/// Checks a node and returns its entries: the header must fit a tree with values of type `V`, and
+/// the keys must strictly ascend. All accesses to the entries of a read node go through it.
+///
+/// # Errors
+/// [`NodeError::Flags`], [`NodeError::ValueSize`], [`NodeError::Capacity`] and
+/// [`NodeError::Overfull`] for a wrong header, [`NodeError::Empty`] for an internal node without
+/// entries, and [`NodeError::KeyOrder`].
 pub fn parse<V: Value>(disk: &NodeDisk) -> std::result::Result<Parsed<'_, V>, NodeError> {
     let node = layout(disk)?;
     match &node {
@@ -209,7 +214,7 @@ pub fn parse<V: Value>(disk: &NodeDisk) -> std::result::Result<Parsed<'_, V>, No
     Ok(node)
 }
 
-/// Checks the header, and that alone.
+/// Checks only the header.
 fn layout<V: Value>(disk: &NodeDisk) -> std::result::Result<Parsed<'_, V>, NodeError> {
     match disk.header.flags.get() {
         node_flags::INTERNAL => Ok(Parsed::Internal(fitting(disk)?)),
@@ -218,7 +223,7 @@ fn layout<V: Value>(disk: &NodeDisk) -> std::result::Result<Parsed<'_, V>, NodeE
     }
 }
 
-/// The entries, if the header is that of a node with values of type `V`.
+/// Returns the entries if the header fits a node with values of type `V`.
 fn fitting<V: Value>(disk: &NodeDisk) -> std::result::Result<NodeView<'_, V>, NodeError> {
     let header = &disk.header;
     let (found, expected) = (header.value_size.get(), size_of::<V>() as u32);
@@ -236,9 +241,9 @@ fn fitting<V: Value>(disk: &NodeDisk) -> std::result::Result<NodeView<'_, V>, No
     Ok(NodeView::of(disk))
 }
 
-/// A checked node that holds on to its block.
+/// A checked node that holds a reference to its block.
 ///
-/// A block in use cannot be edited without a copy, so drop this first.
+/// A referenced block cannot be edited without a copy, so drop this first.
 pub(super) struct NodeBlock<V> {
     at: BlockNr,
     block: Block<Node>,
@@ -246,14 +251,14 @@ pub(super) struct NodeBlock<V> {
 }
 
 impl<V: Value> NodeBlock<V> {
-    /// The node at `at`.
+    /// Reads and checks the node at `at`.
     pub(super) fn read<R: Reader>(reader: &R, at: BlockNr) -> Result<Self> {
         let block = reader.read::<Node>(at)?;
         parse::<V>(&block).map_err(|source| node_error(at, source))?;
         Ok(Self { at, block, values: PhantomData })
     }
 
-    /// The node at `at`, whose parent gives it `keys`.
+    /// Reads and checks the node at `at`, whose parent gives it the keys `keys`.
     pub(super) fn read_child<R: Reader>(reader: &R, at: BlockNr, keys: KeyRange) -> Result<Self> {
         let node = Self::read(reader, at)?;
         match node.view() {
@@ -264,7 +269,7 @@ impl<V: Value> NodeBlock<V> {
         Ok(node)
     }
 
-    /// Whether the padding of the header is not zero, which means nothing.
+    /// True if the padding of the header, which has no meaning, is not zero.
     pub(super) fn is_padded(&self) -> bool {
         self.block.header.padding.get() != 0
     }
@@ -277,7 +282,7 @@ impl<V: Value> NodeBlock<V> {
         layout(&self.block).expect("a node is checked when it is read")
     }
 
-    /// The entries.
+    /// Returns the entries.
     ///
     /// # Panics
     /// If the node is not a leaf.
@@ -288,7 +293,7 @@ impl<V: Value> NodeBlock<V> {
         }
     }
 
-    /// The entries.
+    /// Returns the entries.
     ///
     /// # Panics
     /// If the node is not internal.
@@ -304,7 +309,7 @@ impl<V: Value> NodeBlock<V> {
     }
 }
 
-/// `source`, with the place of the node.
+/// Adds the block number of the node to `source`.
 pub(super) fn node_error(at: BlockNr, source: NodeError) -> Error {
     Error::Node { at, source }
 }

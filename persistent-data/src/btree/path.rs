@@ -1,4 +1,4 @@
-//! Ways down from the root, to read and to change.
+//! Descents from the root, for reads and for changes.
 
 use zerocopy::little_endian as le;
 
@@ -9,10 +9,10 @@ use crate::format::Node;
 use crate::number::BlockNr;
 use crate::store::{Reader, Writer};
 
-/// The leaf that has to hold a key if the tree does.
+/// The leaf that holds a key if the tree has it.
 pub(super) struct FoundLeaf<V> {
     node: NodeBlock<V>,
-    /// The keys that this leaf has to hold if the tree does.
+    /// The keys that this leaf holds if the tree has them.
     pub(super) answers: KeyRange,
 }
 
@@ -22,7 +22,7 @@ impl<V: Value> FoundLeaf<V> {
     }
 }
 
-/// The leaf that has to hold `key` if the tree does.
+/// Returns the leaf that holds `key` if the tree has it.
 pub(super) fn find_leaf<V: Value, R: Reader>(
     reader: &R,
     root: BlockNr,
@@ -30,8 +30,8 @@ pub(super) fn find_leaf<V: Value, R: Reader>(
 ) -> Result<FoundLeaf<V>> {
     let mut node = NodeBlock::<V>::read(reader, root)?;
     let mut keys = KeyRange::ALL;
-    // A first child answers for the keys below its own key in the parent as well, although it may
-    // not hold any.
+    // A first child also covers the keys below its own key in the parent, although it may not hold
+    // any of them.
     let mut answers = KeyRange::ALL;
     for _ in 0..MAX_DEPTH {
         let Parsed::Internal(view) = node.view() else {
@@ -49,7 +49,7 @@ pub(super) fn find_leaf<V: Value, R: Reader>(
     Err(node_error(node.at(), NodeError::TooDeep))
 }
 
-/// A node that is new in this transaction, and the keys that its parent gives it.
+/// A node that is new in this transaction, and the key range that its parent gives it.
 #[derive(Clone, Copy)]
 pub(super) struct Place {
     pub(super) at: BlockNr,
@@ -61,7 +61,7 @@ impl Place {
         Self { at, keys: KeyRange::ALL }
     }
 
-    /// The child that answers for `key`, which must have been shadowed.
+    /// Returns the child for `key`, which must have been shadowed.
     pub(super) fn shadowed_child<V: Value, W: Writer>(self, writer: &W, key: u64) -> Result<Self> {
         let node = NodeBlock::<V>::read(writer, self.at)?;
         let view = node.internal();
@@ -94,7 +94,7 @@ impl<V: Value> Btree<V> {
         Ok(Place::root(self.root))
     }
 
-    /// Shadows the nodes from the root to the leaf that answers for `key`, and returns the leaf.
+    /// Shadows the nodes from the root to the leaf for `key`, and returns the leaf.
     pub(super) fn shadow_path<W: Writer>(&mut self, writer: &mut W, key: u64) -> Result<BlockNr> {
         let mut place = self.shadow_root(writer)?;
         for _ in 0..MAX_DEPTH {
@@ -110,7 +110,7 @@ impl<V: Value> Btree<V> {
     }
 }
 
-/// Shadows `node`. What it refers to has a second referrer if the original stays in use.
+/// Shadows `node`. If the original stays in use, adds a reference to all that the node refers to.
 fn shadow<V: Value, W: Writer>(writer: &mut W, node: NodeBlock<V>) -> Result<BlockNr> {
     let shadow = writer.shadow::<Node>(node.at())?;
     if shadow.was_shared {
@@ -130,7 +130,7 @@ fn shadow<V: Value, W: Writer>(writer: &mut W, node: NodeBlock<V>) -> Result<Blo
     Ok(shadow.at)
 }
 
-/// The internal node at `at`, to change.
+/// Returns the internal node at `at` for changes.
 pub(super) fn edit_internal<W: Writer>(
     writer: &mut W,
     at: BlockNr,

@@ -1,4 +1,4 @@
-//! Entries in order, from both ends.
+//! Iteration over entries in key order, from both ends.
 
 use std::iter::FusedIterator;
 use std::ops::{Bound, RangeBounds};
@@ -10,20 +10,20 @@ use crate::error::Result;
 use crate::number::BlockNr;
 use crate::store::Reader;
 
-/// The entries of a range of keys, by ascending keys, or from the other end by descending ones.
+/// The entries of a range of keys, by ascending keys, or by descending keys from the back.
 ///
-/// A leaf is read when its first entry is asked for. After an error there is nothing more.
+/// Each leaf is read when its first entry is needed. The iteration ends after an error.
 pub struct Range<'r, R, V> {
     reader: &'r R,
     root: BlockNr,
-    /// The keys of which the entries have not been returned yet. None when that is all.
+    /// Keys whose entries have not been returned yet. `None` at the end.
     left: Option<KeyRange>,
     front: Option<FoundLeaf<V>>,
     back: Option<FoundLeaf<V>>,
 }
 
 impl<V: Value> Btree<V> {
-    /// The entries whose keys lie in `bounds`: none if the bounds are the wrong way round.
+    /// Returns the entries whose keys lie in `bounds`. Inverted bounds yield no entries.
     pub fn range<'r, R: Reader>(
         &self,
         reader: &'r R,
@@ -83,7 +83,7 @@ impl<R: Reader, V: Value> Range<'_, R, V> {
     }
 }
 
-/// The leaf that answers for `key`: the one at hand, if it does.
+/// Returns the leaf for `key`: the cached one if it covers the key.
 fn leaf_of<'l, R: Reader, V: Value>(
     at_hand: &'l mut Option<FoundLeaf<V>>,
     reader: &R,

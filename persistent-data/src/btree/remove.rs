@@ -1,4 +1,4 @@
-//! Taking entries out: nodes are filled up on the way down, so that none falls below a third.
+//! Removal of entries. Nodes are refilled on the way down, so that none falls below a third.
 
 use super::path::{Place, edit_internal};
 use super::sibling::{self, Fill};
@@ -8,7 +8,7 @@ use crate::format::Node;
 use crate::store::Writer;
 
 impl<V: Value> Btree<V> {
-    /// Takes the entry of `key` out, gives its value up ([`Value::dec`]), and returns whether there
+    /// Removes the entry of `key`, calls [`Value::dec`] for its value, and returns whether there
     /// was one. If there was none, nothing changes.
     ///
     /// # Errors
@@ -33,7 +33,7 @@ impl<V: Value> Btree<V> {
             };
             let len = Fill::read::<V, W>(writer, place.at)?.len;
             place = if len == 1 && place.at == self.root {
-                // The reference to the child goes over from the old root to the tree.
+                // The old root's reference to the child passes to the tree.
                 writer.dec(place.at)?;
                 self.root = child.at;
                 Place::root(child.at)
@@ -45,9 +45,8 @@ impl<V: Value> Btree<V> {
     }
 }
 
-/// Shadows the child that answers for `key`, one of several, and sees to it that it can lose an
-/// entry: that it has more than the least, by merging it with a neighbour or by sharing the
-/// entries of both out.
+/// Shadows the child for `key`, one of several, so that it can lose an entry: a child with the
+/// minimum number of entries is merged with a neighbour, or the two share their entries equally.
 fn child_to_spare<V: Value, W: Writer>(writer: &mut W, parent: Place, key: u64) -> Result<Place> {
     let node = NodeBlock::<V>::read(writer, parent.at)?;
     let index = node.internal().route(key);
@@ -62,7 +61,7 @@ fn child_to_spare<V: Value, W: Writer>(writer: &mut W, parent: Place, key: u64) 
     let left = parent.shadow_child::<V, W>(writer, left_index)?.at;
     let right = parent.shadow_child::<V, W>(writer, right_index)?.at;
     let total = Fill::read::<V, W>(writer, left)?.len + Fill::read::<V, W>(writer, right)?.len;
-    // With one entry more, either gets more than the least.
+    // With one entry more, each of the two gets more than the minimum.
     if total <= 2 * fill.min + 1 {
         sibling::merge::<V, W>(writer, left, right)?;
         edit_internal(writer, parent.at)?.remove(right_index..right_index + 1);

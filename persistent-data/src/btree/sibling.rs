@@ -1,6 +1,6 @@
-//! Two neighbouring nodes: splitting one in two, sharing entries out, merging two into one.
+//! Operations on two adjacent nodes: split, share, merge.
 //!
-//! All of them are new in this transaction. Their entries in the parent are left to the caller.
+//! Both nodes are new in this transaction. The caller updates their entries in the parent.
 
 use zerocopy::little_endian as le;
 
@@ -10,20 +10,20 @@ use crate::format::{Node, node_flags};
 use crate::number::BlockNr;
 use crate::store::{Reader, Writer};
 
-/// How full a node is.
+/// Fill level of a node.
 #[derive(Clone, Copy)]
 pub(super) struct Fill {
-    /// Entries.
+    /// Number of entries.
     pub(super) len: usize,
-    /// Entries that fit.
+    /// Capacity in entries.
     pub(super) capacity: usize,
-    /// Entries that a node below the root has at least.
+    /// Minimum number of entries of a node below the root.
     pub(super) min: usize,
     is_leaf: bool,
 }
 
 impl Fill {
-    /// How full the node at `at` is.
+    /// Reads the fill level of the node at `at`.
     pub(super) fn read<V: Value, R: Reader>(reader: &R, at: BlockNr) -> Result<Self> {
         let node = NodeBlock::<V>::read(reader, at)?;
         Ok(match node.view() {
@@ -42,7 +42,7 @@ impl Fill {
     }
 }
 
-/// Moves the upper half of the entries at `left` to a new node, its right neighbour.
+/// Moves the upper half of the entries at `left` to a new right neighbour, and returns that node.
 pub(super) fn split<V: Value, W: Writer>(writer: &mut W, left: BlockNr) -> Result<BlockNr> {
     let right = writer.new_block::<Node>()?;
     if Fill::read::<V, W>(writer, left)?.is_leaf {
@@ -55,7 +55,7 @@ pub(super) fn split<V: Value, W: Writer>(writer: &mut W, left: BlockNr) -> Resul
     Ok(right)
 }
 
-/// Gives either neighbour half of their entries, the right one the odd one.
+/// Gives each neighbour half of their entries. The right one gets the odd entry.
 pub(super) fn share<V: Value, W: Writer>(
     writer: &mut W,
     left: BlockNr,
@@ -68,7 +68,7 @@ pub(super) fn share<V: Value, W: Writer>(
     }
 }
 
-/// Moves all entries at `right` to `left`, and gives `right` up. They have to fit.
+/// Moves all entries at `right` to `left`, where they must fit, and drops `right`.
 pub(super) fn merge<V: Value, W: Writer>(
     writer: &mut W,
     left: BlockNr,
@@ -82,7 +82,7 @@ pub(super) fn merge<V: Value, W: Writer>(
     writer.dec(right)
 }
 
-/// The lowest key at `at`, a node with entries.
+/// Returns the lowest key of the node at `at`, which must have entries.
 pub(super) fn first_key<V: Value, R: Reader>(reader: &R, at: BlockNr) -> Result<u64> {
     let node = NodeBlock::<V>::read(reader, at)?;
     let first = match node.view() {
@@ -92,7 +92,7 @@ pub(super) fn first_key<V: Value, R: Reader>(reader: &R, at: BlockNr) -> Result<
     first.ok_or(node_error(at, NodeError::Empty))
 }
 
-/// Whether both nodes are leaves, and not both internal.
+/// Checks that the nodes have the same level. Returns whether they are leaves.
 fn same_level<V: Value, R: Reader>(reader: &R, left: BlockNr, right: BlockNr) -> Result<bool> {
     let left = Fill::read::<V, R>(reader, left)?.is_leaf;
     if left != Fill::read::<V, R>(reader, right)?.is_leaf {
@@ -116,7 +116,7 @@ fn share_entries<T: Value, W: Writer>(writer: &mut W, left: BlockNr, right: Bloc
     Ok(())
 }
 
-/// Moves the first `count` entries at `right`, or all of them, to the end of `left`.
+/// Moves the first `count` entries at `right`, or all if there are fewer, to the end of `left`.
 fn append<T: Value, W: Writer>(
     writer: &mut W,
     left: BlockNr,

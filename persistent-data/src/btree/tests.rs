@@ -21,7 +21,7 @@ use crate::number::BlockNr;
 use crate::sim::MemoryStore;
 use crate::store::Reader;
 
-/// Runs `test` with the seeds `0..count`, or with that in `TEST_SEED` alone.
+/// Runs `test` with the seeds `0..count`, or only with the one in `TEST_SEED`.
 fn for_each_seed(count: u64, test: impl Fn(&mut StdRng)) {
     let seeds = match std::env::var("TEST_SEED") {
         Ok(seed) => {
@@ -49,7 +49,7 @@ impl Drop for SeedOnPanic {
     }
 }
 
-/// A value that tests can make up and compare.
+/// A value that tests can generate and compare.
 trait TestValue: Value + PartialEq + Debug {
     fn random(rng: &mut StdRng) -> Self;
 }
@@ -84,14 +84,14 @@ impl<const N: usize> TestValue for [u8; N] {
     }
 }
 
-/// A node that a walk has met.
+/// A node that a walk has visited.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Met {
     at: BlockNr,
     keys: ops::Range<u64>,
 }
 
-/// Keeps all that a walk shows.
+/// Records everything that a walk visits.
 struct Record<V> {
     nodes: Vec<Met>,
     entries: Vec<(u64, V)>,
@@ -121,14 +121,14 @@ impl<V: Value> WalkVisitor<V> for Record<V> {
     }
 }
 
-/// Checks the [shape](check_shape) of the tree, and that it holds what `model` does.
+/// Checks the [shape](check_shape) of the tree, and that its content equals that of `model`.
 fn check_tree<V: TestValue>(store: &MemoryStore, root: BlockNr, model: &BTreeMap<u64, V>) {
     let record = check_shape::<V>(store, root);
     let expected: Vec<_> = model.iter().map(|(&key, &value)| (key, value)).collect();
     assert!(record.entries == expected, "{} of {} entries", record.entries.len(), expected.len());
 }
 
-/// Checks that the tree is sound, and that no node but the root is under a third full.
+/// Checks that the tree is sound, and that only the root may be less than a third full.
 fn check_shape<V: Value>(store: &MemoryStore, root: BlockNr) -> Record<V> {
     let record = Record::<V>::of(store, root);
     assert!(record.damage.is_empty(), "{:?}", record.damage);
@@ -139,8 +139,8 @@ fn check_shape<V: Value>(store: &MemoryStore, root: BlockNr) -> Record<V> {
     record
 }
 
-/// Entries of the node at `at`, and those that it has at least if it is not the root. A root that
-/// is internal has two.
+/// Returns the number of entries of the node at `at`, and the minimum for a node that is not the
+/// root. The minimum of an internal root is two.
 fn fill<V: Value>(store: &MemoryStore, at: BlockNr) -> (usize, usize) {
     match parse::<V>(&store.read::<Node>(at).unwrap()).unwrap() {
         Parsed::Internal(view) => {
@@ -151,7 +151,7 @@ fn fill<V: Value>(store: &MemoryStore, at: BlockNr) -> (usize, usize) {
     }
 }
 
-/// Checks that the reference counts are those that the trees at `roots` make.
+/// Checks that the reference counts are equal to those that the trees at `roots` make.
 fn check_counts<V: Value>(store: &MemoryStore, roots: impl IntoIterator<Item = BlockNr>) {
     let mut counts = BTreeMap::new();
     for root in roots {
@@ -160,7 +160,7 @@ fn check_counts<V: Value>(store: &MemoryStore, roots: impl IntoIterator<Item = B
     assert_eq!(&counts, store.counts());
 }
 
-/// A committed tree with the keys `step * 1`, `step * 2`, and so on up to `step * count`.
+/// Makes a committed tree with the keys `step * 1`, `step * 2`, and so on up to `step * count`.
 fn tree_of<V: TestValue>(
     rng: &mut StdRng,
     count: u64,

@@ -1,4 +1,4 @@
-//! A walk through a whole tree that survives damage, and says what it lost.
+//! A walk through a whole tree that continues past damage and reports it.
 
 use std::ops;
 
@@ -8,43 +8,43 @@ use crate::error::{Error, NodeError, Result};
 use crate::number::BlockNr;
 use crate::store::Reader;
 
-/// A node that could not be used, and what is lost with it.
+/// An unusable node, and the keys that are lost with it.
 #[derive(Debug)]
 pub struct NodeDamage {
-    /// Where the node is, or should be.
+    /// Block number of the node.
     pub at: BlockNr,
-    /// The keys whose entries it should lead to. Half-open, but an end of [`u64::MAX`] means that
-    /// there is none.
+    /// The keys whose entries were below the node. Half-open, but an end of [`u64::MAX`] means that
+    /// there is no upper limit.
     pub keys: ops::Range<u64>,
-    /// What is wrong.
+    /// The defect.
     pub error: Error,
 }
 
-/// What a [`walk`] meets, by ascending keys.
+/// Receives the nodes that a [`walk`] reaches, by ascending keys.
 pub trait WalkVisitor<V> {
-    /// A reference to the node `at`, which should hold `keys`, as in [`NodeDamage::keys`]. With
-    /// `false` the walk goes on behind it, without reading it.
+    /// Called for a reference to the node `at`, which should hold `keys`, as in
+    /// [`NodeDamage::keys`]. If it returns `false`, the walk skips the node without reading it.
     fn node(&mut self, at: BlockNr, keys: &ops::Range<u64>) -> bool;
 
-    /// The leaf `at`. Its keys lie in `keys`.
+    /// Called for the leaf `at`. Its keys lie in `keys`.
     fn leaf(&mut self, at: BlockNr, keys: &ops::Range<u64>, leaf: &NodeView<'_, V>);
 
-    /// The padding in the header of a node, which is sound otherwise, is not zero.
+    /// Called for an otherwise sound node whose header padding is not zero.
     fn padding(&mut self, _at: BlockNr) {}
 
-    /// A node is not what it must be. The walk goes on behind it.
+    /// Called for an unusable node. The walk continues behind it.
     fn damage(&mut self, damage: NodeDamage);
 }
 
-/// Shows `visitor` all of the tree at `root` that can be read, and what cannot.
+/// Walks the tree at `root` and calls `visitor` for all readable nodes and all damage.
 ///
-/// Besides what every reader of a node checks, a child's keys have to lie between its key and the
-/// next in the parent, only the root may be an empty leaf, and all leaves have to be as deep as
-/// the first.
+/// In addition to the checks of every node reader, a child's keys must lie between its key and the
+/// next one in the parent, only the root may be an empty leaf, and all leaves must have the depth
+/// of the first one.
 ///
-/// This comes to an end whatever the blocks hold, even if `visitor` lets it go everywhere: the
-/// nodes of one depth are given disjoint keys and have to hold some of them, so that no block
-/// passes twice at one depth.
+/// The walk terminates for any block content, even if `visitor` enters every node: nodes of one
+/// depth have disjoint key ranges and must hold at least one key, so no block is entered twice at
+/// one depth.
 pub fn walk<V: Value, R: Reader>(reader: &R, root: BlockNr, visitor: &mut impl WalkVisitor<V>) {
     let mut walk = Walk { reader, path: Vec::new(), leaf_depth: None };
     let mut next = Some((root, KeyRange::ALL));
@@ -70,7 +70,7 @@ pub fn walk<V: Value, R: Reader>(reader: &R, root: BlockNr, visitor: &mut impl W
 
 struct Walk<'r, R, V> {
     reader: &'r R,
-    /// The internal nodes on the way down to where the walk is.
+    /// The internal nodes from the root to the current position.
     path: Vec<Step<V>>,
     leaf_depth: Option<usize>,
 }
@@ -78,13 +78,13 @@ struct Walk<'r, R, V> {
 struct Step<V> {
     node: NodeBlock<V>,
     keys: KeyRange,
-    /// The entry whose child is next.
+    /// The entry whose child is visited next.
     next: usize,
 }
 
 impl<R: Reader, V: Value> Walk<'_, R, V> {
-    /// Reads a child of the last node of the path. It becomes the last of the path if it is
-    /// internal, and is returned if it is a leaf.
+    /// Reads a child of the last node of the path. An internal node is appended to the path, a leaf
+    /// is returned.
     fn enter(&mut self, at: BlockNr, keys: KeyRange) -> Result<Option<NodeBlock<V>>> {
         let depth = self.path.len();
         let node = if depth == 0 {
@@ -108,7 +108,7 @@ impl<R: Reader, V: Value> Walk<'_, R, V> {
         Ok(None)
     }
 
-    /// The next child that has not been visited, and the keys that it should hold.
+    /// Returns the next unvisited child and the keys that it should hold.
     fn next_child(&mut self) -> Option<(BlockNr, KeyRange)> {
         loop {
             let step = self.path.last_mut()?;

@@ -1,4 +1,4 @@
-//! A block device, or a regular file in its place.
+//! A block device, or a regular file that takes its place.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
@@ -16,44 +16,44 @@ use super::{Device, ReadDevice, check_range};
 use crate::block::RawBlock;
 use crate::number::{BLOCK_SIZE, BlockNr};
 
-/// Of a [`FileDevice`]: it is not a [`Device`].
+/// Marks a [`FileDevice`] that is not a [`Device`].
 #[derive(Debug)]
 pub enum ReadOnly {}
 
-/// Of a [`FileDevice`]: it is a [`Device`].
+/// Marks a [`FileDevice`] that is a [`Device`].
 #[derive(Debug)]
 pub enum ReadWrite {}
 
-/// A block device, or a regular file in its place.
+/// A block device, or a regular file that takes its place.
 ///
-/// Its size is the one at the time of opening. What is left of it after the last whole block is
-/// no part of the device: it is never written, and read only as the [`tail`](FileDevice::tail).
+/// Its size is the size at the time of opening. A partial block at the end is not part of the
+/// device: it is never written, and only [`tail`](FileDevice::tail) reads it.
 ///
-/// A flush fails if the device has become shorter, or if it is a file that was deleted: what was
-/// written is then not there, or not for long.
+/// A flush fails if the device has become shorter, or if it is a file that was deleted: the written
+/// data are then lost, or will be when the file is closed.
 #[derive(Debug)]
 pub struct FileDevice<Access = ReadWrite> {
     file: File,
     size_bytes: u64,
     is_block_device: bool,
-    /// Whether it had no name any more when it was opened, so that it can lose none.
+    /// True if the file was already deleted when it was opened.
     was_deleted: bool,
     access: PhantomData<Access>,
 }
 
 impl FileDevice<ReadOnly> {
-    /// Opens what lies at `path` for reading, and keeps writers out: a block device is claimed
+    /// Opens the device at `path` for reading, and excludes writers: a block device is claimed
     /// exclusively, a file gets a shared lock.
     ///
     /// # Errors
     /// Any [`OpenError`]. [`InUse`](OpenError::InUse) if a block device is mounted, used by the
-    /// kernel or claimed by somebody else, or if a file is open for writing as a `FileDevice`.
+    /// kernel or claimed by another process, or if a file is open for writing as a `FileDevice`.
     pub fn open_read(path: impl AsRef<Path>) -> Result<Self, OpenError> {
         Self::open(path.as_ref(), Purpose::Read)
     }
 
-    /// Opens what lies at `path` for reading while it may be in use. What is read is what the
-    /// device holds at that moment: two reads need not belong to the same commit.
+    /// Opens the device at `path` for reading while it may be in use. A read returns the present
+    /// content of the device: two reads may belong to different commits.
     ///
     /// # Errors
     /// Any [`OpenError`] but [`InUse`](OpenError::InUse).
@@ -63,23 +63,24 @@ impl FileDevice<ReadOnly> {
 }
 
 impl FileDevice {
-    /// Opens what lies at `path` for reading and writing, and keeps everybody else out but those
-    /// who read it [live](FileDevice::open_live): a block device is claimed exclusively, a file is
+    /// Opens the device at `path` for reading and writing, and excludes all others except
+    /// [live](FileDevice::open_live) readers: a block device is claimed exclusively, a file is
     /// locked.
     ///
     /// # Errors
     /// Any [`OpenError`]. [`InUse`](OpenError::InUse) if a block device is mounted, used by the
-    /// kernel or claimed by somebody else, or if a file is open as a `FileDevice`.
+    /// kernel or claimed by another process, or if a file is open as a `FileDevice`.
     pub fn open_write(path: impl AsRef<Path>) -> Result<Self, OpenError> {
         Self::open(path.as_ref(), Purpose::Write)
     }
 
-    /// A device of a file that is open already, which it neither claims nor locks. It must not be
-    /// open for appending, or writes go astray; if it is not open for writing at all they fail.
+    /// Makes a device of an open file, without claiming or locking it. The file must not be open
+    /// for appending, since writes would then go to the wrong place. If it is not open for writing,
+    /// writes fail.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] if it is neither a regular file nor a block device, and
-    /// whatever the system says when it is asked for the size.
+    /// [`io::ErrorKind::InvalidInput`] if it is neither a regular file nor a block device, and the
+    /// error of the system if its size cannot be determined.
     pub fn from_file(file: File) -> io::Result<Self> {
         if Kind::of(&file.metadata()?).is_none() {
             return Err(io::Error::new(
@@ -90,7 +91,7 @@ impl FileDevice {
         Self::sized(file)
     }
 
-    /// Gives up writing. What was claimed or locked stays so.
+    /// Returns the device without write access. Claims and locks stay.
     pub fn read_only(self) -> FileDevice<ReadOnly> {
         let Self { file, size_bytes, is_block_device, was_deleted, .. } = self;
         FileDevice { file, size_bytes, is_block_device, was_deleted, access: PhantomData }
@@ -98,16 +99,17 @@ impl FileDevice {
 }
 
 impl<Access> FileDevice<Access> {
-    /// Bytes on the device, a part of a block at its end included.
+    /// Returns the size in bytes, including a partial block at the end.
     pub fn size_bytes(&self) -> u64 {
         self.size_bytes
     }
 
-    /// The bytes after the last whole block, fewer than a block has. Not for a device that was
-    /// opened [live](FileDevice::open_live): direct I/O reads no such pieces.
+    /// Reads the bytes after the last whole block, fewer than a block. It does not work for a
+    /// device that was opened [live](FileDevice::open_live), because direct I/O cannot read partial
+    /// blocks.
     ///
     /// # Errors
-    /// Whatever the system says.
+    /// The error of the read.
     pub fn tail(&self) -> io::Result<Vec<u8>> {
         let begin = self.nr_blocks_in_file() * BLOCK_SIZE as u64;
         let mut tail = vec![0; (self.size_bytes - begin) as usize];
@@ -120,7 +122,7 @@ impl<Access> FileDevice<Access> {
     }
 
     fn open(path: &Path, purpose: Purpose) -> Result<Self, OpenError> {
-        // The page cache may hold what was there before the kernel's target wrote past it.
+        // The page cache may be stale, since the kernel's target bypasses it.
         let caching = match purpose {
             Purpose::Live => Caching::AvoidIfPossible,
             Purpose::Read | Purpose::Write => Caching::Use,
@@ -130,7 +132,7 @@ impl<Access> FileDevice<Access> {
     }
 
     fn sized(file: File) -> io::Result<Self> {
-        // The metadata of a block device say nothing about its size; its end does.
+        // The metadata of a block device does not tell its size, but seeking to its end does.
         let size_bytes = (&file).seek(SeekFrom::End(0))?;
         let metadata = file.metadata()?;
         let is_block_device = Kind::of(&metadata) == Some(Kind::BlockDevice);
@@ -138,7 +140,7 @@ impl<Access> FileDevice<Access> {
         Ok(Self { file, size_bytes, is_block_device, was_deleted, access: PhantomData })
     }
 
-    /// Fails if what was written is not there any more, or not for long.
+    /// Fails if the written data are lost or will be lost when the file is closed.
     fn check_lasts(&self) -> io::Result<()> {
         let metadata = self.file.metadata()?;
         let size_bytes = match self.is_block_device {
@@ -183,7 +185,7 @@ impl<Access: Send + Sync> ReadDevice for FileDevice<Access> {
         match rustix::fs::seek(&self.file, Position::Data(from.0 * BLOCK_SIZE as u64)) {
             Ok(data) => BlockNr(data / BLOCK_SIZE as u64).clamp(from, end),
             Err(Errno::NXIO) => end,
-            // Block devices and some file systems know of no holes.
+            // Block devices and some file systems do not report holes.
             Err(_) => from,
         }
     }
@@ -192,16 +194,16 @@ impl<Access: Send + Sync> ReadDevice for FileDevice<Access> {
 impl Device for FileDevice {
     fn write(&self, first: BlockNr, from: &[RawBlock]) -> io::Result<()> {
         check_range(self.nr_blocks(), first, from.len())?;
-        // A write of the last block would make a file as long as it was that has become shorter.
+        // If a file has become shorter, a write of the last block would restore its length.
         if first.0 + from.len() as u64 == self.nr_blocks() {
             self.check_lasts()?;
         }
         self.file.write_all_at(from.as_bytes(), first.0 * BLOCK_SIZE as u64)
     }
 
-    /// `fdatasync` is enough. Like `fsync` it empties the disk's own cache, and it stores what it
-    /// takes to find the data of a sparse file again; all it leaves out are times. The size never
-    /// changes, for nothing is written past the end.
+    /// `fdatasync` is enough. Like `fsync` it flushes the disk's cache and stores the metadata that
+    /// is needed to find the data of a sparse file. It omits only timestamps. The size never
+    /// changes, because nothing is written past the end.
     fn flush(&self) -> io::Result<()> {
         let flushed = self.file.sync_data();
         self.check_lasts().and(flushed)

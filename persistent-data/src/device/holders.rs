@@ -1,14 +1,14 @@
-//! Who uses a block device, for the message that it is in use.
+//! Finds the users of a block device, for the message that it is in use.
 //!
-//! All of it is best effort: what cannot be read is left out.
+//! All of it is best effort: unreadable files are ignored.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Who uses the block device with `number` (`major:minor`), or a partition of it, in words for a
-/// message. `sys` and `proc` are looked for in `root`.
+/// Returns the users of the block device with `number` (`major:minor`), or of a partition of it, in
+/// words for a message. Reads `sys` and `proc` below `root`.
 ///
-/// Empty if nobody is found: another program may have opened the device exclusively.
+/// Empty if none is found: another program may have opened the device exclusively.
 pub(super) fn holders(root: &Path, number: &str) -> Vec<String> {
     let device = root.join("sys/dev/block").join(number);
     let mut numbers = vec![number.to_owned()];
@@ -28,7 +28,7 @@ pub(super) fn holders(root: &Path, number: &str) -> Vec<String> {
     found
 }
 
-/// The block devices that are built on the one that `device` describes.
+/// Returns the block devices that are stacked on the one that `device` describes.
 fn stacked_on(device: &Path) -> Vec<String> {
     let describe = |holder: PathBuf| match line_of(&holder.join("dm/name")) {
         Some(name) => Some(format!("dm device `{name}`")),
@@ -37,7 +37,7 @@ fn stacked_on(device: &Path) -> Vec<String> {
     entries(&device.join("holders")).into_iter().filter_map(describe).collect()
 }
 
-/// What lies in `directory`, sorted.
+/// Returns the entries of `directory`, sorted.
 fn entries(directory: &Path) -> Vec<PathBuf> {
     let mut entries: Vec<PathBuf> = match fs::read_dir(directory) {
         Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.path())).collect(),
@@ -47,12 +47,12 @@ fn entries(directory: &Path) -> Vec<PathBuf> {
     entries
 }
 
-/// What the one-line file at `path` says.
+/// Returns the content of the one-line file at `path`.
 fn line_of(path: &Path) -> Option<String> {
     Some(fs::read_to_string(path).ok()?.trim_end().to_owned())
 }
 
-/// Where devices with one of `numbers` are mounted, by `mountinfo` (proc_pid_mountinfo(5)).
+/// Returns the mount points of devices with one of `numbers` (`mountinfo`: proc_pid_mountinfo(5)).
 fn mount_points(mountinfo: &[u8], numbers: &[String]) -> Vec<String> {
     let mut found = Vec::new();
     for line in mountinfo.split(|&byte| byte == b'\n') {
@@ -68,7 +68,7 @@ fn mount_points(mountinfo: &[u8], numbers: &[String]) -> Vec<String> {
     found
 }
 
-/// `field` with the kernel's `\040` and the like turned back into the bytes they stand for.
+/// Replaces the kernel's escapes, such as `\040`, in `field` by the bytes that they stand for.
 fn unescape(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;

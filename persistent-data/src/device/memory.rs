@@ -9,21 +9,20 @@ use super::{Device, ReadDevice, check_range};
 use crate::block::RawBlock;
 use crate::number::{BLOCK_SIZE, BlockNr};
 
-/// A device in memory, for images that are at hand as bytes and for tests without faults.
+/// A device in memory, for images in memory and for tests without faults.
 #[derive(Debug)]
 pub struct MemoryDevice {
-    /// Their number never changes.
+    /// The number of blocks never changes.
     blocks: RwLock<Vec<RawBlock>>,
 }
 
 impl MemoryDevice {
-    /// A device of `nr_blocks` blocks of zeroes.
+    /// Creates a device of `nr_blocks` blocks of zeroes.
     pub fn new(nr_blocks: usize) -> Self {
         Self { blocks: RwLock::new(vec![RawBlock::ZERO; nr_blocks]) }
     }
 
-    /// A device that holds `bytes`. What is left of them after the last whole block is ignored, as
-    /// it is on a file.
+    /// Creates a device that holds `bytes`. A partial block at the end is ignored, as in a file.
     pub fn from_bytes(bytes: &[u8]) -> Self {
         let (whole, _) = bytes.as_chunks::<BLOCK_SIZE>();
         let device = Self::new(whole.len());
@@ -31,12 +30,12 @@ impl MemoryDevice {
         device
     }
 
-    /// A copy of the device's bytes.
+    /// Returns a copy of the device's bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         self.blocks().as_bytes().to_vec()
     }
 
-    /// A copy of the device's blocks.
+    /// Returns a copy of the device's blocks.
     pub fn to_blocks(&self) -> Vec<RawBlock> {
         self.blocks().clone()
     }

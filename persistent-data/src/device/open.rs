@@ -1,4 +1,4 @@
-//! Opening block devices, and regular files in their place.
+//! Opens block devices, and regular files that take their place.
 
 use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io;
@@ -12,31 +12,31 @@ use thiserror::Error;
 
 use super::holders::holders;
 
-/// What a device is opened for.
+/// The access for which a device is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// For reading, with writers kept out: a block device is claimed exclusively, a file gets a
-    /// shared lock.
+    /// Reading, with writers excluded: a block device is claimed exclusively, a file gets a shared
+    /// lock.
     Read,
-    /// For reading and writing, with everybody else kept out but those who read it live: a block
+    /// Reading and writing, with all others excluded except [live](Purpose::Live) readers: a block
     /// device is claimed exclusively, a file is locked.
     Write,
-    /// For reading while others may be writing. Nobody is kept out.
+    /// Reading while others may write. Excludes nobody.
     Live,
 }
 
-/// Whether what is read and written goes through the page cache.
+/// Use of the page cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caching {
-    /// It does.
+    /// Reads and writes go through the page cache.
     Use,
-    /// It does not: direct I/O. A file system that has none is refused.
+    /// Direct I/O. A file system without direct I/O is refused.
     Avoid,
-    /// It does only on a file system that has no direct I/O, whose cache is its truth.
+    /// Direct I/O. On a file system without it, the page cache, which is then always up to date.
     AvoidIfPossible,
 }
 
-/// What can be opened.
+/// The kinds of files that can be opened.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     File,
@@ -56,13 +56,13 @@ impl Kind {
     }
 }
 
-/// Opens the block device or the regular file at `path`, which must be there.
+/// Opens the block device or the regular file at `path`, which must exist.
 ///
 /// # Errors
-/// Any [`OpenError`]. [`InUse`](OpenError::InUse) never if it is opened [live](Purpose::Live).
+/// Any [`OpenError`]; not [`InUse`](OpenError::InUse) if it is opened [live](Purpose::Live).
 pub fn open(path: &Path, purpose: Purpose, caching: Caching) -> Result<File, OpenError> {
-    // Asked before opening: opening a FIFO blocks, opening a tape rewinds it, and what O_EXCL
-    // means for anything but a block device is undefined.
+    // The kind is checked before opening: opening a FIFO blocks, opening a tape rewinds it, and
+    // O_EXCL is undefined for anything but a block device.
     let metadata = fs::metadata(path).map_err(|source| OpenError::new(path, source))?;
     let kind = Kind::of(&metadata).ok_or_else(|| OpenError::unfit(path, &metadata))?;
 
@@ -106,9 +106,9 @@ pub fn open(path: &Path, purpose: Purpose, caching: Caching) -> Result<File, Ope
     Ok(file)
 }
 
-/// Gives a file the protection that O_EXCL gives a block device: a lock of the open file, on all of
-/// it, which other processes see, QEMU among them, and so does whoever opens it again in this one;
-/// and the whole-file lock that `flock(1)` takes.
+/// Protects a file as O_EXCL protects a block device. It takes an open file description lock on the
+/// whole file, which other processes such as QEMU see, and which also conflicts with a second open
+/// in this process. It also takes the whole-file lock that `flock(1)` takes.
 fn lock(file: &File, path: &Path, purpose: Purpose) -> Result<(), OpenError> {
     let locked = match purpose {
         Purpose::Read => file.try_lock_shared(),
@@ -123,7 +123,7 @@ fn lock(file: &File, path: &Path, purpose: Purpose) -> Result<(), OpenError> {
     match locked {
         Ok(()) => Ok(()),
         Err(error) => match Errno::from_io_error(&error) {
-            // Where there are no locks nobody else can have one. That is no reason to refuse.
+            // Where locks do not exist, nobody else can hold one. So this is no error.
             Some(Errno::NOSYS | Errno::OPNOTSUPP | Errno::NOLCK | Errno::INVAL) => Ok(()),
             Some(Errno::AGAIN | Errno::ACCESS) => {
                 Err(OpenError::InUse { path: path.to_owned(), holders: Vec::new() })
@@ -136,7 +136,7 @@ fn lock(file: &File, path: &Path, purpose: Purpose) -> Result<(), OpenError> {
     }
 }
 
-/// `F_OFD_SETLK` on all of a file: fcntl(2), "Open file description locks (non-POSIX)".
+/// Calls `F_OFD_SETLK` on the whole file: fcntl(2), "Open file description locks (non-POSIX)".
 fn lock_open_file(file: &File, purpose: Purpose) -> io::Result<()> {
     let kind = if purpose == Purpose::Write { libc::F_WRLCK } else { libc::F_RDLCK };
     let all = libc::flock {
@@ -150,8 +150,8 @@ fn lock_open_file(file: &File, purpose: Purpose) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives up the locks that [`open`] has put on a regular file, though the file stays open: whoever
-/// opens it next gets them. The claim on a block device lasts until the device is closed.
+/// Releases the locks that [`open`] has put on a regular file, although the file stays open. The
+/// next process that opens it can take them. The claim on a block device lasts until it is closed.
 pub fn unlock(file: &File) {
     // Without support for locks there was none.
     let _ = file.unlock();
@@ -165,60 +165,60 @@ pub fn unlock(file: &File) {
     let _ = fcntl(file, FcntlArg::F_OFD_SETLK(&all));
 }
 
-/// Why a device could not be opened.
+/// Reason why a device could not be opened.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// There is nothing at the path.
+    /// The path does not exist.
     #[error("{path} does not exist")]
     NotFound {
         /// The path.
         path: PathBuf,
     },
-    /// There is a directory.
+    /// The path is a directory.
     #[error("{path} is a directory; give a block device or a file")]
     Directory {
         /// The path.
         path: PathBuf,
     },
-    /// There is a FIFO, a socket or a character device.
+    /// The path is a FIFO, a socket or a character device.
     #[error("{path} is neither a block device nor a regular file")]
     NotAFileOrBlockDevice {
         /// The path.
         path: PathBuf,
     },
-    /// Somebody else uses it.
+    /// The device is in use.
     #[error("{path} is in use by {}; stop that first", enumerate(.holders))]
     InUse {
         /// The path.
         path: PathBuf,
-        /// Who uses it, in words: `` dm device `clone0` ``. Empty if that is not known.
+        /// Users of the device, in words: `` dm device `clone0` ``. Empty if they are not known.
         holders: Vec<String>,
     },
-    /// The system does not let this user open it, or not for writing.
+    /// The user may not open it, or not for writing.
     #[error("no permission to open {path}; try as root, and see whether it is read-only")]
     PermissionDenied {
         /// The path.
         path: PathBuf,
     },
-    /// Direct I/O was asked for.
+    /// Direct I/O was requested, but the file system does not support it.
     #[error("no direct I/O on {path}: its file system cannot do it; use the page cache instead")]
     NoDirectIo {
         /// The path.
         path: PathBuf,
     },
-    /// Anything else.
+    /// Any other error.
     #[error("cannot open {path}")]
     Io {
         /// The path.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
 impl OpenError {
-    /// What is wrong at `path`, by what the system said.
+    /// Converts an I/O error of an operation on `path`.
     pub fn new(path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();
         match source.kind() {

@@ -7,19 +7,19 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, little_e
 use crate::block::BlockKind;
 use crate::number::{BLOCK_SIZE, BlockNr};
 
-/// What every array block begins with.
+/// The header of every array block.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub struct ArrayHeader {
     /// Checksum of the rest of the block.
     pub csum: le::U32,
-    /// Values that fit: [`array_capacity`] of the value size.
+    /// Capacity in values: [`array_capacity`] of the value size.
     pub max_entries: le::U32,
     /// Values in use.
     pub nr_entries: le::U32,
     /// Bytes in one value.
     pub value_size: le::U32,
-    /// Where the block lies.
+    /// The block's own number.
     pub blocknr: le::U64,
 }
 
@@ -46,7 +46,8 @@ const _: () = {
     assert!(array_capacity(8) == 509);
 };
 
-/// The values of `value_size` bytes that an array block holds at most. Zero for a size of zero.
+/// Returns the maximum number of values of `value_size` bytes in an array block. Zero for a size of
+/// zero.
 pub const fn array_capacity(value_size: usize) -> usize {
     match value_size {
         0 => 0,

@@ -1,4 +1,4 @@
-//! A space map bitmap: two bits of reference count for each block it covers
+//! A space map bitmap: two bits of reference count for each block that it covers
 //! (`dm-space-map-common.h`).
 
 use std::mem::offset_of;
@@ -25,9 +25,9 @@ pub struct BitmapDisk {
     pub csum: le::U32,
     /// Zero.
     pub not_used: le::U32,
-    /// Where the bitmap lies.
+    /// The bitmap's own block number.
     pub blocknr: le::U64,
-    /// Two bits an entry, lowest entry in the lowest bits.
+    /// Two bits per entry, the lowest entry in the lowest bits.
     pub words: [le::U64; WORDS_PER_BITMAP],
 }
 
@@ -41,7 +41,7 @@ const _: () = {
 
 /// The two bits of an entry.
 ///
-/// The kernel keeps the *high* bit of the count at the lower position, so that one and two look
+/// The kernel stores the *high* bit of the count at the lower position, so one and two look
 /// swapped (`sm_lookup_bitmap` in `dm-space-map-common.c`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -52,12 +52,12 @@ pub enum RefCountBits {
     One = 0b10,
     /// Two references.
     Two = 0b01,
-    /// Three or more: the ref count tree has the number.
+    /// Three or more: the ref count tree holds the count.
     Overflow = 0b11,
 }
 
 impl RefCountBits {
-    /// What a count is stored as.
+    /// Returns the stored form of a count.
     pub fn of_count(count: u32) -> Self {
         match count {
             0 => Self::Zero,
@@ -67,7 +67,7 @@ impl RefCountBits {
         }
     }
 
-    /// The count, unless the ref count tree has it.
+    /// Returns the count, or `None` if the ref count tree holds it.
     pub fn count(self) -> Option<u32> {
         match self {
             Self::Zero => Some(0),
@@ -79,7 +79,7 @@ impl RefCountBits {
 }
 
 impl BitmapDisk {
-    /// Entry `entry` of `0..ENTRIES_PER_BITMAP`.
+    /// Returns entry `entry` of `0..ENTRIES_PER_BITMAP`.
     pub fn get(&self, entry: usize) -> RefCountBits {
         let word = self.words[entry / ENTRIES_PER_WORD].get();
         match (word >> (2 * (entry % ENTRIES_PER_WORD))) & 0b11 {
@@ -97,7 +97,7 @@ impl BitmapDisk {
         word.set((word.get() & !(0b11 << shift)) | ((bits as u64) << shift));
     }
 
-    /// The entries that are not zero, ascending, and what they are.
+    /// Returns the nonzero entries and their bits, in ascending order.
     pub fn used(&self) -> impl Iterator<Item = (usize, RefCountBits)> + '_ {
         let words = self.words.iter().zip((0..).step_by(ENTRIES_PER_WORD));
         words
@@ -109,18 +109,18 @@ impl BitmapDisk {
             .filter(|&(_, bits)| bits != RefCountBits::Zero)
     }
 
-    /// How many of all entries are zero, those past the end of the device included.
+    /// Returns the number of zero entries, including those past the end of the device.
     pub fn nr_free(&self) -> u32 {
         self.words.iter().map(|word| free_entries(word.get()).count_ones()).sum()
     }
 
-    /// Whether nothing is set but the first `covered` entries.
+    /// True if everything but the first `covered` entries is zero.
     pub fn is_tidy(&self, covered: usize) -> bool {
         let mut past_end = covered..ENTRIES_PER_BITMAP;
         self.not_used.get() == 0 && past_end.all(|entry| self.get(entry) == RefCountBits::Zero)
     }
 
-    /// Zeroes all but the first `covered` entries.
+    /// Zeroes everything but the first `covered` entries.
     pub fn tidy(&mut self, covered: usize) {
         self.not_used.set(0);
         for entry in covered..ENTRIES_PER_BITMAP {
@@ -128,7 +128,7 @@ impl BitmapDisk {
         }
     }
 
-    /// The first entry in `from..end` that is zero.
+    /// Returns the first entry in `from..end` that is zero.
     pub fn first_free(&self, from: usize, end: usize) -> Option<usize> {
         let mut entry = from;
         while entry < end {
@@ -144,7 +144,7 @@ impl BitmapDisk {
     }
 }
 
-/// The lower bit of each pair of `word` that is `0b00`.
+/// Returns a word with the lower bit set of each pair of `word` that is `0b00`.
 fn free_entries(word: u64) -> u64 {
     const LOWER: u64 = 0x5555_5555_5555_5555;
     !(word | (word >> 1)) & LOWER

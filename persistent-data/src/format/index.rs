@@ -1,4 +1,4 @@
-//! The index of the space map's bitmaps: one block for the metadata device's own map, entries in
+//! The index of a space map's bitmaps: one block for the map of the metadata device, and entries of
 //! a btree for the maps of other devices (`dm-space-map-common.h`).
 
 use std::mem::offset_of;
@@ -8,10 +8,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, little_e
 use crate::block::BlockKind;
 use crate::number::{BLOCK_SIZE, BlockNr};
 
-/// Bitmaps that an index block has room for.
+/// Capacity of an index block, in bitmaps.
 pub const INDEX_ENTRIES: usize = 255;
 
-/// What the index knows of one bitmap.
+/// The index entry of one bitmap.
 #[derive(
     Clone,
     Copy,
@@ -27,16 +27,16 @@ pub const INDEX_ENTRIES: usize = 255;
 )]
 #[repr(C)]
 pub struct IndexEntry {
-    /// Where the bitmap lies.
+    /// Block number of the bitmap.
     pub blocknr: le::U64,
-    /// How many of all its entries are zero, those past the end of the device included.
+    /// Number of zero entries in the bitmap, including those past the end of the device.
     pub nr_free: le::U32,
     /// A hint: no entry below this one is free.
     pub none_free_before: le::U32,
 }
 
 impl IndexEntry {
-    /// Whether this is what an entry without a bitmap holds.
+    /// True if the entry is all zeroes, as it is without a bitmap.
     pub fn is_unused(&self) -> bool {
         self.as_bytes().iter().all(|&byte| byte == 0)
     }
@@ -50,9 +50,9 @@ pub struct IndexBlockDisk {
     pub csum: le::U32,
     /// Zero.
     pub padding: le::U32,
-    /// Where the index lies.
+    /// The index's own block number.
     pub blocknr: le::U64,
-    /// One entry a bitmap; the rest zero.
+    /// One entry per bitmap; the others are zero.
     pub entries: [IndexEntry; INDEX_ENTRIES],
 }
 

@@ -9,13 +9,13 @@ use crate::number::{BLOCK_SIZE, BlockNr};
 
 /// Values of [`NodeHeader::flags`]. Exactly one of them is set.
 pub mod node_flags {
-    /// The values are the block numbers of children.
+    /// The values are block numbers of children.
     pub const INTERNAL: u32 = 1;
-    /// The values are the tree's own.
+    /// The values belong to the tree's user.
     pub const LEAF: u32 = 2;
 }
 
-/// What every node begins with.
+/// The header of every node.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub struct NodeHeader {
@@ -23,11 +23,12 @@ pub struct NodeHeader {
     pub csum: le::U32,
     /// One of [`node_flags`].
     pub flags: le::U32,
-    /// Where the node lies.
+    /// The node's own block number.
     pub blocknr: le::U64,
     /// Entries in use.
     pub nr_entries: le::U32,
-    /// Entries that fit: [`node_capacity`] of the value size. Values begin after this many keys.
+    /// Capacity in entries: [`node_capacity`] of the value size. The values begin after this many
+    /// keys.
     pub max_entries: le::U32,
     /// Bytes in one value: 8 in an internal node.
     pub value_size: le::U32,
@@ -62,10 +63,10 @@ const _: () = {
     assert!(node_capacity(16) == 168);
 };
 
-/// The entries that a node holds at most for values of `value_size` bytes.
+/// Returns the maximum number of entries of a node with values of `value_size` bytes.
 ///
-/// A multiple of three, so that three siblings can share two nodes' entries (`dm-btree.c`,
-/// `calc_max_entries`). Zero when not even three values fit.
+/// It is a multiple of three, so that three siblings can share the entries of two nodes
+/// (`calc_max_entries` in `dm-btree.c`). Zero if fewer than three values fit.
 pub const fn node_capacity(value_size: usize) -> usize {
     let fitting = NODE_BODY_SIZE / (size_of::<u64>().saturating_add(value_size));
     3 * (fitting / 3)

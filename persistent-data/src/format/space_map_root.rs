@@ -1,4 +1,4 @@
-//! The root of a space map, as a superblock keeps it (`struct disk_sm_root`).
+//! The root of a space map, as a superblock stores it (`struct disk_sm_root`).
 
 use std::mem::offset_of;
 
@@ -7,18 +7,19 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, little_e
 use super::bitmap::ENTRIES_PER_BITMAP;
 use super::index::INDEX_ENTRIES;
 
-/// Bytes that a superblock keeps for a space map root. The root is shorter; the rest is zero.
+/// Bytes of a superblock that are reserved for a space map root. The root is shorter; the rest is
+/// zero.
 pub const SPACE_MAP_ROOT_SIZE: usize = 128;
 
-/// The area that a superblock keeps for a space map root.
+/// The area of a superblock that is reserved for a space map root.
 pub type SpaceMapRootArea = [u8; SPACE_MAP_ROOT_SIZE];
 
-/// The most blocks of a metadata device that its space map covers: 15.9 GiB.
+/// Maximum number of blocks that a metadata space map covers: 15.9 GiB.
 ///
 /// `DM_SM_METADATA_MAX_BLOCKS` in `dm-space-map-metadata.h`.
 pub const MAX_METADATA_BLOCKS: u64 = (INDEX_ENTRIES * ENTRIES_PER_BITMAP) as u64;
 
-/// Where a space map begins.
+/// The root of a space map: its size and its two structures.
 #[derive(
     Clone,
     Copy,
@@ -36,11 +37,11 @@ pub const MAX_METADATA_BLOCKS: u64 = (INDEX_ENTRIES * ENTRIES_PER_BITMAP) as u64
 pub struct SpaceMapRoot {
     /// Blocks that the map covers.
     pub nr_blocks: le::U64,
-    /// How many of them have a count above zero.
+    /// Number of blocks with a count above zero.
     pub nr_allocated: le::U64,
-    /// The index block of a metadata space map; the root of the index tree of any other.
+    /// Index block of a metadata space map; root of the index tree of any other.
     pub bitmap_root: le::U64,
-    /// The root of the tree of counts above two.
+    /// Root of the tree of counts above two.
     pub ref_count_root: le::U64,
 }
 
@@ -53,12 +54,12 @@ const _: () = {
 };
 
 impl SpaceMapRoot {
-    /// The root at the start of a superblock's area.
+    /// Reads the root from the start of a superblock's area.
     pub fn from_area(area: &SpaceMapRootArea) -> Self {
         Self::read_from_prefix(area).expect("the area is larger than a root").0
     }
 
-    /// The area with this root at its start and zeroes after it.
+    /// Returns an area with this root at its start, followed by zeroes.
     pub fn to_area(self) -> SpaceMapRootArea {
         let mut area = [0; SPACE_MAP_ROOT_SIZE];
         area[..size_of::<Self>()].copy_from_slice(self.as_bytes());

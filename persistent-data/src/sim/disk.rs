@@ -1,4 +1,4 @@
-//! A disk with a volatile cache, which can fail and lose power.
+//! A disk with a volatile cache that can fail and lose power.
 
 use std::io;
 use std::sync::{Mutex, MutexGuard};
@@ -14,43 +14,43 @@ use crate::block::RawBlock;
 use crate::device::{Device, ReadDevice, check_range};
 use crate::number::BlockNr;
 
-/// The most pending writes of which [`SimDisk::every_crash`] tries all subsets.
+/// Maximum number of pending writes for which [`SimDisk::every_crash`] tries all subsets.
 pub const MAX_EXHAUSTIVE_WRITES: usize = 12;
 
-/// What a failed read leaves in the buffer, so that nobody gets away with using it.
+/// Fill byte of the buffer after a failed read, so that a use of the buffer is noticed.
 const GARBAGE: u8 = 0xa5;
 
-/// Operations that a disk has seen, those that failed for a [`Fault`] included.
+/// Numbers of operations on a disk, including those that failed because of a [`Fault`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Reads.
+    /// Number of reads.
     pub reads: u64,
-    /// Blocks that they covered.
+    /// Number of blocks that were read.
     pub blocks_read: u64,
-    /// Writes.
+    /// Number of writes.
     pub writes: u64,
-    /// Blocks that they covered.
+    /// Number of blocks that were written.
     pub blocks_written: u64,
-    /// Flushes.
+    /// Number of flushes.
     pub flushes: u64,
 }
 
 impl Counts {
-    /// Operations of all kinds.
+    /// Returns the number of operations of all kinds.
     pub fn total(&self) -> u64 {
         self.reads + self.changes()
     }
 
-    /// Writes and flushes.
+    /// Returns the number of writes and flushes.
     pub fn changes(&self) -> u64 {
         self.writes + self.flushes
     }
 }
 
-/// A disk with a volatile cache, after the [fault model](super).
+/// A disk with a volatile cache that follows the [fault model](super).
 ///
-/// An operation past the end of the disk is refused as on any device, but neither counted nor
-/// recorded, and no fault strikes it.
+/// An operation past the end of the disk is refused as on any device. It is neither counted nor
+/// recorded, and no fault affects it.
 #[derive(Debug)]
 pub struct SimDisk {
     state: Mutex<State>,
@@ -58,32 +58,32 @@ pub struct SimDisk {
 
 #[derive(Clone, Debug)]
 struct State {
-    /// What is on the medium.
+    /// Content of the medium.
     durable: Image,
-    /// What reads see.
+    /// Content that reads return.
     live: Image,
-    /// What was written since the last flush, oldest first.
+    /// Writes since the last flush, oldest first.
     pending: Vec<PendingWrite>,
     faults: Vec<Fault>,
     is_dead: bool,
     counts: Counts,
     log: Vec<Operation>,
-    /// Decides, with the index of the operation, what a failed one has done nevertheless.
+    /// Determines, with the index of the operation, the partial effect of a failed operation.
     seed: u64,
 }
 
 impl SimDisk {
-    /// A disk of `nr_blocks` blocks of zeroes.
+    /// Creates a disk of `nr_blocks` blocks of zeroes.
     pub fn new(nr_blocks: usize) -> Self {
         Self::from_image(Image::new(nr_blocks))
     }
 
-    /// A disk with `blocks` on its medium.
+    /// Creates a disk with `blocks` on its medium.
     pub fn from_blocks(blocks: impl IntoIterator<Item = RawBlock>) -> Self {
         Self::from_image(blocks.into_iter().collect())
     }
 
-    /// A disk with `image` on its medium.
+    /// Creates a disk with `image` on its medium.
     pub fn from_image(image: Image) -> Self {
         let state = State {
             live: image.clone(),
@@ -98,54 +98,54 @@ impl SimDisk {
         Self { state: Mutex::new(state) }
     }
 
-    /// Sets the seed that decides what failed operations have done nevertheless. It is 0 on a new
-    /// disk, and drawn for one after a crash.
+    /// Sets the seed that determines the partial effects of failed operations. It is 0 on a new
+    /// disk, and drawn at random for a disk after a crash.
     pub fn set_seed(&self, seed: u64) {
         self.state().seed = seed;
     }
 
-    /// What is on the medium: what survives a crash if nothing that is pending does.
+    /// Returns the content of the medium. It survives a crash even if no pending write does.
     pub fn durable_image(&self) -> Image {
         self.state().durable.clone()
     }
 
-    /// What reads see. Nothing is counted or recorded for it, and no fault strikes it.
+    /// Returns the content that reads return. Does not count as an operation; no fault affects it.
     pub fn live_image(&self) -> Image {
         self.state().live.clone()
     }
 
-    /// Writes since the last flush that may be lost.
+    /// Returns the number of writes since the last flush, which may be lost.
     pub fn nr_pending(&self) -> usize {
         self.state().pending.len()
     }
 
-    /// Operations since the disk was made.
+    /// Returns the numbers of operations since the disk was made.
     pub fn counts(&self) -> Counts {
         self.state().counts
     }
 
-    /// The operations since the log was last taken, oldest first.
+    /// Takes the operations since the log was last taken, oldest first.
     pub fn take_log(&self) -> Vec<Operation> {
         std::mem::take(&mut self.state().log)
     }
 
-    /// Plans that something goes wrong, in addition to what is planned already.
+    /// Adds a fault to the planned ones.
     pub fn inject(&self, fault: Fault) {
         self.state().faults.push(fault);
     }
 
-    /// Takes back what is planned. A disk that has lost its power stays without.
+    /// Removes all planned faults. A disk without power stays without.
     pub fn clear_faults(&self) {
         self.state().faults.clear();
     }
 
-    /// Whether the power is lost.
+    /// True if the power is lost.
     pub fn is_dead(&self) -> bool {
         self.state().is_dead
     }
 
-    /// The disk after a loss of power at this point, with what `rng` lets survive of what is
-    /// pending. It works, has no faults planned, and has seen no operations.
+    /// Returns the disk after a loss of power now, with a subset of the pending writes, drawn from
+    /// `rng`. It works, has no planned faults, and has seen no operations.
     pub fn crash(&self, rng: &mut impl Rng) -> Self {
         let state = self.state();
         let mut image = state.durable.clone();
@@ -155,8 +155,8 @@ impl SimDisk {
         disk
     }
 
-    /// The disks after a loss of power at this point, one for each subset of the pending writes;
-    /// a write survives whole or not at all. None if more than [`MAX_EXHAUSTIVE_WRITES`] are
+    /// Returns the disks after a loss of power now, one for each subset of the pending writes. Each
+    /// write survives whole or not at all. `None` if more than [`MAX_EXHAUSTIVE_WRITES`] are
     /// pending.
     pub fn every_crash(&self) -> Option<impl Iterator<Item = Self> + use<>> {
         let state = self.state();
@@ -179,7 +179,7 @@ impl SimDisk {
     }
 }
 
-/// A disk in the same state, pending writes and planned faults included.
+/// Returns a disk in the same state, including pending writes and planned faults.
 impl Clone for SimDisk {
     fn clone(&self) -> Self {
         Self { state: Mutex::new(self.state().clone()) }
@@ -190,7 +190,7 @@ impl State {
     /// Counts and records an operation.
     ///
     /// # Errors
-    /// If the disk has been dead before.
+    /// If the disk was dead before.
     fn begin(&mut self, kind: OperationKind, first: BlockNr, len: usize) -> io::Result<Outcome> {
         if self.is_dead {
             Outcome::Death.of(kind)?;
@@ -216,14 +216,14 @@ impl State {
         Ok(outcome)
     }
 
-    /// A seed for the operation that has just begun.
+    /// Returns the seed for the operation that has just begun.
     fn operation_seed(&self) -> u64 {
         self.seed.wrapping_add(self.counts.total())
     }
 
     fn flush(&mut self, outcome: Outcome) {
         match outcome {
-            // Not a copy of what reads see: what an earlier flush forgot is not written again.
+            // Not a copy of the live image: sectors that an earlier flush forgot stay unwritten.
             Outcome::Success => {
                 for write in &self.pending {
                     write.apply(&mut self.durable);
@@ -233,7 +233,7 @@ impl State {
                 let mut rng = StdRng::seed_from_u64(self.operation_seed());
                 apply_some(&self.pending, &mut self.durable, &mut rng);
             }
-            // All of it may still survive, or not: the crash decides.
+            // Each pending write may still survive: the crash decides.
             Outcome::Death => return,
         }
         self.pending.clear();

@@ -1,4 +1,4 @@
-//! What can be made to go wrong with a simulated disk.
+//! The faults that can be injected into a simulated disk.
 
 use std::error::Error;
 use std::io;
@@ -7,10 +7,10 @@ use thiserror::Error;
 
 use super::order::OperationKind;
 
-/// Which operations a [`Fault`] counts.
+/// The operations that a [`Fault`] counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
-    /// All.
+    /// All operations.
     Any,
     /// Reads.
     Read,
@@ -18,12 +18,12 @@ pub enum Which {
     Write,
     /// Flushes.
     Flush,
-    /// Writes and flushes: a crash between two of them is the same wherever the reads are.
+    /// Writes and flushes: the result of a crash between two of them does not depend on reads.
     Change,
 }
 
 impl Which {
-    /// Whether `kind` is one of them.
+    /// Returns whether `kind` is one of them.
     pub fn includes(self, kind: OperationKind) -> bool {
         match self {
             Self::Any => true,
@@ -35,8 +35,8 @@ impl Which {
     }
 }
 
-/// Something that is going to go wrong. Operations count from when the fault is
-/// [injected](super::SimDisk::inject): the next one has number 0.
+/// A planned fault. Operations are counted from the call of
+/// [`inject`](super::SimDisk::inject): the next one has number 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
     which: Which,
@@ -52,30 +52,30 @@ enum Effect {
 }
 
 impl Fault {
-    /// Number `nth` of `which` operations fails, and the ones after it do not.
+    /// Makes number `nth` of the `which` operations fail, but not the ones after it.
     pub fn fail_once(which: Which, nth: u64) -> Self {
         Self { which, nth, effect: Effect::FailOnce }
     }
 
-    /// Number `nth` of `which` operations fails, and so do all of them after it.
+    /// Makes number `nth` of the `which` operations fail, and all of them after it.
     pub fn fail_from(which: Which, nth: u64) -> Self {
         Self { which, nth, effect: Effect::FailFromThenOn }
     }
 
-    /// The power goes at number `nth` of `which` operations. This one and all operations after
-    /// it, of every kind, fail with [`Died`].
+    /// Cuts the power at number `nth` of the `which` operations. This one and all later operations,
+    /// of every kind, fail with [`Died`].
     pub fn die_at(which: Which, nth: u64) -> Self {
         Self { which, nth, effect: Effect::Die }
     }
 
-    /// What the fault does to an operation of `kind`, which it counts.
+    /// Counts an operation of `kind` and returns the effect of the fault on it.
     pub(super) fn strike(&mut self, kind: OperationKind) -> Outcome {
         if !self.which.includes(kind) {
             return Outcome::Success;
         }
         let strikes = self.nth == 0;
         match self.effect {
-            // Wraps at the operation that it is for: it will not count down to another one.
+            // Wraps after the operation that fails, so it does not reach zero again.
             Effect::FailOnce => self.nth = self.nth.wrapping_sub(1),
             Effect::FailFromThenOn | Effect::Die => self.nth = self.nth.saturating_sub(1),
         }
@@ -87,7 +87,7 @@ impl Fault {
     }
 }
 
-/// How an operation goes; the worse is the greater.
+/// Outcome of an operation; a worse one is greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Outcome {
     Success,
@@ -105,7 +105,7 @@ impl Outcome {
     }
 }
 
-/// In an [`io::Error`]: a [`Fault`] made the operation fail.
+/// The source of an [`io::Error`] when a [`Fault`] made the operation fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("injected fault: {kind:?}")]
 pub struct Injected {
@@ -114,19 +114,19 @@ pub struct Injected {
 }
 
 impl Injected {
-    /// Whether `error`, or what caused it, is an injected fault.
+    /// Returns whether `error` or one of its causes is an injected fault.
     pub fn caused(error: &(dyn Error + 'static)) -> bool {
         caused_by::<Self>(error)
     }
 }
 
-/// In an [`io::Error`]: the simulated disk has no power.
+/// The source of an [`io::Error`] when the simulated disk has no power.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("the simulated disk has no power")]
 pub struct Died;
 
 impl Died {
-    /// Whether `error`, or what caused it, is the loss of power.
+    /// Returns whether `error` or one of its causes is the loss of power.
     pub fn caused(error: &(dyn Error + 'static)) -> bool {
         caused_by::<Self>(error)
     }
@@ -135,7 +135,7 @@ impl Died {
 fn caused_by<E: Error + 'static>(error: &(dyn Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        // The source of an I/O error is the source of what it holds, which is thereby skipped.
+        // `source` of an I/O error skips the inner error, so the inner one is checked here.
         let held = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         if error.is::<E>() || held.is_some_and(<dyn Error + Send + Sync>::is::<E>) {
             return true;

@@ -7,7 +7,7 @@ use crate::block::RawBlock;
 use crate::device::{ReadDevice, check_range};
 use crate::number::BlockNr;
 
-/// Bytes that survive whole or not at all.
+/// Size in bytes of the unit that survives whole or not at all.
 pub(super) const SECTOR_SIZE: usize = 512;
 
 /// The bytes of a sector.
@@ -16,20 +16,20 @@ pub(super) type Sector = [u8; SECTOR_SIZE];
 /// Sectors in a block.
 pub(super) const SECTORS_PER_BLOCK: usize = crate::number::BLOCK_SIZE / SECTOR_SIZE;
 
-/// The content of a simulated disk. Copies share the blocks in which they do not differ.
+/// The content of a simulated disk. Copies share their equal blocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
     blocks: Vec<Arc<RawBlock>>,
 }
 
 impl Image {
-    /// `nr_blocks` blocks of zeroes.
+    /// Creates an image of `nr_blocks` blocks of zeroes.
     pub fn new(nr_blocks: usize) -> Self {
         let zero = Arc::new(RawBlock::ZERO);
         Self { blocks: vec![zero; nr_blocks] }
     }
 
-    /// The block at `at`.
+    /// Returns the block at `at`.
     ///
     /// # Panics
     /// If `at` is past the end.

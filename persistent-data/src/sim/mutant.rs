@@ -1,4 +1,4 @@
-//! Devices that break the order that a commit relies on, to prove that a test sees it broken.
+//! Devices that violate the order that commits rely on. They prove that tests detect it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,7 +9,7 @@ use crate::block::RawBlock;
 use crate::device::{Device, ReadDevice};
 use crate::number::BlockNr;
 
-/// Says that it has flushed and has not.
+/// A device that reports a successful flush without flushing.
 #[derive(Debug)]
 pub struct NoFlush<D>(pub D);
 
@@ -33,10 +33,10 @@ impl<D: Device> Device for NoFlush<D> {
     }
 }
 
-/// Makes the superblock durable ahead of the blocks that were written before it.
+/// A device that makes the superblock durable before the blocks that were written earlier.
 ///
-/// Those it holds back until the flush after the superblock. Reads see them all the same, but when
-/// it is dropped before that flush they are lost.
+/// It holds those blocks back until the flush after the superblock. Reads return them, but they are
+/// lost if the device is dropped before that flush.
 #[derive(Debug)]
 pub struct EarlySuperblock<D> {
     inner: D,
@@ -50,7 +50,7 @@ struct Held {
 }
 
 impl<D> EarlySuperblock<D> {
-    /// Reorders what goes to `inner`.
+    /// Reorders the writes to `inner`.
     pub fn new(inner: D) -> Self {
         Self { inner, held: Mutex::default() }
     }
@@ -125,7 +125,7 @@ mod tests {
     }
 
     /// Commits generations from `first` on, which alternate between blocks 1, 2 and blocks 3, 4.
-    /// The superblock is filled with the generation, and so are its blocks.
+    /// The superblock and the blocks are filled with the generation.
     fn run(device: &impl Device, first: u8) -> io::Result<()> {
         for generation in first..first + COMMITS {
             let area = BlockNr(1 + 2 * u64::from(generation % 2));
@@ -137,7 +137,7 @@ mod tests {
         Ok(())
     }
 
-    /// The generation that the superblock's first sector names, if its blocks are whole.
+    /// Returns the generation in the superblock's first sector, if its blocks are whole.
     fn recover(disk: &SimDisk) -> Option<u8> {
         let image = disk.live_image();
         let generation = image.block(BlockNr(0)).bytes()[0];
@@ -146,8 +146,8 @@ mod tests {
         (whole(area) && whole(area.plus(1))).then_some(generation)
     }
 
-    /// Whether a run on what `wrap` makes of a disk can be recovered after a crash in it, and a
-    /// second run after a second crash.
+    /// Returns whether a run on the device that `wrap` makes can be recovered after a crash in it,
+    /// and a second run after a second crash.
     fn survives<D: Device>(
         mut rng: StdRng,
         wrap: impl Fn(SimDisk) -> D,

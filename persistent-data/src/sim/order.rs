@@ -1,4 +1,4 @@
-//! What was done to a disk, and the order in which a commit has to do it.
+//! The log of a disk's operations, and a check of the order that a commit must keep.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::number::BlockNr;
 
-/// Where a superblock lies.
+/// Block number of a superblock.
 pub const SUPERBLOCK: BlockNr = BlockNr(0);
 
 /// A kind of operation on a disk.
@@ -20,39 +20,39 @@ pub enum OperationKind {
     Flush,
 }
 
-/// An operation on a disk, as it is recorded.
+/// A recorded operation on a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Operation {
-    /// How many operations the disk had seen before.
+    /// Number of operations on the disk before this one.
     pub index: u64,
-    /// What was done.
+    /// Kind of the operation.
     pub kind: OperationKind,
-    /// The first block that was read or written. 0 for a flush.
+    /// First block that was read or written. 0 for a flush.
     pub first: BlockNr,
-    /// How many blocks were read or written. 0 for a flush.
+    /// Number of blocks that were read or written. 0 for a flush.
     pub nr_blocks: u64,
-    /// Whether it succeeded. A write that failed may have written some sectors.
+    /// True if it succeeded. A write that failed may have written some sectors.
     pub succeeded: bool,
 }
 
 impl Operation {
-    /// Whether it is a read or a write of the block at `at`.
+    /// Returns whether it is a read or a write of the block at `at`.
     pub fn covers(&self, at: BlockNr) -> bool {
         self.first <= at && at < self.first.plus(self.nr_blocks)
     }
 }
 
-/// All blocks that the writes in `log` cover, the failed ones included.
+/// Returns all blocks that the writes in `log` cover, including failed writes.
 pub fn written(log: &[Operation]) -> BTreeSet<BlockNr> {
     let writes = log.iter().filter(|operation| operation.kind == OperationKind::Write);
     writes.flat_map(|write| (0..write.nr_blocks).map(|at| write.first.plus(at))).collect()
 }
 
-/// A rule that was broken. Operations are named by their index.
+/// A violated rule. Operations are identified by their index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum OrderError {
-    /// The superblock was written while a block that it may refer to could still be lost.
+    /// The superblock was written while a block that it may refer to was not durable.
     #[error("operation {superblock} writes the superblock before operation {write} is flushed")]
     UnflushedBlock {
         /// The write of the superblock.
@@ -60,8 +60,8 @@ pub enum OrderError {
         /// The last write before it.
         write: u64,
     },
-    /// Something was written while the superblock could still be lost. If it is a block that the
-    /// commit freed, a crash may leave it overwritten with the old superblock in place.
+    /// A block was written while the superblock was not durable. If the commit freed this block, a
+    /// crash may leave it overwritten while the old superblock is still in place.
     #[error("operation {write} writes before operation {superblock}, the superblock, is flushed")]
     UnflushedSuperblock {
         /// The write of the superblock.
@@ -75,15 +75,15 @@ pub enum OrderError {
         /// The write.
         superblock: u64,
     },
-    /// Something was written or flushed after a write or a flush had failed.
+    /// A write or a flush followed after a failed write or flush.
     #[error("operation {operation} is done although operation {failed} failed")]
     AfterFailure {
         /// The operation that failed.
         failed: u64,
-        /// The one after it.
+        /// The operation after it.
         operation: u64,
     },
-    /// In the end there is a write that has not been flushed.
+    /// At the end there is a write that has not been flushed.
     #[error("operation {write} is never flushed")]
     NeverFlushed {
         /// The last write.
@@ -91,17 +91,17 @@ pub enum OrderError {
     },
 }
 
-/// Watches that commits are done in order: what a superblock refers to is on the medium before
-/// the superblock is written, and the superblock is before anything else is; and after a failure
-/// nothing is written any more.
+/// Checks the order of commits: all blocks that a superblock refers to are on the medium before
+/// the superblock is written, and the superblock is on the medium before any later write. After a
+/// failure nothing is written.
 ///
-/// There is no chance in this: it finds a missing flush in any run, whether or not a crash would
-/// have done harm.
+/// The check does not depend on chance: it finds a missing flush in every run, whether or not a
+/// crash would have done harm.
 #[derive(Clone, Debug, Default)]
 pub struct Order {
-    /// The last write that is not flushed.
+    /// The last write that is not flushed yet.
     unflushed: Option<Write>,
-    /// The write or flush that failed.
+    /// Index of the write or flush that failed.
     failed: Option<u64>,
 }
 
@@ -112,23 +112,23 @@ struct Write {
 }
 
 impl Order {
-    /// A watcher of a disk on which nothing is pending.
+    /// Starts with a disk on which nothing is pending.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Watches the operations in `log`, which follow those that it has watched before.
+    /// Checks the operations in `log`, which follow those that were checked before.
     ///
     /// # Errors
-    /// The first rule that is broken. After that the watcher is of no more use.
+    /// The first violated rule. The state of the check is then undefined.
     pub fn observe(&mut self, log: &[Operation]) -> Result<(), OrderError> {
         log.iter().try_for_each(|operation| self.step(operation))
     }
 
-    /// Checks that nothing is left to be flushed, as it must be after a commit.
+    /// Checks that no write is left unflushed, as is required after a commit.
     ///
     /// # Errors
-    /// [`OrderError::NeverFlushed`].
+    /// [`OrderError::NeverFlushed`] if there is an unflushed write.
     pub fn finish(&self) -> Result<(), OrderError> {
         match self.unflushed {
             Some(Write { index: write, .. }) => Err(OrderError::NeverFlushed { write }),
@@ -182,8 +182,8 @@ mod tests {
     use super::{Operation, OperationKind, Order, OrderError, written};
     use crate::number::BlockNr;
 
-    /// A log from one word an operation: `r`, `f`, or `w` with the first and the last block; with
-    /// a `!` in front if it failed.
+    /// Makes a log from one word per operation: `r`, `f`, or `w` with the first and the last block,
+    /// with a leading `!` if it failed.
     fn log(words: &str) -> Vec<Operation> {
         let operation = |(index, word): (usize, &str)| {
             let (succeeded, word) = match word.strip_prefix('!') {

@@ -1,4 +1,4 @@
-//! What has been written and not flushed, and what of it survives.
+//! Writes that are not flushed, and the choice of the sectors that survive a crash.
 
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
@@ -10,7 +10,7 @@ use crate::number::BlockNr;
 /// The sectors of one write.
 #[derive(Clone, Debug)]
 pub(super) struct PendingWrite {
-    /// Sector, counted from the start of the disk, and content.
+    /// Sector numbers, counted from the start of the disk, and their content.
     sectors: Vec<(u64, Sector)>,
 }
 
@@ -20,7 +20,7 @@ impl PendingWrite {
         Self { sectors: (first.0 * SECTORS_PER_BLOCK as u64..).zip(sectors.copied()).collect() }
     }
 
-    /// A subset of the sectors, as a write that failed may have left them. None if it is empty.
+    /// Returns a subset of the sectors, as a failed write may leave them. `None` if it is empty.
     pub(super) fn torn(self, seed: u64) -> Option<Self> {
         let survives = draw(&[self.sectors.len()], &mut StdRng::seed_from_u64(seed));
         let kept = self.sectors.into_iter().zip(survives);
@@ -35,7 +35,7 @@ impl PendingWrite {
     }
 }
 
-/// Stores in `image` a subset of `pending`, drawn from `rng`.
+/// Stores a subset of `pending`, drawn from `rng`, in `image`.
 pub(super) fn apply_some(pending: &[PendingWrite], image: &mut Image, rng: &mut impl Rng) {
     let lens: Vec<usize> = pending.iter().map(|write| write.sectors.len()).collect();
     let sectors = pending.iter().flat_map(|write| &write.sectors);
@@ -46,11 +46,11 @@ pub(super) fn apply_some(pending: &[PendingWrite], image: &mut Image, rng: &mut 
     }
 }
 
-/// Whether each sector of writes with `lens` sectors survives.
+/// Chooses for each sector of writes with `lens` sectors whether it survives.
 ///
-/// A coin for each sector can give every subset, but of many sectors it never gives the extreme
-/// ones in which bugs show: all but one, or the last write alone. So the way to draw is itself
-/// drawn.
+/// A coin toss per sector can give every subset. But with many sectors it almost never gives the
+/// extreme subsets that reveal bugs: all but one, or only the last write. So the method of drawing
+/// is itself drawn.
 fn draw(lens: &[usize], rng: &mut impl Rng) -> Vec<bool> {
     let nr_sectors: usize = lens.iter().sum();
     if nr_sectors == 0 {

@@ -1,4 +1,4 @@
-//! Seeds of random tests, and how to run a test again with the one that failed.
+//! Seeds of random tests, and the command that repeats a test with the seed that failed.
 
 use std::env::{self, VarError};
 use std::thread;
@@ -6,17 +6,18 @@ use std::thread;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-/// The variable with the one seed to run.
+/// Environment variable with a single seed to run.
 const SEED: &str = "TEST_SEED";
-/// The variable with the number of seeds to run.
+/// Environment variable with the number of seeds to run.
 const SEED_COUNT: &str = "TEST_SEED_COUNT";
 
-/// The seeds that the test called `test` is to run with: `0..default_count`.
+/// Returns the seeds for the test with the name `test`: `0..default_count`.
 ///
-/// `TEST_SEED` in the environment replaces them with a single one, `TEST_SEED_COUNT` their number.
+/// The environment variable `TEST_SEED` replaces them with a single seed, and `TEST_SEED_COUNT`
+/// replaces their number.
 ///
 /// # Panics
-/// If one of the variables is set and not a number, and if the number of seeds is 0.
+/// If one of the variables is set and not a number, or if the number of seeds is 0.
 pub fn seeds(test: &'static str, default_count: u64) -> impl Iterator<Item = Seed> {
     let values = match number_in(SEED) {
         Some(seed) => seed..=seed,
@@ -39,8 +40,8 @@ fn number_in(variable: &str) -> Option<u64> {
     }
 }
 
-/// The seed of one run of a random test. It has to live as long as the run: when it is dropped by
-/// a panic, it prints how to get that run again.
+/// The seed of one run of a random test. It must live as long as the run: if a panic drops it, it
+/// prints the command that repeats the run.
 #[derive(Debug)]
 pub struct Seed {
     test: &'static str,
@@ -48,12 +49,12 @@ pub struct Seed {
 }
 
 impl Seed {
-    /// The number.
+    /// Returns the number.
     pub fn value(&self) -> u64 {
         self.value
     }
 
-    /// A generator that starts from it.
+    /// Returns a generator that starts from the seed.
     pub fn rng(&self) -> StdRng {
         StdRng::seed_from_u64(self.value)
     }

@@ -1,4 +1,4 @@
-//! A [`Writer`] in memory that insists on its contract.
+//! A [`Writer`] in memory that enforces the contract of writers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops;
@@ -12,22 +12,22 @@ use crate::store::{Reader, Shadow, Writer};
 
 /// Blocks and their reference counts in memory, in transactions.
 ///
-/// What a [`Writer`] must not be asked panics. A clone is independent, so that a test can try
-/// something and go back.
+/// A violation of the [`Writer`] contract panics. A clone is independent, so that a test can try an
+/// operation and go back.
 #[derive(Clone, Debug)]
 pub struct MemoryStore {
     nr_blocks: u64,
     blocks: BTreeMap<BlockNr, Arc<RawBlock>>,
     counts: BTreeMap<BlockNr, u32>,
-    /// The blocks that are new in this transaction.
+    /// Blocks that are new in this transaction.
     new: BTreeMap<BlockNr, NewBlock>,
-    /// The blocks that lost their last reference in this transaction.
+    /// Blocks that lost their last reference in this transaction.
     freed: BTreeSet<BlockNr>,
-    /// No block below this one can be given out in this transaction.
+    /// No block below this one can be allocated in this transaction.
     none_free_before: u64,
 }
 
-/// What becomes of a new block on commit.
+/// The kind of a new block, which determines how it is sealed on commit.
 #[derive(Clone, Copy, Debug)]
 struct NewBlock {
     csum_salt: u32,
@@ -35,7 +35,7 @@ struct NewBlock {
 }
 
 impl MemoryStore {
-    /// A store of `nr_blocks` blocks, none of them in use.
+    /// Creates a store of `nr_blocks` blocks, none of them in use.
     pub fn new(nr_blocks: u64) -> Self {
         Self {
             nr_blocks,
@@ -47,8 +47,8 @@ impl MemoryStore {
         }
     }
 
-    /// Begins a new transaction: the blocks of this one are sealed and cannot be edited any more,
-    /// and those it freed may be used again.
+    /// Begins a new transaction: the blocks of the current one are sealed and can no longer be
+    /// edited, and those that it freed may be used again.
     pub fn commit(&mut self) {
         for (at, new) in std::mem::take(&mut self.new) {
             if let Some(raw) = self.blocks.get_mut(&at) {
@@ -63,12 +63,12 @@ impl MemoryStore {
         }
     }
 
-    /// The blocks in use and their reference counts.
+    /// Returns the blocks in use and their reference counts.
     pub fn counts(&self) -> &BTreeMap<BlockNr, u32> {
         &self.counts
     }
 
-    /// Changes the committed block at `at` behind everyone's back. Its checksum is left as it is.
+    /// Changes the committed block at `at` outside of any transaction. Its checksum stays as it is.
     ///
     /// # Panics
     /// If the block is not in use, or new in this transaction.
@@ -77,7 +77,7 @@ impl MemoryStore {
         change(Arc::make_mut(self.blocks.get_mut(&at).expect("the block is in use")));
     }
 
-    /// Like [`corrupt`](Self::corrupt), but the block is sealed again: only its content is wrong.
+    /// Like [`corrupt`](Self::corrupt), but seals the block again: only its content is wrong.
     pub fn rewrite<K: BlockKind>(&mut self, at: BlockNr, change: impl FnOnce(&mut K::Disk)) {
         self.corrupt(at, |raw| {
             change(block::view_mut::<K>(raw));
@@ -85,9 +85,9 @@ impl MemoryStore {
         });
     }
 
-    /// Adds the references that a tree makes to `counts`: one to its root, and, for a root that
-    /// had none, all below. `value` is called for each entry of a leaf that had none, and has to
-    /// count what values refer to.
+    /// Adds the references that a tree makes to `counts`: one to its root, and, if the root had
+    /// none, those of all nodes below. `value` is called for each entry of a leaf that had no
+    /// reference, and must count the references of the value.
     ///
     /// # Panics
     /// If the tree is damaged.
@@ -186,11 +186,11 @@ impl Writer for MemoryStore {
         Ok(Shadow { at: copy, was_shared: count > 1 })
     }
 
-    /// The block at `at`, to change.
+    /// Returns the block at `at`, for changes.
     ///
     /// # Panics
-    /// If the block is not new in this transaction, not a `K`, free, or shared, in which case it
-    /// would change for others too.
+    /// If the block is not new in this transaction, not a `K`, free, or shared, since a change of a
+    /// shared block would affect its other referrers.
     fn edit<K: BlockKind>(&mut self, at: BlockNr) -> Result<&mut K::Disk> {
         let salt = self.new.get(&at).map(|new| new.csum_salt);
         assert_eq!(salt, Some(K::CSUM_SALT), "block {at} is a new {}", K::NAME);

@@ -1,4 +1,4 @@
-//! A space map in memory.
+//! A space map in memory only.
 
 use std::collections::HashMap;
 
@@ -8,10 +8,10 @@ use super::ledger::{decremented, incremented};
 use crate::error::{Error, Result};
 use crate::number::BlockNr;
 
-/// Counts in memory: one bit a block, and a table of the few counts above one.
+/// Counts in memory: one bit per block, and a table of the few counts above one.
 ///
-/// For checkers, which count the references they find, and as a model in tests. It takes
-/// `nr_blocks / 8` bytes, so whoever makes one bounds `nr_blocks` by the size of a device first.
+/// Checkers count the references that they find with it, and tests use it as a model. It takes
+/// `nr_blocks / 8` bytes, so the caller must bound `nr_blocks` by the size of a device first.
 #[derive(Clone, Debug)]
 pub struct CoreSpaceMap {
     used: FixedBitSet,
@@ -21,7 +21,10 @@ pub struct CoreSpaceMap {
 }
 
 impl CoreSpaceMap {
-    /// All of `nr_blocks` blocks are free.
+    /// Creates a map of `nr_blocks` free blocks.
+    ///
+    /// # Panics
+    /// If `nr_blocks` does not fit in a `usize`.
     pub fn new(nr_blocks: u64) -> Self {
         let nr_blocks = usize::try_from(nr_blocks).expect("a bit a block fits in memory");
         Self {
@@ -31,20 +34,20 @@ impl CoreSpaceMap {
         }
     }
 
-    /// Blocks that the map covers.
+    /// Returns the number of blocks that the map covers.
     pub fn nr_blocks(&self) -> u64 {
         self.used.len() as u64
     }
 
-    /// Blocks with a count above zero.
+    /// Returns the number of blocks with a count above zero.
     pub fn nr_allocated(&self) -> u64 {
         self.nr_allocated
     }
 
-    /// References to the block at `at`.
+    /// Returns the reference count of the block at `at`.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`].
+    /// [`Error::OutOfRange`] past the end.
     pub fn count(&self, at: BlockNr) -> Result<u32> {
         let index = self.index(at)?;
         if !self.used[index] {
@@ -53,30 +56,30 @@ impl CoreSpaceMap {
         Ok(self.shared.get(&at.0).copied().unwrap_or(1))
     }
 
-    /// Adds a reference, and says how many there are now.
+    /// Adds a reference to the block at `at` and returns the new count.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] and [`Error::CountOverflow`].
+    /// [`Error::OutOfRange`] past the end, and [`Error::CountOverflow`].
     pub fn inc(&mut self, at: BlockNr) -> Result<u32> {
         let count = incremented(at, self.count(at)?)?;
         self.set(at, count);
         Ok(count)
     }
 
-    /// Takes a reference away, and says how many are left.
+    /// Removes a reference to the block at `at` and returns the new count.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] and [`Error::CountUnderflow`].
+    /// [`Error::OutOfRange`] past the end, and [`Error::CountUnderflow`] at a count of zero.
     pub fn dec(&mut self, at: BlockNr) -> Result<u32> {
         let count = decremented(at, self.count(at)?)?;
         self.set(at, count);
         Ok(count)
     }
 
-    /// The first free block, which has a count of one then.
+    /// Allocates the first free block. Its count is one.
     ///
     /// # Errors
-    /// [`Error::NoSpace`].
+    /// [`Error::NoSpace`] if no block is free.
     pub fn alloc(&mut self) -> Result<BlockNr> {
         let free = self.used.zeroes().next().ok_or(Error::NoSpace)?;
         let at = BlockNr(free as u64);
@@ -84,7 +87,7 @@ impl CoreSpaceMap {
         Ok(at)
     }
 
-    /// The blocks with a count above zero, and the count, in ascending order.
+    /// Returns the blocks with a count above zero and their counts, in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = (BlockNr, u32)> + '_ {
         self.used.ones().map(|index| {
             let at = index as u64;
@@ -100,7 +103,7 @@ impl CoreSpaceMap {
         }
     }
 
-    /// `at` is in range: it came from [`Self::count`] or from the bits.
+    /// Sets a count. `at` is in range: it was checked by [`Self::count`], or comes from the bits.
     fn set(&mut self, at: BlockNr, count: u32) {
         let index = at.0 as usize;
         match (self.used[index], count > 0) {

@@ -1,4 +1,4 @@
-//! The counts as they lie on the device.
+//! The counts on the device: bitmaps, index and ref count tree. Both kinds of map use it.
 
 use zerocopy::little_endian as le;
 
@@ -8,19 +8,19 @@ use crate::format::{Bitmap, ENTRIES_PER_BITMAP, IndexEntry, RefCountBits, SpaceM
 use crate::number::BlockNr;
 use crate::store::{Reader, Writer};
 
-/// Where a map's index entries are kept.
+/// Storage of a map's index entries.
 pub(super) trait Index {
-    /// The entry of bitmap `bitmap`, which exists.
+    /// Returns the entry of bitmap `bitmap`, which must exist.
     fn get<R: Reader>(&self, reader: &R, bitmap: u64) -> Result<IndexEntry>;
 
     /// Stores the entry of bitmap `bitmap`, which may be a new one at the end.
     fn set<W: Writer>(&mut self, writer: &mut W, bitmap: u64, entry: IndexEntry) -> Result<()>;
 
-    /// What a space map root says of the index.
+    /// Returns the block number of the index, for the space map root.
     fn root(&self) -> BlockNr;
 }
 
-/// Bitmaps, their index, and the tree of counts above two.
+/// The bitmaps, their index, and the tree of counts above two.
 #[derive(Debug)]
 pub(super) struct Counts<I> {
     pub(super) nr_blocks: u64,
@@ -29,8 +29,8 @@ pub(super) struct Counts<I> {
     pub(super) ref_counts: Btree<le::U32>,
 }
 
-/// A second view of the same blocks, which takes no references to them: of the two, only one may
-/// go on to be changed.
+/// Makes a second view of the same blocks without taking references. Only one of the two may be
+/// changed later.
 impl<I: Clone> Clone for Counts<I> {
     fn clone(&self) -> Self {
         Self {
@@ -42,12 +42,12 @@ impl<I: Clone> Clone for Counts<I> {
     }
 }
 
-/// How many bitmaps cover `nr_blocks` blocks.
+/// Returns the number of bitmaps that cover `nr_blocks` blocks.
 pub(super) fn nr_bitmaps(nr_blocks: u64) -> u64 {
     nr_blocks.div_ceil(ENTRIES_PER_BITMAP as u64)
 }
 
-/// The bitmap that covers a block, and the entry in it.
+/// Returns the bitmap that covers a block, and the entry in it.
 fn place(at: BlockNr) -> (u64, usize) {
     let per_bitmap = ENTRIES_PER_BITMAP as u64;
     (at.0 / per_bitmap, (at.0 % per_bitmap) as usize)
@@ -63,7 +63,7 @@ impl<I: Index> Counts<I> {
         }
     }
 
-    /// The count of `at`; zero past the end.
+    /// Returns the count of `at`; zero past the end.
     pub(super) fn count<R: Reader>(&self, reader: &R, at: BlockNr) -> Result<u32> {
         if at.0 >= self.nr_blocks {
             return Ok(0);
@@ -85,8 +85,8 @@ impl<I: Index> Counts<I> {
         }
     }
 
-    /// The first block in `from..end` with a count of zero for which `usable` holds. Blocks past
-    /// the end of the map have a count of zero.
+    /// Returns the first block in `from..end` that has a count of zero and satisfies `usable`.
+    /// Blocks past the end of the map have a count of zero.
     pub(super) fn find_free<R: Reader>(
         &self,
         reader: &R,
@@ -113,7 +113,7 @@ impl<I: Index> Counts<I> {
         Ok((from..end).find(|&at| usable(at)).map(BlockNr))
     }
 
-    /// Makes the map cover `nr_blocks` blocks, the new ones free, by bitmaps of zeroes.
+    /// Extends the map to `nr_blocks` blocks. Bitmaps of zeroes cover the new blocks.
     pub(super) fn extend<W: Writer>(&mut self, writer: &mut W, nr_blocks: u64) -> Result<()> {
         assert!(self.nr_blocks <= nr_blocks, "a space map does not shrink");
         for bitmap in nr_bitmaps(self.nr_blocks)..nr_bitmaps(nr_blocks) {
@@ -128,8 +128,8 @@ impl<I: Index> Counts<I> {
         Ok(())
     }
 
-    /// Zeroes what stands for nothing: the unused parts of the bitmaps, and entries of the tree for
-    /// blocks past the end.
+    /// Zeroes the unused parts of the bitmaps, and removes the tree's entries for blocks past the
+    /// end.
     pub(super) fn tidy<W: Writer>(&mut self, writer: &mut W) -> Result<()> {
         for bitmap in 0..nr_bitmaps(self.nr_blocks) {
             let mut index_entry = self.index.get(writer, bitmap)?;
@@ -155,8 +155,8 @@ impl<I: Index> Counts<I> {
         Ok(())
     }
 
-    /// Writes the count of `at` into a shadow of its bitmap, and into the tree where it belongs
-    /// there.
+    /// Writes the count of `at` into a shadow of its bitmap, and into the ref count tree if it is
+    /// above two.
     pub(super) fn set<W: Writer>(&mut self, writer: &mut W, at: BlockNr, count: u32) -> Result<()> {
         let (bitmap, entry) = place(at);
         let mut index_entry = self.index.get(writer, bitmap)?;

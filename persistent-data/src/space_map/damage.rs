@@ -1,4 +1,4 @@
-//! What can be wrong with a space map.
+//! The kinds of damage to a space map.
 
 use std::ops::Range;
 
@@ -7,123 +7,123 @@ use thiserror::Error;
 use crate::error::Error as BlockDamage;
 use crate::number::BlockNr;
 
-/// What is wrong with a space map.
+/// A defect of a space map.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum SpaceMapDamage {
-    /// It covers nothing, or more than the device has or the format allows.
+    /// The map covers no blocks, or more than the device has or the format allows.
     #[error("it covers {nr_blocks} blocks, but there are {present} that it can cover")]
     Size {
-        /// What the root says.
+        /// Number of blocks in the root.
         nr_blocks: u64,
-        /// The most that it may say.
+        /// Maximum valid number.
         present: u64,
     },
-    /// The index block is not usable.
+    /// The index block is unusable.
     #[error("the index is unusable: {error}")]
     Index {
-        /// Where.
+        /// Block number of the index.
         at: BlockNr,
-        /// What is wrong.
+        /// The defect.
         error: BlockDamage,
     },
-    /// A bitmap is not usable.
+    /// A bitmap is unusable.
     #[error("bitmap {bitmap} is unusable: {error}")]
     Bitmap {
-        /// Its number.
+        /// Index of the bitmap.
         bitmap: u64,
-        /// Where.
+        /// Block number of the bitmap.
         at: BlockNr,
-        /// What is wrong.
+        /// The defect.
         error: BlockDamage,
     },
-    /// A part of the tree of large counts is not usable.
+    /// A part of the tree of large counts is unusable.
     #[error("the ref count tree is unusable for blocks from {} on: {error}", .keys.start)]
     RefCountTree {
-        /// Where.
+        /// Block number of the node.
         at: BlockNr,
-        /// The blocks, half-open, whose counts it had.
+        /// The blocks, half-open, whose counts were in this part.
         keys: Range<u64>,
-        /// What is wrong.
+        /// The defect.
         error: BlockDamage,
     },
     /// The index counts fewer free entries than the bitmap has.
     #[error("the index says {found} free entries of bitmap {bitmap}, it has {expected}: too few")]
     NrFreeLow {
-        /// Where the index lies.
+        /// Block number of the index.
         at: BlockNr,
-        /// The bitmap's number.
+        /// Index of the bitmap.
         bitmap: u64,
-        /// What the index says.
+        /// Number in the index.
         found: u32,
-        /// What the bitmap has.
+        /// Number in the bitmap.
         expected: u32,
     },
     /// The index counts more free entries than the bitmap has.
     #[error("the index says {found} free entries of bitmap {bitmap}, it has {expected}: too many")]
     NrFreeHigh {
-        /// Where the index lies.
+        /// Block number of the index.
         at: BlockNr,
-        /// The bitmap's number.
+        /// Index of the bitmap.
         bitmap: u64,
-        /// What the index says.
+        /// Number in the index.
         found: u32,
-        /// What the bitmap has.
+        /// Number in the bitmap.
         expected: u32,
     },
-    /// The index says that there is no free entry where there is one.
+    /// The index's hint claims that no entry before it is free, but one is.
     #[error("the index says that bitmap {bitmap} has no free entry before {hint}, {free} is free")]
     Hint {
-        /// Where the index lies.
+        /// Block number of the index.
         at: BlockNr,
-        /// The bitmap's number.
+        /// Index of the bitmap.
         bitmap: u64,
-        /// What the index says.
+        /// Hint in the index.
         hint: u32,
         /// The first free entry.
         free: u32,
     },
-    /// The root's sum of used blocks is not what the bitmaps add up to.
+    /// The number of used blocks in the root differs from the sum of the bitmaps.
     #[error("the root says that {found} blocks are in use, the bitmaps say {expected}")]
     NrAllocated {
-        /// What the root says.
+        /// Number in the root.
         found: u64,
-        /// What the bitmaps say.
+        /// Sum of the bitmaps.
         expected: u64,
     },
-    /// Entries for blocks that do not exist are not zero.
+    /// Entries for blocks past the end of the device are not zero.
     #[error("the last bitmap has counts for blocks past the end")]
     PastEnd {
-        /// Where the bitmap lies.
+        /// Block number of the bitmap.
         at: BlockNr,
     },
-    /// An area that should be zero is not.
+    /// An area that must be zero is not.
     #[error("{what} is not zero")]
     NotZero {
-        /// Where.
+        /// Block number.
         at: BlockNr,
-        /// What.
+        /// Name of the area.
         what: &'static str,
     },
     /// The padding of a node of the ref count tree is not zero.
     #[error("the padding of a ref count tree node is not zero")]
     NodePadding {
-        /// Where.
+        /// Block number of the node.
         at: BlockNr,
     },
-    /// The tree has no count for blocks whose bitmap leaves it to the tree.
+    /// A bitmap refers to the tree for the counts of these blocks, but the tree does not have them.
     #[error("the ref count tree lacks the counts of {}", blocks_text(.blocks))]
     CountMissing {
         /// The blocks, half-open.
         blocks: Range<u64>,
     },
-    /// The tree has a count for a block whose bitmap has it too, or one that belongs there.
+    /// The tree has a count for a block whose count the bitmap holds or should hold.
     #[error("the ref count tree has a needless entry for block {block}")]
     CountNeedless {
         /// The block.
         block: u64,
     },
-    /// Fewer references are counted than were found: the blocks could be allocated while in use.
+    /// The count is below the references that were found: blocks in use could be allocated.
     #[error(
         "{}: the count is {counted}, but {found} references were found",
         blocks_text(.blocks)
@@ -131,12 +131,12 @@ pub enum SpaceMapDamage {
     CountLow {
         /// The blocks, half-open.
         blocks: Range<u64>,
-        /// What the space map says.
+        /// Count in the space map.
         counted: u32,
-        /// References that were found.
+        /// Number of references that were found.
         found: u32,
     },
-    /// More references are counted than were found: the blocks are lost to use.
+    /// The count is above the references that were found: the blocks cannot be allocated.
     #[error(
         "{}: leaked: the count is {counted}, but {found} references were found",
         blocks_text(.blocks)
@@ -144,9 +144,9 @@ pub enum SpaceMapDamage {
     Leak {
         /// The blocks, half-open.
         blocks: Range<u64>,
-        /// What the space map says.
+        /// Count in the space map.
         counted: u32,
-        /// References that were found.
+        /// Number of references that were found.
         found: u32,
     },
 }
@@ -158,7 +158,7 @@ fn blocks_text(blocks: &Range<u64>) -> String {
     }
 }
 
-/// Joins the damage of neighbouring blocks where it is the same.
+/// Merges the damage of adjacent blocks if it is the same.
 pub(super) fn merge(
     open: Option<SpaceMapDamage>,
     next: SpaceMapDamage,

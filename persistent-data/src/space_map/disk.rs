@@ -8,7 +8,7 @@ use crate::format::{IndexEntry, SpaceMapRoot};
 use crate::number::BlockNr;
 use crate::store::{Reader, Writer};
 
-/// An index in a btree: it has no limit, and its nodes are copied on write like any other.
+/// An index in a btree. It has no size limit, and its nodes are copied on write like all others.
 impl Index for Btree<IndexEntry> {
     fn get<R: Reader>(&self, reader: &R, bitmap: u64) -> Result<IndexEntry> {
         self.lookup(reader, bitmap)?.ok_or(Error::SpaceMap("the index lacks a bitmap"))
@@ -24,8 +24,8 @@ impl Index for Btree<IndexEntry> {
     }
 }
 
-/// Reference counts of the blocks of some device, kept in the metadata of another: what thin
-/// provisioning counts its data blocks with.
+/// Reference counts of the blocks of one device, stored in the metadata of another. Thin
+/// provisioning counts its data blocks this way.
 ///
 /// Changes stay in memory until [`commit`](Self::commit) writes them into a metadata transaction.
 #[derive(Debug)]
@@ -33,15 +33,15 @@ pub struct DiskSpaceMap {
     counts: Counts<Btree<IndexEntry>>,
     ledger: Ledger,
     nr_blocks: u64,
-    /// Where the search for a free block goes on, through all transactions.
+    /// Block where the next search for a free block starts; kept across transactions.
     cursor: u64,
 }
 
 impl DiskSpaceMap {
-    /// A map of `nr_blocks` free blocks.
+    /// Creates a map of `nr_blocks` free blocks.
     ///
     /// # Errors
-    /// The writer's.
+    /// Those of the writer.
     pub fn create<W: Writer>(writer: &mut W, nr_blocks: u64) -> Result<Self> {
         let mut counts = Counts {
             nr_blocks: 0,
@@ -53,10 +53,10 @@ impl DiskSpaceMap {
         Ok(Self { counts, ledger: Ledger::default(), nr_blocks, cursor: 0 })
     }
 
-    /// The map that [`commit`](Self::commit) gave `root` for.
+    /// Opens the map with `root`, which [`commit`](Self::commit) returned. Reads nothing.
     ///
-    /// Its figures of free and allocated blocks are taken as they are: allocation goes by the
-    /// bitmaps alone, so that wrong ones cannot mislead it.
+    /// The stored numbers of free and allocated blocks are not checked. Allocation uses only the
+    /// bitmaps, so wrong numbers cannot mislead it.
     pub fn open(root: SpaceMapRoot) -> Self {
         let nr_blocks = root.nr_blocks.get();
         let counts = Counts {
@@ -68,30 +68,31 @@ impl DiskSpaceMap {
         Self { counts, ledger: Ledger::default(), nr_blocks, cursor: 0 }
     }
 
-    /// Blocks that the map covers.
+    /// Returns the number of blocks that the map covers.
     pub fn nr_blocks(&self) -> u64 {
         self.nr_blocks
     }
 
-    /// Blocks with a count above zero, as of the last [`commit`](Self::commit).
+    /// Returns the number of blocks with a count above zero, as of the last
+    /// [`commit`](Self::commit).
     pub fn nr_allocated(&self) -> u64 {
         self.counts.nr_allocated
     }
 
-    /// Makes the map cover `more` further blocks, which are free and can be used at once.
+    /// Extends the map by `more` blocks, which are free and can be used at once.
     ///
     /// # Errors
-    /// [`Error::SpaceMap`] past `u64::MAX` blocks.
+    /// [`Error::SpaceMap`] if the map would cover more than `u64::MAX` blocks.
     pub fn extend(&mut self, more: u64) -> Result<()> {
         self.nr_blocks = (self.nr_blocks.checked_add(more))
             .ok_or(Error::SpaceMap("more blocks than a number can count"))?;
         Ok(())
     }
 
-    /// References to the block at `at`.
+    /// Returns the reference count of the block at `at`.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`], and the reader's.
+    /// [`Error::OutOfRange`] past the end, and those of the reader.
     pub fn count<R: Reader>(&self, reader: &R, at: BlockNr) -> Result<u32> {
         if at.0 >= self.nr_blocks {
             return Err(Error::OutOfRange { at, nr_blocks: self.nr_blocks });
@@ -105,27 +106,27 @@ impl DiskSpaceMap {
     /// Adds a reference to the block at `at`.
     ///
     /// # Errors
-    /// As [`count`](Self::count), and [`Error::CountOverflow`].
+    /// Those of [`count`](Self::count), and [`Error::CountOverflow`].
     pub fn inc<R: Reader>(&mut self, reader: &R, at: BlockNr) -> Result<()> {
         let count = incremented(at, self.count(reader, at)?)?;
         self.ledger.set(at, count);
         Ok(())
     }
 
-    /// Takes a reference to the block at `at` away.
+    /// Removes a reference to the block at `at`.
     ///
     /// # Errors
-    /// As [`count`](Self::count), and [`Error::CountUnderflow`].
+    /// Those of [`count`](Self::count), and [`Error::CountUnderflow`].
     pub fn dec<R: Reader>(&mut self, reader: &R, at: BlockNr) -> Result<()> {
         let count = decremented(at, self.count(reader, at)?)?;
         self.ledger.set(at, count);
         Ok(())
     }
 
-    /// A block that neither the last commit nor this transaction used, with a count of one now.
+    /// Allocates a block that neither the last commit nor this transaction used. Its count is one.
     ///
     /// # Errors
-    /// [`Error::NoSpace`], and the reader's.
+    /// [`Error::NoSpace`] if there is no such block, and those of the reader.
     pub fn alloc<R: Reader>(&mut self, reader: &R) -> Result<BlockNr> {
         let usable = |at: u64| !self.ledger.touched(at);
         let find = |from, end| self.counts.find_free(reader, from, end, usable);
@@ -135,12 +136,12 @@ impl DiskSpaceMap {
         Ok(at)
     }
 
-    /// Writes all changes, and gives the root to be stored in the superblock of the same
-    /// transaction. That has to be prepared and committed before the map is changed again: the map
-    /// takes what it has written for the last commit.
+    /// Writes all changes and returns the root, which the superblock of the same transaction must
+    /// hold. That transaction must be prepared and committed before the map is changed again: the
+    /// map treats its written state as the last commit.
     ///
     /// # Errors
-    /// The writer's. Then the transaction has to be aborted, and the map opened again.
+    /// Those of the writer. The transaction must then be aborted and the map opened again.
     pub fn commit<W: Writer>(&mut self, writer: &mut W) -> Result<SpaceMapRoot> {
         self.counts.extend(writer, self.nr_blocks)?;
         for (at, count) in self.ledger.take_unwritten() {

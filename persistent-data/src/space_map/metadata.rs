@@ -1,23 +1,21 @@
-//! The space map of the metadata device, which counts its own blocks too.
+//! The space map of the metadata device, which also counts its own blocks.
 //!
 //! # The recursion
 //!
-//! To write a count, a bitmap has to be shadowed; that allocates a block and frees another, which
-//! changes two more counts, perhaps in other bitmaps. The index and the tree of large counts live
-//! on the same device and do the same.
+//! To write a count, a bitmap must be shadowed. This allocates one block and frees another, which
+//! changes two more counts, perhaps in other bitmaps. The index and the tree of large counts are on
+//! the same device and have the same effect.
 //!
-//! Here that is not a recursion but a fixed point. Every change of a count goes into the
-//! `Ledger`, in memory, and allocation needs nothing but the ledger and the counts of the *last
-//! commit*, which do not change within a transaction. At the end of the transaction
-//! the map takes what the ledger has not written yet and writes it into the
-//! bitmaps; doing so may add to the ledger, and so on until nothing is left. It ends because a
-//! bitmap, the index or a tree node is shadowed at most once in a transaction: once all that are
-//! concerned have been, writing counts changes no more counts. A commit that touches one bitmap
-//! needs two rounds.
+//! The map solves this with a fixed point instead of a recursion. Every change of a count goes into
+//! the `Ledger`, in memory. Allocation needs only the ledger and the counts of the *last commit*,
+//! which do not change within a transaction. At the end of the transaction the map writes the
+//! unwritten counts of the ledger into the bitmaps. This may add to the ledger, so the step is
+//! repeated until no counts are left. The loop ends because a transaction shadows each bitmap, the
+//! index and each tree node at most once: when all of them are shadowed, writing counts changes no
+//! more counts. A commit that touches one bitmap needs two passes.
 //!
-//! A new map, and one that grows, are the same thing: blocks past the end of the last commit's
-//! counts have a count of zero and can be allocated at once, also for the bitmaps that will cover
-//! them.
+//! A new map and a growing map work the same way: blocks past the end of the last commit's counts
+//! have a count of zero and can be allocated at once, even for the bitmaps that will cover them.
 
 use super::counts::{Counts, Index, nr_bitmaps};
 use super::ledger::{Ledger, decremented, find_round, incremented};
@@ -30,7 +28,7 @@ use crate::format::{
 use crate::number::BlockNr;
 use crate::store::{Reader, Writer};
 
-/// The index in memory, and the block that it was read from or goes to.
+/// The index in memory, and the number of its block.
 #[derive(Clone, Debug, Default)]
 pub(super) struct BlockIndex {
     at: BlockNr,
@@ -62,29 +60,29 @@ impl Index for BlockIndex {
     }
 }
 
-/// The counts of the metadata device's blocks, as a [transaction](crate::transaction) keeps them.
+/// The counts of the metadata device's blocks. A [transaction](crate::transaction) owns it.
 #[derive(Clone, Debug)]
 pub(crate) struct MetadataSpaceMap {
-    /// As of the last commit. `None` before the first.
+    /// Counts of the last commit. `None` before the first commit.
     committed: Option<Counts<BlockIndex>>,
-    /// What the next commit stores: differs from `committed` only once it has been written.
+    /// Counts that the next commit stores. They differ from `committed` once they are written.
     next: Option<Counts<BlockIndex>>,
     ledger: Ledger,
     nr_blocks: u64,
-    /// Where the search for a free block goes on, through all transactions.
+    /// Block where the next search for a free block starts; kept across transactions.
     cursor: u64,
-    /// Whether the next write also zeroes what stands for nothing.
+    /// True if the next write also zeroes unused parts.
     tidying: bool,
 }
 
-/// How many blocks of a device of `device_blocks` the map covers: the kernel's limit is
+/// Returns how many blocks of a device of `device_blocks` the map covers. The kernel's limit is
 /// 15.9 GiB.
 pub fn mapped_blocks(device_blocks: u64) -> u64 {
     device_blocks.min(MAX_METADATA_BLOCKS)
 }
 
 impl MetadataSpaceMap {
-    /// A map of free blocks that is on no device yet.
+    /// Creates a map of free blocks that is not on a device yet.
     pub(crate) fn create(device_blocks: u64) -> Self {
         Self {
             committed: None,
@@ -96,10 +94,14 @@ impl MetadataSpaceMap {
         }
     }
 
-    /// The map that a superblock points to.
+    /// Opens the map that a superblock points to.
     ///
-    /// The index's free counts and hints, and the sum of allocated blocks, are not trusted but
-    /// counted anew from the bitmaps.
+    /// The free counts and hints of the index, and the number of allocated blocks, are recomputed
+    /// from the bitmaps.
+    ///
+    /// # Errors
+    /// [`Error::SpaceMap`] if the map covers no blocks or more than the device has, and those of
+    /// the reader.
     pub(crate) fn open<R: Reader>(
         reader: &R,
         root: SpaceMapRoot,
@@ -144,17 +146,17 @@ impl MetadataSpaceMap {
         self.nr_blocks
     }
 
-    /// Whether there has been a commit.
+    /// True if there has been a commit.
     pub(crate) fn is_on_device(&self) -> bool {
         self.committed.is_some()
     }
 
-    /// Blocks in use as of the last commit.
+    /// Returns the number of blocks in use as of the last commit.
     pub(crate) fn nr_allocated(&self) -> u64 {
         self.committed.as_ref().map_or(0, |counts| counts.nr_allocated)
     }
 
-    /// Makes the map cover a device that has grown.
+    /// Extends the map to the size of a device that has grown.
     pub(crate) fn extend(&mut self, device_blocks: u64) {
         self.nr_blocks = self.nr_blocks.max(mapped_blocks(device_blocks));
     }
@@ -170,12 +172,12 @@ impl MetadataSpaceMap {
         }
     }
 
-    /// The present count of `at` and one more, which the caller has to [`set`](Self::set).
+    /// Returns the present count of `at` plus one, which the caller must [`set`](Self::set).
     pub(crate) fn incremented<R: Reader>(&self, reader: &R, at: BlockNr) -> Result<u32> {
         incremented(at, self.count(reader, at)?)
     }
 
-    /// The present count of `at` and one less, which the caller has to [`set`](Self::set).
+    /// Returns the present count of `at` minus one, which the caller must [`set`](Self::set).
     pub(crate) fn decremented<R: Reader>(&self, reader: &R, at: BlockNr) -> Result<u32> {
         decremented(at, self.count(reader, at)?)
     }
@@ -184,15 +186,15 @@ impl MetadataSpaceMap {
         self.ledger.set(at, count);
     }
 
-    /// Has the next write zero what stands for nothing, too.
+    /// Makes the next write also zero unused parts.
     pub(crate) fn tidy(&mut self) {
         self.tidying = true;
     }
 
-    /// A block that can be allocated, which the caller has to [take](Self::take).
+    /// Returns a block that can be allocated. The caller must [`take`](Self::take) it.
     ///
-    /// Like the kernel, it goes round the device, so that what former commits left behind stays
-    /// readable for as long as can be: repair lives on that.
+    /// Like the kernel, the search goes round the device, so that blocks of earlier commits stay
+    /// readable for as long as possible. Repair depends on them.
     pub(crate) fn find_free<R: Reader>(&self, reader: &R) -> Result<BlockNr> {
         let usable = |at: u64| !self.ledger.touched(at);
         let find = |from: u64, end: u64| match &self.committed {
@@ -202,13 +204,13 @@ impl MetadataSpaceMap {
         find_round(self.cursor, self.nr_blocks, find)
     }
 
-    /// Gives a block that was found free its first reference.
+    /// Sets the count of a block that was found free to one.
     pub(crate) fn take(&mut self, at: BlockNr) {
         self.set(at, 1);
         self.cursor = at.0 + 1;
     }
 
-    /// The root of the last commit, if no count has changed since.
+    /// Returns the root of the last commit if no count has changed since.
     fn unchanged_root(&self) -> Option<SpaceMapRoot> {
         let counts = self.next.as_ref()?;
         let unchanged =
@@ -216,14 +218,14 @@ impl MetadataSpaceMap {
         unchanged.then(|| counts.root())
     }
 
-    /// Everything is committed: the next transaction begins.
+    /// Makes the written state the last commit. Called after the superblock is durable.
     pub(crate) fn committed(&mut self) {
         self.committed.clone_from(&self.next);
         self.ledger = Ledger::default();
         self.tidying = false;
     }
 
-    /// Back to the last commit.
+    /// Reverts to the last commit.
     pub(crate) fn abort(&mut self) {
         self.next.clone_from(&self.committed);
         self.ledger = Ledger::default();
@@ -234,13 +236,12 @@ impl MetadataSpaceMap {
     }
 }
 
-/// A writer that keeps its own counts in a [`MetadataSpaceMap`].
+/// A writer whose own counts are in a [`MetadataSpaceMap`].
 pub(crate) trait Counted: Writer + Sized {
     fn space_map(&mut self) -> &mut MetadataSpaceMap;
 
-    /// Writes all changes of counts into blocks of the transaction, until writing them changes no
-    /// more counts, and gives the root to be stored in the superblock. Without changes it writes
-    /// nothing.
+    /// Writes all changed counts into blocks of the transaction, until no more counts change, and
+    /// returns the root, which the superblock must hold. Without changes it writes nothing.
     fn write_space_map(&mut self) -> Result<SpaceMapRoot> {
         if let Some(root) = self.space_map().unchanged_root() {
             return Ok(root);

@@ -1,5 +1,5 @@
-//! Reading a metadata space map that may be damaged, and holding it against the references that
-//! a walk has found.
+//! Reads a metadata space map that may be damaged, and compares it with the references that a walk
+//! has found.
 
 use std::ops::Range;
 
@@ -18,15 +18,15 @@ use crate::format::{
 use crate::number::BlockNr;
 use crate::store::Reader;
 
-/// What could be read of a metadata space map.
+/// The readable part of a metadata space map.
 pub struct SpaceMapReading {
     nr_blocks: u64,
     bitmaps: Vec<Option<Block<Bitmap>>>,
-    /// Counts above two, ascending.
+    /// Counts above two, in ascending order of blocks.
     large_counts: Vec<(u64, u32)>,
-    /// Nodes of the ref count tree.
+    /// Number of nodes of the ref count tree.
     tree_nodes: u64,
-    /// Whether all of the ref count tree could be read.
+    /// True if the whole ref count tree could be read.
     tree_whole: bool,
 }
 
@@ -41,10 +41,10 @@ impl std::fmt::Debug for SpaceMapReading {
 
 impl SpaceMapReading {
     /// Reads the map that begins at `root`, on a device of `device_blocks`. Calls `refer` for every
-    /// block of the map, as often as the map refers to it, and `damaged` for what is wrong with the
-    /// map by itself.
+    /// block of the map, once per reference, and `damaged` for every defect inside the map. `refer`
+    /// returns whether this is the first reference to the block.
     ///
-    /// `None` if not even its size can be believed.
+    /// Returns `None` if the size of the map is not valid.
     pub fn read<R: Reader>(
         reader: &R,
         root: SpaceMapRoot,
@@ -112,28 +112,28 @@ impl SpaceMapReading {
         }
     }
 
-    /// Blocks that the map covers.
+    /// Returns the number of blocks that the map covers.
     pub fn nr_blocks(&self) -> u64 {
         self.nr_blocks
     }
 
-    /// Bitmaps of the map.
+    /// Returns the number of bitmaps of the map.
     pub fn nr_bitmaps(&self) -> u64 {
         self.bitmaps.len() as u64
     }
 
-    /// Nodes of the ref count tree that a commit may have to copy: none if it holds no counts.
+    /// Returns how many nodes of the ref count tree a commit may copy: none if it has no counts.
     pub fn nr_tree_nodes(&self) -> u64 {
         if self.large_counts.is_empty() { 0 } else { self.tree_nodes }
     }
 
-    /// How many entries of a bitmap stand for blocks.
+    /// Returns how many entries of a bitmap correspond to blocks of the device.
     fn covered_by(&self, bitmap: usize) -> usize {
         let first = (bitmap * ENTRIES_PER_BITMAP) as u64;
         (self.nr_blocks - first).min(ENTRIES_PER_BITMAP as u64) as usize
     }
 
-    /// Blocks with a count of zero, in what could be read, counted no further than `most`.
+    /// Returns the number of readable blocks with a count of zero, at most `most`.
     pub fn nr_free(&self, most: u64) -> u64 {
         let mut nr_free = 0;
         for (bitmap, disk) in self.bitmaps.iter().enumerate() {
@@ -149,18 +149,18 @@ impl SpaceMapReading {
         nr_free
     }
 
-    /// Whether every count could be read.
+    /// True if every count could be read.
     pub fn is_whole(&self) -> bool {
         self.tree_whole && self.bitmaps.iter().all(Option::is_some)
     }
 
-    /// Blocks with a count above zero, in what could be read.
+    /// Returns the number of readable blocks with a count above zero.
     pub fn nr_allocated(&self) -> u64 {
         let used = |bitmap: &Block<Bitmap>| ENTRIES_PER_BITMAP as u64 - u64::from(bitmap.nr_free());
         self.bitmaps.iter().flatten().map(used).sum()
     }
 
-    /// The blocks with a count above zero, in what could be read, ascending.
+    /// Returns the readable blocks with a count above zero, in ascending order.
     pub fn counted(&self) -> impl Iterator<Item = BlockNr> + '_ {
         let entries = (0..self.nr_blocks).map(|block| {
             let (bitmap, entry) =
@@ -179,10 +179,10 @@ impl SpaceMapReading {
         }
     }
 
-    /// Holds the counts against `references`, which cover the device.
+    /// Compares the counts with `references`, which must cover the device.
     ///
-    /// Leaks are told only if `all_found` says that no part of any walk failed: what an unreadable
-    /// block refers to looks leaked, and is in use.
+    /// Leaks are reported only if `all_found`, that is if no part of any walk failed: blocks that
+    /// an unreadable block refers to look leaked, but are in use.
     pub fn compare(
         &self,
         references: &CoreSpaceMap,
@@ -220,7 +220,7 @@ impl SpaceMapReading {
         open.into_iter().for_each(damaged);
     }
 
-    /// What is wrong with the count of one block, if anything.
+    /// Returns the damage of one block's count, if any.
     fn judge(
         &self,
         block: u64,
@@ -245,8 +245,8 @@ impl SpaceMapReading {
     }
 }
 
-/// Holds the entry of a bitmap, of which `covered` entries stand for blocks, against it. `index`
-/// is where the entry lies.
+/// Checks the index entry of a bitmap, whose first `covered` entries correspond to blocks, against
+/// the bitmap. `index` is the block number of the index.
 fn check_entry(
     index: BlockNr,
     bitmap: u64,
@@ -269,7 +269,8 @@ fn check_entry(
     }
 }
 
-/// Looks for something where a bitmap, of which `covered` entries stand for blocks, should be zero.
+/// Checks that the unused parts of a bitmap, whose first `covered` entries correspond to blocks,
+/// are zero.
 fn check_unused(
     at: BlockNr,
     disk: &BitmapDisk,
@@ -285,7 +286,7 @@ fn check_unused(
     }
 }
 
-/// Collects the counts of the tree.
+/// Collects the counts of the ref count tree.
 struct LargeCounts<'a, F, G> {
     reading: &'a mut SpaceMapReading,
     refer: &'a mut F,
@@ -299,7 +300,7 @@ where
 {
     fn node(&mut self, at: BlockNr, _: &Range<u64>) -> bool {
         let first = (self.refer)(at);
-        // What lies below a node that is not entered again is not told apart from what is missing.
+        // Counts below a node that is not entered again cannot be distinguished from missing ones.
         self.reading.tree_whole &= first;
         self.reading.tree_nodes += 1;
         first

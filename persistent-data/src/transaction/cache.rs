@@ -1,4 +1,4 @@
-//! Clean blocks in memory.
+//! The cache of clean blocks of a [`Transaction`](super::Transaction).
 
 use std::any::TypeId;
 use std::collections::{HashMap, VecDeque};
@@ -6,23 +6,23 @@ use std::sync::Arc;
 
 use crate::block::RawBlock;
 
-/// Blocks that are kept: 4 MiB. What is read again and again is nodes, bitmaps and the index,
-/// which are few.
+/// Capacity: 4 MiB. The blocks that are read repeatedly are nodes, bitmaps and the index, which are
+/// few.
 const CACHED_BLOCKS_MAX: usize = 1024;
 
 struct Entry {
     block: Arc<RawBlock>,
-    /// The kind that it was checked as.
+    /// The kind that the block was checked as.
     kind: TypeId,
-    /// Used since it was last considered for eviction.
+    /// True if the block was used since it was last considered for eviction.
     used: bool,
 }
 
-/// A bounded cache of checked blocks. What has not been used goes first ("second chance").
+/// A bounded cache of checked blocks. It evicts unused blocks first ("second chance").
 #[derive(Default)]
 pub(super) struct Cache {
     entries: HashMap<u64, Entry>,
-    /// In the order in which they are considered for eviction. May hold removed blocks.
+    /// Blocks in the order in which they are considered for eviction. May name removed blocks.
     queue: VecDeque<u64>,
 }
 

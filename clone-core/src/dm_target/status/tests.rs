@@ -1,4 +1,4 @@
-//! Statuses of real clones, and what is none.
+//! Statuses of real clones, and texts that are not a status.
 
 use quickcheck::quickcheck;
 
@@ -6,7 +6,7 @@ use super::{Field, Figures, METADATA_BLOCK, Mode, Status, StatusError, StatusLin
 use crate::dm_target::options::Options;
 use crate::geometry::{MAX_REGIONS, RegionSize, Sectors};
 
-/// As a kernel 6.1 prints them; the last two are put together.
+/// Statuses as kernel 6.1 prints them; the last two are constructed.
 const REAL: [&str; 5] = [
     "0 262144 clone 8 7/2048 8 4530/32768 0 1 no_hydration 4 hydration_threshold 1 \
      hydration_batch_size 1 rw",
@@ -49,7 +49,7 @@ fn the_figures_are_those_of_the_line() {
     assert_eq!(StatusLine::parse(REAL[0]), Ok(StatusLine { place, status }));
 }
 
-/// The first real status with `from` replaced.
+/// Returns the error for the first real status with `from` replaced by `to`.
 fn refused(from: &str, to: &str) -> StatusError {
     let line = REAL[0].replacen(from, to, 1);
     assert_ne!(line, REAL[0]);

@@ -1,4 +1,4 @@
-//! Table lines, right and wrong. What a kernel makes of them was asked of one.
+//! Valid and invalid table lines. The expected results were found with a real kernel.
 
 use quickcheck::quickcheck;
 
@@ -106,7 +106,7 @@ fn a_line_that_ends_too_early_says_what_is_missing() {
     assert_eq!(refused("8 0 4 hydration_threshold 5"), TableError::CountPastEnd { word, left: 2 });
 }
 
-/// The kernel keeps 32 bits, and took these for 8 and for 1.
+/// The kernel keeps 32 bits of these numbers and takes them for 8 and 1.
 #[test]
 fn a_number_that_the_kernel_would_cut_short_is_refused() {
     let word = Word { text: "4294967304".into(), position: 4, role: Role::RegionSize };
@@ -117,7 +117,7 @@ fn a_number_that_the_kernel_would_cut_short_is_refused() {
     assert_eq!(refused, TableError::TooLarge { word, lowest: 1 });
 }
 
-/// The kernel takes all of these.
+/// The kernel accepts all of these.
 #[test]
 fn a_device_has_one_part_to_play() {
     for (text, first, second) in [
@@ -195,7 +195,7 @@ fn the_length_is_that_of_a_clone() {
     assert_eq!(refused("0 0 clone m d s 8"), empty);
     let regions = GeometryError::TooManyRegions { nr_regions: (1 << 31) + 1 };
     assert_eq!(refused("0 17179869185 clone m d s 8"), TableError::Geometry(regions));
-    // Seen: 2^54 sectors of dm-zero, "too large device"; one less is made.
+    // Observed: a dm-zero device of 2^54 sectors fails with "too large device", one less works.
     let start = (1 << 54) - 9;
     assert_eq!(line(&format!("{start} 8 clone m d s 8")).start(), Sectors(start));
     for start in [start + 1, u64::MAX] {
@@ -222,7 +222,7 @@ fn words_are_printed_as_they_were_given() {
     assert_eq!(printed, "254:0 253:0 253:1 008 01 No_Hydration 2 hydration_threshold +8 x");
 }
 
-/// A line that is nearly right.
+/// Returns a line that is almost valid.
 fn nearly(words: &[u8]) -> String {
     const WORDS: [&str; 24] = [
         "0",

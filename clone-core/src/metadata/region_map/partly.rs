@@ -1,4 +1,4 @@
-//! Regions of one array block of which some are known and others are not.
+//! Array blocks of which some regions are lost and others are known.
 
 use persistent_data::bitset::BITS_PER_WORD;
 use zerocopy::little_endian as le;
@@ -9,8 +9,8 @@ use super::{
 use crate::geometry::RegionRange;
 
 impl RegionMap {
-    /// Says of every lost region in `regions`, as far as there are any, whether it is hydrated.
-    /// What is known already stays as it is.
+    /// Sets every lost region in `regions`, half-open, to hydrated or not hydrated. Regions past
+    /// the end are ignored, and known regions stay unchanged.
     pub fn settle(&mut self, regions: RegionRange, hydrated: bool) {
         let end = regions.end.min(self.nr_regions);
         if regions.start >= end {
@@ -37,8 +37,8 @@ impl RegionMap {
         }
     }
 
-    /// The first run of lost regions from region `from` on, as far as it lies in one array block.
-    /// Unlike [`lost`](Self::lost) it lets the map be settled between one run and the next.
+    /// Returns the first run of lost regions at or after region `from`, within one array block.
+    /// Unlike [`lost`](Self::lost), it allows the map to be settled between two runs.
     pub(crate) fn first_lost_run(&self, from: u64) -> Option<RegionRange> {
         (from / BITS_PER_BLOCK..self.nr_chunks()).find_map(|index| {
             let chunk = self.regions_of(index);
@@ -54,14 +54,14 @@ impl RegionMap {
         })
     }
 
-    /// Whether the state of every region of array block `chunk` is known.
+    /// Returns whether no region of array block `chunk` is lost.
     pub(crate) fn knows(&self, chunk: u64) -> bool {
         !matches!(self.chunks[chunk as usize], Chunk::Lost | Chunk::Partly(_))
     }
 
-    /// What is known of array block `chunk`, bit by bit.
+    /// Returns the known state of array block `chunk`, bit by bit.
     pub(crate) fn planes(&self, chunk: u64) -> Planes {
-        // Going by runs is slow where there are thousands, and then it is asked for often.
+        // Conversion by runs is slow for thousands of runs, and then this is called often.
         match &self.chunks[chunk as usize] {
             Chunk::Partly(planes) => return (**planes).clone(),
             Chunk::Bits(words) => {
@@ -81,8 +81,8 @@ impl RegionMap {
         Planes { hydrated: plane(State::Hydrated), lost: plane(State::Lost) }
     }
 
-    /// Puts in what is known of array block `chunk`. Bits past its last region are left out, and
-    /// what is known to be hydrated is not lost.
+    /// Stores the state of array block `chunk`. Bits past its last region are cleared, and regions
+    /// that are set in both planes count as hydrated.
     pub(crate) fn put(&mut self, chunk: u64, mut planes: Planes) {
         let regions = self.regions_of(chunk);
         let len = regions.end - regions.start;
@@ -121,7 +121,7 @@ mod tests {
 
     const TAIL: u64 = 100;
 
-    /// An array block of which nothing is known, one of which much is, and a short last one.
+    /// Makes a map of a lost array block, a partly known one, and a short last one.
     fn torn(seed: u64) -> RegionMap {
         let random = &mut StdRng::seed_from_u64(seed);
         let mut map = RegionMap::lost_whole(2 * BITS_PER_BLOCK + TAIL);
@@ -174,7 +174,7 @@ mod tests {
         let mut from = 0;
         while let Some(run) = map.first_lost_run(from) {
             assert!(from <= run.start && run.start < run.end && run.end <= map.nr_regions());
-            // From within a run the rest of it is found.
+            // From within a run, the rest of it is found.
             assert_eq!(map.first_lost_run(run.end - 1), Some(run.end - 1..run.end));
             from = run.end;
             found.push(run);

@@ -1,25 +1,24 @@
-//! How many regions of a range are in which state.
+//! Counts of the regions of a range by their state.
 
 use persistent_data::bitset::{BITS_PER_BLOCK, BITS_PER_WORD};
 
 use super::{Chunk, RegionMap, low_bits};
 use crate::geometry::RegionRange;
 
-/// Regions by what is known of them. Those that are neither hydrated nor lost are known not to be
-/// hydrated.
+/// Numbers of regions by state. The other regions of the range are known not to be hydrated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Hydrated ones, of those that could be read.
+    /// Number of hydrated regions.
     pub hydrated: u64,
-    /// Those that could not be read.
+    /// Number of lost regions.
     pub lost: u64,
 }
 
 impl RegionMap {
-    /// Counts the regions in `regions`, as far as there are any.
+    /// Counts the regions in `regions`, half-open; those past the end are ignored.
     ///
-    /// It takes at most a few hundred steps for each array block that the range touches, however
-    /// many regions there are in one.
+    /// It takes at most a few hundred steps per array block of the range, for any number of regions
+    /// in it.
     pub fn tally(&self, regions: RegionRange) -> Tally {
         let mut tally = Tally::default();
         let end = regions.end.min(self.nr_regions);
@@ -46,7 +45,7 @@ impl RegionMap {
     }
 }
 
-/// How many regions of `within` the runs have.
+/// Returns how many regions of `within` are in the runs.
 fn in_runs(runs: &[(u16, u16)], within: &RegionRange) -> u64 {
     let overlap = |&(begin, end): &(u16, u16)| {
         let (begin, end) = (u64::from(begin).max(within.start), u64::from(end).min(within.end));
@@ -55,7 +54,7 @@ fn in_runs(runs: &[(u16, u16)], within: &RegionRange) -> u64 {
     runs.iter().map(overlap).sum()
 }
 
-/// How many bits of `within` are set.
+/// Returns how many bits of `within` are set.
 fn in_words(words: &[u64], within: &RegionRange) -> u64 {
     let touched = within.start / BITS_PER_WORD..within.end.div_ceil(BITS_PER_WORD);
     let ones = |index: u64| {
@@ -79,7 +78,7 @@ mod tests {
     use super::Tally;
     use crate::geometry::RegionRange;
 
-    /// One array block of each form, and the short last one.
+    /// Makes a map with one array block of each form, and a short last one.
     fn mixed() -> RegionMap {
         let random = &mut StdRng::seed_from_u64(7);
         let words = (0..509).map(|_| random.random()).collect();

@@ -1,4 +1,4 @@
-//! What a map keeps is what was put in.
+//! A map returns what was stored in it.
 
 use persistent_data::bitset::BITS_PER_BLOCK;
 use quickcheck::quickcheck;
@@ -6,7 +6,7 @@ use zerocopy::little_endian as le;
 
 use super::{Chunk, RUNS_MAX, RegionMap, RegionRange, census};
 
-/// A map of `nr_regions` made the way metadata is read: array block by array block.
+/// Makes a map of `nr_regions` the way metadata is read: one array block after the other.
 fn map_of(nr_regions: u64, runs: &[RegionRange]) -> RegionMap {
     let hydrated = |region: u64| runs.iter().any(|run| run.contains(&region));
     let mut map = RegionMap::lost_whole(nr_regions);

@@ -46,7 +46,7 @@ fn a_built_tree_is_sound_and_has_the_fewest_nodes_for_any_number_of_entries() {
     for count in 0..40 {
         check_build::<[u8; 1000]>(count);
     }
-    // Around the numbers of leaves at which there are one more internal node, or one more level.
+    // Numbers of leaves around which there is one more internal node or one more level.
     for leaves in [252, 253, 252 + 83, 252 + 84, 504, 504 + 83, 756, 5000] {
         for count in [3 * leaves - 2, 3 * leaves - 1, 3 * leaves] {
             check_build::<[u8; 1000]>(count);

@@ -1,4 +1,4 @@
-//! Damaged trees: what is lost is named, the rest is found, and nothing panics or hangs.
+//! Damaged trees: lost keys are reported, the others are found, and nothing panics or hangs.
 
 use std::collections::BTreeMap;
 use std::ops;
@@ -20,12 +20,12 @@ use crate::store::{Reader, Writer};
 
 type V = [u8; 1000];
 
-/// Holds `key` by the rule of [`NodeDamage::keys`](crate::btree::NodeDamage::keys).
+/// True if `keys`, as in [`NodeDamage::keys`](crate::btree::NodeDamage::keys), contain `key`.
 fn holds(keys: &ops::Range<u64>, key: u64) -> bool {
     key >= keys.start && (key < keys.end || keys.end == u64::MAX)
 }
 
-/// A tree with three levels.
+/// Makes a tree with three levels.
 fn deep_tree() -> (MemoryStore, BlockNr, BTreeMap<u64, V>) {
     let (store, tree, model) = tree_of::<V>(&mut StdRng::seed_from_u64(1), 1200, 4);
     (store, tree.root(), model)
@@ -35,7 +35,7 @@ fn is_leaf(store: &MemoryStore, at: BlockNr) -> bool {
     matches!(parse::<V>(&store.read::<Node>(at).unwrap()), Ok(Parsed::Leaf(_)))
 }
 
-/// Checks that a walk loses just the keys of `node`, and returns why.
+/// Checks that a walk loses exactly the keys of `node`, and returns the error.
 fn lost(store: &MemoryStore, root: BlockNr, node: &Met, model: &BTreeMap<u64, V>) -> Error {
     let mut record = Record::<V>::of(store, root);
     assert_eq!(record.damage.len(), 1, "{node:?}: {:?}", record.damage);
@@ -67,10 +67,10 @@ fn a_bad_block_costs_exactly_its_keys() {
     }
 }
 
-/// What is wrong, and how to bring it about.
+/// The expected error, and a function that causes it.
 type Fault = (NodeError, Box<dyn Fn(&mut NodeDisk)>);
 
-/// Everything that can be wrong with a single node below the root, and how it is named.
+/// Returns every possible defect of a single node below the root, with its error.
 fn node_faults(keys: &ops::Range<u64>) -> Vec<Fault> {
     let below = keys.start - 1;
     let above = keys.end;
@@ -306,7 +306,7 @@ fn nothing_panics_or_hangs_whatever_the_nodes_hold() {
             assert!(entry.is_none_or(|entry| entry.is_ok() || !record.damage.is_empty()));
         }
         for _ in 0..6 {
-            // After an error the transaction is gone, and with it what it changed.
+            // After an error the transaction is aborted, and its changes are discarded.
             let (mut changed, mut tree) = (damaged.clone(), Btree::<V>::open(root));
             for _ in 0..rng.random_range(1..30) {
                 let key = rng.random_range(0..=model.len() as u64 * 4);
@@ -321,7 +321,7 @@ fn nothing_panics_or_hangs_whatever_the_nodes_hold() {
                 }
             }
         }
-        // Counts that are too low for a block with two parents make this fail, not go astray.
+        // If the count of a block with two parents is too low, this fails, but does not go wrong.
         if tree.delete(&mut damaged).is_ok() && record.damage.is_empty() {
             assert!(damaged.counts().len() < store.counts().len());
         }

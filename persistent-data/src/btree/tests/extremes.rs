@@ -1,4 +1,4 @@
-//! Trees that grow, shrink, and run out of space.
+//! Trees that grow and shrink, and a lack of free blocks.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -63,7 +63,7 @@ fn shuffle(rng: &mut StdRng, keys: &mut [u64]) {
 
 #[test]
 fn a_tree_grows_to_four_levels_and_shrinks_to_three() {
-    /// The most leaves below one level of internal nodes and a root.
+    /// Maximum number of leaves below one level of internal nodes and a root.
     const LEAVES: u64 = 252 * 252;
     let depth = |store: &MemoryStore, root| {
         let mut depth = 1;
@@ -103,8 +103,8 @@ fn a_tree_grows_to_four_levels_and_shrinks_to_three() {
     });
 }
 
-/// A tree that is as deep as it can be made with few entries: internal nodes have one to three
-/// children, which is less than this module leaves them. Its keys begin at 10, 20 apart.
+/// Makes a tree of maximum depth from few entries: internal nodes have one to three children,
+/// fewer than this module would leave. Its keys begin at 10, in steps of 20.
 fn thin_tree<V: TestValue>(
     rng: &mut StdRng,
     store: &mut MemoryStore,

@@ -12,7 +12,7 @@ use crate::btree::Btree;
 use crate::format::IndexEntry;
 use crate::sim::MemoryStore;
 
-/// Keys that a run draws from: few or many, sparse or dense, also at the far end.
+/// The keys that a run draws from: few or many, sparse or dense, also at the upper end.
 #[derive(Clone, Copy)]
 struct Keys {
     base: u64,
@@ -33,13 +33,13 @@ impl Keys {
     }
 }
 
-/// A tree and what should be in it.
+/// A tree and its expected content.
 struct Pair<V> {
     tree: Btree<V>,
     model: BTreeMap<u64, V>,
 }
 
-/// Trees that may share nodes, in one store, and what they were at the last commit.
+/// Trees that may share nodes, in one store, and their content at the last commit.
 struct World<V> {
     store: MemoryStore,
     pairs: Vec<Pair<V>>,
@@ -71,7 +71,7 @@ impl<V: TestValue> World<V> {
             .collect();
     }
 
-    /// One operation of the kind `op`.
+    /// Performs one operation of the kind `op`.
     fn step(&mut self, rng: &mut StdRng, op: usize) {
         let which = rng.random_range(0..self.pairs.len());
         let key = self.keys.draw(rng);
@@ -156,7 +156,7 @@ impl<V: TestValue> World<V> {
         };
         let mut bounds = (bound(keys[0]), bound(keys[1]));
         if keys[0] == keys[1] {
-            // What a BTreeMap does not take.
+            // A BTreeMap refuses these bounds.
             bounds.0 = Bound::Included(keys[0]);
         }
         let mut range = tree.range(&self.store, bounds);
@@ -185,7 +185,7 @@ impl<V: TestValue> World<V> {
     }
 }
 
-/// One key, or many, up or down from `key` on.
+/// Returns one key or many, ascending or descending from `key`.
 fn run(rng: &mut StdRng, keys: Keys, key: u64) -> Vec<u64> {
     let length = if rng.random_bool(0.8) { 1 } else { rng.random_range(1..=keys.count) };
     let end = keys.base + keys.step * (keys.count - 1);
@@ -202,7 +202,7 @@ fn run(rng: &mut StdRng, keys: Keys, key: u64) -> Vec<u64> {
     }
 }
 
-/// Runs with a mix of operations each, some of which are left out.
+/// Runs random mixes of operations, each with some kinds left out.
 fn compare_with_model<V: TestValue>(seeds: u64, most_keys: u64) {
     for_each_seed(seeds, |rng| {
         let mut world = World::<V>::new(Keys::random(rng, most_keys));

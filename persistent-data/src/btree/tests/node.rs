@@ -1,4 +1,4 @@
-//! Single nodes: every way to edit a small one, and every field that can be wrong.
+//! Single nodes: every way to edit a small node, and every field that can be wrong.
 
 use zerocopy::{FromZeros, little_endian as le};
 
@@ -39,7 +39,7 @@ fn edits_of_small_nodes_do_what_they_do_to_a_vec() {
                 assert_eq!(keys(&disk), expected);
             }
         }
-        // All the ways to take some out and put them back.
+        // All ways to remove some entries and to insert them again.
         for start in 0..=len {
             for end in start..=len {
                 let (source, mut disk) = (small(len), small(len));

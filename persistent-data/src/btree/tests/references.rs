@@ -1,4 +1,4 @@
-//! Values that refer to something: trees of trees.
+//! Values that hold references: trees of trees.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::number::BlockNr;
 use crate::sim::MemoryStore;
 use crate::store::Writer;
 
-/// A tree as a value, so large that three of them fill a leaf.
+/// A tree as a value. It is so large that three of them fill a leaf.
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct Subtree {

@@ -22,7 +22,7 @@ fn filled(byte: u8) -> RawBlock {
     block
 }
 
-/// A file of `size_bytes` zeroes, which goes with its directory.
+/// Makes a file of `size_bytes` zeroes, which is deleted with its directory.
 fn file_of(size_bytes: u64) -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("metadata");
@@ -36,7 +36,7 @@ fn read_all(device: &impl ReadDevice) -> Vec<RawBlock> {
     blocks
 }
 
-/// What every way to open `path` says about it.
+/// Returns the error of each way to open `path`.
 fn refusals(path: &Path) -> [OpenError; 3] {
     [
         FileDevice::open_read(path).unwrap_err(),
@@ -259,7 +259,7 @@ fn holes_are_skipped_and_nothing_else() {
     for from in 0..end + 2 {
         let next = device.skip_hole(BlockNr(from)).0;
         let next_data = data.into_iter().find(|&at| at >= from).unwrap_or(end);
-        // A file system may keep more than what was written.
+        // A file system may keep more than the written data.
         assert!(from.min(end) <= next && next <= next_data, "from {from}: {next}");
     }
     let (_directory, path) = file_of(64 << 20);
@@ -288,7 +288,7 @@ fn a_file_that_is_written_is_locked_against_those_who_lock_open_files_too() {
     assert_eq!(lock(libc::F_WRLCK), Err(libc::EAGAIN));
     assert_eq!(lock(libc::F_RDLCK), Ok(()));
     drop(device);
-    // One byte that somebody else holds is enough.
+    // One byte that another process has locked is enough.
     lock(libc::F_WRLCK).unwrap();
     let refused = FileDevice::open_write(file.path()).map(drop);
     assert!(matches!(refused, Err(OpenError::InUse { .. })), "{refused:?}");
@@ -303,7 +303,7 @@ fn a_flush_of_a_file_that_became_shorter_fails_whatever_is_written_to_it() {
     File::options().write(true).open(&path).unwrap().set_len(BLOCK_SIZE as u64).unwrap();
     let told = "it has become shorter: it had 16384 bytes when it was opened, and 4096 now";
     assert_eq!(device.flush().unwrap_err().to_string(), told);
-    // This makes it longer again, but not as long as it was.
+    // This makes the file longer again, but not as long as before.
     device.write(BlockNr(2), &[filled(3)]).unwrap();
     let told = "it has become shorter: it had 16384 bytes when it was opened, and 12288 now";
     assert_eq!(device.flush().unwrap_err().to_string(), told);
@@ -315,14 +315,14 @@ fn a_flush_of_a_file_that_became_shorter_fails_whatever_is_written_to_it() {
 fn a_flush_of_a_file_that_was_deleted_fails() {
     let (directory, path) = file_of(4 * BLOCK_SIZE as u64);
     let device = FileDevice::open_write(&path).unwrap();
-    // Another name is as good.
+    // A second name is enough.
     let other = directory.path().join("other");
     fs::rename(&path, &other).unwrap();
     device.flush().unwrap();
     fs::remove_file(&other).unwrap();
     let told = device.flush().unwrap_err().to_string();
     assert_eq!(told, "it has been deleted: what is in it is gone when it is closed");
-    // Whoever opens one that has no name knows that.
+    // A file that had no name when it was opened is accepted.
     let file = tempfile::tempfile().unwrap();
     file.set_len(BLOCK_SIZE as u64).unwrap();
     FileDevice::from_file(file).unwrap().flush().unwrap();

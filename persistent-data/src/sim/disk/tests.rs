@@ -10,7 +10,7 @@ use crate::number::BlockNr;
 use crate::sim::image::{Image, SECTOR_SIZE};
 use crate::sim::{Died, Fault, Injected, OperationKind, Seed, Which, seeds};
 
-/// Seeds that are enough for each of 256 subsets to come up.
+/// Number of seeds that is enough for each of 256 subsets to occur.
 const MANY: u64 = 30_000;
 
 fn filled(byte: u8) -> RawBlock {
@@ -19,7 +19,7 @@ fn filled(byte: u8) -> RawBlock {
     block
 }
 
-/// The first byte of each sector of the block at `at`. Panics if a sector is not of one byte.
+/// Returns the first byte of each sector of the block at `at`. Panics if a sector's bytes differ.
 fn sectors(image: &Image, at: u64) -> [u8; 8] {
     let (sectors, _) = image.block(BlockNr(at)).bytes().as_chunks::<SECTOR_SIZE>();
     std::array::from_fn(|sector| {
@@ -115,7 +115,7 @@ fn a_crash_leaves_the_disk_itself_alone_and_depends_on_nothing_but_the_seed() {
     assert_eq!(disk.durable_image(), Image::new(4));
 }
 
-/// What a crash with `seed` leaves on the medium.
+/// Returns the content of the medium after a crash with `seed`.
 fn crashed(disk: &SimDisk, seed: u64) -> Image {
     let crashed = disk.crash(&mut rng(seed));
     assert_eq!(crashed.durable_image(), crashed.live_image());
@@ -127,8 +127,8 @@ fn rng(seed: u64) -> impl rand::Rng {
     rand::rngs::StdRng::seed_from_u64(seed)
 }
 
-/// Writes and flushes at random, with faults, and returns what each block has held since the last
-/// flush that succeeded: the content then, and all that was written since.
+/// Writes and flushes at random, with faults. Returns for each block the contents that it may have:
+/// its content at the last successful flush, and everything that was written since.
 fn random_run(seed: &Seed, disk: &SimDisk) -> Vec<BTreeSet<u8>> {
     let mut rng = seed.rng();
     let mut possible = vec![BTreeSet::from([0]); 6];
