@@ -54,8 +54,11 @@ impl Session {
         Ok(())
     }
 
-    /// Writes `data` on the fast path. If a strip needs a copy, this returns `None`, and the caller
-    /// writes all of the data again.
+    /// Writes the beginning of `data` on the fast path, up to the first strip that needs a copy.
+    /// Returns the number of bytes written.
+    ///
+    /// *Invariant:* the caller does not write these bytes again for the same request. Other clients
+    /// have seen them, and may have been answered for later writes to the same bytes.
     fn write_now(&self, offset: u64, data: &[u8]) -> Result<usize, RequestError> {
         let mut done = 0;
         for strip in data.chunks(STRIP) {
