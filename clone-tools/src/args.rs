@@ -1,4 +1,5 @@
-//! What can be said on the command line of each tool.
+//! The command lines of the tools, except `clone_repair` and `clone_hydrate`, and the value parsers
+//! that all tools share.
 
 use std::path::PathBuf;
 
@@ -10,7 +11,7 @@ use clone_core::size::parse_sectors;
 use crate::exit;
 use crate::input::is_dash;
 
-/// What sizes look like, for the help.
+/// The description of sizes in the help.
 pub const SIZES: &str = "\
 Sizes: a plain number counts sectors of 512 bytes, as in the kernel's table lines. With a unit it
 is exact: 16s, 4k, 64KiB, 100M, 8T (powers of 1024), 512kB, 2GB (powers of 1000).";
@@ -70,7 +71,7 @@ fn check_after_help() -> String {
     )
 }
 
-/// The forms that metadata is dumped in.
+/// The formats of a dump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DumpFormat {
     /// What clone_restore reads.
@@ -83,7 +84,7 @@ pub enum DumpFormat {
     Bitmap,
 }
 
-/// What becomes of regions whose state cannot be found out.
+/// The treatment of regions whose state cannot be recovered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Lost {
     /// List them and write nothing.
@@ -156,7 +157,7 @@ fn dump_after_help() -> String {
     )
 }
 
-/// The forms that metadata is restored from.
+/// The formats that metadata is restored from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum RestoreFormat {
     /// What clone_dump writes.
@@ -165,7 +166,7 @@ pub enum RestoreFormat {
     Json,
 }
 
-/// Regions that are hydrated when no document tells.
+/// The hydrated regions of metadata that is made without a dump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Hydrated {
     /// Every region: the clone is complete, its source is not read any more.
@@ -408,12 +409,12 @@ fn unpack_after_help() -> String {
     )
 }
 
-/// Takes the path of metadata that is read here and there.
+/// Parses the path of metadata to read. `-` is refused, since metadata needs random access.
 pub(crate) fn metadata_to_read() -> impl TypedValueParser<Value = PathBuf> {
     path_but_dash("metadata cannot be read from a pipe; ./- names a file")
 }
 
-/// Takes the path of metadata that is written here and there.
+/// Parses the path of metadata to write. `-` is refused, since metadata needs random access.
 pub(crate) fn metadata_to_write() -> impl TypedValueParser<Value = PathBuf> {
     path_but_dash("metadata cannot go to stdout; ./- names a file")
 }
@@ -426,10 +427,10 @@ pub(crate) fn path_but_dash(refusal: &'static str) -> impl TypedValueParser<Valu
     )
 }
 
-/// A region size.
+/// Parses a region size.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The text is not a size, or the size is not a valid region size.
 pub fn parse_region_size(text: &str) -> Result<RegionSize, String> {
     let sectors = parse_sectors(text).map_err(|error| error.to_string())?;
     RegionSize::new(sectors).map_err(|error| error.to_string())

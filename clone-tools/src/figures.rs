@@ -1,11 +1,11 @@
-//! Figures, for people.
+//! Counts, percentages and sizes as text for people.
 
 use std::fmt;
 
 use clone_core::geometry::Sectors;
 use clone_core::size::human;
 
-/// `1 problem`, `2 problems`.
+/// A count with its noun: `1 problem`, `2 problems`.
 #[derive(Clone, Copy, Debug)]
 pub struct Counted(pub u64, pub &'static str);
 
@@ -16,12 +16,12 @@ impl fmt::Display for Counted {
     }
 }
 
-/// A percentage, rounded down: 100 % means all, and 0 % none.
+/// A percentage, rounded down: `100 %` means all and `0 %` means none.
 #[derive(Clone, Copy, Debug)]
 pub struct Share {
-    /// So many.
+    /// The number of items counted.
     pub part: u64,
-    /// Of so many.
+    /// The number of all items.
     pub whole: u64,
 }
 
@@ -36,7 +36,7 @@ impl fmt::Display for Share {
     }
 }
 
-/// A size for people and for scripts.
+/// Formats a size in sectors and in a unit for people: `8 sectors (4 KiB)`.
 pub fn in_units(sectors: Sectors) -> String {
     format!("{} ({})", Counted(sectors.0, "sector"), human(sectors))
 }

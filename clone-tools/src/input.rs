@@ -1,4 +1,6 @@
-//! Inputs: metadata to be read, and documents to be restored.
+//! Opens inputs: metadata to read or to change, and documents to restore.
+//!
+//! All tools open their inputs here, so that they refuse unsuitable files in the same words.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -17,10 +19,11 @@ use persistent_data::device::{FileDevice, OpenError, ReadOnly};
 use crate::document::{TextForm, text_form};
 use crate::progress::{Bar, Watched};
 
-/// Opens metadata for reading: exclusively, or `live`, while a clone is using it.
+/// Opens metadata for reading: exclusively, or with `live` while a clone uses it.
 ///
 /// # Errors
-/// What is wrong with it and what can be done.
+/// The file is clearly not metadata (XML, JSON, empty, or shorter than a superblock), or an
+/// [`OpenError`]. The message names a way out.
 pub fn open_metadata(path: &Path, live: bool) -> Result<FileDevice<ReadOnly>> {
     if live {
         check_looks_like_metadata(path)?;
@@ -34,10 +37,10 @@ pub fn open_metadata(path: &Path, live: bool) -> Result<FileDevice<ReadOnly>> {
     })
 }
 
-/// Opens metadata for reading, exclusively, where there is no other way.
+/// Opens metadata for reading, exclusively, for tools that have no `--live`.
 ///
 /// # Errors
-/// As [`open_metadata`].
+/// As for [`open_metadata`].
 pub fn claim_metadata(path: &Path) -> Result<FileDevice<ReadOnly>> {
     check_looks_like_metadata(path)?;
     Ok(FileDevice::open_read(path)?)
@@ -46,7 +49,8 @@ pub fn claim_metadata(path: &Path) -> Result<FileDevice<ReadOnly>> {
 /// Reads metadata, damaged or not.
 ///
 /// # Errors
-/// As [`open_metadata`], and that it never was at rest while it was read `live`.
+/// As for [`open_metadata`], and with `live` if the metadata changed during every attempt to read
+/// it.
 pub fn read_metadata(path: &Path, live: bool, quiet: bool) -> Result<Report> {
     let device = open_metadata(path, live)?;
     let bar = Bar::new("reading", quiet);
@@ -55,19 +59,20 @@ pub fn read_metadata(path: &Path, live: bool, quiet: bool) -> Result<Report> {
     report.with_context(|| format!("cannot read {} live", path.display()))
 }
 
-/// Opens metadata for a change in place.
+/// Opens metadata for changes in place.
 ///
 /// # Errors
-/// As [`open_metadata`].
+/// As for [`open_metadata`].
 pub fn open_metadata_to_change(path: &Path) -> Result<FileDevice> {
     check_looks_like_metadata(path)?;
     Ok(FileDevice::open_write(path)?)
 }
 
-/// Opens the metadata of a clone that goes on, after a check of all of it.
+/// Checks the metadata of an existing clone and opens it.
 ///
 /// # Errors
-/// What is wrong with it and what can be done. Nothing was written then.
+/// The metadata is damaged or cannot be read. Nothing has been written then. The message names a
+/// way out.
 pub fn open_clone(device: FileDevice, path: &Path) -> Result<Metadata<FileDevice>> {
     let name = path.display();
     Metadata::open(device).map_err(|error| match &error {
@@ -89,8 +94,8 @@ pub fn open_clone(device: FileDevice, path: &Path) -> Result<Metadata<FileDevice
     })
 }
 
-/// Tells what a regular file is that cannot be metadata: better words than those for damage.
-/// Everything else is left to whoever opens it.
+/// Refuses a regular file that cannot be metadata, with a better message than a damage report.
+/// All other files pass, and the later open reports their errors.
 fn check_looks_like_metadata(path: &Path) -> Result<()> {
     let Ok(metadata) = fs::metadata(path) else { return Ok(()) };
     if !metadata.is_file() {
@@ -122,10 +127,10 @@ fn check_looks_like_metadata(path: &Path) -> Result<()> {
     }
 }
 
-/// Opens a document: a file, a pipe, or stdin for `-`. `bar` tells how much of it has been read.
+/// Opens a document: a file, a pipe, or stdin for `-`. `bar` shows how much of it has been read.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The file cannot be opened, or is a directory.
 pub fn open_document<'a>(path: &Path, bar: &'a Bar) -> Result<Box<dyn Read + 'a>> {
     if is_dash(path) {
         return Ok(Box::new(io::stdin().lock()));
@@ -139,20 +144,20 @@ pub fn open_document<'a>(path: &Path, bar: &'a Bar) -> Result<Box<dyn Read + 'a>
     Ok(Box::new(Watched::file(file, bar)))
 }
 
-/// How messages call a document.
+/// Returns the name of a document for messages.
 pub fn document_name(path: &Path) -> String {
     if is_dash(path) { "stdin".to_owned() } else { path.display().to_string() }
 }
 
-/// Whether a path stands for stdin or stdout.
+/// True if a path stands for stdin or stdout.
 pub fn is_dash(path: &Path) -> bool {
     path == Path::new("-")
 }
 
-/// Refuses to write to what is being read, under whatever names.
+/// Refuses to write to the file that is being read, even under another name.
 ///
 /// # Errors
-/// That they are the same.
+/// Both paths lead to the same file or block device.
 pub fn check_distinct(input: &Path, output: &Path) -> Result<()> {
     let input_path = if is_dash(input) { Path::new("/dev/stdin") } else { input };
     if are_same(input_path, output) {
@@ -165,12 +170,12 @@ pub fn check_distinct(input: &Path, output: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether two paths lead to one file or block device.
+/// Returns whether two paths lead to the same regular file or block device.
 pub fn are_same(a: &Path, b: &Path) -> bool {
     let (Ok(a), Ok(b)) = (fs::metadata(a), fs::metadata(b)) else { return false };
     if a.file_type().is_block_device() && b.file_type().is_block_device() {
         return a.rdev() == b.rdev();
     }
-    // A terminal, /dev/null and the like are not overwritten.
+    // Terminals, /dev/null and the like are not overwritten.
     a.is_file() && b.is_file() && a.dev() == b.dev() && a.ino() == b.ino()
 }

@@ -1,31 +1,30 @@
-//! What the command-line tools for dm-clone metadata are made of.
+//! The library behind the command-line tools for dm-clone metadata.
 //!
-//! Each tool is a binary of a few lines in `src/bin`, which hands its arguments to the module of
-//! its name. There they become devices and options for one call into [`clone_core`], and what
-//! comes back becomes a report and an [exit code](exit).
+//! Each tool is a short binary in `src/bin` that passes its arguments to the module of the same
+//! name. The module parses them, opens the devices, makes one call into [`clone_core`], and turns
+//! the result into a report and an [exit code](exit).
 //!
-//! - [`args`]: what can be said on the command line. Nothing is opened there.
+//! - [`args`]: the command lines. Parsing opens no file.
 //! - [`check`], [`dump`], [`restore`], [`repair`], [`hydrate`], [`metadata_size`], [`map`],
 //!   [`pack`], [`unpack`]: the tools.
-//! - [`pace`]: how fast hydration goes, for a tool and for the daemon's.
-//! - [`recovery`]: what can be got back of damaged metadata, for two of them.
-//! - [`xml`], [`json`], [`text`], [`bitmap`]: the forms of a dump. Each writer is a
-//!   [`Visitor`](clone_core::ir::Visitor); XML and JSON are read back as a
+//! - [`pace`]: the speed of a hydration, for `clone_hydrate` and for the daemon.
+//! - [`recovery`]: recovery of damaged metadata, for `clone_repair` and `clone_dump --repair`.
+//! - [`xml`], [`json`], [`text`], [`bitmap`]: the formats of a dump. Each writer is a
+//!   [`Visitor`](clone_core::ir::Visitor); XML and JSON can be read back as a
 //!   [`Document`](document::Document).
-//! - [`pack_file`]: what `clone_metadata_pack` writes and `clone_metadata_unpack` reads.
-//! - [`pin`]: which source a clone was begun with, and whether it is still that; for the daemon,
-//!   too.
-//! - `devtools`: tools to test with, behind the feature of that name.
-//! - [`input`], [`small_file`], [`output`], [`image_output`], [`metadata_output`]: files, and what
-//!   can be wrong with them.
+//! - [`pack_file`]: the file format of `clone_metadata_pack` and `clone_metadata_unpack`.
+//! - [`pin`]: records the source of a clone and checks that it is unchanged; also for the daemon.
+//! - `devtools`: tools for tests, behind the feature of the same name.
+//! - [`input`], [`small_file`], [`output`], [`image_output`], [`metadata_output`]: opening,
+//!   checking, reading and writing files.
 //!
 //! # Invariants
 //!
-//! 1. An input is opened for reading only, [`check`] with `--auto-repair` excepted, [`hydrate`],
-//!    and the tool that damages metadata.
-//! 2. An output is not touched before all input has been read and found right.
-//! 3. What is kept of a document in memory does not grow with its length.
-//! 4. Every result of a write or a flush decides the exit code.
+//! 1. An input is opened read-only. The exceptions are [`check`] with `--auto-repair`,
+//!    [`hydrate`], and the tool that damages metadata.
+//! 2. An output is not changed before the whole input has been read and validated.
+//! 3. The memory that a document takes does not grow with its length.
+//! 4. The result of every write and flush counts for the exit code.
 
 pub mod args;
 pub mod bitmap;

@@ -1,4 +1,4 @@
-//! `clone_metadata_size`: how large a metadata device has to be.
+//! `clone_metadata_size`: prints the size that a metadata device needs.
 
 use anyhow::Result;
 use clone_core::geometry::{Geometry, SECTOR_SIZE, Sectors};
@@ -14,7 +14,7 @@ use crate::output;
 /// Runs `clone_metadata_size`.
 ///
 /// # Errors
-/// That the sizes do not make a clone, or that stdout cannot be written.
+/// The two sizes do not make a valid clone, or stdout cannot be written.
 pub fn run(tool: &Tool, args: &MetadataSizeArgs) -> Result<Exit> {
     let geometry = Geometry::new(args.region_size, args.target_size)
         .map_err(usage_error::<MetadataSizeArgs>)?;
@@ -27,13 +27,13 @@ pub fn run(tool: &Tool, args: &MetadataSizeArgs) -> Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// The length of so many metadata blocks.
+/// Converts a number of metadata blocks into sectors, saturating.
 pub fn sectors_of_blocks(blocks: u64) -> Sectors {
-    // Saturated or not, no device is as large.
+    // No device is large enough for the product to saturate.
     Sectors(blocks.saturating_mul(BLOCK_SIZE as u64 / SECTOR_SIZE))
 }
 
-/// Goes to stderr: stdout holds the number alone, whatever else is asked for.
+/// Explains the size on stderr: stdout holds only the number.
 fn explain(tool: &Tool, geometry: &Geometry, size: &MetadataSize) {
     tool.say(format_args!(
         "{} of {} each",
