@@ -1,4 +1,4 @@
-//! The three devices of a clone, and what can be wrong with them.
+//! Opens and checks the three devices of a clone.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::input::are_same;
 use crate::pin::{self, LocalSource, Pin};
 use crate::small_file;
 
-/// Refuses one device in the place of two.
+/// Refuses the same device in two roles.
 pub(super) fn check_distinct(args: &HydrateArgs) -> Result<()> {
     let HydrateArgs { metadata, destination, source, .. } = args;
     let what = "the metadata, the destination and the source of a clone are three devices";
@@ -31,17 +31,17 @@ pub(super) fn check_distinct(args: &HydrateArgs) -> Result<()> {
     Ok(())
 }
 
-/// The devices of a clone, open.
+/// The open devices of a clone.
 pub(super) struct Opened {
     pub(super) devices: Devices<FileDevice>,
-    /// The source among them.
+    /// The source, which is also in `devices`.
     pub(super) source: Arc<LocalSource>,
-    /// What the source is to be pinned as, and where, if it is not yet.
+    /// The path and content of the pin to be stored, if the source is not pinned yet.
     pub(super) pin: Option<(PathBuf, Pin)>,
 }
 
-/// Opens source and destination for the clone that the metadata tells of. The source is the one
-/// that the clone was begun with.
+/// Opens source and destination for the clone of `metadata`. Both must be large enough, and the
+/// source must be the pinned one.
 pub(super) fn open(args: &HydrateArgs, metadata: Metadata<FileDevice>) -> Result<Opened> {
     let access = if args.direct { Access::Direct } else { Access::Buffered };
     let target_size = metadata.header().geometry.target_size();
@@ -89,7 +89,7 @@ pub(super) fn open(args: &HydrateArgs, metadata: Metadata<FileDevice>) -> Result
     Ok(Opened { devices, source, pin: place.zip(new_pin) })
 }
 
-/// What nobody would see of the source, for people.
+/// Returns warnings for the user about changes of the source that cannot be detected.
 pub(super) fn warnings(args: &HydrateArgs, opened: &Opened) -> Vec<String> {
     let place = args.source.display();
     let hydrated = opened.devices.metadata.nr_hydrated();
@@ -107,7 +107,7 @@ fn bytes(bytes: u64) -> String {
     format!("{bytes} bytes ({})", size(bytes))
 }
 
-/// Refuses a limit that lets nothing be copied.
+/// Refuses a limit that is smaller than a region.
 pub(super) fn check_limit(args: &HydrateArgs, metadata: &Metadata<FileDevice>) -> Result<()> {
     let region = metadata.header().geometry.region_size().sectors();
     match args.limit {
@@ -121,13 +121,13 @@ pub(super) fn check_limit(args: &HydrateArgs, metadata: &Metadata<FileDevice>) -
     }
 }
 
-/// The most bytes that a trace of as many lines as are taken can have.
+/// The maximum length of a trace file in bytes: the maximum number of lines times their length.
 const TRACE_MAX: u64 = RANGES_MAX as u64 * 48;
 
-/// Reads the ranges that are to be copied first.
+/// Reads the trace of the ranges that are to be copied first.
 ///
 /// # Errors
-/// That it cannot be read, or is no trace.
+/// The file cannot be read, or is not a trace.
 pub fn read_trace(path: &Path) -> Result<Trace> {
     let name = path.display();
     let text = small_file::read_text(path, TRACE_MAX)
