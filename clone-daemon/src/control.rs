@@ -53,8 +53,7 @@ impl BoundSocket {
     ///
     /// # Errors
     /// [`BindError::InUse`] if another daemon has the socket, [`BindError::NoSocket`] if another
-    /// file
-    /// is in its place, and [`BindError::Io`].
+    /// file is in its place, and [`BindError::Io`].
     pub fn bind(path: impl Into<PathBuf>) -> Result<Self, BindError> {
         let (bound, socket) = Bound::bind(path.into())?;
         Ok(Self { bound, socket })
@@ -85,8 +84,7 @@ impl Server {
     }
 
     /// Accepts no more connections, and closes those that wait for an event or are idle. Requests
-    /// in
-    /// progress are still answered.
+    /// in progress are still answered.
     pub fn close(&self) {
         self.listening.close();
     }

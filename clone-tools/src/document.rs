@@ -78,8 +78,7 @@ impl Runs {
     ///
     /// # Errors
     /// [`Fault::EmptyRun`], [`Fault::PastTheEnd`], [`Fault::OutOfOrder`] or [`Fault::Overlap`] for
-    /// a bad
-    /// run; [`Fault::Spool`] if it cannot be stored.
+    /// a bad run; [`Fault::Spool`] if it cannot be stored.
     pub fn push(&mut self, begin: u64, length: u64) -> Result<(), Fault> {
         if length == 0 {
             return Err(Fault::EmptyRun { begin });

@@ -94,8 +94,8 @@ pub fn open_clone(device: FileDevice, path: &Path) -> Result<Metadata<FileDevice
     })
 }
 
-/// Refuses a regular file that cannot be metadata, with a better message than a damage report.
-/// All other files pass, and the later open reports their errors.
+/// Refuses a regular file that cannot be metadata, with a better message than a damage report. All
+/// other files pass, and the later open reports their errors.
 fn check_looks_like_metadata(path: &Path) -> Result<()> {
     let Ok(metadata) = fs::metadata(path) else { return Ok(()) };
     if !metadata.is_file() {

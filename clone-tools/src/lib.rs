@@ -20,8 +20,8 @@
 //!
 //! # Invariants
 //!
-//! 1. An input is opened read-only. The exceptions are [`check`] with `--auto-repair`,
-//!    [`hydrate`], and the tool that damages metadata.
+//! 1. An input is opened read-only. The exceptions are [`check`] with `--auto-repair`, [`hydrate`],
+//!    and the tool that damages metadata.
 //! 2. An output is not changed before the whole input has been read and validated.
 //! 3. The memory that a document takes does not grow with its length.
 //! 4. The result of every write and flush counts for the exit code.

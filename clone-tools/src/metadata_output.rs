@@ -40,13 +40,11 @@ enum Has {
 
 impl<'a> Place<'a> {
     /// Examines `path` without changing it. A file that does not exist will be created with `size`,
-    /// or
-    /// with the recommended size.
+    /// or with the recommended size.
     ///
     /// # Errors
     /// The output cannot be opened, is too small, does not match `size`, is a dangling symbolic
-    /// link,
-    /// or its folder does not exist.
+    /// link, or its folder does not exist.
     pub fn find(path: &'a Path, geometry: Geometry, size: Option<Sectors>) -> Result<Self> {
         let needs = MetadataSize::of(geometry);
         let metadata = fs::metadata(path);
@@ -118,8 +116,7 @@ impl MetadataOutput<'_> {
     }
 
     /// Writes whole metadata in which exactly the regions of `runs` are hydrated. Until it is
-    /// complete,
-    /// a mark in place of the superblock makes the kernel and all tools refuse it.
+    /// complete, a mark in place of the superblock makes the kernel and all tools refuse it.
     ///
     /// # Errors
     /// Reading `runs` or writing the output fails. The error describes the state of the output.
@@ -147,8 +144,7 @@ impl MetadataOutput<'_> {
     }
 
     /// Reads the metadata back, past the page cache, and compares it. If it differs, the superblock
-    /// is
-    /// wiped, so that the kernel and all tools refuse the output.
+    /// is wiped, so that the kernel and all tools refuse the output.
     ///
     /// # Errors
     /// The output cannot be opened, or reads back damaged or different.
@@ -245,10 +241,8 @@ struct MadeFile {
 
 impl MadeFile {
     /// Creates a file with all of its blocks and with the mark of unfinished metadata. A kernel
-    /// would
-    /// take zeroes for a new device and format it silently; so the file is never both long enough
-    /// and
-    /// all zero.
+    /// would take zeroes for a new device and format it silently; so the file is never both long
+    /// enough and all zero.
     fn new(path: &Path, size: Sectors) -> Result<(Self, Room)> {
         let name = path.display();
         let bytes = size.to_bytes().filter(|&bytes| i64::try_from(bytes).is_ok());

@@ -121,8 +121,7 @@ impl Pin {
 
     /// Checks whether the source with the name `place` can be the pinned one, as far as this is
     /// possible before its [`identity`](Self::identity) is known. `path` is the path of a file or
-    /// block
-    /// device, which may have several names.
+    /// block device, which may have several names.
     ///
     /// # Errors
     /// [`PinError::OtherPlace`] if only the size of the pinned source is known and the name

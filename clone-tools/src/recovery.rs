@@ -230,8 +230,7 @@ impl Teller<'_> {
 
 /// Applies the user's choice to the regions whose state is unknown, and reports it. Returns `None`
 /// if there are none, or else whether they count as hydrated. `written` is the verb for the
-/// message,
-/// such as `dumped`.
+/// message, such as `dumped`.
 ///
 /// # Errors
 /// Regions are lost, and the choice is [`Lost::Fail`].

@@ -61,8 +61,7 @@ pub fn allocate(file: impl AsFd, path: &Path) -> Result<Room> {
 }
 
 /// Extends a file that has only its first block to `size_bytes`, which is more than a block. All
-/// its
-/// blocks are allocated, and the new ones are zero.
+/// its blocks are allocated, and the new ones are zero.
 ///
 /// # Errors
 /// The file system has too little space; the message says how much is missing.

@@ -32,8 +32,7 @@ impl StopSignals {
                 continue;
             }
             // Handlers run in the order of registration. A signal that arrives between two
-            // registrations is
-            // not lost: the first handler records it.
+            // registrations is not lost: the first handler records it.
             flag::register_usize(signal, received.clone(), signal as usize)?;
             flag::register_conditional_default(signal, is_second.clone())?;
             flag::register(signal, is_second.clone())?;

@@ -61,8 +61,7 @@ impl<'a> Lines<'a> {
     }
 
     /// Reads the next line. Returns `None` if the peer has closed the connection, or nothing
-    /// arrives
-    /// within `idle`. A line that has begun must be complete within `line`.
+    /// arrives within `idle`. A line that has begun must be complete within `line`.
     ///
     /// # Errors
     /// [`LineError`]. Only after [`LineError::Json`] can another line be read.

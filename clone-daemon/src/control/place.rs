@@ -62,8 +62,7 @@ pub(super) struct Bound {
     /// The device and inode numbers of the socket.
     identity: (u64, u64),
     /// The lock that permits replacing the socket. The lock file stays: if it were removed, two
-    /// daemons
-    /// could hold a lock of that name at the same time.
+    /// daemons could hold a lock of that name at the same time.
     _lock: File,
 }
 
@@ -124,8 +123,8 @@ fn lock(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Removes a stale socket. A socket that accepts connections belongs to a program that does not
-/// use the lock, for example systemd.
+/// Removes a stale socket. A socket that accepts connections belongs to a program that does not use
+/// the lock, for example systemd.
 fn make_room(path: &Path) -> Result<(), BindError> {
     if is_left_behind(path)? {
         let failed = |source| BindError::Io { path: path.to_owned(), source };

@@ -3,8 +3,7 @@
 //! Each line is one JSON object. A client sends a [`Request`]. The daemon answers with any number
 //! of `{"v":1,"item":…}`, followed by `{"v":1,"end":true}` or, on failure, by
 //! `{"v":1,"error":{…}}`. Then the client can send the next request. The verb determines the kind
-//! of
-//! the items: [`Item`].
+//! of the items: [`Item`].
 //!
 //! Within a version, only optional fields and kinds of errors are added. A reader ignores fields
 //! that it does not know.
@@ -68,8 +67,7 @@ pub enum Verb {
         name: String,
     },
     /// Returns [`Item::Event`] for the events of a clone with a number above `after`. Waits until
-    /// there
-    /// is at least one.
+    /// there is at least one.
     Wait {
         /// The clone.
         name: String,
@@ -294,8 +292,7 @@ pub struct Event {
     /// The time in seconds since 1970, UTC.
     pub time: f64,
     /// The kind in one word: `finished`, `read_only`, `flush_failed`, `failed`,
-    /// `hydration_stopped`,
-    /// `source_changed`, `limit_reached`, `suspended`, `resumed`, `other`.
+    /// `hydration_stopped`, `source_changed`, `limit_reached`, `suspended`, `resumed`, `other`.
     pub what: String,
     /// The description for people.
     pub text: String,
@@ -332,8 +329,7 @@ pub struct Snapshot {
     /// The number of regions in a cell of the map, a power of two.
     pub cell_regions: u64,
     /// The map, one digit per cell: `0` if no region is hydrated, `9` if all are, and otherwise `1`
-    /// to
-    /// `8` by the hydrated share.
+    /// to `8` by the hydrated share.
     pub cells: String,
     /// The last events, the oldest first.
     pub events: Vec<Event>,

@@ -54,8 +54,7 @@ impl Connection {
     ///
     /// # Errors
     /// [`Refused`] if the daemon refuses the request; an error of `each`; or the connection is
-    /// lost, or
-    /// the daemon has another protocol version.
+    /// lost, or the daemon has another protocol version.
     pub(super) fn ask(&self, verb: Verb, mut each: impl FnMut(Item) -> Result<()>) -> Result<()> {
         let lost = || format!("the connection to cloned at {} was lost", self.path.display());
         // A daemon with too many connections sends an error and closes: that error can still be

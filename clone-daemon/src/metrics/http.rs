@@ -87,8 +87,7 @@ impl Pages {
         write_until(stream, &answer.bytes(with_body), until)?;
         stream.flush()?;
         // Half-close and drain, so that the client can read the whole answer even if it sent more
-        // than its
-        // request.
+        // than its request.
         stream.shutdown(Shutdown::Write)?;
         let mut rest = [0; 1024];
         while wait_for(stream, until).is_ok() && (&mut stream).read(&mut rest)? > 0 {}

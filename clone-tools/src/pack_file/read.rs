@@ -142,8 +142,7 @@ impl<R: Read> Reader<R> {
     }
 
     /// Returns the next block with its number, in ascending order. When it returns `None`, the
-    /// whole
-    /// pack has been verified.
+    /// whole pack has been verified.
     ///
     /// # Errors
     /// Any [`PackError`]. The blocks that were returned before must not be trusted then.

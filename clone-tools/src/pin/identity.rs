@@ -26,8 +26,7 @@ pub enum Version {
         etag: String,
     },
     /// A version of an object in a store that keeps old versions: it stays readable after a newer
-    /// one
-    /// has been stored.
+    /// one has been stored.
     Generation {
         /// The strong ETag, with its quotes.
         etag: String,

@@ -61,8 +61,7 @@ impl LocalSource {
     ///
     /// # Errors
     /// [`SourceChanged`] inside the [`io::Error`] if the file has changed; an I/O error if it
-    /// cannot be
-    /// examined.
+    /// cannot be examined.
     pub fn check(&self) -> io::Result<()> {
         if let Some(changed) = self.changed.get() {
             return Err(changed.clone().into());
@@ -98,8 +97,7 @@ fn time_to_settle(metadata: &Metadata, now: SystemTime) -> Option<Duration> {
         return None;
     }
     // Kernel ticks take 10 ms at most. Some file systems store times in whole seconds, or in steps
-    // of
-    // two.
+    // of two.
     let tick = match metadata.mtime_nsec() {
         0 => Duration::from_secs(2),
         _ => Duration::from_millis(20),

@@ -46,8 +46,7 @@ impl<'a> Devices<'a> {
             }
         }
         // Neither device is written. If the page cache holds stale destination data, fewer regions
-        // can be
-        // decided, but none wrongly: a region that counted as hydrated then still does now.
+        // can be decided, but none wrongly: a region that counted as hydrated then still does now.
         let place = pin::place(&args.input);
         let required = place.as_deref().filter(|_| !args.repin);
         // With another source, equal data would prove nothing, and different data would look like

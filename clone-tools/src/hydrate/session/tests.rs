@@ -149,8 +149,7 @@ fn a_source_that_is_gone_is_given_up_after_some_failures_in_a_row() {
     let outcome = run(source, Disk::destination(), plan(5), None);
     assert_eq!(outcome.end, End::InARow(5));
     // The failed range begins in the batch that holds the first bad region. When the batch is
-    // halved,
-    // its sound part may or may not be copied before the session gives up.
+    // halved, its sound part may or may not be copied before the session gives up.
     let begin = outcome.aside[0].regions.start;
     assert!((96..=100).contains(&begin), "{outcome:?}");
     assert!((96..=begin).contains(&outcome.progress.hydrated), "{outcome:?}");
