@@ -1,6 +1,6 @@
 //! `clone_repair`: recovers damaged metadata and writes it as new, whole metadata.
 //!
-//! The steps: recover what INPUT holds, decide lost regions by [content], apply `--lost` to the
+//! The steps: recover what INPUT holds, decide lost regions by content, apply `--lost` to the
 //! rest, write OUTPUT with its pin, and read it back.
 
 use std::borrow::Cow;
