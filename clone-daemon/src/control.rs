@@ -1,12 +1,12 @@
-//! The daemon's control socket: clones are looked at and changed there while they are served.
+//! The daemon's control socket: inspects and changes clones while they are served.
 //!
-//! One JSON object a line each way, see [`protocol`]. Whoever may connect may do everything, so
-//! the socket has mode 0600, and only root and the daemon's own user are served.
+//! The protocol is one JSON object per line in each direction, see [`protocol`]. A connected peer
+//! may do everything, so the socket has mode 0600, and only root and the daemon's user are served.
 //!
-//! *Invariant:* each connection has a thread of its own, so that one that waits for an event holds
-//! up nobody; there are [`CONNECTIONS_MAX`] of them at most, each with one line of
-//! [`LINE_MAX`](line::LINE_MAX) bytes at most in memory. If there are so many, the one that has
-//! been without a request for longest makes way for a new one.
+//! *Invariant:* each connection has its own thread, so that a connection that waits for an event
+//! blocks no other one. There are at most [`CONNECTIONS_MAX`] connections, each with at most one
+//! line of [`LINE_MAX`](line::LINE_MAX) bytes in memory. If a further one arrives, the connection
+//! that has waited longest for a request is closed.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -33,36 +33,36 @@ pub mod protocol;
 pub(crate) mod report;
 mod socket;
 
-/// How many may be connected at a time.
+/// The maximum number of connections.
 pub const CONNECTIONS_MAX: usize = 64;
 
-/// How long a peer may take for a line that it has begun, or to read one.
+/// The time that a peer has to finish a line, or to read one.
 const LINE_TIME: Duration = Duration::from_secs(10);
 
-/// How long a connection may lie idle between two requests.
+/// The maximum time between two requests of a connection.
 const IDLE_TIME: Duration = Duration::from_secs(120);
 
-/// A control socket where nobody is served yet.
+/// A control socket that is bound but not served yet.
 pub struct BoundSocket {
     bound: Bound,
     socket: OwnedFd,
 }
 
 impl BoundSocket {
-    /// Makes the socket at `path`. One that a daemon left behind that does not run any more is
-    /// replaced.
+    /// Creates the socket at `path`. A stale socket of a daemon that no longer runs is replaced.
     ///
     /// # Errors
-    /// [`BindError`]: also if another daemon has it.
+    /// [`BindError::InUse`] if another daemon has the socket, [`BindError::NoSocket`] if another
+    /// file is in its place, and [`BindError::Io`].
     pub fn bind(path: impl Into<PathBuf>) -> Result<Self, BindError> {
         let (bound, socket) = Bound::bind(path.into())?;
         Ok(Self { bound, socket })
     }
 
-    /// Serves the clones of `host` there.
+    /// Serves the clones of `host` on the socket.
     ///
     /// # Errors
-    /// The system gives no thread.
+    /// The thread of the listener cannot be started.
     pub fn serve(self, host: Arc<Host>) -> io::Result<Server> {
         let Self { bound, socket } = self;
         let control = Control { verbs: Verbs { host } };
@@ -71,25 +71,25 @@ impl BoundSocket {
     }
 }
 
-/// A control socket that is served, until it is stopped or dropped.
+/// A control socket that is being served, until this is stopped or dropped.
 pub struct Server {
     listening: Listening,
     bound: Bound,
 }
 
 impl Server {
-    /// Where it is.
+    /// Returns the path of the socket.
     pub fn path(&self) -> &Path {
         self.bound.path()
     }
 
-    /// Lets nobody in any more, and has those go who wait for an event or say nothing. What is
-    /// being done for others is answered.
+    /// Accepts no more connections, and closes those that wait for an event or are idle. Requests
+    /// in progress are still answered.
     pub fn close(&self) {
         self.listening.close();
     }
 
-    /// Ends all connections, and removes the socket.
+    /// Ends all connections and removes the socket.
     pub fn stop(mut self) {
         self.listening.stop();
     }
@@ -114,7 +114,7 @@ impl Serve for Control {
             ErrorKind::Busy,
             format!("{CONNECTIONS_MAX} connections wait for answers; close some and try again"),
         );
-        // Who does not read it finds the connection closed.
+        // A peer that does not read the refusal sees a closed connection.
         let _ = told.and_then(|()| line::write(&mut &stream, &Reply::error(refusal)));
     }
 }
@@ -138,7 +138,7 @@ impl Control {
                 Ok(Some(request)) => request,
                 Ok(None) => return Ok(()),
                 Err(error) => {
-                    // Where the next line would begin nobody knows.
+                    // The start of the next line is unknown.
                     let refusal = Refusal::new(ErrorKind::Request, error.to_string());
                     let _ = line::write(&mut &*stream, &Reply::error(refusal));
                     return Err(error);
@@ -155,7 +155,8 @@ impl Control {
     }
 }
 
-/// The mode of the socket says the same; but it can be changed by whoever does not know.
+/// Returns whether the peer is root or the daemon's user. The mode of the socket should ensure that
+/// already, but it can be changed by mistake.
 fn is_trusted(stream: &UnixStream) -> io::Result<bool> {
     let peer = socket_peercred(stream)?.uid;
     Ok(peer.is_root() || peer == geteuid())

@@ -1,4 +1,5 @@
-//! `clonectl`: what the daemon is asked on its [control socket](crate::control).
+//! `clonectl`: sends requests to the daemon through its [control socket](crate::control), and
+//! prints the answers.
 
 use std::path::Path;
 
@@ -18,9 +19,10 @@ pub mod watch;
 /// Runs `clonectl`.
 ///
 /// # Errors
-/// Why it could not be done.
+/// The command line is invalid, the daemon cannot be reached or refuses the request, or the output
+/// cannot be written.
 pub fn run(args: &ClonectlArgs) -> Result<Exit> {
-    // A wrong command line is wrong whether or not there is a daemon.
+    // The command line is checked before the daemon is contacted.
     let verb = Prepared::of(&args.verb)?;
     let daemon = connect(args.socket.as_deref())?;
     match verb {
@@ -34,11 +36,11 @@ fn connect(socket: Option<&Path>) -> Result<Connection> {
     Connection::open(connection::socket(socket)?)
 }
 
-/// A verb whose arguments make sense.
+/// A verb with valid arguments.
 enum Prepared<'a> {
-    /// One that prints nothing.
+    /// A verb that prints nothing.
     Plain(Verb),
-    /// One that does.
+    /// A verb that prints its answer.
     Show(&'a Args),
 }
 
@@ -60,7 +62,7 @@ impl<'a> Prepared<'a> {
     }
 }
 
-/// A message as it was given to clonectl, or as it is given to dmsetup: behind a sector.
+/// Joins the words of a message. As with dmsetup, a sector 0 may come before it.
 fn joined(words: &[String]) -> Result<String> {
     let is_number = |word: &String| word.bytes().all(|byte| byte.is_ascii_digit());
     let words = match words {
@@ -79,7 +81,7 @@ fn joined(words: &[String]) -> Result<String> {
     Ok(words.join(" "))
 }
 
-/// A line of a clonetab, in which nothing depends on where clonectl is run.
+/// Builds a clonetab line with absolute paths.
 fn line(args: &CreateArgs) -> Result<String> {
     let CreateArgs { line, name, source, destination, metadata, options } = args;
     let named = [name, source, destination, metadata, options].into_iter().flatten();
@@ -107,7 +109,7 @@ fn line(args: &CreateArgs) -> Result<String> {
     Ok(words.collect::<Result<Vec<_>>>()?.join(" "))
 }
 
-/// cloned has another working directory.
+/// Makes a path absolute, since cloned has another working directory.
 fn absolute(path: &str) -> Result<String> {
     let absolute = std::path::absolute(path).with_context(|| format!("where is {path}?"))?;
     let gaps = || anyhow!("{} cannot stand in a clonetab: it has gaps", absolute.display());
@@ -191,7 +193,7 @@ fn reload(daemon: &Connection) -> Result<()> {
     }
 }
 
-/// Each is written at once, and where nobody reads them any more that is the end.
+/// Prints an event immediately. A closed output ends the program.
 fn print_event(item: Item, json: bool) -> Result<()> {
     let Item::Event(event) = item else { return Err(strange()) };
     let event: &Event = &event;

@@ -1,8 +1,8 @@
-//! What Prometheus asks for: `GET /metrics`, in its text format, over HTTP.
+//! The metrics endpoint for Prometheus: `GET /metrics`, in its text format, over HTTP.
 //!
-//! *Invariant:* whoever asks holds up nobody else, and for no longer than [`TIME`]; there are
-//! [`CONNECTIONS_MAX`] of them at most, and if there are so many, the one that has said or read
-//! nothing for longest makes way for a new one. Nothing can be changed here.
+//! *Invariant:* a client blocks no other one and is served for at most [`TIME`]. There are at most
+//! [`CONNECTIONS_MAX`] clients; if a further one arrives, the client that has been idle for longest
+//! is disconnected. The endpoint is read-only.
 
 use std::fmt;
 use std::io;
@@ -24,20 +24,20 @@ use crate::host::Host;
 mod collector;
 mod http;
 
-/// How many may ask at a time.
+/// The maximum number of connections.
 pub const CONNECTIONS_MAX: usize = 64;
 
-/// How long one may take to ask.
+/// The time limit for sending a request.
 pub const ASK_TIME: Duration = Duration::from_secs(3);
 
-/// How long one may take to ask and to read the answer.
+/// The time limit for sending a request and reading the answer.
 pub const TIME: Duration = Duration::from_secs(10);
 
-/// Where metrics are served: `tcp:ADDR:PORT`.
+/// The address of the metrics endpoint: `tcp:ADDR:PORT`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MetricsAddress(pub SocketAddr);
 
-/// Why a text is no such place.
+/// A text is not a valid address.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{0:?} is not tcp:ADDRESS:PORT, as in tcp:127.0.0.1:9177 or tcp:[::1]:9177")]
 pub struct AddressError(String);
@@ -57,27 +57,27 @@ impl fmt::Display for MetricsAddress {
     }
 }
 
-/// Why metrics are not served.
+/// The reason why metrics cannot be served.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum MetricsError {
-    /// Others than this machine could read them, and nobody has said that they may.
+    /// The address is not a loopback address, and `--insecure` is not given.
     #[error(
         "metrics at {0} could be read by whoever reaches this machine: use a loopback address, or \
          allow it with --insecure"
     )]
     Open(MetricsAddress),
-    /// Whatever the system says.
+    /// An I/O error.
     #[error("cannot serve metrics at {address}")]
     Io {
-        /// Where.
+        /// The address.
         address: MetricsAddress,
-        /// Why.
+        /// The error.
         source: io::Error,
     },
 }
 
-/// A place where nobody is served yet.
+/// A listener for metrics that is bound but not served yet.
 pub struct BoundMetrics {
     listener: TcpListener,
     address: MetricsAddress,
@@ -85,10 +85,11 @@ pub struct BoundMetrics {
 }
 
 impl BoundMetrics {
-    /// Listens at `address`, which must be one of loopback unless `insecure` is given.
+    /// Listens at `address`, which must be a loopback address unless `insecure` is true.
     ///
     /// # Errors
-    /// [`MetricsError`].
+    /// [`MetricsError::Open`] for another address without `insecure`; [`MetricsError::Io`] if the
+    /// address cannot be bound.
     pub fn bind(address: MetricsAddress, insecure: bool) -> Result<Self, MetricsError> {
         if !insecure && !address.0.ip().to_canonical().is_loopback() {
             return Err(MetricsError::Open(address));
@@ -99,16 +100,16 @@ impl BoundMetrics {
         Ok(Self { listener, address, nbd: None })
     }
 
-    /// Also tells of the connections of an NBD server. Without one all of their numbers are 0.
+    /// Adds the connections of an NBD server to the metrics. Without one, their values are 0.
     #[must_use]
     pub fn with_nbd(self, nbd: Option<Connections>) -> Self {
         Self { nbd, ..self }
     }
 
-    /// Serves the metrics of `host` there.
+    /// Serves the metrics of `host`.
     ///
     /// # Errors
-    /// The system gives no thread.
+    /// The thread of the listener cannot be started.
     pub fn serve(self, host: Arc<Host>) -> io::Result<Server> {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Clones::new(host, self.nbd)));
@@ -118,25 +119,25 @@ impl BoundMetrics {
     }
 }
 
-/// Metrics that are served, until this is stopped or dropped.
+/// A metrics endpoint that is being served, until this is stopped or dropped.
 pub struct Server {
     listening: Listening,
     address: MetricsAddress,
 }
 
 impl Server {
-    /// Where, with the port that the system chose if it was 0.
+    /// Returns the address, with the port that the system chose if it was 0.
     pub fn address(&self) -> MetricsAddress {
         self.address
     }
 
-    /// Serves nobody any more.
+    /// Stops serving and ends all connections.
     pub fn stop(mut self) {
         self.listening.stop();
     }
 }
 
-/// All metrics as text: version 0.0.4 of the format, which every Prometheus reads.
+/// Encodes all metrics in version 0.0.4 of the text format, which every Prometheus reads.
 fn text(registry: &Registry) -> Result<String, fmt::Error> {
     let mut text = String::new();
     encode_registry(&mut text, registry)?;

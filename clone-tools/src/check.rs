@@ -1,4 +1,4 @@
-//! `clone_check`: finds out whether metadata is sound.
+//! `clone_check`: checks whether metadata is sound, and frees leaked blocks with `--auto-repair`.
 
 use std::io::{self, Write};
 
@@ -23,10 +23,11 @@ pub mod args;
 /// Runs `clone_check`.
 ///
 /// # Errors
-/// Why the check, or the repair that was asked for, could not be done. Damage is no error.
+/// The metadata cannot be opened or read, or the requested repair fails. Damage is not an error: it
+/// decides the exit code.
 pub fn run(tool: &Tool, args: &CheckArgs) -> Result<Exit> {
     let (report, repaired) = check_and_repair(args)?;
-    // What was found is told whatever became of the repair.
+    // The findings are reported even if the repair failed.
     let (repaired, failure) = match repaired.transpose() {
         Ok(repaired) => (repaired, None),
         Err(error) => (None, Some(error)),
@@ -48,7 +49,7 @@ pub fn run(tool: &Tool, args: &CheckArgs) -> Result<Exit> {
     failure.map_or(Ok(exit), Err)
 }
 
-/// Tells people what was found.
+/// Reports the findings to people.
 fn tell(
     tool: &Tool,
     args: &CheckArgs,
@@ -69,8 +70,8 @@ fn tell(
     Ok(())
 }
 
-/// Checks, and repairs if that was asked for; then the report tells what is left. If the repair
-/// fails it tells what was there.
+/// Checks, and repairs if requested. After a repair the report describes the remaining problems;
+/// after a failed repair, the original ones.
 fn check_and_repair(args: &CheckArgs) -> Result<(Report, Option<Result<Repaired>>)> {
     if !args.auto_repair {
         let device = open_metadata(&args.input, args.live)?;
@@ -119,7 +120,7 @@ fn exit_of(report: &Report, args: &CheckArgs) -> Exit {
     }
 }
 
-/// What the damage means and what to do about it.
+/// Returns the meaning of the damage and what to do about it.
 fn advice(report: &Report, args: &CheckArgs) -> Option<String> {
     let problems = |severity| Counted(count(&report.damage, severity) as u64, "problem");
     let input = args.input.display();
@@ -150,7 +151,7 @@ fn advice(report: &Report, args: &CheckArgs) -> Option<String> {
     }
 }
 
-/// Whether there may be metadata behind a superblock that is not usable.
+/// True if metadata may still exist behind an unusable superblock.
 fn can_be_repaired(error: &SuperblockError) -> bool {
     !matches!(error, SuperblockError::NoRoom | SuperblockError::Version { .. })
 }

@@ -1,4 +1,4 @@
-//! Tools to test with: they make metadata with a past, and damage it.
+//! Tools for tests: they generate used metadata, and damage it.
 
 pub mod args;
 pub mod generate_damage;

@@ -1,4 +1,7 @@
-//! `clone_dump`: tells what metadata says.
+//! `clone_dump`: writes metadata as XML, JSON, text or a bitmap.
+//!
+//! It reads metadata that is intact (or live), or recovers damaged metadata with `--repair`, and
+//! passes the region map to the writer of the chosen format.
 
 use anyhow::{Result, bail};
 use clone_core::metadata::dump::dump;
@@ -22,7 +25,8 @@ pub mod args;
 /// Runs `clone_dump`.
 ///
 /// # Errors
-/// Why there is no dump.
+/// The metadata cannot be opened or read, is damaged without `--repair`, or cannot be recovered;
+/// regions are lost and `--lost` is `fail`; or the output cannot be written.
 pub fn run(tool: &Tool, args: &DumpArgs) -> Result<Exit> {
     if let Some(output) = args.output.as_deref().filter(|output| !is_dash(output)) {
         check_distinct(&args.input, output)?;
@@ -45,13 +49,13 @@ pub fn run(tool: &Tool, args: &DumpArgs) -> Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// What metadata says as it is.
+/// Reads metadata without recovery.
 fn read(tool: &Tool, args: &DumpArgs) -> Result<(Header, RegionMap)> {
     let report = with_bar("reading", args.quiet, |bar| read_metadata(&args.input, args.live, bar))?;
     let teller = teller(tool, args);
     tell_damage(tool, &args.input, &report.damage, teller.talk, "dump");
     let input = args.input.display();
-    // What is wrong with the room for commits alone says nothing against the bits.
+    // Damage that only affects free space for commits does not make the bits doubtful.
     if !report.is_repairable_in_place() && !args.repair {
         bail!(
             "{input} is damaged, so it was not dumped; clone_repair -i {input} -o NEW makes whole \
@@ -68,7 +72,7 @@ fn read(tool: &Tool, args: &DumpArgs) -> Result<(Header, RegionMap)> {
     Ok((header, regions))
 }
 
-/// What can be recovered of damaged metadata.
+/// Recovers damaged metadata.
 fn recovered(tool: &Tool, args: &DumpArgs) -> Result<(Header, RegionMap)> {
     let sizes = known_sizes::<DumpArgs>(args.region_size, args.target_size)?;
     let device = open_metadata(&args.input, false)?;
@@ -111,7 +115,7 @@ mod tests {
 
     use crate::formats::{bitmap, json, text, xml};
 
-    /// Shows `visitor` a clone of 21 regions, the last of which is short.
+    /// Passes a clone of 21 regions to `visitor`. The last region is short.
     fn show(visitor: &mut impl Visitor<Error = io::Error>) {
         let region_size = RegionSize::new(Sectors(8)).unwrap();
         let geometry = Geometry::new(region_size, Sectors(8 * 20 + 3)).unwrap();

@@ -1,4 +1,8 @@
-//! `clone_hydrate`: finishes a clone offline, or advances it.
+//! `clone_hydrate`: completes or advances a clone offline.
+//!
+//! It opens the metadata, source and destination, checks or records the pin, and runs the engine of
+//! [`clone_core`] until the clone is complete or a limit, a signal or a failure ends it. Then it
+//! commits and reports. *Invariant:* the pin is stored before the first region is copied.
 
 use std::time::Duration;
 
@@ -29,13 +33,14 @@ mod report;
 mod session;
 mod to_read;
 
-/// The least that is copied in one go, as in the engine.
+/// The minimum size of a copy in bytes, as in the engine.
 const BATCH_MIN: u64 = 64 << 10;
 
 /// Runs `clone_hydrate`.
 ///
 /// # Errors
-/// Why the clone was not advanced as far as it should have been.
+/// A device is unsuitable or cannot be opened, the source is not the pinned one, or hydration ended
+/// before the clone was complete or the limit reached.
 pub fn run(tool: &Tool, args: &HydrateArgs) -> Result<Exit> {
     check_distinct(args)?;
     let trace = args.prefetch.as_deref().map(read_trace).transpose()?;
@@ -56,7 +61,7 @@ pub fn run(tool: &Tool, args: &HydrateArgs) -> Result<Exit> {
         }
     }
     let Opened { devices, source, pin } = opened;
-    // Before anything is copied: what is copied is of the source that is written down.
+    // Stored before the first copy, so that hydrated regions always belong to the recorded source.
     if let Some((path, pin)) = pin {
         pin.store(&path)?;
     }
@@ -90,8 +95,8 @@ pub fn run(tool: &Tool, args: &HydrateArgs) -> Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// Has commits succeed when the destination has filled the file system that the metadata is on, or
-/// says that they may fail.
+/// Allocates the blocks of the metadata, so that commits succeed even if the destination fills the
+/// same file system. Warns if that is not possible.
 fn keep_room(tool: &Tool, args: &HydrateArgs, devices: &Devices<FileDevice>) {
     let room = room::allocate(devices.metadata.device(), &args.metadata);
     let warning =
@@ -101,10 +106,10 @@ fn keep_room(tool: &Tool, args: &HydrateArgs, devices: &Devices<FileDevice>) {
     }
 }
 
-/// Tells what has come of it.
+/// Reports the outcome.
 ///
 /// # Errors
-/// Why the exit code is not 0.
+/// The reason why the exit code is not 0.
 fn tell(tool: &Tool, summary: &Summary<'_>) -> Result<()> {
     let args = summary.args;
     let error = summary.error();
@@ -121,9 +126,9 @@ fn tell(tool: &Tool, summary: &Summary<'_>) -> Result<()> {
 
 fn settings(args: &HydrateArgs, geometry: Geometry) -> Settings {
     let rate = args.rate.map(bytes);
-    // So that a low rate means little at a time, and not much with long rests.
+    // With a low rate, copies are small rather than rare.
     let most = rate.map_or(u64::MAX, |rate| (rate / 4).max(BATCH_MIN));
-    // What goes through the page cache should still be in the processor's when it is written.
+    // Data that goes through the page cache should still be in the processor's cache when written.
     let usual = if args.direct { 4 << 20 } else { 1 << 20 };
     let copy_bytes = 1 << args.batch.map_or(usual, bytes).min(most).ilog2();
     let region_bytes = geometry.region_size().sectors().0 * SECTOR_SIZE;
@@ -136,12 +141,12 @@ fn settings(args: &HydrateArgs, geometry: Geometry) -> Settings {
     };
     let batch = (copy_bytes / region_bytes).max(1);
     settings.options.hydration_batch_size = u32::try_from(batch).unwrap_or(u32::MAX);
-    // What buffers hold is limit enough.
+    // The buffers already limit the copies in flight.
     settings.options.hydration_threshold = u32::MAX;
     settings
 }
 
-/// Bytes that have to be read from the source, as far as it can tell.
+/// Returns the number of bytes to be read from the source, as far as the source knows its holes.
 fn to_read(devices: &Devices<FileDevice>) -> u64 {
     let Devices { metadata, source, .. } = devices;
     let geometry = metadata.header().geometry;

@@ -1,7 +1,7 @@
-//! `clone_map`: a picture of the hydration.
+//! `clone_map`: draws a map of the hydrated regions.
 //!
-//! A [`Grid`] of cells is summed up from the bitset; the terminal, SVG and PNG each draw one and
-//! know nothing of metadata.
+//! A [`Grid`] of cells is computed from the bitset. The [`terminal`], [`svg`] and [`png`] modules
+//! each draw a [`Picture`] of it and know nothing of metadata.
 
 use std::io::IsTerminal;
 use std::path::Path;
@@ -29,16 +29,17 @@ pub mod png;
 pub mod svg;
 pub mod terminal;
 
-/// Columns and lines where there is no terminal.
+/// The columns and lines that are assumed if stdout is not a terminal.
 const TERMINAL: (usize, usize) = (80, 42);
 
-/// Lines of a terminal that are not for the map: what is above and below it, and the prompt.
+/// The lines of a terminal above and below the map, including the prompt.
 const LINES_BESIDE_MAP: usize = 10;
 
 /// Runs `clone_map`.
 ///
 /// # Errors
-/// Why there is no picture. Damage is none as long as the sizes are known.
+/// The metadata cannot be opened, its sizes are unknown, or a picture cannot be written. Other
+/// damage is not an error: the map shows what can be read, and the exit code is 1.
 pub fn run(tool: &Tool, args: &MapArgs) -> Result<Exit> {
     let files = [&args.svg, &args.png].map(Option::as_deref);
     let nr_to_stdout = files.iter().flatten().filter(|file| is_stdout(file)).count();
@@ -91,7 +92,7 @@ fn write_file(path: Option<&Path>, draw: impl FnOnce() -> Result<Vec<u8>>) -> Re
     output::write_to(Some(path), |to| to.write_all(&bytes))
 }
 
-/// How stdout is drawn on, and in how many rows.
+/// Returns the style of the map on stdout, and its number of rows.
 fn style(args: &MapArgs) -> (Style, usize) {
     let stdout = std::io::stdout();
     let size = stdout.is_terminal().then(|| terminal_size::terminal_size_of(&stdout)).flatten();

@@ -1,4 +1,4 @@
-//! `clone_metadata_size`: how large a metadata device has to be.
+//! `clone_metadata_size`: prints the size that a metadata device needs.
 
 use anyhow::Result;
 use clone_core::geometry::Geometry;
@@ -15,7 +15,7 @@ pub mod args;
 /// Runs `clone_metadata_size`.
 ///
 /// # Errors
-/// That the sizes do not make a clone, or that stdout cannot be written.
+/// The two sizes do not make a valid clone, or stdout cannot be written.
 pub fn run(tool: &Tool, args: &MetadataSizeArgs) -> Result<Exit> {
     let geometry = Geometry::new(args.region_size, args.target_size)
         .map_err(usage_error::<MetadataSizeArgs>)?;
@@ -28,7 +28,7 @@ pub fn run(tool: &Tool, args: &MetadataSizeArgs) -> Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// Goes to stderr: stdout holds the number alone, whatever else is asked for.
+/// Explains the size on stderr: stdout holds only the number.
 fn explain(tool: &Tool, geometry: &Geometry, size: &MetadataSize) {
     tool.say(format_args!(
         "{} of {} each",

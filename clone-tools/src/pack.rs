@@ -1,4 +1,4 @@
-//! `clone_metadata_pack`: makes a small file of metadata of any size.
+//! `clone_metadata_pack`: packs metadata of any size into a small file.
 
 use std::io::{self, Write};
 
@@ -22,13 +22,13 @@ pub mod file;
 pub mod image_output;
 pub mod unpack;
 
-/// Unreadable blocks that are told before the rest is only counted.
+/// The number of unreadable blocks that are listed; the rest are only counted.
 const LISTED: usize = 50;
 
 /// Runs `clone_metadata_pack`.
 ///
 /// # Errors
-/// Why there is no pack. Damage is no error.
+/// INPUT cannot be opened, or OUTPUT cannot be written. Damage in the metadata is not an error.
 pub fn run(tool: &Tool, args: &PackArgs) -> Result<Exit> {
     check_distinct(&args.input, &args.output)?;
     output::refuse_terminal(&args.output)?;

@@ -1,4 +1,4 @@
-//! How far long work has come, for whoever sits at a terminal.
+//! Progress bars on the terminal for long work.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use clone_core::progress::Progress;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// Work that takes less is over before anybody wonders.
+/// The time after which a bar appears. Shorter work shows none.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(500);
 
-/// A progress bar on stderr. It has no thread of its own: whoever advances it draws it.
+/// A progress bar on stderr. It has no thread of its own: the calls that advance it draw it.
 #[derive(Debug)]
 pub struct Bar {
-    /// `None` where nobody would see it.
+    /// `None` if the bar is hidden.
     started: Option<Instant>,
     label: &'static str,
     total: AtomicU64,
@@ -32,7 +32,7 @@ pub fn with_bar<T>(label: &'static str, quiet: bool, work: impl FnOnce(&Bar) -> 
 }
 
 impl Bar {
-    /// A bar, hidden if `quiet` or if stderr is not a terminal.
+    /// Creates a bar. It is hidden if `quiet` is set or stderr is not a terminal.
     pub fn new(label: &'static str, quiet: bool) -> Self {
         let started = (!quiet && io::stderr().is_terminal()).then(Instant::now);
         Self {
@@ -44,7 +44,7 @@ impl Bar {
         }
     }
 
-    /// Takes the bar off the terminal, so that what is said next has a line of its own.
+    /// Clears the bar, so that the next message starts on a line of its own.
     pub fn finish(self) {
         if let Some(bar) = self.shown.get() {
             bar.finish_and_clear();
@@ -83,8 +83,8 @@ pub struct Watched<'a, R> {
 }
 
 impl<'a> Watched<'a, File> {
-    /// A file, whose length is all there is to do. Of a pipe nobody knows the length, and its
-    /// bar is never shown.
+    /// Wraps a file and uses its length as the total. The length of a pipe is unknown, so that its
+    /// bar never appears.
     pub fn file(file: File, bar: &'a Bar) -> Self {
         if let Ok(metadata) = file.metadata() {
             bar.set_total(metadata.len());

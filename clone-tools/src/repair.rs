@@ -1,4 +1,7 @@
-//! `clone_repair`: makes whole metadata of damaged metadata.
+//! `clone_repair`: recovers damaged metadata and writes it as new, whole metadata.
+//!
+//! The steps: recover what INPUT holds, decide lost regions by content, apply `--lost` to the
+//! rest, write OUTPUT with its pin, and read it back.
 
 use std::borrow::Cow;
 
@@ -29,12 +32,13 @@ pub mod recovery;
 /// Runs `clone_repair`.
 ///
 /// # Errors
-/// Why OUTPUT does not hold whole metadata.
+/// A path is unusable, nothing can be recovered, the source is not the pinned one, regions are lost
+/// and `--lost` is `fail`, or OUTPUT cannot be written or reads back differently.
 pub fn run(tool: &Tool, args: &RepairArgs) -> Result<Exit> {
     let sizes = known_sizes::<RepairArgs>(args.region_size, args.target_size)?;
     check_distinct(&args.input, &args.output)?;
     let devices = Devices::open(args)?;
-    // Held until all is done: OUTPUT may be the same device in a way that only the kernel knows.
+    // Held to the end: OUTPUT may be the same device in a way that only the kernel can detect.
     let device = claim_metadata(&args.input)?;
 
     let mut outcome = Outcome {
@@ -53,21 +57,21 @@ pub fn run(tool: &Tool, args: &RepairArgs) -> Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// What has come of a repair so far.
+/// The results of a repair so far.
 struct Outcome {
-    /// What is known before --lost decides.
+    /// The recovery, before `--lost` is applied.
     found: Result<Recovery, Failure>,
-    /// What source and destination decided of it.
+    /// The decisions by the content of source and destination.
     by_content: Option<Decided>,
-    /// What --lost decided.
+    /// The regions decided by `--lost`.
     by_choice: Option<ByChoice>,
-    /// Hydrated regions in OUTPUT, or as far as that is known.
+    /// The number of hydrated regions in OUTPUT, as far as it is known.
     hydrated: Option<u64>,
-    /// Whether OUTPUT was written, and read back.
+    /// True once OUTPUT has been written and read back.
     written: bool,
 }
 
-/// Regions of unknown state that were taken as something.
+/// The lost regions that `--lost` set to one state.
 #[derive(Clone, Copy, Debug)]
 struct ByChoice {
     nr_regions: u64,
@@ -103,7 +107,7 @@ fn repair(
     }
     let regions = &recovery.regions;
     outcome.hydrated = Some(regions.hydrated());
-    // What may have been lost is told even to whoever wants quiet.
+    // Possible losses are reported even with --quiet.
     let is_loss = !regions.is_whole();
     if talk == Talk::Quiet && is_loss {
         tell_found(&teller, recovery);
@@ -126,7 +130,7 @@ fn repair(
     if let Some(warning) = output.warning().filter(|_| talk != Talk::Quiet) {
         tool.say(warning);
     }
-    // Before the superblock: what is whole metadata has its pin.
+    // The pin comes before the superblock, so that whole metadata always has its pin.
     let placed = put(&teller, args, carried)?;
     with_bar("writing", args.quiet, |bar| output.write_map(recovery.header, &settled, bar))?;
     with_bar("verifying", args.quiet, |bar| output.verify(&recovery.header, &settled, bar))?;
@@ -150,7 +154,8 @@ fn repair(
     Ok(())
 }
 
-/// The pin that OUTPUT gets: that of INPUT, or a new one if the source is given and not pinned yet.
+/// Returns the pin for OUTPUT: a new one if the source is given and not pinned yet, or else the pin
+/// of INPUT.
 fn carried(args: &RepairArgs, devices: Option<&Devices<'_>>) -> Result<Option<Carried>> {
     match devices.and_then(|devices| devices.new_pin.as_ref()) {
         Some(pin) => Ok(Some(Carried::new(pin)?)),
@@ -158,7 +163,7 @@ fn carried(args: &RepairArgs, devices: Option<&Devices<'_>>) -> Result<Option<Ca
     }
 }
 
-/// Puts a pin beside OUTPUT, if there is a place for it.
+/// Writes a pin next to OUTPUT, if OUTPUT has a place for one.
 fn put(teller: &Teller<'_>, args: &RepairArgs, pin: Option<Carried>) -> Result<Option<Placed>> {
     let Some(pin) = pin else { return Ok(None) };
     let Some(path) = pin::place(&args.output) else {
@@ -170,7 +175,7 @@ fn put(teller: &Teller<'_>, args: &RepairArgs, pin: Option<Carried>) -> Result<O
     Ok(Some(pin.put(&path)?))
 }
 
-/// Tells what was found, before anything is decided.
+/// Reports what was found, before any decision.
 fn tell_found(teller: &Teller<'_>, recovery: &Recovery) {
     if recovery.damage.is_empty() {
         teller.say("nothing is wrong with it, so it is copied");

@@ -1,4 +1,7 @@
-//! `clone_restore`: makes metadata.
+//! `clone_restore`: makes metadata from a dump, or fresh metadata from sizes alone.
+//!
+//! It reads and validates the whole [`Document`], applies the sizes of the command line, and writes
+//! the metadata through [`metadata_output`](crate::metadata_output).
 
 use std::fs;
 use std::path::Path;
@@ -24,7 +27,7 @@ pub mod args;
 /// Runs `clone_restore`.
 ///
 /// # Errors
-/// Why there is no metadata.
+/// The document is faulty, the sizes do not fit it, or OUTPUT is unsuitable or cannot be written.
 pub fn run(tool: &Tool, args: &RestoreArgs) -> Result<Exit> {
     let document = match &args.input {
         Some(input) => read(args, input)?,
@@ -57,8 +60,8 @@ pub fn run(tool: &Tool, args: &RestoreArgs) -> Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// Removes the pin of an earlier clone from beside a fresh one, which has not begun with any source
-/// yet. Beside metadata from a dump it stays: it may well be of the same clone.
+/// Removes the pin of an earlier clone from beside fresh metadata, which has no source yet. Beside
+/// metadata from a dump the pin stays: it may belong to the same clone.
 fn settle_pin(tool: &Tool, args: &RestoreArgs) -> Result<()> {
     let Some(path) = pin::place(&args.output) else { return Ok(()) };
     if fs::symlink_metadata(&path).is_err() {
@@ -78,7 +81,7 @@ fn settle_pin(tool: &Tool, args: &RestoreArgs) -> Result<()> {
     Ok(())
 }
 
-/// The document at `input`, with the sizes of the command line.
+/// Reads the document at `input` and applies the sizes of the command line.
 fn read(args: &RestoreArgs, input: &Path) -> Result<Document> {
     check_distinct(input, &args.output)?;
     let bar = Bar::new("reading", args.quiet);
@@ -100,8 +103,8 @@ fn read(args: &RestoreArgs, input: &Path) -> Result<Document> {
     Ok(document)
 }
 
-/// Gives the clone other sizes, if all that is hydrated then was hydrated before, and nothing that
-/// was hydrated before is forgotten: it may have been written to.
+/// Changes the sizes of the clone. It refuses changes that would mark data as hydrated that was not
+/// hydrated before, or that would drop hydrated data: the clone may have been written there.
 fn resize(document: &mut Document, geometry: Geometry) -> Result<()> {
     let said = document.header.geometry;
     let runs = &document.runs;
@@ -146,7 +149,7 @@ fn resize(document: &mut Document, geometry: Geometry) -> Result<()> {
     Ok(())
 }
 
-/// What the command line alone says.
+/// Makes the document for `--hydrated`, from the command line alone.
 fn fresh(args: &RestoreArgs) -> Result<Document> {
     let (Some(hydrated), Some(region_size), Some(target_size)) =
         (args.hydrated, args.region_size, args.target_size)

@@ -1,4 +1,5 @@
-//! What is done for those who are connected.
+//! Executes the requests on the control socket. Each connection's thread calls it, and it calls the
+//! [`Host`].
 
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -15,18 +16,18 @@ use super::report;
 use crate::connection_server::Over;
 use crate::host::{Host, HostError, Hosted, Reloaded};
 
-/// How long is waited for an event before it is looked whether anybody still wants it.
+/// The interval at which a wait for events checks that the client is still connected.
 const GLANCE: Duration = Duration::from_millis(200);
 
 pub(super) struct Verbs {
     pub(super) host: Arc<Host>,
 }
 
-/// Why an answer ends early.
+/// The reason why an answer ends early.
 pub(super) enum Stop {
-    /// It was not, or no longer, done.
+    /// The request failed; the client receives the error.
     Refused(Refusal),
-    /// Nobody is there to be told.
+    /// The client is gone.
     Gone(LineError),
 }
 
@@ -57,7 +58,7 @@ impl From<DriverError> for Stop {
     }
 }
 
-/// Whom an answer goes to.
+/// The client that receives an answer.
 struct Peer<'a> {
     stream: &'a UnixStream,
     over: &'a Over,
@@ -73,8 +74,8 @@ impl Peer<'_> {
         }
     }
 
-    /// Fails if there is nobody any more, or the daemon ends. What it has sent meanwhile is left
-    /// alone.
+    /// Fails if the client is gone, or the daemon is stopping. Pending input of the client stays
+    /// unread.
     fn expect_there(&self) -> Result<(), Stop> {
         if self.over.is_now() {
             return Err(Refusal::new(ErrorKind::Stopped, "the daemon ends").into());
@@ -91,7 +92,7 @@ impl Peer<'_> {
 }
 
 impl Verbs {
-    /// Does what `request` says, and tells `stream` all but the end of the answer.
+    /// Executes `request` and writes all of the answer except its end to `stream`.
     pub(super) fn answer(
         &self,
         request: Request,
@@ -151,7 +152,7 @@ impl Verbs {
         Ok(clone.command(command)?)
     }
 
-    /// Fails if `clone` is not served any more: nothing will happen to it.
+    /// Fails if `clone` is no longer served: it will have no more events.
     fn expect_served(&self, clone: &Arc<Hosted>) -> Result<(), Stop> {
         let now = self.host.find(clone.name());
         if now.is_some_and(|now| Arc::ptr_eq(&now, clone)) {
@@ -191,12 +192,12 @@ impl Verbs {
         }
     }
 
-    /// Of all clones, in the order of their times as far as they are known together.
+    /// Writes the events of all clones. Events that are found in the same pass are sorted by time.
     fn events(&self, follow: bool, peer: &Peer) -> Result<(), Stop> {
         let mut known: Vec<(Arc<Hosted>, u64)> = Vec::new();
         loop {
             let list = self.host.list();
-            // What a clone told while it was stopped is told before it is forgotten.
+            // The last events of a stopped clone are reported before it is dropped.
             let is_listed = |known: &Arc<Hosted>| list.iter().any(|c| Arc::ptr_eq(c, known));
             let (mut stay, mut gone): (Vec<_>, Vec<_>) =
                 known.into_iter().partition(|(clone, _)| is_listed(clone));
@@ -225,7 +226,7 @@ impl Verbs {
     }
 }
 
-/// Tells them all, and what the number of the last one was.
+/// Writes all events, and returns the number of the last one.
 fn tell_events(clone: &Hosted, events: Vec<Dated>, peer: &Peer) -> Result<Option<u64>, Stop> {
     let last = events.last().map(|dated| dated.notice.number);
     for dated in events {

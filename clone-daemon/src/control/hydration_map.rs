@@ -1,19 +1,21 @@
-//! The map of a clone in cells.
+//! Draws the map of a clone, one digit per cell.
 
 use clone_core::engine::ByteRange;
 
-/// Looks that are taken into one cell at most, where hydrated and not alternate; what is beyond is
-/// taken to be like what was seen.
+/// The maximum number of extents that are examined per cell, for cells that alternate between
+/// hydrated and not. The rest of the cell counts in proportion to the examined part.
 const LOOKS_MAX: u64 = 64;
 
-/// Regions in a cell: the least power of two with which there are no more than `cells_max` cells.
+/// Returns the number of regions per cell: the smallest power of two that makes no more than
+/// `cells_max` cells.
 pub fn regions_per_cell(regions: u64, cells_max: u32) -> u64 {
     regions.div_ceil(cells_max.max(1).into()).next_power_of_two()
 }
 
-/// The cells of a clone of `size_bytes`, each of `cell_bytes` but the last, as digits: see
-/// [`Snapshot::cells`](super::protocol::Snapshot::cells). `run` says of a range that is not empty
-/// whether the stretch is hydrated that it begins with, and where that ends, past its beginning.
+/// Draws a clone of `size_bytes` in cells of `cell_bytes`, the last of which may be shorter, as the
+/// digits of [`Snapshot::cells`](super::protocol::Snapshot::cells). `run` receives a range that is
+/// not empty, and returns whether its first extent is hydrated, and the end of that extent, which
+/// lies past the start of the range.
 pub fn draw(
     size_bytes: u64,
     cell_bytes: u64,

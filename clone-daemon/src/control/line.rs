@@ -1,4 +1,5 @@
-//! Lines of JSON on a socket, of bounded length, in bounded time.
+//! Reads and writes lines of JSON on a socket, with limits on length and time. The daemon and
+//! `clonectl` both use it.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -8,26 +9,26 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
-/// Bytes that a line has at most, its end included.
+/// The maximum length of a line in bytes, including its newline.
 pub const LINE_MAX: usize = 64 << 10;
 
-/// Why a line was not read or written.
+/// The reason why a line was not read or written.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum LineError {
-    /// Whatever the system says.
+    /// An I/O error of the socket.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// It was begun, and its end did not come in time.
+    /// The rest of a line did not arrive in time.
     #[error("the end of a line did not come in time")]
     Late,
-    /// The other side went in the middle of a line.
+    /// The peer closed the connection inside a line.
     #[error("the connection ended in the middle of a line")]
     Cut,
-    /// It is longer than a line may be.
+    /// The line exceeds [`LINE_MAX`].
     #[error("a line of more than {LINE_MAX} bytes")]
     TooLong,
-    /// It is no JSON, or not what should stand there.
+    /// The line is not JSON, or not of the expected type.
     #[error("{0}")]
     Json(#[source] serde_json::Error),
 }
@@ -35,7 +36,8 @@ pub enum LineError {
 /// Writes one line.
 ///
 /// # Errors
-/// [`LineError::TooLong`], and then nothing was written; or whatever the system says.
+/// [`LineError::TooLong`], without writing anything; [`LineError::Json`] if `value` cannot be
+/// serialized; [`LineError::Io`].
 pub fn write(to: &mut impl Write, value: &impl Serialize) -> Result<(), LineError> {
     let mut line = serde_json::to_vec(value).map_err(LineError::Json)?;
     line.push(b'\n');
@@ -45,24 +47,24 @@ pub fn write(to: &mut impl Write, value: &impl Serialize) -> Result<(), LineErro
     Ok(to.write_all(&line)?)
 }
 
-/// The lines that come on a socket.
+/// Reads the lines that arrive on a socket.
 pub struct Lines<'a> {
     stream: &'a UnixStream,
-    /// What has come and was not taken yet: less than a line may have.
+    /// The bytes received but not consumed yet: fewer than [`LINE_MAX`].
     buffer: Vec<u8>,
 }
 
 impl<'a> Lines<'a> {
-    /// Those that come from now on. The read timeout of `stream` is changed.
+    /// Creates a reader. It changes the read timeout of `stream`.
     pub fn new(stream: &'a UnixStream) -> Self {
         Self { stream, buffer: Vec::new() }
     }
 
-    /// The next line; `None` if the other side has gone, or nothing came in `idle`. A line that
-    /// was begun has to end within `line`.
+    /// Reads the next line. Returns `None` if the peer has closed the connection, or nothing
+    /// arrives within `idle`. A line that has begun must be complete within `line`.
     ///
     /// # Errors
-    /// [`LineError`]. There is no next line after that, but for [`LineError::Json`].
+    /// [`LineError`]. Only after [`LineError::Json`] can another line be read.
     pub fn next<T: DeserializeOwned>(
         &mut self,
         idle: Duration,

@@ -1,11 +1,12 @@
-//! What is said on the control socket, in version [`VERSION`].
+//! The messages on the control socket, in version [`VERSION`].
 //!
-//! Each line is one JSON object. A client sends a [`Request`]; the daemon answers with any number
-//! of `{"v":1,"item":…}` and then `{"v":1,"end":true}`, or `{"v":1,"error":{…}}` in place of it.
-//! Then the next request can come. What an item is depends on the verb: [`Item`].
+//! Each line is one JSON object. A client sends a [`Request`]. The daemon answers with any number
+//! of `{"v":1,"item":…}`, followed by `{"v":1,"end":true}` or, on failure, by
+//! `{"v":1,"error":{…}}`. Then the client can send the next request. The verb determines the kind
+//! of the items: [`Item`].
 //!
-//! Within a version only fields are added that may be left out, and kinds of errors; whoever reads
-//! passes over fields that it does not know.
+//! Within a version, only optional fields and kinds of errors are added. A reader ignores fields
+//! that it does not know.
 
 use std::collections::BTreeMap;
 
@@ -15,122 +16,123 @@ use serde_json::Value;
 /// The version of the protocol.
 pub const VERSION: u32 = 1;
 
-/// What a client asks for.
+/// A request of a client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
-    /// The version that it speaks.
+    /// The protocol version of the client.
     pub v: u32,
-    /// What is to be done.
+    /// The operation.
     #[serde(flatten)]
     pub verb: Verb,
 }
 
 impl Request {
-    /// In the version that is spoken here.
+    /// Creates a request in the current version.
     pub fn new(verb: Verb) -> Self {
         Self { v: VERSION, verb }
     }
 }
 
-/// What is to be done, and what comes back.
+/// The operations and their answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "snake_case")]
 pub enum Verb {
-    /// [`Item::Clone`] of all clones, by name, or of one.
+    /// Returns [`Item::Clone`] for one clone, or for all, by name.
     Status {
-        /// Which; all if there is none.
+        /// The clone; all if `None`.
         name: Option<String>,
-        /// Whether to commit before, so that it is current.
+        /// True to commit first, so that the status is current.
         flush: bool,
     },
-    /// [`Item::Table`] of all clones, by name, or of one.
+    /// Returns [`Item::Table`] for one clone, or for all, by name.
     Table {
-        /// Which; all if there is none.
+        /// The clone; all if `None`.
         name: Option<String>,
     },
-    /// Gives a clone a message.
+    /// Sends a message to a clone.
     Message {
-        /// Which.
+        /// The clone.
         name: String,
-        /// What [`clone_core::engine::Command`] takes.
+        /// The text of a [`clone_core::engine::Command`].
         message: String,
     },
-    /// Brings a clone to rest, and commits.
+    /// Suspends a clone and commits its metadata.
     Suspend {
-        /// Which.
+        /// The clone.
         name: String,
     },
-    /// Lets it go on.
+    /// Resumes a clone.
     Resume {
-        /// Which.
+        /// The clone.
         name: String,
     },
-    /// [`Item::Event`]: those of a clone with a number above `after`; waits until there is one.
+    /// Returns [`Item::Event`] for the events of a clone with a number above `after`. Waits until
+    /// there is at least one.
     Wait {
-        /// Which.
+        /// The clone.
         name: String,
-        /// A number of an event, or 0.
+        /// The number of an event, or 0.
         after: u64,
     },
-    /// [`Item::Event`]: those that are kept, of all clones or of one; then those that come.
+    /// Returns [`Item::Event`] for all stored events of one clone or of all; then for new ones.
     Events {
-        /// Which; all if there is none, and also those that are created later.
+        /// The clone; if `None`, all clones, including those created later.
         name: Option<String>,
-        /// Whether to go on, until the connection or the clone ends.
+        /// True to continue with new events until the connection or the clone ends.
         follow: bool,
     },
-    /// Has a clone run from now on.
+    /// Creates a clone and starts to serve it.
     Create {
-        /// A line as in a clonetab.
+        /// A line in the format of a clonetab.
         line: String,
     },
     /// Stops a clone.
     Remove {
-        /// Which.
+        /// The clone.
         name: String,
     },
-    /// [`Item::Reloaded`]: reads the clonetab again.
+    /// Reads the clonetab again and returns [`Item::Reloaded`].
     Reload,
-    /// [`Item::Snapshot`]: all that is to be seen of a clone now.
+    /// Returns [`Item::Snapshot`], the complete current state of a clone.
     Snapshot {
-        /// Which.
+        /// The clone.
         name: String,
-        /// The most cells that the map may have, 1 to [`CELLS_MAX`].
+        /// The maximum number of cells of the map, 1 to [`CELLS_MAX`].
         cells: u32,
     },
 }
 
-/// The most cells that a map may have.
+/// The maximum number of cells of a map.
 pub const CELLS_MAX: u32 = 8192;
 
 /// A line of an answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Reply {
-    /// The version that is spoken.
+    /// The protocol version of the daemon.
     pub v: u32,
     /// A part of the answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub item: Option<Item>,
-    /// Whether it ends here, and all was done.
+    /// True if the answer ends here and the request succeeded.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub end: bool,
-    /// Why it ends here.
+    /// The error, if the answer ends here because the request failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Refusal>,
 }
 
 impl Reply {
-    /// A part of an answer.
+    /// Creates a part of an answer.
     pub fn item(item: Item) -> Self {
         Self { item: Some(item), ..Self::nothing() }
     }
 
-    /// The end of an answer.
+    /// Creates the end of a successful answer.
     pub fn end() -> Self {
         Self { end: true, ..Self::nothing() }
     }
 
-    /// The end of an answer, and why.
+    /// Creates the end of a failed answer.
     pub fn error(refusal: Refusal) -> Self {
         Self { error: Some(refusal), ..Self::nothing() }
     }
@@ -140,26 +142,26 @@ impl Reply {
     }
 }
 
-/// Why something was not done.
+/// The reason why a request failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
-    /// For programs.
+    /// The kind, for programs.
     pub kind: ErrorKind,
-    /// For people.
+    /// The message, for people.
     pub message: String,
 }
 
-/// Bytes of a message at most; a longer one is cut.
+/// The maximum length of a message in bytes; longer ones are cut.
 const MESSAGE_MAX: usize = 8192;
 
 impl Refusal {
-    /// One with a message that is not too long.
+    /// Creates a refusal. A message that is too long is cut.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: shortened(message.into(), MESSAGE_MAX) }
     }
 }
 
-/// `text`, or its beginning of at most `most` bytes.
+/// Returns `text`, cut to at most `most` bytes.
 pub(super) fn shortened(mut text: String, most: usize) -> String {
     if text.len() > most {
         text.truncate(text.floor_char_boundary(most - 3));
@@ -168,181 +170,181 @@ pub(super) fn shortened(mut text: String, most: usize) -> String {
     text
 }
 
-/// What is wrong.
+/// The kinds of errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorKind {
-    /// The request is none, or in another version.
+    /// The request is invalid, or of another version.
     Request,
-    /// There is no clone of that name.
+    /// No clone has that name.
     NoClone,
-    /// The message is none.
+    /// The message for the clone is invalid.
     Message,
-    /// The clone, or the daemon, could not do it.
+    /// The clone or the daemon failed to do it.
     Failed,
-    /// The clone was stopped meanwhile.
+    /// The clone was stopped in the meantime.
     Stopped,
-    /// Too many are connected.
+    /// There are too many connections.
     Busy,
-    /// The peer may not do that.
+    /// The peer has no permission.
     Denied,
-    /// What a later daemon says.
+    /// A kind that a later daemon has added.
     #[serde(other)]
     Other,
 }
 
-/// A part of an answer.
+/// Creates a part of an answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Item {
-    /// A clone, as it stands.
+    /// The status of a clone.
     Clone(Box<CloneStatus>),
     /// A table line.
     Table {
-        /// Whose.
+        /// The name of the clone.
         name: String,
-        /// As dmsetup prints it.
+        /// The line in the format of dmsetup.
         line: String,
     },
-    /// Something that happened.
+    /// An event.
     Event(Event),
-    /// What came of reading the clonetab again.
+    /// The result of reading the clonetab again.
     Reloaded {
-        /// Names of clones that run now, and did not before.
+        /// The names of clones that were started.
         added: Vec<String>,
-        /// Names of those that do not any more.
+        /// The names of clones that were stopped.
         removed: Vec<String>,
-        /// Names of those whose lines have changed, and which go on as they were.
+        /// The names of clones whose lines have changed; they continue with the old ones.
         changed: Vec<String>,
-        /// Names of those that could not be started or stopped, and why.
+        /// The names of clones that could not be started or stopped, with the reasons.
         failed: Vec<(String, String)>,
     },
-    /// All that is to be seen of a clone.
+    /// The complete state of a clone.
     Snapshot(Box<Snapshot>),
 }
 
-/// A clone, as it stands.
+/// The status of a clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CloneStatus {
-    /// What it is called.
+    /// The name of the clone.
     pub name: String,
     /// The kernel's status line, `<start> <length> clone …`.
     pub status: String,
-    /// Where it is served.
+    /// The addresses at which it is served.
     pub exports: Vec<String>,
-    /// Bytes of it.
+    /// The size of the clone in bytes.
     pub size_bytes: u64,
-    /// Bytes of a region.
+    /// The size of a region in bytes.
     pub region_bytes: u64,
     /// `running`, `fail` or `error`.
     pub state: String,
-    /// `rw` or `ro`; `None` unless it is running.
+    /// `rw` or `ro`; `None` unless `state` is `running`.
     pub mode: Option<String>,
-    /// Whether it is suspended.
+    /// True if the clone is suspended.
     pub suspended: bool,
-    /// Whether every region is hydrated.
+    /// True if every region is hydrated.
     pub complete: bool,
-    /// Regions that are hydrated; 0 if it has failed.
+    /// The number of hydrated regions; 0 if the clone has failed.
     pub hydrated_regions: u64,
-    /// All regions.
+    /// The number of all regions.
     pub regions: u64,
-    /// Regions that are being copied.
+    /// The number of regions that are being copied.
     pub hydrating_regions: u64,
-    /// Blocks of metadata in use, 4096 bytes each.
+    /// The number of metadata blocks in use, 4096 bytes each.
     pub metadata_used_blocks: u64,
-    /// All blocks of metadata.
+    /// The number of all metadata blocks.
     pub metadata_total_blocks: u64,
-    /// Regions that could not be copied.
+    /// The number of failed regions.
     pub set_aside_regions: u64,
     /// The number of the last event; 0 if there was none.
     pub event_nr: u64,
-    /// What is set.
+    /// The settings.
     pub settings: Set,
 }
 
-/// What is set on a clone.
+/// The settings of a clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Set {
-    /// Whether it copies in the background.
+    /// True if the clone copies in the background.
     pub hydration: bool,
-    /// Whether discards go to the destination.
+    /// True if discards are passed to the destination.
     pub discard_passdown: bool,
-    /// Regions that may be under way in the background.
+    /// The maximum number of regions in flight in the background.
     pub hydration_threshold: u32,
-    /// Regions in one copy.
+    /// The maximum number of regions in one copy.
     pub hydration_batch_size: u32,
-    /// Bytes a second that may be copied in the background; `None` for no limit.
+    /// The maximum background copy rate in bytes per second; `None` for no limit.
     pub hydration_rate: Option<u64>,
-    /// Whether reads hydrate.
+    /// True if reads hydrate the regions that they read.
     pub hydrate_on_read: bool,
-    /// Failures in a row after which hydration stops; 0 for never.
+    /// The number of consecutive failures after which hydration stops; 0 for never.
     pub max_failures: u32,
 }
 
-/// Something that happened to a clone.
+/// An event of a clone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
-    /// Which clone.
+    /// The name of the clone.
     #[serde(rename = "clone")]
     pub name: String,
-    /// The first of a clone since it was started is 1, and each is one more than the one before.
+    /// The number of the event. Each start of the clone begins with 1; numbers are consecutive.
     pub number: u64,
-    /// When, in seconds since 1970, UTC.
+    /// The time in seconds since 1970, UTC.
     pub time: f64,
-    /// What, in one word: `finished`, `read_only`, `failed`, `hydration_stopped`,
-    /// `source_changed`, `limit_reached`, `suspended`, `resumed`.
+    /// The kind in one word: `finished`, `read_only`, `flush_failed`, `failed`,
+    /// `hydration_stopped`, `source_changed`, `limit_reached`, `suspended`, `resumed`, `other`.
     pub what: String,
-    /// The same for people.
+    /// The description for people.
     pub text: String,
-    /// More about it: `device` and `reason` of a failure, `failures` in a row, `start` and `end` in
-    /// bytes of what was to be copied.
+    /// Details: `device` and `reason` of a failure; `failures`, the number of consecutive failures;
+    /// `start` and `end`, the failed range in bytes (half-open).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub details: BTreeMap<String, Value>,
 }
 
-/// All that is to be seen of a clone.
+/// The complete state of a clone.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// How it stands.
+    /// The status.
     #[serde(flatten)]
     pub clone: CloneStatus,
-    /// What is cloned, as the table line calls it.
+    /// The source as given in the table line.
     pub source: String,
-    /// When this was taken, in microseconds since some beginning that does not change.
+    /// The time of the snapshot, in microseconds since an arbitrary fixed point.
     pub micros: u64,
-    /// Bytes read from the source in order to copy them.
+    /// Bytes read from the source to be copied.
     pub fetched_bytes: u64,
-    /// Bytes of copies written to the destination.
+    /// Bytes written to the destination by copies.
     pub copied_bytes: u64,
-    /// Bytes of copies that are zeroes, and were not written as such.
+    /// Bytes of copies that are zero and were not written as data.
     pub zeroed_bytes: u64,
-    /// Bytes read from the source for users alone.
+    /// Bytes read from the source only for user requests.
     pub source_read_bytes: u64,
-    /// Commits that were begun.
+    /// The number of commits started.
     pub commits: u64,
-    /// Requests that are under way.
+    /// The number of user requests in flight.
     pub in_flight: u64,
     /// What users have asked for, by the names of [`crate::export::stats::Kind`].
     pub requests: BTreeMap<String, Requests>,
-    /// Regions in a cell of the map, a power of two.
+    /// The number of regions in a cell of the map, a power of two.
     pub cell_regions: u64,
-    /// The map, a digit for each cell: `0` if none of its regions is hydrated, `9` if all are, and
-    /// else `1` to `8`, the more the higher.
+    /// The map, one digit per cell: `0` if no region is hydrated, `9` if all are, and otherwise `1`
+    /// to `8` by the hydrated share.
     pub cells: String,
     /// The last events, the oldest first.
     pub events: Vec<Event>,
 }
 
-/// Requests of a kind, since the clone was started.
+/// The user requests of one kind, since the clone was started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Requests {
-    /// How many were answered.
+    /// The number of completed requests.
     pub count: u64,
-    /// Their bytes.
+    /// Their total size in bytes.
     pub bytes: u64,
-    /// How many of them failed.
+    /// The number of failed requests.
     pub failed: u64,
-    /// Their latencies, added up, in microseconds.
+    /// The sum of their latencies in microseconds.
     pub micros: u64,
 }
 

@@ -1,4 +1,4 @@
-//! What is told of a clone.
+//! Collects the status, events and snapshots of clones for the control protocol and the metrics.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -15,13 +15,13 @@ use super::protocol::{CELLS_MAX, CloneStatus, Event, Requests, Set, Snapshot, sh
 use crate::export::stats::{Counts, Figures, Kind};
 use crate::host::Hosted;
 
-/// Events in a snapshot.
+/// The number of events in a snapshot.
 const EVENTS: usize = 8;
 
-/// Bytes of what a device said, as it is told.
+/// The maximum length in bytes of a failure reason or other quoted text.
 const REASON_MAX: usize = 2048;
 
-/// How a clone stands; `flush` commits before.
+/// Returns the status of a clone. `flush` commits first.
 pub(crate) fn status(clone: &Hosted, flush: bool) -> CloneStatus {
     let line = clone.status(flush);
     let events = clone.wait_for_dated(0, Duration::ZERO);
@@ -82,7 +82,7 @@ fn set(settings: &Settings) -> Set {
     }
 }
 
-/// A notice of the clone `name`.
+/// Converts an event of the clone `name`.
 pub(super) fn event(name: &str, dated: Dated) -> Event {
     let Dated { notice, time } = dated;
     let (what, details) = details(&notice.what);
@@ -137,7 +137,7 @@ fn details(what: &Happening) -> (&'static str, BTreeMap<String, Value>) {
     (name, details)
 }
 
-/// All that is to be seen of a clone now, with a map of `cells` cells at most.
+/// Returns the complete current state of a clone, with a map of at most `cells` cells.
 pub(super) fn snapshot(clone: &Hosted, cells: u32) -> Snapshot {
     let volume = clone.volume();
     let region_bytes = volume.region_bytes();
@@ -169,7 +169,7 @@ pub(super) fn snapshot(clone: &Hosted, cells: u32) -> Snapshot {
     }
 }
 
-/// The source in a table line: `<start> <length> clone META DEST SOURCE …`.
+/// Returns the source of a table line: `<start> <length> clone META DEST SOURCE …`.
 fn source(table: &str) -> String {
     table.split_whitespace().nth(5).unwrap_or_default().to_owned()
 }

@@ -1,4 +1,4 @@
-//! Where the control socket is.
+//! The location of the control socket: default paths, binding, and the removal of stale sockets.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -15,31 +15,31 @@ use rustix::net::{
 use rustix::process::geteuid;
 use thiserror::Error;
 
-/// How many may wait to be accepted.
+/// The maximum number of connections that wait to be accepted.
 const BACKLOG: i32 = 64;
 
-/// Why there is no control socket.
+/// The reason why the control socket cannot be created.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum BindError {
-    /// Another daemon listens there.
+    /// Another daemon has the socket.
     #[error("another daemon has the control socket {}", .0.display())]
     InUse(PathBuf),
-    /// Something that is no socket is there.
+    /// A file that is not a socket is in its place.
     #[error("{} is there, and is no socket: it is left alone", .0.display())]
     NoSocket(PathBuf),
-    /// Whatever the system says.
+    /// An I/O error.
     #[error("cannot make the control socket {}", path.display())]
     Io {
-        /// Where.
+        /// The path of the socket.
         path: PathBuf,
-        /// Why.
+        /// The error.
         source: io::Error,
     },
 }
 
-/// Where the control socket is if nobody says otherwise: `/run/cloned.sock` for root, for others
-/// `cloned.sock` in `$XDG_RUNTIME_DIR`, if there is one.
+/// Returns the default path of the control socket: `/run/cloned.sock` for root, otherwise
+/// `cloned.sock` in `$XDG_RUNTIME_DIR`, if that is set.
 pub fn default_path() -> Option<PathBuf> {
     if geteuid().is_root() {
         return Some("/run/cloned.sock".into());
@@ -48,26 +48,26 @@ pub fn default_path() -> Option<PathBuf> {
     Some(Path::new(&folder).join("cloned.sock"))
 }
 
-/// Where the control socket of the unit for systemd is, `/run/cloned/cloned.sock`, if there is one
-/// and none where [`default_path`] says. Its user cannot make one there.
+/// Returns the control socket of the systemd unit, `/run/cloned/cloned.sock`, if it exists and
+/// there is none at [`default_path`]. The user of the unit cannot create one there.
 pub fn service_path() -> Option<PathBuf> {
     let service = Path::new("/run/cloned/cloned.sock");
     let is_other = default_path().is_none_or(|path| !path.exists());
     (is_other && service.exists()).then(|| service.to_owned())
 }
 
-/// A socket of ours that has its place. It is removed when this is dropped.
+/// A bound socket. Dropping it removes the socket.
 pub(super) struct Bound {
     path: PathBuf,
-    /// Device and inode of the socket.
+    /// The device and inode numbers of the socket.
     identity: (u64, u64),
-    /// Whoever has it locked may replace the socket. The file stays: were it removed, two daemons
-    /// could hold a lock of that name at a time.
+    /// The lock that permits replacing the socket. The lock file stays: if it were removed, two
+    /// daemons could hold a lock of that name at the same time.
     _lock: File,
 }
 
 impl Bound {
-    /// Makes a socket at `path`, which only its owner can connect to, from its first moment on.
+    /// Creates a socket at `path` to which only its owner can ever connect.
     pub(super) fn bind(path: PathBuf) -> Result<(Self, OwnedFd), BindError> {
         let failed = |source: io::Error| BindError::Io { path: path.clone(), source };
         let lock = lock(&path).map_err(failed)?;
@@ -83,7 +83,7 @@ impl Bound {
     }
 }
 
-/// Fails if no socket could be made at `path`, as far as that can be seen without changing
+/// Checks whether a socket could be created at `path`, as far as that is possible without changing
 /// anything.
 ///
 /// # Errors
@@ -99,7 +99,7 @@ pub fn check_place(path: &Path) -> Result<(), BindError> {
 impl Drop for Bound {
     fn drop(&mut self) {
         if identity(&self.path).is_ok_and(|found| found == self.identity) {
-            // Whoever starts next removes it if this does not.
+            // If this fails, the next daemon removes the stale socket.
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -110,7 +110,7 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     Ok((metadata.dev(), metadata.ino()))
 }
 
-/// `None` if another process has it.
+/// Takes the lock. Returns `None` if another process holds it.
 fn lock(path: &Path) -> io::Result<Option<File>> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
@@ -123,8 +123,8 @@ fn lock(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Removes the socket that a daemon left behind. One that answers was made by somebody who knows
-/// nothing of the lock, systemd for instance.
+/// Removes a stale socket. A socket that accepts connections belongs to a program that does not use
+/// the lock, for example systemd.
 fn make_room(path: &Path) -> Result<(), BindError> {
     if is_left_behind(path)? {
         let failed = |source| BindError::Io { path: path.to_owned(), source };
@@ -133,7 +133,7 @@ fn make_room(path: &Path) -> Result<(), BindError> {
     Ok(())
 }
 
-/// Whether a socket is there that a daemon left behind.
+/// Returns whether there is a stale socket at `path`.
 fn is_left_behind(path: &Path) -> Result<bool, BindError> {
     let failed = |source| BindError::Io { path: path.to_owned(), source };
     match fs::symlink_metadata(path) {
@@ -155,7 +155,7 @@ fn listen_at(path: &Path) -> io::Result<OwnedFd> {
     let address = SocketAddrUnix::new(path)?;
     let flags = SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    // The file that `bind` makes has the mode of the socket.
+    // The socket file gets the mode of the socket, so that it is never more accessible.
     fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     bind(&socket, &address)?;
     listen(&socket, BACKLOG)?;

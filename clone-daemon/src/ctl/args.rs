@@ -1,4 +1,4 @@
-//! What can be said on the command line of `clonectl`.
+//! The command line of `clonectl`.
 
 use std::path::PathBuf;
 
@@ -28,7 +28,7 @@ pub struct ClonectlArgs {
     pub verb: Verb,
 }
 
-/// What every verb's help says about exit codes.
+/// The exit codes, for the help of every verb.
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done; also when whoever reads the output stops early

@@ -1,4 +1,4 @@
-//! A connection to the daemon.
+//! A client connection to the daemon.
 
 use std::fmt;
 use std::io;
@@ -12,16 +12,17 @@ use crate::control::line::{self, Lines};
 use crate::control::protocol::{Item, Refusal, Reply, Request, VERSION, Verb};
 use crate::control::{default_path, service_path};
 
-/// The daemon answers when it has done what it was asked to, however long that takes.
+/// The time limit for an answer: none in practice, since the daemon answers when it is done.
 const FOREVER: Duration = Duration::from_secs(1 << 32);
 
-/// How long the rest of a line may take.
+/// The time limit for the rest of a line.
 const LINE_TIME: Duration = Duration::from_secs(10);
 
-/// Where the daemon is asked.
+/// Returns the path of the control socket: `given`, or `CLONED_SOCKET`, or that of the systemd
+/// unit, or the default.
 ///
 /// # Errors
-/// Nobody says where that is.
+/// There is no default, because `XDG_RUNTIME_DIR` is not set.
 pub(super) fn socket(given: Option<&Path>) -> Result<PathBuf> {
     let from_environment = || std::env::var_os("CLONED_SOCKET").filter(|path| !path.is_empty());
     let path = given.map(Path::to_owned).or_else(|| from_environment().map(PathBuf::from));
@@ -33,7 +34,7 @@ pub(super) fn socket(given: Option<&Path>) -> Result<PathBuf> {
     })
 }
 
-/// A connection to the daemon, on which one thing after the other is asked.
+/// A connection to the daemon, with one request at a time.
 pub(super) struct Connection {
     path: PathBuf,
     stream: UnixStream,
@@ -43,19 +44,21 @@ impl Connection {
     /// Connects to the socket at `path`.
     ///
     /// # Errors
-    /// Why that does not work, and what can be done about it.
+    /// The connection fails. The message says what to do.
     pub(super) fn open(path: PathBuf) -> Result<Self> {
         let stream = UnixStream::connect(&path).map_err(|error| not_there(&path, &error))?;
         Ok(Self { path, stream })
     }
 
-    /// Asks for something, and hands each part of the answer to `each`.
+    /// Sends a request, and passes each item of the answer to `each`.
     ///
     /// # Errors
-    /// What the daemon says, or `each`; or that it is gone.
+    /// [`Refused`] if the daemon refuses the request; an error of `each`; or the connection is
+    /// lost, or the daemon has another protocol version.
     pub(super) fn ask(&self, verb: Verb, mut each: impl FnMut(Item) -> Result<()>) -> Result<()> {
         let lost = || format!("the connection to cloned at {} was lost", self.path.display());
-        // A daemon that had no room has said so, and closed: what it said can still be read.
+        // A daemon with too many connections sends an error and closes: that error can still be
+        // read.
         let sent = line::write(&mut &self.stream, &Request::new(verb));
         let mut lines = Lines::new(&self.stream);
         loop {
@@ -84,10 +87,10 @@ impl Connection {
         }
     }
 
-    /// Asks for something that has one answer.
+    /// Sends a request that has an answer of one item.
     ///
     /// # Errors
-    /// As [`ask`](Self::ask), or that there was another one.
+    /// As for [`ask`](Self::ask), and if no item is one that `take` accepts.
     pub(super) fn ask_one<T>(&self, verb: Verb, take: impl Fn(Item) -> Option<T>) -> Result<T> {
         let mut found = None;
         self.ask(verb, |item| {
@@ -98,7 +101,7 @@ impl Connection {
     }
 }
 
-/// What the daemon says about why it did not do something.
+/// The daemon's refusal of a request.
 #[derive(Debug)]
 pub(super) struct Refused(pub(super) Refusal);
 

@@ -1,4 +1,4 @@
-//! What is printed, for people and for scripts.
+//! Formats the output of `clonectl`, for people and for scripts.
 
 use std::io::{self, Write};
 
@@ -11,14 +11,14 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::control::protocol::{CloneStatus, Event};
 
-/// One JSON document on a line.
+/// Writes one JSON document on a line.
 pub(super) fn json(to: &mut dyn Write, value: &(impl Serialize + ?Sized)) -> io::Result<()> {
     serde_json::to_writer(&mut *to, value)?;
     writeln!(to)
 }
 
-/// Status or table lines with the names of their clones, as dmsetup prints them: without if one
-/// clone was asked for.
+/// Writes status or table lines in the format of dmsetup: preceded by the clone's name, except with
+/// `alone`, when one clone was requested by name.
 pub(super) fn lines<'a>(
     to: &mut dyn Write,
     lines: impl Iterator<Item = (&'a str, &'a str)>,
@@ -32,11 +32,11 @@ pub(super) fn lines<'a>(
             false => writeln!(to, "{}: {}", plain(name), plain(line))?,
         }
     }
-    // The words of dmsetup.
+    // The message of dmsetup.
     if none && !alone { writeln!(to, "No devices found") } else { Ok(()) }
 }
 
-/// Clones, one a line.
+/// Writes a table of clones, one per line.
 pub(super) fn list(to: &mut dyn Write, clones: &[CloneStatus]) -> io::Result<()> {
     let head = ["NAME", "SIZE", "HYDRATED", "STATE", "EVENT", "EXPORTS"].map(str::to_owned);
     let rows = clones.iter().map(|clone| {
@@ -60,7 +60,7 @@ pub(super) fn list(to: &mut dyn Write, clones: &[CloneStatus]) -> io::Result<()>
     Ok(())
 }
 
-/// How a clone stands, in a word or two.
+/// Returns the state of a clone in one or two words.
 pub(super) fn state(clone: &CloneStatus) -> &'static str {
     match (&*clone.state, clone.mode.as_deref()) {
         ("running", Some("ro")) => "read-only",
@@ -73,14 +73,14 @@ pub(super) fn state(clone: &CloneStatus) -> &'static str {
     }
 }
 
-/// An event, for people.
+/// Writes an event for people.
 pub(super) fn event(to: &mut dyn Write, event: &Event) -> io::Result<()> {
     let Event { name, number, text, .. } = event;
     writeln!(to, "{} {} {number} {}", time(event.time), plain(name), plain(text))
 }
 
-/// What came of reading the clonetab again: clones that were started, were stopped, and go on
-/// though their lines have changed.
+/// Writes the result of reading the clonetab again: clones that were started, were stopped, and
+/// continue although their lines have changed.
 pub(super) fn reloaded(to: &mut dyn Write, named: &[Vec<String>; 3]) -> io::Result<()> {
     let whats = ["started", "stopped", "changed in the clonetab, and goes on as it was"];
     for (names, what) in named.iter().zip(whats) {
@@ -91,15 +91,15 @@ pub(super) fn reloaded(to: &mut dyn Write, named: &[Vec<String>; 3]) -> io::Resu
     if named.iter().all(Vec::is_empty) { writeln!(to, "nothing has changed") } else { Ok(()) }
 }
 
-/// Seconds since 1970 as `2026-11-23T02:30:00Z`.
+/// Formats seconds since 1970 as `2026-11-23T02:30:00Z`.
 pub(super) fn time(seconds: f64) -> String {
-    // A cast stops at what can be told.
+    // The cast saturates.
     let time = OffsetDateTime::from_unix_timestamp(seconds as i64);
     let told = time.ok().and_then(|time| time.format(&Rfc3339).ok());
     told.unwrap_or_else(|| "?".to_owned())
 }
 
-/// Bytes for people.
+/// Formats bytes for people.
 pub(super) fn size(bytes: u64) -> String {
     if bytes < SECTOR_SIZE {
         format!("{bytes} B")
@@ -108,7 +108,8 @@ pub(super) fn size(bytes: u64) -> String {
     }
 }
 
-/// Text without what would move the cursor of a terminal: some of it comes from servers far away.
+/// Replaces control characters, which could move the cursor of a terminal: some text comes from
+/// remote servers.
 pub(super) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

@@ -1,4 +1,4 @@
-//! `clonectl watch`: a clone while it hydrates.
+//! `clonectl watch`: shows the hydration of a clone, on a full screen or line by line.
 
 use std::io::IsTerminal;
 use std::thread;
@@ -19,16 +19,17 @@ use crate::control::protocol::{CELLS_MAX, Item, Snapshot, Verb};
 pub mod rates;
 pub mod screen;
 
-/// How long a key is waited for at a time.
+/// The interval at which the keyboard is polled.
 const GLANCE: Duration = Duration::from_millis(100);
 
-/// Shows the clone `name`, looking at it every `interval` seconds.
+/// Shows the clone `name` and refreshes every `interval` seconds.
 ///
 /// # Errors
-/// What the daemon or the terminal says.
+/// The daemon refuses or is gone, the terminal cannot be used, or the clone fails while lines are
+/// printed.
 pub(super) fn run(daemon: &Connection, name: &str, interval: f64) -> Result<()> {
     let interval = Duration::from_secs_f64(interval);
-    // There has to be such a clone before the screen is cleared.
+    // A missing clone is reported before the screen is cleared.
     let first = snapshot(daemon, name, 1)?;
     if !std::io::stdout().is_terminal() {
         return print(daemon, first, interval);
@@ -80,7 +81,7 @@ enum Then {
     Look,
 }
 
-/// Waits for a key that ends it, for `interval` to pass, or for another size of the terminal.
+/// Waits for a key that quits, for the end of `interval`, or for a resize of the terminal.
 fn wait(interval: Duration) -> std::io::Result<Then> {
     let until = Instant::now() + interval;
     loop {
@@ -105,7 +106,7 @@ fn wait(interval: Duration) -> std::io::Result<Then> {
     }
 }
 
-/// Prints a line now and then, until the clone is complete.
+/// Prints a line per interval, until the clone is complete.
 fn print(daemon: &Connection, first: Snapshot, interval: Duration) -> Result<()> {
     let mut meter = Meter::default();
     let mut snapshot = first;

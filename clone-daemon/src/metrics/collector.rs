@@ -31,7 +31,7 @@ impl Clones {
         Self { host, nbd }
     }
 
-    /// The connections of NBD clients to the clone called `name`.
+    /// Returns the number of connections of NBD clients to the clone `name`.
     fn nbd_connections(&self, name: &str) -> u64 {
         self.nbd.as_ref().map_or(0, |nbd| nbd.of(name) as u64)
     }
@@ -43,7 +43,7 @@ impl fmt::Debug for Clones {
     }
 }
 
-/// What is known of a clone.
+/// The values of one clone.
 struct Sample {
     status: CloneStatus,
     progress: HydrationProgress,
@@ -53,7 +53,7 @@ struct Sample {
     nbd_connections: u64,
 }
 
-/// A number of a clone: what it is called, what it says, and where it comes from.
+/// A metric of a clone: its name, its help text, and its value.
 type Number = (&'static str, &'static str, fn(&Sample) -> u64);
 
 const GAUGES: [Number; 20] = [
@@ -148,7 +148,7 @@ fn mode(sample: &Sample) -> u64 {
 }
 
 impl Sample {
-    /// A source that is on this machine has no such numbers: they are 0.
+    /// Reads a counter of a remote source. A local source has none: the value is 0.
     fn of_source(&self, counter: impl Fn(&SourceFigures) -> &AtomicU64) -> u64 {
         self.source.as_ref().map_or(0, |figures| counter(figures).load(Ordering::Relaxed))
     }
@@ -189,7 +189,7 @@ fn build_info(encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
     metric.encode_family(&[("version", env!("CARGO_PKG_VERSION"))])?.encode_gauge(&1i64)
 }
 
-/// The connections of NBD clients to all clones together.
+/// Encodes the connections of NBD clients to all clones together.
 fn connections(
     encoder: &mut DescriptorEncoder,
     nbd: Option<&Connections>,
@@ -234,9 +234,9 @@ fn lost_lines(encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
     metric.encode_gauge(&signed(log::lost_lines()))
 }
 
-/// One number of each clone. Counters are written as gauges are: with the name that they have, as
-/// Prometheus' own format wants it, where OpenMetrics would take the `_total` off the name of the
-/// family, and `promtool check metrics` find neither type nor help.
+/// Encodes one metric of each clone. Counters are encoded as gauges: they then keep their `_total`
+/// names, as the Prometheus text format expects. The encoder follows OpenMetrics otherwise, removes
+/// `_total` from the name of the family, and `promtool check metrics` finds neither type nor help.
 fn numbers(
     encoder: &mut DescriptorEncoder,
     (name, help, number): Number,
@@ -251,12 +251,12 @@ fn numbers(
     Ok(())
 }
 
-/// Numbers are signed in the encoder. None of these comes near the end of that.
+/// Converts a value to the signed type of the encoder. No value comes near its limit.
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// What users ask for, by operation, and by whether it was on the destination already.
+/// Encodes the user requests, by operation and by whether the region was hydrated already.
 fn requests(encoder: &mut DescriptorEncoder, samples: &[Sample]) -> Result<(), fmt::Error> {
     let all = || {
         let kinds = Kind::ALL.into_iter().flat_map(|kind| [(kind, true), (kind, false)]);
@@ -288,7 +288,7 @@ fn requests(encoder: &mut DescriptorEncoder, samples: &[Sample]) -> Result<(), f
     Ok(())
 }
 
-/// Requests of one kind to one clone.
+/// The requests of one kind to one clone.
 struct Series<'a> {
     sample: &'a Sample,
     which: (Kind, bool),
@@ -306,8 +306,8 @@ impl Series<'_> {
     }
 }
 
-/// Sum in seconds, count, and how many there are in each class. The count is that of the classes,
-/// so that they agree whatever is counted meanwhile.
+/// Returns the sum in seconds, the count, and the count in each bucket. The total is computed from
+/// the buckets, so that both agree even if requests complete meanwhile.
 fn histogram(counts: &Counts) -> (f64, u64, Vec<(f64, u64)>) {
     let seconds = |micros: u64| micros as f64 / 1e6;
     let ends = LATENCY_ENDS.iter().map(|&end| seconds(end)).chain([f64::INFINITY]);

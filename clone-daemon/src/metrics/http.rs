@@ -1,6 +1,6 @@
-//! As much of HTTP as a scrape needs: one GET, one answer, and the connection ends.
+//! The part of HTTP that a scrape needs: one GET, one answer, and the connection ends.
 //!
-//! RFC 9112; what a request says is taken apart by `httparse`.
+//! RFC 9112; `httparse` parses the requests.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -13,22 +13,22 @@ use prometheus_client::registry::Registry;
 use super::{ASK_TIME, TIME, text};
 use crate::connection_server::{Over, Serve};
 
-/// Bytes of a request at most.
+/// The maximum length of a request in bytes.
 const REQUEST_MAX: usize = 8 << 10;
 
-/// Lines of a request at most.
+/// The maximum number of header lines of a request.
 const HEADERS_MAX: usize = 64;
 
-/// What the answer to a scrape is called.
+/// The content type of the answer to a scrape.
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const PLAIN: &str = "text/plain; charset=utf-8";
 
-/// What is there to be asked for.
+/// The pages that can be requested.
 pub(super) struct Pages {
     pub(super) registry: Registry,
 }
 
-/// An answer.
+/// An HTTP response.
 #[derive(Debug, PartialEq, Eq)]
 struct Answer {
     status: &'static str,
@@ -64,7 +64,7 @@ impl Serve for Pages {
     fn refuse(&self, socket: OwnedFd) {
         let mut stream = TcpStream::from(socket);
         let busy = Answer::plain("503 Service Unavailable", "too many ask at a time\n");
-        // Who does not read it finds the connection closed.
+        // A client that does not read the answer sees a closed connection.
         let _ = stream.set_nonblocking(true).and_then(|()| stream.write(&busy.bytes(true)));
     }
 }
@@ -86,7 +86,8 @@ impl Pages {
         over.wait_for_peer(true);
         write_until(stream, &answer.bytes(with_body), until)?;
         stream.flush()?;
-        // So that the other side reads all of it, whatever it had sent beyond its request.
+        // Half-close and drain, so that the client can read the whole answer even if it sent more
+        // than its request.
         stream.shutdown(Shutdown::Write)?;
         let mut rest = [0; 1024];
         while wait_for(stream, until).is_ok() && (&mut stream).read(&mut rest)? > 0 {}
@@ -108,7 +109,7 @@ impl Pages {
     }
 }
 
-/// Method and path of a request, or what is to be answered to something that is none.
+/// Reads a request, and returns its method and path, or the answer to an invalid request.
 fn read_request(
     mut stream: &TcpStream,
     until: Instant,
@@ -144,7 +145,7 @@ fn is_late(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
-/// Has the next read and the next write end by `until`.
+/// Sets the timeouts of the next read and write so that they end by `until`.
 fn wait_for(stream: &TcpStream, until: Instant) -> io::Result<()> {
     let left = until.saturating_duration_since(Instant::now());
     if left.is_zero() {
@@ -154,7 +155,7 @@ fn wait_for(stream: &TcpStream, until: Instant) -> io::Result<()> {
     stream.set_write_timeout(Some(left))
 }
 
-/// Writes all of it, however slowly the other side reads, as long as it is done by `until`.
+/// Writes all bytes by `until`, however slowly the client reads.
 fn write_until(mut stream: &TcpStream, mut bytes: &[u8], until: Instant) -> io::Result<()> {
     while !bytes.is_empty() {
         wait_for(stream, until)?;

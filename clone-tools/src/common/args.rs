@@ -9,12 +9,12 @@ use clone_core::size::parse_sectors;
 
 use crate::common::paths::is_dash;
 
-/// What sizes look like, for the help.
+/// The description of sizes in the help.
 pub const SIZES: &str = "\
 Sizes: a plain number counts sectors of 512 bytes, as in the kernel's table lines. With a unit it
 is exact: 16s, 4k, 64KiB, 100M, 8T (powers of 1024), 512kB, 2GB (powers of 1000).";
 
-/// What becomes of regions whose state cannot be found out.
+/// The treatment of regions whose state cannot be recovered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Lost {
     /// List them and write nothing.
@@ -27,12 +27,12 @@ pub enum Lost {
     Hydrated,
 }
 
-/// Takes the path of metadata that is read here and there.
+/// Parses the path of metadata to read. `-` is refused, since metadata needs random access.
 pub(crate) fn metadata_to_read() -> impl TypedValueParser<Value = PathBuf> {
     path_but_dash("metadata cannot be read from a pipe; ./- names a file")
 }
 
-/// Takes the path of metadata that is written here and there.
+/// Parses the path of metadata to write. `-` is refused, since metadata needs random access.
 pub(crate) fn metadata_to_write() -> impl TypedValueParser<Value = PathBuf> {
     path_but_dash("metadata cannot go to stdout; ./- names a file")
 }
@@ -45,10 +45,10 @@ pub(crate) fn path_but_dash(refusal: &'static str) -> impl TypedValueParser<Valu
     )
 }
 
-/// A region size.
+/// Parses a region size.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The text is not a size, or the size is not a valid region size.
 pub fn parse_region_size(text: &str) -> Result<RegionSize, String> {
     let sectors = parse_sectors(text).map_err(|error| error.to_string())?;
     RegionSize::new(sectors).map_err(|error| error.to_string())

@@ -1,4 +1,4 @@
-//! The exit codes of all tools, and the way from a result to one.
+//! The exit codes of all tools, and the conversion of a result into one.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -10,21 +10,21 @@ use clap::{CommandFactory, Parser};
 
 use crate::common::output::ReaderGone;
 
-/// How a tool ended. Scripts depend on the numbers: they never change.
+/// The outcome of a tool. Scripts rely on the numbers: they never change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// All is well.
+    /// The tool succeeded.
     Success = 0,
     /// The metadata is damaged, or the work could not be done.
     Failure = 1,
     /// The command line is wrong.
     Usage = 2,
-    /// Only of `clone_check`: sound but untidy. A kernel opens it and leaves it intact.
+    /// Only from `clone_check`: sound but untidy. A kernel opens the metadata and keeps it intact.
     NonFatal = 3,
 }
 
-/// What the help of each tool says about its exit codes.
+/// The description of the exit codes in the help of each tool.
 pub const HELP: &str = "\
 Exit codes:
   0  success; also when whoever reads the output stops early
@@ -40,7 +40,7 @@ Exit codes:
   3  sound but untidy (leaked blocks and the like): a kernel opens it, writes to it and leaves it
      intact; --auto-repair puts leaks right, --ignore-non-fatal-errors makes this 0";
 
-/// Runs a tool: parses the command line, works, and reports what went wrong on stderr.
+/// Runs a tool: parses the command line, does the work, and reports an error on stderr.
 pub fn run<Args>(
     command_line: impl IntoIterator<Item = OsString>,
     work: impl FnOnce(&Tool, &Args) -> anyhow::Result<Exit>,
@@ -58,16 +58,16 @@ where
     ExitCode::from(exit as u8)
 }
 
-/// A tool's voice on stderr.
+/// The name of a tool, for its messages on stderr.
 #[derive(Debug)]
 pub struct Tool {
     name: String,
 }
 
 impl Tool {
-    /// Says `message` on stderr, after the name of the tool.
+    /// Writes `message` to stderr, after the name of the tool.
     pub fn say(&self, message: impl fmt::Display) {
-        // Where nobody listens there is nobody to be told.
+        // If stderr cannot be written, there is nowhere to report that.
         let _ = writeln!(io::stderr(), "{}: {message}", self.name);
     }
 
@@ -82,7 +82,7 @@ impl Tool {
         Exit::Failure
     }
 
-    /// Help and version are errors to clap, but not to whoever asked for them.
+    /// Prints a clap error. Help and version are errors to clap, but they count as success.
     fn report_usage(&self, error: &clap::Error) -> Exit {
         let asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
         match error.print() {
@@ -96,22 +96,22 @@ impl Tool {
     }
 }
 
-/// A command line that clap takes but that makes no sense as a whole.
+/// Returns a usage error for arguments that are valid one by one but not together.
 pub fn usage_error<Args: CommandFactory>(message: impl fmt::Display) -> anyhow::Error {
     Args::command().error(ErrorKind::ValueValidation, message).into()
 }
 
-/// Whether it all came to an end because nobody reads our output any more. A broken pipe alone
-/// does not say so: a device that metadata is written to can fail with the same error.
+/// Returns whether a tool failed because the reader of its output is gone. A broken pipe alone does
+/// not prove that: a write to a metadata device can fail with the same error.
 fn is_reader_gone(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.downcast_ref().is_some_and(ReaderGone::is_in))
 }
 
-/// Makes a write past RLIMIT_FSIZE fail like any other. By default the kernel kills the process,
-/// and nobody is left to remove what is half written.
+/// Makes a write past RLIMIT_FSIZE fail like any other write. By default the kernel kills the
+/// process with SIGXFSZ, and partial files would stay behind.
 #[expect(unsafe_code, reason = "the standard library has no way to ignore a signal")]
 fn ignore_file_size_signal() {
-    // SAFETY: SIG_IGN runs no code of ours, and no other thread runs yet.
+    // SAFETY: SIG_IGN runs no code, and no other thread has started yet.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 

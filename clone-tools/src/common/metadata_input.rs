@@ -16,10 +16,11 @@ use persistent_data::device::{FileDevice, OpenError, ReadOnly};
 
 use crate::common::text_form::{TextForm, text_form};
 
-/// Opens metadata for reading: exclusively, or `live`, while a clone is using it.
+/// Opens metadata for reading: exclusively, or with `live` while a clone uses it.
 ///
 /// # Errors
-/// What is wrong with it and what can be done.
+/// The file is clearly not metadata (XML, JSON, empty, or shorter than a superblock), or an
+/// [`OpenError`]. The message names a way out.
 pub fn open_metadata(path: &Path, live: bool) -> Result<FileDevice<ReadOnly>> {
     if live {
         check_looks_like_metadata(path)?;
@@ -33,10 +34,10 @@ pub fn open_metadata(path: &Path, live: bool) -> Result<FileDevice<ReadOnly>> {
     })
 }
 
-/// Opens metadata for reading, exclusively, where there is no other way.
+/// Opens metadata for reading, exclusively, for tools that have no `--live`.
 ///
 /// # Errors
-/// As [`open_metadata`].
+/// As for [`open_metadata`].
 pub fn claim_metadata(path: &Path) -> Result<FileDevice<ReadOnly>> {
     check_looks_like_metadata(path)?;
     Ok(FileDevice::open_read(path)?)
@@ -45,26 +46,28 @@ pub fn claim_metadata(path: &Path) -> Result<FileDevice<ReadOnly>> {
 /// Reads metadata, damaged or not.
 ///
 /// # Errors
-/// As [`open_metadata`], and that it never was at rest while it was read `live`.
+/// As for [`open_metadata`], and with `live` if the metadata changed during every attempt to read
+/// it.
 pub fn read_metadata(path: &Path, live: bool, progress: &dyn Progress) -> Result<Report> {
     let device = open_metadata(path, live)?;
     let report = if live { read_live(&device, progress) } else { Ok(read(&device, progress)) };
     report.with_context(|| format!("cannot read {} live", path.display()))
 }
 
-/// Opens metadata for a change in place.
+/// Opens metadata for changes in place.
 ///
 /// # Errors
-/// As [`open_metadata`].
+/// As for [`open_metadata`].
 pub fn open_metadata_to_change(path: &Path) -> Result<FileDevice> {
     check_looks_like_metadata(path)?;
     Ok(FileDevice::open_write(path)?)
 }
 
-/// Opens the metadata of a clone that goes on, after a check of all of it.
+/// Checks the metadata of an existing clone and opens it.
 ///
 /// # Errors
-/// What is wrong with it and what can be done. Nothing was written then.
+/// The metadata is damaged or cannot be read. Nothing has been written then. The message names a
+/// way out.
 pub fn open_clone(device: FileDevice, path: &Path) -> Result<Metadata<FileDevice>> {
     let name = path.display();
     Metadata::open(device).map_err(|error| match &error {
@@ -86,8 +89,8 @@ pub fn open_clone(device: FileDevice, path: &Path) -> Result<Metadata<FileDevice
     })
 }
 
-/// Tells what a regular file is that cannot be metadata: better words than those for damage.
-/// Everything else is left to whoever opens it.
+/// Refuses a regular file that cannot be metadata, with a better message than a damage report. All
+/// other files pass, and the later open reports their errors.
 fn check_looks_like_metadata(path: &Path) -> Result<()> {
     let Ok(metadata) = fs::metadata(path) else { return Ok(()) };
     if !metadata.is_file() {

@@ -1,4 +1,9 @@
-//! Where metadata goes: a block device or a file whose content is given up, or a file that is made.
+//! Writes metadata to a device or file whose content is discarded, or to a new file.
+//!
+//! `clone_restore`, `clone_repair` and `clone_hydrate` use it: [`Place::find`] checks the output
+//! without changing it, [`Place::open`] opens it, and [`MetadataOutput`] writes and verifies it.
+//! *Invariant:* an incomplete output has a mark in place of the superblock that the kernel and all
+//! tools refuse.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -20,26 +25,27 @@ use crate::common::room::{self, Room};
 use crate::common::units::sectors_of_blocks;
 use crate::common::units::{Counted, in_units};
 
-/// An output that is found fit for the metadata of a clone, and has not changed yet.
+/// An output that is suitable for the metadata of a clone, and still unchanged.
 pub struct Place<'a> {
     path: &'a Path,
     has: Has,
 }
 
-/// What there is at a [`Place`].
+/// The object that exists at a [`Place`].
 enum Has {
-    /// Claimed, so that nobody else gets it in the meantime.
+    /// A device or file, opened exclusively so that it cannot be taken in the meantime.
     Device(FileDevice),
-    /// Nothing: a file of this size is to be made.
+    /// Nothing: a file of this size will be created.
     Nothing(Sectors),
 }
 
 impl<'a> Place<'a> {
-    /// Looks at `path`, without changing anything there. A file that does not exist is to be made
-    /// of `size`, or as large as it should be.
+    /// Examines `path` without changing it. A file that does not exist will be created with `size`,
+    /// or with the recommended size.
     ///
     /// # Errors
-    /// Why the metadata of a clone of these sizes cannot go there.
+    /// The output cannot be opened, is too small, does not match `size`, is a dangling symbolic
+    /// link, or its folder does not exist.
     pub fn find(path: &'a Path, geometry: Geometry, size: Option<Sectors>) -> Result<Self> {
         let needs = MetadataSize::of(geometry);
         let metadata = fs::metadata(path);
@@ -75,11 +81,11 @@ impl<'a> Place<'a> {
         Ok(Self { path, has: Has::Nothing(size) })
     }
 
-    /// Opens it for writing. A file that has to be made is made now. One that is there gets all of
-    /// its blocks.
+    /// Opens the output for writing. A new file is created now; all blocks of an existing file are
+    /// allocated.
     ///
     /// # Errors
-    /// Why it cannot be made, or that there is too little room for it.
+    /// The file cannot be created, or the file system has too little space.
     pub fn open(self) -> Result<MetadataOutput<'a>> {
         let path = self.path;
         let (device, made, room) = match self.has {
@@ -96,7 +102,7 @@ impl<'a> Place<'a> {
     }
 }
 
-/// Where metadata goes. A file that was made for it is removed again unless it is kept.
+/// An open output for metadata. A new file is removed again unless it is kept.
 pub struct MetadataOutput<'a> {
     device: FileDevice,
     path: &'a Path,
@@ -105,16 +111,16 @@ pub struct MetadataOutput<'a> {
 }
 
 impl MetadataOutput<'_> {
-    /// What people should know of the place, if anything.
+    /// Returns a warning about the output for the user, if any.
     pub fn warning(&self) -> Option<&str> {
         self.warning.as_deref()
     }
 
-    /// Writes whole metadata in which exactly `runs` are hydrated. Until that is done there is a
-    /// mark in the place of the superblock that all tools and the kernel refuse.
+    /// Writes whole metadata in which exactly the regions of `runs` are hydrated. Until it is
+    /// complete, a mark in place of the superblock makes the kernel and all tools refuse it.
     ///
     /// # Errors
-    /// Whatever failed, and what has become of the output.
+    /// Reading `runs` or writing the output fails. The error describes the state of the output.
     pub fn write<E: std::error::Error + Send + Sync + 'static>(
         &self,
         header: Header,
@@ -124,10 +130,10 @@ impl MetadataOutput<'_> {
         restore(&self.device, header, runs, progress).with_context(|| self.failure())
     }
 
-    /// [Writes](Self::write) whole metadata that says what `regions` do.
+    /// [Writes](Self::write) whole metadata with the states of `regions`.
     ///
     /// # Errors
-    /// Whatever failed, and what has become of the output.
+    /// As for [`write`](Self::write).
     pub fn write_map(
         &self,
         header: Header,
@@ -137,11 +143,11 @@ impl MetadataOutput<'_> {
         restore_map(&self.device, header, regions, progress).with_context(|| self.failure())
     }
 
-    /// Reads back what was [written](Self::write), past the page cache, and compares it. If it is
-    /// not that, nobody will take it for metadata any more.
+    /// Reads the metadata back, past the page cache, and compares it. If it differs, the superblock
+    /// is wiped, so that the kernel and all tools refuse the output.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The output cannot be opened, or reads back damaged or different.
     pub fn verify(
         &self,
         header: &Header,
@@ -150,7 +156,7 @@ impl MetadataOutput<'_> {
     ) -> Result<()> {
         let verified = self.compare(header, regions, progress);
         if verified.is_err() {
-            // There is another error to be told, and the device has just been seen to fail.
+            // Another error is already being reported, and the device has just failed.
             let _ = wipe_superblock(&self.device);
         }
         verified.with_context(|| self.failure())
@@ -168,12 +174,12 @@ impl MetadataOutput<'_> {
         Ok(())
     }
 
-    /// The size of the device or file.
+    /// Returns the size of the device or file.
     pub fn size(&self) -> Sectors {
         sectors_of_blocks(self.device.nr_blocks())
     }
 
-    /// What is to be said if it cannot be written.
+    /// Returns the context of an error: the state of the output.
     fn failure(&self) -> String {
         let path = self.path.display();
         match &self.made {
@@ -182,18 +188,19 @@ impl MetadataOutput<'_> {
         }
     }
 
-    /// Makes a made file last.
+    /// Keeps a new file and syncs its name.
     ///
     /// # Errors
-    /// That its name may not survive a crash.
+    /// The name of the file may not survive a crash.
     pub fn keep(self) -> Result<()> {
         self.keep_open().map(drop)
     }
 
-    /// The same, and gives the device, which nobody else can have had in between.
+    /// Keeps a new file like [`keep`](Self::keep), and returns the device, which stayed open
+    /// exclusively.
     ///
     /// # Errors
-    /// As [`keep`](Self::keep).
+    /// As for [`keep`](Self::keep).
     pub fn keep_open(mut self) -> Result<FileDevice> {
         if let Some(made) = self.made.take() {
             made.keep().with_context(|| self.path.display().to_string())?;
@@ -202,8 +209,8 @@ impl MetadataOutput<'_> {
     }
 }
 
-/// Refuses a symbolic link to nothing. Somebody meant it to lead to a device, which may be another
-/// one when it comes back.
+/// Refuses a dangling symbolic link. It was meant to lead to a device, which may have another name
+/// when it comes back.
 fn refuse_link(path: &Path) -> Result<()> {
     match fs::read_link(path) {
         Ok(target) => bail!(
@@ -229,16 +236,16 @@ fn check_size(path: &Path, has: Sectors, in_words: &str, needs: &MetadataSize) -
     Ok(())
 }
 
-/// A file that did not exist before.
+/// A newly created file. Dropping it removes the file unless it is kept.
 struct MadeFile {
     path: PathBuf,
     keep: bool,
 }
 
 impl MadeFile {
-    /// Makes a file that is marked as unfinished, with all of its blocks. A kernel would take
-    /// zeroes for a new device and format it without a word, so there is no moment at which it is
-    /// long enough and all zero.
+    /// Creates a file with all of its blocks and with the mark of unfinished metadata. A kernel
+    /// would take zeroes for a new device and format it silently; so the file is never both long
+    /// enough and all zero.
     fn new(path: &Path, size: Sectors) -> Result<(Self, Room)> {
         let name = path.display();
         let bytes = size.to_bytes().filter(|&bytes| i64::try_from(bytes).is_ok());
@@ -250,7 +257,7 @@ impl MadeFile {
         let told = || format!("cannot make {name} of {}", in_units(size));
         let marked = file
             .write_all(&unfinished()?)
-            // Or after a power cut there might be the length without the mark.
+            // Without this sync a power cut could leave the length without the mark.
             .and_then(|()| file.sync_data());
         marked.with_context(told)?;
         let room = room::extend(&file, path, bytes).with_context(told)?;
@@ -258,7 +265,7 @@ impl MadeFile {
     }
 
     fn keep(mut self) -> io::Result<()> {
-        // Whatever becomes of its name, the metadata is whole.
+        // The metadata is whole even if syncing its name fails.
         self.keep = true;
         sync_folder(&folder_of(&self.path))
     }
@@ -267,13 +274,13 @@ impl MadeFile {
 impl Drop for MadeFile {
     fn drop(&mut self) {
         if !self.keep {
-            // There is another error to be told, and this one would add nothing to it.
+            // Another error is already being reported, and this one would add nothing.
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// The first block of metadata that has not been made to its end.
+/// Returns the first block of unfinished metadata.
 fn unfinished() -> Result<Vec<u8>> {
     let device = MemoryDevice::new(1);
     wipe_superblock(&device)?;

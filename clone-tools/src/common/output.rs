@@ -1,5 +1,5 @@
-//! Where dumps, packs and pictures go: to stdout, straight into whatever is no regular file, or
-//! into a file that either is whole or does not change.
+//! Outputs for dumps, packs and pictures: stdout, a file that is not regular (written directly), or
+//! a regular file, which is replaced atomically or not at all.
 
 use std::error::Error;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -14,11 +14,12 @@ use crate::common::paths::is_dash;
 
 const BUFFER: usize = 256 << 10;
 
-/// Calls `write` with the output at `path`, or stdout if there is none. A regular file gets its
-/// name only when it is whole and on the medium.
+/// Calls `write` with the output at `path`, or stdout if `path` is `None`. A regular file gets its
+/// name only after it is complete and synced.
 ///
 /// # Errors
-/// Whatever failed, and on what.
+/// The output cannot be opened, created, written, synced or renamed, or `write` fails. The error
+/// names the output.
 pub fn write_to(
     path: Option<&Path>,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
@@ -36,10 +37,10 @@ pub fn write_to(
     written.with_context(|| format!("cannot write to {}", path.display()))
 }
 
-/// Refuses to put on a terminal what no person can read.
+/// Refuses to write binary data to a terminal.
 ///
 /// # Errors
-/// That stdout is a terminal, if `path` stands for it.
+/// `path` stands for stdout, and stdout is a terminal.
 pub fn refuse_terminal(path: &Path) -> Result<()> {
     if is_stdout(path) && io::stdout().is_terminal() {
         bail!("this is nothing to look at: send stdout to a file or a pipe");
@@ -47,15 +48,15 @@ pub fn refuse_terminal(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether `path` stands for stdout.
+/// True if `path` stands for stdout.
 pub(crate) fn is_stdout(path: &Path) -> bool {
     is_dash(path) || path == Path::new("/dev/stdout")
 }
 
-/// Writes small things for people or scripts to stdout. That nobody reads them is no failure.
+/// Writes a short text or JSON document to stdout. A closed pipe is not an error.
 ///
 /// # Errors
-/// Any other failure.
+/// `write` fails, or stdout cannot be written for another reason.
 pub fn say(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     match write_to_stdout(write) {
         Err(error) if ReaderGone::is_in(&error) => Ok(()),
@@ -64,7 +65,7 @@ pub fn say(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
 }
 
 fn write_to_stdout(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    // Not the standard library's stdout, which looks for the end of every line.
+    // The standard library's stdout searches each write for line ends.
     let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
     write_through_buffer(&stdout, write)
 }
@@ -80,10 +81,10 @@ fn write_through_buffer(
     to.flush()
 }
 
-/// What an output goes through, so that its broken pipe is told from all others.
+/// A writer that turns the broken pipe of an output into [`ReaderGone`].
 struct Stream<'a> {
     to: &'a File,
-    /// Whether it is a pipe or the like. From storage a broken pipe is a failure to store.
+    /// True for a pipe and the like. From storage, a broken pipe is an I/O error like any other.
     has_reader: bool,
 }
 
@@ -108,7 +109,7 @@ impl Write for Stream<'_> {
     }
 }
 
-/// That nobody reads the output any more. It travels inside of an [`io::Error`].
+/// The reader of the output is gone. The error is carried inside an [`io::Error`].
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("nobody reads on")]
 pub struct ReaderGone;
@@ -118,7 +119,7 @@ impl ReaderGone {
         io::Error::new(io::ErrorKind::BrokenPipe, Self)
     }
 
-    /// Whether this is what `error` means.
+    /// Returns whether `error` carries [`ReaderGone`].
     pub fn is_in(error: &io::Error) -> bool {
         error.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<Self>)
     }
@@ -132,17 +133,17 @@ fn write_in_place(
     let file = OpenOptions::new().write(true).custom_flags(flags).open(path)?;
     write_through_buffer(&file, write)?;
     match file.sync_all() {
-        // Pipes and character devices have nothing to sync.
+        // Pipes and character devices cannot be synced.
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
         synced => synced,
     }
 }
 
-/// Puts what `write` makes of an empty file in the place of the file at `path`, if there is one.
-/// What a symbolic link points to is replaced, or made, and not the link.
+/// Replaces the file at `path` with a new file that `write` fills, or creates it. A symbolic link
+/// stays: its target is replaced or created.
 ///
 /// # Errors
-/// That of `write`, or of the file system; then what was there is there still.
+/// `write` or the file system fails. The old file is then unchanged.
 pub fn replace<E: From<io::Error>>(
     path: &Path,
     write: impl FnOnce(&File) -> Result<(), E>,
@@ -155,12 +156,12 @@ pub fn replace<E: From<io::Error>>(
     let folder = folder_of(&path);
     let temporary = tempfile::Builder::new()
         .prefix(".clone_tools.")
-        // From the start no wider than what it replaces.
+        // Never more permissive than the file that it replaces, not even for a moment.
         .permissions(permissions.clone().unwrap_or(Permissions::from_mode(0o666)))
         .tempfile_in(&folder)
         .map_err(|error| cannot_make_in(&folder, &error))?;
     if let Some(permissions) = permissions {
-        // The umask is for new files.
+        // The umask applies to new files only.
         temporary.as_file().set_permissions(permissions)?;
     }
     write(temporary.as_file())?;
@@ -169,9 +170,9 @@ pub fn replace<E: From<io::Error>>(
     Ok(sync_folder(&folder)?)
 }
 
-/// Where the file would be that `path` names, which may be a symbolic link to nothing.
+/// Follows symbolic links from `path` to the path of a file that does not exist yet.
 fn end_of_links(path: &Path) -> io::Result<PathBuf> {
-    // As many as the kernel follows; it has found that there is no loop.
+    // The kernel's limit. The kernel has also found that the links form no loop.
     const LINKS_MAX: usize = 40;
     let mut path = path.to_owned();
     for _ in 0..LINKS_MAX {
@@ -185,7 +186,7 @@ fn end_of_links(path: &Path) -> io::Result<PathBuf> {
     Err(io::Error::from_raw_os_error(libc::ELOOP))
 }
 
-/// Why there is no temporary file, without its name, which says nothing to anybody.
+/// Describes why the temporary file was not created, without its meaningless name.
 fn cannot_make_in(folder: &Path, error: &io::Error) -> io::Error {
     let name = folder.display();
     let said = if error.kind() == io::ErrorKind::NotFound && !folder.exists() {
@@ -198,11 +199,11 @@ fn cannot_make_in(folder: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), said)
 }
 
-/// Makes the names in a folder last, where that can be asked for. The files themselves must have
-/// been synced.
+/// Syncs a folder so that the names in it survive a crash, if its file system supports that. The
+/// files themselves must be synced before.
 ///
 /// # Errors
-/// That they may not last.
+/// The folder cannot be opened or synced: its names may not survive a crash.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
     match File::open(folder).and_then(|folder| folder.sync_all()) {
         Err(error) if !cannot_be_asked(&error) => Err(io::Error::new(
@@ -213,13 +214,13 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether a folder was not synced because it never is: it may only be written to, or its file
-/// system has no such thing.
+/// True if a folder can never be synced: it is write-only for this user, or its file system does
+/// not support it.
 fn cannot_be_asked(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EACCES | libc::EINVAL | libc::EOPNOTSUPP))
 }
 
-/// The folder that `path` names a file in.
+/// Returns the folder of the file that `path` names.
 pub fn folder_of(path: &Path) -> PathBuf {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
@@ -227,7 +228,7 @@ pub fn folder_of(path: &Path) -> PathBuf {
     }
 }
 
-/// Whether `path` means a file that this process has open, which must not be replaced by another.
+/// True if `path` stands for an open file of this process, which must not be replaced.
 pub(crate) fn is_open_file(path: &Path) -> bool {
     path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd")
 }
@@ -242,7 +243,7 @@ mod tests {
     #[test]
     fn a_folder_that_is_never_synced_is_no_failure() {
         sync_folder(&std::env::temp_dir()).unwrap();
-        // The file system of /proc says EINVAL.
+        // The file system of /proc returns EINVAL.
         sync_folder(Path::new("/proc")).unwrap();
         let error = sync_folder(Path::new("/nonexistent")).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);

@@ -6,20 +6,20 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
-/// How messages call a document.
+/// Returns the name of a document for messages.
 pub fn document_name(path: &Path) -> String {
     if is_dash(path) { "stdin".to_owned() } else { path.display().to_string() }
 }
 
-/// Whether a path stands for stdin or stdout.
+/// True if a path stands for stdin or stdout.
 pub fn is_dash(path: &Path) -> bool {
     path == Path::new("-")
 }
 
-/// Refuses to write to what is being read, under whatever names.
+/// Refuses to write to the file that is being read, even under another name.
 ///
 /// # Errors
-/// That they are the same.
+/// Both paths lead to the same file or block device.
 pub fn check_distinct(input: &Path, output: &Path) -> Result<()> {
     let input_path = if is_dash(input) { Path::new("/dev/stdin") } else { input };
     if are_same(input_path, output) {
@@ -32,12 +32,12 @@ pub fn check_distinct(input: &Path, output: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether two paths lead to one file or block device.
+/// Returns whether two paths lead to the same regular file or block device.
 pub fn are_same(a: &Path, b: &Path) -> bool {
     let (Ok(a), Ok(b)) = (fs::metadata(a), fs::metadata(b)) else { return false };
     if a.file_type().is_block_device() && b.file_type().is_block_device() {
         return a.rdev() == b.rdev();
     }
-    // A terminal, /dev/null and the like are not overwritten.
+    // Terminals, /dev/null and the like are not overwritten.
     a.is_file() && b.is_file() && a.dev() == b.dev() && a.ino() == b.ino()
 }

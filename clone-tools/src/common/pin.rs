@@ -1,14 +1,14 @@
-//! What a clone was begun with, kept beside its metadata.
+//! The pin: a record of the source of a clone, kept beside its metadata.
 //!
-//! A clone of which a part is hydrated can go on only with the source that it was begun with:
-//! of two sources it would become a mixture. So the source is written down when it is first used,
-//! in `META.source.json`, and required ever after, by `clone_hydrate` and by `cloned`.
+//! A partly hydrated clone can continue only with its original source: with another one it would
+//! become a mixture of both. The source is therefore recorded at its first use, in
+//! `META.source.json`, and `clone_hydrate` and `cloned` require it from then on.
 //!
-//! - [`identity`]: which version of which source it is.
-//! - [`local`]: a file or a block device that is checked after each read.
+//! - [`identity`]: the version of a source.
+//! - [`local`]: a file or block device that is checked after each read.
 //!
-//! *Invariant:* no byte is handed out that is not known to be of the version that was opened, as
-//! far as its [identity](Identity::warning) can tell. Once another version was seen, every read
+//! *Invariant:* every byte that a source returns belongs to the version that was opened, as far as
+//! its [identity](Identity::warning) can show. After a different version has been seen, every read
 //! fails.
 
 use std::ffi::OsString;
@@ -34,96 +34,98 @@ use crate::common::units::Counted;
 pub mod identity;
 pub mod local;
 
-/// The version of the file that is written, and the only one that is read.
+/// The version of the file format; no other version is accepted.
 const VERSION: u32 = 1;
-/// The longest file that is read, in bytes.
+/// The maximum length of the file, in bytes.
 const PIN_MAX: u64 = 64 << 10;
 
-/// What a clone was begun with.
+/// The source of a clone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pin {
     version: u32,
-    /// The source, without secrets. Where more than its size is known of it, it may have another
-    /// name today.
+    /// The source, without secrets. It may have a different name today, unless only its size is
+    /// known.
     source: String,
-    /// Which version of it.
+    /// The version of the source.
     pub identity: Identity,
-    /// When that was written down, in seconds since 1970.
+    /// The time at which the pin was made, in seconds since 1970.
     pinned_at: u64,
 }
 
-/// Why a source is not the one that a clone was begun with, or cannot be told to be.
+/// The source is not the original source of the clone, or this cannot be verified.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum PinError {
     /// The source cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The file of the pin cannot be read or written.
+    /// The pin file cannot be read or written.
     #[error(
         "cannot {doing} {}, which says what the clone was begun with: {source}",
         path.display()
     )]
     Io {
-        /// What was done with it.
+        /// The operation: `read` or `write`.
         doing: &'static str,
-        /// The file.
+        /// The pin file.
         path: PathBuf,
-        /// Why.
+        /// The I/O error.
         source: io::Error,
     },
-    /// The file of the pin makes no sense.
+    /// The pin file is invalid.
     #[error(
         "{} does not say what the clone was begun with: {reason}; use --repin if you know that \
          it was this source",
         path.display()
     )]
     Form {
-        /// The file.
+        /// The pin file.
         path: PathBuf,
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
-    /// Nothing but the size is known of the source, and it has another name.
+    /// Only the size of the source is known, and its name is different.
     #[error(
         "the clone was begun with {had}, and this is {has}: nothing but their size tells whether \
          they hold the same; use --repin if you know that they do"
     )]
     OtherPlace {
-        /// The source that it was begun with.
+        /// The original source.
         had: String,
-        /// The one that is there now.
+        /// The current source.
         has: String,
     },
-    /// It is not what was pinned.
+    /// The source differs from the pin.
     #[error(
         "{place} is not what the clone was begun with: {difference}; what is hydrated is of the \
          old one, and so a clone of the two would be neither: bring the old one back, begin \
          again, or use --repin if you know that both hold the same"
     )]
     Differs {
-        /// The source.
+        /// The current source.
         place: String,
-        /// What differs.
+        /// The difference.
         difference: String,
     },
 }
 
 impl Pin {
-    /// A pin of the source that is called `place`, now. `place` holds no secrets.
+    /// Creates a pin for the source with the name `place`, with the current time. `place` must not
+    /// contain secrets.
     pub fn new(place: impl Display, identity: Identity) -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         let pinned_at = since.map_or(0, |since| since.as_secs());
         Self { version: VERSION, source: place.to_string(), identity, pinned_at }
     }
 
-    /// Whether the source that is called `place` may be what was pinned, as far as that can be said
-    /// before its [`identity`](Self::identity) is known. `path` is where it lies, if it is a file
-    /// or a block device: one of them may have several names.
+    /// Checks whether the source with the name `place` can be the pinned one, as far as this is
+    /// possible before its [`identity`](Self::identity) is known. `path` is the path of a file or
+    /// block device, which may have several names.
     ///
     /// # Errors
-    /// [`PinError::OtherPlace`].
+    /// [`PinError::OtherPlace`] if only the size of the pinned source is known and the name
+    /// differs.
     pub fn check_place(&self, place: impl Display, path: Option<&Path>) -> Result<(), PinError> {
         let has = place.to_string();
         let is_there =
@@ -134,10 +136,11 @@ impl Pin {
         Ok(())
     }
 
-    /// Reads the pin at `path`; `None` if there is none.
+    /// Reads the pin at `path`. Returns `None` if there is none.
     ///
     /// # Errors
-    /// [`PinError::Io`] and [`PinError::Form`].
+    /// [`PinError::Io`] if the file cannot be read; [`PinError::Form`] if it is too long, not valid
+    /// JSON, or of another version.
     pub fn load(path: &Path) -> Result<Option<Self>, PinError> {
         let form = |reason: String| PinError::Form { path: path.into(), reason };
         let text = match small_file::read(path, PIN_MAX) {
@@ -148,7 +151,7 @@ impl Pin {
             }
             Err(source) => return Err(PinError::Io { doing: "read", path: path.into(), source }),
         };
-        // Said first, for what else is in another version is not known.
+        // Checked first: the other fields of another version are unknown.
         let versioned: Versioned =
             serde_json::from_slice(&text).map_err(|error| form(error.to_string()))?;
         if versioned.version != VERSION {
@@ -159,10 +162,10 @@ impl Pin {
         Ok(Some(pin))
     }
 
-    /// Writes the pin to `path`, in place of what is there. It is on the medium then.
+    /// Writes the pin to `path`, replacing an existing file, and syncs it.
     ///
     /// # Errors
-    /// [`PinError::Io`]. What was there is still there then, whole.
+    /// [`PinError::Io`]. The old file is then unchanged.
     pub fn store(&self, path: &Path) -> Result<(), PinError> {
         write(path, |mut file| {
             serde_json::to_writer_pretty(file, self)?;
@@ -176,13 +179,13 @@ fn write(path: &Path, put: impl FnOnce(&File) -> io::Result<()>) -> Result<(), P
     replace(path, put).map_err(failed)
 }
 
-/// What lies beside the metadata of a clone, to be put beside other metadata of the same clone: a
-/// pin, or what can only be told to be none by whoever uses it.
+/// The bytes of a pin file, to be copied beside other metadata of the same clone. They may be
+/// invalid: only the use of the pin checks them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Carried(Vec<u8>);
 
 impl Carried {
-    /// What is beside `metadata`; `None` if there is nothing, or no [place] for it.
+    /// Reads the file beside `metadata`. Returns `None` if there is none, or no [place] for one.
     ///
     /// # Errors
     /// [`PinError::Io`].
@@ -195,21 +198,21 @@ impl Carried {
         }
     }
 
-    /// A new pin.
+    /// Creates the bytes of a new pin.
     ///
     /// # Errors
-    /// That it cannot be written as text.
+    /// The pin cannot be serialized.
     pub fn new(pin: &Pin) -> io::Result<Self> {
         let mut text = serde_json::to_vec_pretty(pin)?;
         text.push(b'\n');
         Ok(Self(text))
     }
 
-    /// Puts it to `path`, in place of what is there. It is on the medium then, and if nothing was
-    /// there it is removed again unless it is [kept](Placed::keep).
+    /// Writes the bytes to `path`, replacing an existing file, and syncs them. A file that did not
+    /// exist before is removed again unless it is [kept](Placed::keep).
     ///
     /// # Errors
-    /// [`PinError::Io`]. What was there is still there then, whole.
+    /// [`PinError::Io`]. The old file is then unchanged.
     pub fn put(&self, path: &Path) -> Result<Placed, PinError> {
         let is_new = fs::symlink_metadata(path).is_err();
         write(path, |mut file| file.write_all(&self.0))?;
@@ -217,7 +220,7 @@ impl Carried {
     }
 }
 
-/// A pin that has been put somewhere.
+/// A pin file that has been written. If it is new, dropping this removes it.
 #[must_use]
 pub struct Placed {
     path: PathBuf,
@@ -225,7 +228,7 @@ pub struct Placed {
 }
 
 impl Placed {
-    /// Leaves it there.
+    /// Leaves the file in place.
     pub fn keep(mut self) {
         self.is_kept = true;
     }
@@ -234,7 +237,7 @@ impl Placed {
 impl Drop for Placed {
     fn drop(&mut self) {
         if !self.is_kept {
-            // There is another error to be told.
+            // Another error is already being reported.
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -245,11 +248,11 @@ struct Versioned {
     version: u32,
 }
 
-/// Where the pin of a clone is that has its metadata at `metadata`: `META.source.json`. `None` for
-/// a block device, beside which there is no place for files that lasts.
+/// Returns the path of the pin for the metadata at `metadata`: `META.source.json`. `None` for a
+/// block device: files beside a device node do not last.
 ///
-/// Where `metadata` is a symbolic link, the pin is beside what it leads to, so that it is found by
-/// every name; or beside the link if it is there already.
+/// If `metadata` is a symbolic link, the pin is beside the target, so that every name leads to it;
+/// or beside the link if it exists only there.
 pub fn place(metadata: &Path) -> Option<PathBuf> {
     let is_device = fs::metadata(metadata).is_ok_and(|what| what.file_type().is_block_device());
     if is_device {
@@ -271,7 +274,7 @@ fn beside(metadata: &Path) -> PathBuf {
     name.into()
 }
 
-/// What is told where the pin has no [place].
+/// Returns the warning for metadata that has no [place] for a pin.
 pub fn no_place(metadata: &Path) -> String {
     format!(
         "{} is a block device: nothing is noted of the source, and whether it is still the one \
@@ -280,7 +283,7 @@ pub fn no_place(metadata: &Path) -> String {
     )
 }
 
-/// What is told where `hydrated` regions are there already and nothing says of which source.
+/// Returns the warning for a clone that has `hydrated` regions but no pin.
 pub fn not_noted(pin: &Path, hydrated: u64, place: impl Display) -> String {
     format!(
         "{} does not exist, and the clone has {} already: {place} is taken for the source that it \
@@ -290,12 +293,13 @@ pub fn not_noted(pin: &Path, hydrated: u64, place: impl Display) -> String {
     )
 }
 
-/// Opens the file or block device at `path` as the source of a clone whose pin is at `pin`; without
-/// that it is not pinned. Also gives what it is to be pinned as, if it is not yet. Nothing is
-/// written.
+/// Opens the file or block device at `path` as the source of a clone, and checks it against the pin
+/// at `pin`, if that is given and exists. Also returns the pin to store if there is none yet.
+/// Nothing is written.
 ///
 /// # Errors
-/// [`PinError`], but for that of writing.
+/// [`PinError::Open`], [`PinError::Io`] and [`PinError::Form`] if a file cannot be opened or read;
+/// [`PinError::OtherPlace`] and [`PinError::Differs`] if the source is not the pinned one.
 pub fn open_local(
     path: &Path,
     access: Access,

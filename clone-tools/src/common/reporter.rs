@@ -1,4 +1,7 @@
-//! What was found, in words for people and in JSON for scripts.
+//! Reports of damage and lost regions: text for people and JSON for scripts.
+//!
+//! All tools that read metadata list damage through this module, so that its words and its JSON are
+//! the same everywhere.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -15,19 +18,20 @@ use crate::common::exit::Tool;
 use crate::common::units::Counted;
 use crate::common::units::format_uuid;
 
-/// Problems of one kind, or lost ranges, that are told before the rest is only counted.
+/// The number of problems of one kind, or of lost ranges, that are listed; the rest are only
+/// counted.
 pub(crate) const LISTED: usize = 50;
 
-/// The problems to list: all of them, or as many of each kind as a person will read.
+/// The selection of problems to list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listing {
-    /// Each one.
+    /// All problems.
     All,
-    /// The first ones of each kind.
+    /// The first problems of each kind.
     Short,
 }
 
-/// Lists damage on stderr, a line each.
+/// Lists damage on stderr, one line per problem.
 pub fn list_damage(tool: &Tool, path: &Path, damage: &[Damage], listing: Listing) {
     let path = path.display();
     let mut of_kind = BTreeMap::<&str, usize>::new();
@@ -48,19 +52,19 @@ pub fn list_damage(tool: &Tool, path: &Path, damage: &[Damage], listing: Listing
     }
 }
 
-/// How much is said beside what was asked for.
+/// The amount of messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Talk {
-    /// Only why the exit code is not 0.
+    /// Only the reason why the exit code is not 0.
     Quiet,
-    /// What should be known.
+    /// The important messages.
     Usual,
-    /// All that there is to say.
+    /// All messages.
     Verbose,
 }
 
 impl Talk {
-    /// What --quiet and --verbose ask for.
+    /// Returns the level for `--quiet` and `--verbose`.
     pub fn of(quiet: bool, verbose: bool) -> Self {
         match (quiet, verbose) {
             (_, true) => Self::Verbose,
@@ -74,8 +78,8 @@ impl Talk {
     }
 }
 
-/// Tells the damage of metadata that was read to make `what` of it. Damage that makes no
-/// difference there is told only to who wants to know more.
+/// Reports the damage of metadata that is read to make `what` from it. Damage that does not affect
+/// `what` is counted, and listed only with `--verbose`.
 pub fn tell_damage(tool: &Tool, path: &Path, damage: &[Damage], talk: Talk, what: &str) {
     if talk == Talk::Verbose || count(damage, Severity::Fatal) > 0 {
         list_damage(tool, path, damage, talk.listing());
@@ -86,7 +90,7 @@ pub fn tell_damage(tool: &Tool, path: &Path, damage: &[Damage], talk: Talk, what
     }
 }
 
-/// Lists the regions whose state is unknown, on stderr, a line a range.
+/// Lists the regions whose state is unknown on stderr, one line per range.
 pub fn list_lost(tool: &Tool, path: &Path, regions: &RegionMap, talk: Talk) {
     let path = path.display();
     let listed = if talk == Talk::Verbose { usize::MAX } else { LISTED };
@@ -99,12 +103,12 @@ pub fn list_lost(tool: &Tool, path: &Path, regions: &RegionMap, talk: Talk) {
     }
 }
 
-/// How many problems of one severity there are.
+/// Returns the number of problems of one severity.
 pub fn count(damage: &[Damage], severity: Severity) -> usize {
     damage.iter().filter(|problem| problem.severity() == severity).count()
 }
 
-/// The document that `clone_check --json` prints.
+/// The JSON document that `clone_check --json` prints.
 #[derive(Serialize)]
 struct Json<'a> {
     ok: bool,
@@ -117,7 +121,7 @@ struct Json<'a> {
     problems: &'a [Damage],
 }
 
-/// What the superblock says.
+/// The content of the superblock.
 #[derive(Serialize)]
 pub(crate) struct Superblock {
     uuid: String,
@@ -161,7 +165,7 @@ struct Problem {
     message: String,
 }
 
-/// Damage, as every `--json` document lists it.
+/// Serializes damage in the form that all `--json` documents share.
 pub(crate) fn problems<S: Serializer>(
     damage: &&[Damage],
     serializer: S,
@@ -175,10 +179,10 @@ pub(crate) fn problems<S: Serializer>(
     }))
 }
 
-/// Writes a report as one JSON document. `ok` is whether the exit code is 0.
+/// Writes a report as one JSON document. `ok` is true if the exit code is 0.
 ///
 /// # Errors
-/// Whatever `to` says.
+/// The errors of `to`.
 pub fn write_json(
     to: &mut dyn Write,
     report: &Report,

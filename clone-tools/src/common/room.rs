@@ -1,8 +1,8 @@
-//! Room on a file system for metadata that is a file.
+//! Allocates disk space for metadata that is a regular file.
 //!
-//! A sparse file takes room when it is written. If something else has filled the file system by
-//! then, such as the destination beside it, the commit fails, and the clone is read-only. So the
-//! blocks of metadata are allocated when it is made, or begun.
+//! A sparse file takes space only when it is written. If other data has filled the file system by
+//! then, such as a destination on the same one, the commit fails and the clone becomes read-only.
+//! The blocks of the metadata are therefore allocated when it is created or opened.
 
 use std::fs::File;
 use std::io;
@@ -17,11 +17,11 @@ use rustix::io::{Errno, retry_on_intr};
 
 use crate::common::units::Counted;
 
-/// What a file was allocated with.
+/// The result of an allocation.
 pub enum Room {
-    /// No write within the file needs more room than it has.
+    /// No write within the file needs more space.
     Kept,
-    /// Writes may need more room, for this reason.
+    /// Writes may need more space, for this reason.
     NotKept(&'static str),
 }
 
@@ -31,7 +31,7 @@ const SPARSE: &str = "its file system cannot allocate blocks ahead, so a commit 
                       is no room left; keep some free, or put the metadata elsewhere";
 
 impl Room {
-    /// What is to be said of metadata at `path`, if anything.
+    /// Returns the warning about metadata at `path`, if any.
     pub fn warning(&self, path: &Path) -> Option<String> {
         match self {
             Self::Kept => None,
@@ -40,11 +40,12 @@ impl Room {
     }
 }
 
-/// Allocates all blocks of metadata that is there, and keeps its content. Nothing happens to a
-/// block device.
+/// Allocates all blocks of existing metadata and keeps its content. Does nothing for a block
+/// device.
 ///
 /// # Errors
-/// That there is too little room, and how much is missing. The file is as it was.
+/// The file system has too little space; the message says how much is missing. The file is
+/// unchanged.
 pub fn allocate(file: impl AsFd, path: &Path) -> Result<Room> {
     let file = file.as_fd();
     let told = |error: Errno| error_of(path, file, size_of(file), error);
@@ -59,11 +60,11 @@ pub fn allocate(file: impl AsFd, path: &Path) -> Result<Room> {
     })
 }
 
-/// Makes a file of `size_bytes`, more than a block, out of one that has the first block only. All
-/// its blocks are allocated, and what is new is zeroes.
+/// Extends a file that has only its first block to `size_bytes`, which is more than a block. All
+/// its blocks are allocated, and the new ones are zero.
 ///
 /// # Errors
-/// That there is too little room, and how much is missing.
+/// The file system has too little space; the message says how much is missing.
 pub fn extend(file: &File, path: &Path, size_bytes: u64) -> Result<Room> {
     let told = |error: io::Error| match Errno::from_io_error(&error) {
         Some(error) => error_of(path, file.as_fd(), size_bytes, error),
@@ -76,7 +77,7 @@ pub fn extend(file: &File, path: &Path, size_bytes: u64) -> Result<Room> {
     Ok(room_on(file.as_fd()))
 }
 
-/// Whether the file system could set room aside.
+/// Allocates `size_bytes`. Returns whether the file system supports that.
 fn reserve(file: BorrowedFd<'_>, size_bytes: u64) -> rustix::io::Result<bool> {
     let all = || fallocate(file, FallocateFlags::empty(), 0, size_bytes);
     match retry_on_intr(all) {
@@ -86,7 +87,7 @@ fn reserve(file: BorrowedFd<'_>, size_bytes: u64) -> rustix::io::Result<bool> {
     }
 }
 
-/// What is written takes its room for good once it is on the medium.
+/// Writes zeroes from the second block on and syncs them: then their space is allocated for good.
 fn write_zeroes(file: &File, size_bytes: u64) -> io::Result<()> {
     let zeroes = vec![0; 1 << 20];
     let mut at = BLOCK_SIZE as u64;
@@ -107,7 +108,7 @@ fn allocated(file: BorrowedFd<'_>) -> u64 {
     blocks.unwrap_or(0).saturating_mul(512)
 }
 
-/// What blocks that are allocated are worth on the file system of `file`.
+/// Returns the value of allocated blocks on the file system of `file`.
 fn room_on(file: BorrowedFd<'_>) -> Room {
     let kind = fstatfs(file).map_or(0, |system| system.f_type as u64 & 0xffff_ffff);
     let in_place = rustix::fs::ioctl_getflags(file);
@@ -115,7 +116,7 @@ fn room_on(file: BorrowedFd<'_>) -> Room {
     if copies(kind) && !in_place { Room::NotKept(COPIED) } else { Room::Kept }
 }
 
-/// Whether a file system, by its number in `statfs`, overwrites nothing in place.
+/// True for a file system, given by its magic number, that never overwrites in place.
 fn copies(kind: u64) -> bool {
     const BTRFS: u64 = 0x9123_683e;
     const ZFS: u64 = 0x2fc1_2fc1;
@@ -123,7 +124,7 @@ fn copies(kind: u64) -> bool {
     [BTRFS, ZFS, BCACHEFS].contains(&kind)
 }
 
-/// What is told of a file that cannot have `size_bytes`.
+/// Returns the error for a file that cannot have `size_bytes`.
 fn error_of(path: &Path, file: BorrowedFd<'_>, size_bytes: u64, error: Errno) -> anyhow::Error {
     let name = path.display();
     if !matches!(error, Errno::NOSPC | Errno::DQUOT) {
@@ -164,7 +165,7 @@ mod tests {
         let mut content = vec![7; 4096];
         content.resize(64 << 12, 0);
         assert!(fs::read(&path).unwrap() == content);
-        // Whatever file system the tests run on, one that keeps room has all blocks.
+        // On every file system, a file whose space is kept has all its blocks.
         assert!(matches!(room, Room::NotKept(_)) || file.metadata().unwrap().blocks() >= 64 * 8);
     }
 

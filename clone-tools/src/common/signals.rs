@@ -1,4 +1,4 @@
-//! Signals that ask a tool to stop.
+//! Signals that ask a process to stop.
 
 use std::fs;
 use std::io;
@@ -10,19 +10,19 @@ use signal_hook::flag;
 
 const SIGNALS: [(i32, &str); 3] = [(SIGINT, "SIGINT"), (SIGTERM, "SIGTERM"), (SIGHUP, "SIGHUP")];
 
-/// Whether somebody wants the work to stop. The first signal is noted, the second one ends the
-/// process as it would have without this.
+/// A request to stop. The first signal is recorded; the second one ends the process as if no
+/// handler were installed.
 #[derive(Debug)]
 pub struct StopSignals {
     received: Arc<AtomicUsize>,
 }
 
 impl StopSignals {
-    /// Notes SIGINT, SIGTERM and SIGHUP from now on, but for those that were ignored when the
-    /// process was started, by `nohup` for instance.
+    /// Records SIGINT, SIGTERM and SIGHUP from now on, except those that were ignored when the
+    /// process started, for example by `nohup`.
     ///
     /// # Errors
-    /// Whatever the system says.
+    /// A handler cannot be registered.
     pub fn catch() -> io::Result<Self> {
         let received = Arc::new(AtomicUsize::new(0));
         let is_second = Arc::new(AtomicBool::new(false));
@@ -31,8 +31,8 @@ impl StopSignals {
             if ignored >> (signal - 1) & 1 == 1 {
                 continue;
             }
-            // They act in the order in which they are registered. A signal that comes in between is
-            // not lost: noting it is first.
+            // Handlers run in the order of registration. A signal that arrives between two
+            // registrations is not lost: the first handler records it.
             flag::register_usize(signal, received.clone(), signal as usize)?;
             flag::register_conditional_default(signal, is_second.clone())?;
             flag::register(signal, is_second.clone())?;
@@ -40,21 +40,21 @@ impl StopSignals {
         Ok(Self { received })
     }
 
-    /// The signal that was received, if any.
+    /// Returns the name of the last signal received, if any.
     pub fn received(&self) -> Option<&'static str> {
         let number = self.received.load(Ordering::SeqCst);
         SIGNALS.iter().find(|(signal, _)| *signal as usize == number).map(|&(_, name)| name)
     }
 }
 
-/// Whether `signal` was ignored when the process was started, by `nohup` for instance, and so is to
-/// be ignored further on. To be asked before it is caught.
+/// Returns whether `signal` was ignored when the process started, for example by `nohup`, and must
+/// stay ignored. Call it before a handler is installed.
 pub fn is_ignored(signal: i32) -> bool {
     ignored() >> (signal - 1) & 1 == 1
 }
 
-/// The signals that are ignored, the first in the lowest bit. Where the kernel does not tell, none
-/// are taken to be.
+/// Returns the mask of ignored signals, the first signal in the lowest bit. If the kernel does not
+/// report it, no signal counts as ignored.
 fn ignored() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -1,33 +1,34 @@
-//! Small files that a user names: settings, tables, traces, certificates.
+//! Reads small files that a user names: settings, tables, traces, certificates.
 
 use std::fs::{self, File, FileType, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Reads the regular file at `path`, which has at most `max` bytes.
+/// Reads the regular file at `path`, of at most `max` bytes.
 ///
-/// It never waits: opening a FIFO would wait for somebody who writes to it, and opening some
-/// devices does something to them. So whatever is not a regular file is refused.
+/// It never blocks: opening a FIFO would wait for a writer, and opening some devices has side
+/// effects. Files that are not regular are therefore refused.
 ///
 /// # Errors
-/// [`NotFound`](io::ErrorKind::NotFound) only if nothing has that name. A symbolic link to nothing
-/// is another error, so that a file that is away for a while is not taken for one that was never
-/// made.
+/// [`NotFound`](io::ErrorKind::NotFound) only if the name does not exist. A dangling symbolic link
+/// is a different error, so that a file that is temporarily absent does not count as one that never
+/// existed. [`InvalidInput`](io::ErrorKind::InvalidInput) if the file is not regular,
+/// [`FileTooLarge`](io::ErrorKind::FileTooLarge) if it is too long, and any other I/O error.
 pub fn read(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     let about = fs::metadata(path).map_err(|error| told(path, error))?;
     refuse_odd(&about)?;
     let mut options = OpenOptions::new();
-    // It may be another file by now.
+    // The file may have been replaced in the meantime.
     let file = options.read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     refuse_odd(&file.metadata()?)?;
     read_open(file, max)
 }
 
-/// The same for text in UTF-8.
+/// Reads a text in UTF-8, otherwise like [`read`].
 ///
 /// # Errors
-/// As [`read`], and that it is no such text.
+/// As for [`read`], and [`InvalidData`](io::ErrorKind::InvalidData) if it is not UTF-8.
 pub fn read_text(path: &Path, max: u64) -> io::Result<String> {
     let bytes = read(path, max)?;
     String::from_utf8(bytes)
@@ -63,7 +64,7 @@ fn kind(of: FileType) -> &'static str {
     }
 }
 
-/// Tells a symbolic link to nothing from nothing.
+/// Distinguishes a dangling symbolic link from a missing name.
 fn told(path: &Path, error: io::Error) -> io::Error {
     match fs::read_link(path) {
         Ok(target) if error.kind() == io::ErrorKind::NotFound => {

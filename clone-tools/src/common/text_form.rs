@@ -2,17 +2,17 @@
 
 use std::fmt;
 
-/// The forms of a dump that are text and are read back.
+/// The text formats of a dump that can be read back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TextForm {
-    /// What clone_dump writes.
+    /// The format of clone_dump.
     Xml,
-    /// What clone_dump --format json writes.
+    /// The format of clone_dump --format json.
     Json,
 }
 
 impl TextForm {
-    /// What --format calls it.
+    /// Returns the name for the option --format.
     pub fn option(self) -> &'static str {
         match self {
             Self::Xml => "xml",
@@ -30,9 +30,9 @@ impl fmt::Display for TextForm {
     }
 }
 
-/// What a file that begins with `start` is if it is text. The first four bytes of metadata are a
-/// checksum and may look like anything, and so may all of a superblock that was overwritten: only
-/// what holds nothing but text is text.
+/// Returns the format of a file that begins with `start`, if it is text. The first four bytes of
+/// metadata are a checksum and can have any value, and so can all bytes of an overwritten
+/// superblock: a file counts as text only if all examined bytes are text.
 pub fn text_form(start: &[u8]) -> Option<TextForm> {
     let text = start.strip_prefix("\u{feff}".as_bytes()).unwrap_or(start);
     match text.trim_ascii_start().first() {
@@ -43,19 +43,19 @@ pub fn text_form(start: &[u8]) -> Option<TextForm> {
     }
 }
 
-/// Whether a file that begins with `start` holds bytes rather than text: control characters other
-/// than those that part words and lines.
+/// Returns whether a file that begins with `start` is binary: it contains control characters other
+/// than tab, newline and carriage return.
 pub fn is_binary(start: &[u8]) -> bool {
     sample(start).iter().any(|byte| byte.is_ascii_control() && !b"\t\n\r".contains(byte))
 }
 
-/// Whether `start` is UTF-8, as far as it goes.
+/// Returns whether `start` is UTF-8. It may end inside a character.
 fn is_utf8(start: &[u8]) -> bool {
-    // Where it is cut off in a character, the error has no length.
+    // `error_len` is `None` if the text ends inside a character.
     str::from_utf8(sample(start)).map_or_else(|error| error.error_len().is_none(), |_| true)
 }
 
-/// As much of a file as tells whether it is text.
+/// Returns the bytes that are examined to tell text from binary data.
 fn sample(start: &[u8]) -> &[u8] {
     &start[..start.len().min(64)]
 }

@@ -1,26 +1,26 @@
-//! How fast hydration goes, and how long it will take.
+//! The speed of a hydration and the time that it still needs.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
-/// Over how long the rate is taken: shorter is nervous, longer is late.
+/// The time over which the rate is averaged: a shorter one fluctuates, a longer one lags.
 const WINDOW: Duration = Duration::from_secs(15);
 
-/// The least time from which a rate can be told.
+/// The minimum time that a rate is computed from.
 const LEAST: Duration = Duration::from_secs(1);
 
-/// The rate over the last seconds.
+/// The read rate over the last seconds.
 ///
-/// What counts is what is read: a hole takes no time, however large it is.
+/// Only bytes that are read count: a hole takes no time, however large it is.
 #[derive(Debug, Default)]
 pub struct Pace {
-    /// Times and bytes read by then, the oldest first.
+    /// Times, and the bytes read until then, the oldest first.
     samples: VecDeque<(Duration, u64)>,
 }
 
 impl Pace {
-    /// Takes down that `bytes` have been read by `now`.
+    /// Records that `bytes` have been read in total at the time `now`.
     pub fn note(&mut self, now: Duration, bytes: u64) {
         self.samples.push_back((now, bytes));
         while self.samples.len() > 2 && self.samples[1].0 + WINDOW <= now {
@@ -28,14 +28,14 @@ impl Pace {
         }
     }
 
-    /// Bytes a second, if that can be told yet.
+    /// Returns the rate in bytes per second, or `None` if it is too early for one.
     pub fn rate(&self) -> Option<u64> {
         let (&(first, before), &(last, by_now)) = (self.samples.front()?, self.samples.back()?);
         let time = last.checked_sub(first).filter(|&time| time >= LEAST)?;
         Some(per_second(by_now.saturating_sub(before), time))
     }
 
-    /// How long it takes at this rate to read as much as is left of `to_read`.
+    /// Returns the time that the rest of `to_read` bytes takes at the current rate.
     pub fn left(&self, to_read: u64) -> Option<Left> {
         let &(_, by_now) = self.samples.back()?;
         let rate = self.rate().filter(|&rate| rate > 0)?;
@@ -43,13 +43,13 @@ impl Pace {
     }
 }
 
-/// Bytes a second.
+/// Returns a rate in bytes per second.
 pub fn per_second(bytes: u64, time: Duration) -> u64 {
     let rate = u128::from(bytes) * 1000 / time.as_millis().max(1);
     u64::try_from(rate).unwrap_or(u64::MAX)
 }
 
-/// Seconds that are left, for people: no more exact than anybody can know.
+/// A time left in seconds, displayed only as precisely as it can be known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Left(u64);
 

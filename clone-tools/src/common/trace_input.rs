@@ -8,13 +8,13 @@ use clone_core::engine::trace::RANGES_MAX;
 
 use crate::common::small_file;
 
-/// The most bytes that a trace of as many lines as are taken can have.
+/// The maximum length of a trace file in bytes: the maximum number of lines times their length.
 const TRACE_MAX: u64 = RANGES_MAX as u64 * 48;
 
-/// Reads the ranges that are to be copied first.
+/// Reads the trace of the ranges that are to be copied first.
 ///
 /// # Errors
-/// That it cannot be read, or is no trace.
+/// The file cannot be read, or is not a trace.
 pub fn read_trace(path: &Path) -> Result<Trace> {
     let name = path.display();
     let text = small_file::read_text(path, TRACE_MAX)

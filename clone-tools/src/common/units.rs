@@ -1,4 +1,4 @@
-//! Figures, for people.
+//! Counts, percentages and sizes as text for people.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use clone_core::geometry::{SECTOR_SIZE, Sectors};
 use clone_core::size::human;
 use persistent_data::BLOCK_SIZE;
 
-/// `1 problem`, `2 problems`.
+/// A count with its noun: `1 problem`, `2 problems`.
 #[derive(Clone, Copy, Debug)]
 pub struct Counted(pub u64, pub &'static str);
 
@@ -17,12 +17,12 @@ impl fmt::Display for Counted {
     }
 }
 
-/// A percentage, rounded down: 100 % means all, and 0 % none.
+/// A percentage, rounded down: `100 %` means all and `0 %` means none.
 #[derive(Clone, Copy, Debug)]
 pub struct Share {
-    /// So many.
+    /// The number of items counted.
     pub part: u64,
-    /// Of so many.
+    /// The number of all items.
     pub whole: u64,
 }
 
@@ -37,18 +37,18 @@ impl fmt::Display for Share {
     }
 }
 
-/// A size for people and for scripts.
+/// Formats a size in sectors and in a unit for people: `8 sectors (4 KiB)`.
 pub fn in_units(sectors: Sectors) -> String {
     format!("{} ({})", Counted(sectors.0, "sector"), human(sectors))
 }
 
-/// The length of so many metadata blocks.
+/// Converts a number of metadata blocks into sectors, saturating.
 pub fn sectors_of_blocks(blocks: u64) -> Sectors {
-    // Saturated or not, no device is as large.
+    // No device is large enough for the product to saturate.
     Sectors(blocks.saturating_mul(BLOCK_SIZE as u64 / SECTOR_SIZE))
 }
 
-/// The uuid in 32 hex digits, or nothing when it is all zero.
+/// Formats a uuid as 32 hex digits, or as the empty string if it is all zero.
 pub fn format_uuid(uuid: &[u8; 16]) -> String {
     if uuid.iter().all(|&byte| byte == 0) {
         return String::new();

@@ -1,4 +1,4 @@
-//! What can be said on the command line of each tool.
+//! The command lines of the test tools.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use clone_core::size::parse_sectors;
 
 use crate::common::exit;
 
-/// How the hydrated regions lie.
+/// The patterns of hydrated regions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PatternName {
     /// Each region has the same chance.
@@ -116,7 +116,7 @@ fn metadata_after_help() -> String {
     )
 }
 
-/// What is done to a block.
+/// The kinds of damage to a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum HarmName {
     /// All bytes become zero.

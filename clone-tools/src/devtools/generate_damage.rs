@@ -1,4 +1,4 @@
-//! `clone_generate_damage`: damages metadata.
+//! `clone_generate_damage`: damages one block of metadata.
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
@@ -12,7 +12,7 @@ use crate::common::output;
 /// Runs `clone_generate_damage`.
 ///
 /// # Errors
-/// Why nothing was damaged.
+/// The metadata cannot be opened or written, or the block cannot be found. Nothing is damaged then.
 pub fn run(tool: &Tool, args: &GenerateDamageArgs) -> Result<Exit> {
     let name = args.input.display();
     let device = open_metadata_to_change(&args.input)?;

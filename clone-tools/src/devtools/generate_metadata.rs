@@ -1,4 +1,4 @@
-//! `clone_generate_metadata`: makes metadata with a past.
+//! `clone_generate_metadata`: generates metadata as if it had been in use.
 
 use std::fs::File;
 use std::io;
@@ -24,7 +24,7 @@ use crate::pack::image_output::{ImageSink, write_image};
 /// Runs `clone_generate_metadata`.
 ///
 /// # Errors
-/// Why there is no metadata.
+/// The options do not make a valid clone, or an output cannot be written.
 pub fn run(tool: &Tool, args: &GenerateMetadataArgs) -> Result<Exit> {
     let geometry = Geometry::new(args.region_size, args.target_size)
         .map_err(usage_error::<GenerateMetadataArgs>)?;
@@ -68,14 +68,14 @@ pub fn run(tool: &Tool, args: &GenerateMetadataArgs) -> Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// A file that is gone when the tool ends, however it ends.
+/// Creates an unnamed temporary file, which vanishes however the tool ends.
 fn temporary(size_bytes: u64) -> io::Result<Unflushed> {
     let file: File = tempfile::tempfile()?;
     file.set_len(size_bytes)?;
     FileDevice::from_file(file).map(Unflushed)
 }
 
-/// Puts the blocks of `device` that are not all zeroes in their places.
+/// Writes the blocks of `device` that are not all zero to the image.
 fn copy(device: &impl ReadDevice, to: &mut dyn ImageSink) -> io::Result<()> {
     let mut block = RawBlock::ZERO;
     let mut at = device.skip_hole(BlockNr(0));
@@ -97,7 +97,7 @@ fn tell<V: Visitor>(header: &Header, truth: &Regions, visitor: &mut V) -> Result
     visitor.end()
 }
 
-/// A device of which nothing has to survive a crash.
+/// A device that is never flushed, because it need not survive a crash.
 struct Unflushed(FileDevice);
 
 impl ReadDevice for Unflushed {

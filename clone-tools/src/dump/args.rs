@@ -9,7 +9,7 @@ use clone_core::size::parse_sectors;
 use crate::common::args::{Lost, SIZES, metadata_to_read, parse_region_size};
 use crate::common::exit;
 
-/// The forms that metadata is dumped in.
+/// The formats of a dump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DumpFormat {
     /// What clone_restore reads.

@@ -1,29 +1,29 @@
-//! The bitmap form: one bit a region, lowest bit first, set where the region is hydrated.
+//! The bitmap format: one bit per region, lowest bit first, set if the region is hydrated.
 
 use std::io::{self, Write};
 
 use clone_core::geometry::RegionRange;
 use clone_core::metadata::ir::{Header, Visitor};
 
-/// Writes metadata as a raw bitmap of `ceil(nr_regions / 8)` bytes. What is left of the last byte
-/// is zero.
+/// Writes metadata as a raw bitmap of `ceil(nr_regions / 8)` bytes. The unused bits of the last
+/// byte are zero.
 #[derive(Debug)]
 pub struct Writer<W> {
     to: W,
     nr_regions: u64,
     /// Bits that do not fill a byte yet.
     byte: u8,
-    /// Regions told so far.
+    /// The number of regions written so far.
     at: u64,
 }
 
 impl<W: Write> Writer<W> {
-    /// Writes to `to`, which should have a buffer.
+    /// Creates a writer to `to`, which should be buffered.
     pub fn new(to: W) -> Self {
         Self { to, nr_regions: 0, byte: 0, at: 0 }
     }
 
-    /// Says of all regions before `end` of which nothing was said yet that they are `hydrated`.
+    /// Writes `hydrated` for all regions from the current one up to `end` (exclusive).
     fn fill(&mut self, end: u64, hydrated: bool) -> io::Result<()> {
         let pattern = if hydrated { u8::MAX } else { 0 };
         while self.at < end {

@@ -1,4 +1,8 @@
-//! What a dump says, whatever its form, and whether it makes sense.
+//! The content of a dump, independent of its format, and its validation.
+//!
+//! The [`xml`](crate::xml) and [`json`](crate::json) readers pass the sizes through [`Claims`] and
+//! the runs through [`Runs`]; `clone_restore` consumes the [`Document`]. *Invariant:* a
+//! [`Document`] is complete and consistent, and its memory does not grow with its length.
 
 use clone_core::geometry::{Geometry, MAX_REGIONS, RegionRange, RegionSize, Sectors};
 use clone_core::metadata::ir::{Header, METADATA_VERSION};
@@ -9,7 +13,7 @@ use crate::formats::run_spool::RunSpool;
 
 mod fault;
 
-/// A dump that has been read whole and makes sense.
+/// A dump that has been read completely and is consistent.
 #[derive(Debug)]
 pub struct Document {
     /// The sizes of the clone.
@@ -18,23 +22,23 @@ pub struct Document {
     pub runs: RunSpool,
 }
 
-/// What a document says about the clone, taken at its word.
+/// The header values of a document, not validated yet.
 #[derive(Clone, Copy, Debug)]
 pub struct Claims {
-    /// All zero where there is none.
+    /// The uuid; all zero if the document has none.
     pub uuid: [u8; 16],
-    /// Of the metadata format.
+    /// The version of the metadata format.
     pub version: u64,
-    /// In sectors.
+    /// The region size in sectors.
     pub region_size: u64,
-    /// In sectors.
+    /// The size of the clone in sectors.
     pub target_size: u64,
-    /// How many regions that makes.
+    /// The number of regions.
     pub nr_regions: u64,
 }
 
 impl Claims {
-    /// What remains if everything said is true.
+    /// Validates the values and returns the header.
     ///
     /// # Errors
     /// [`Fault::Version`], [`Fault::Geometry`] and [`Fault::NrRegions`].
@@ -51,7 +55,7 @@ impl Claims {
     }
 }
 
-/// Takes the runs of a document in, and only good ones.
+/// Validates the runs of a document and stores them.
 #[derive(Debug, Default)]
 pub struct Runs {
     spool: RunSpool,
@@ -60,19 +64,20 @@ pub struct Runs {
 }
 
 impl Runs {
-    /// The regions that there are, as soon as that is known.
+    /// Sets the number of regions, as soon as it is known.
     ///
     /// # Errors
-    /// [`Fault::PastTheEnd`] if a run that came before does not fit.
+    /// [`Fault::PastTheEnd`] if an earlier run does not fit.
     pub fn bound(&mut self, nr_regions: u64) -> Result<(), Fault> {
         self.nr_regions = Some(nr_regions);
         self.check_end(self.last.start, self.last.end.into())
     }
 
-    /// Takes a run of `length` regions.
+    /// Adds a run of `length` regions that starts at region `begin`.
     ///
     /// # Errors
-    /// The [`Fault`] that it has, or [`Fault::Spool`].
+    /// [`Fault::EmptyRun`], [`Fault::PastTheEnd`], [`Fault::OutOfOrder`] or [`Fault::Overlap`] for
+    /// a bad run; [`Fault::Spool`] if it cannot be stored.
     pub fn push(&mut self, begin: u64, length: u64) -> Result<(), Fault> {
         if length == 0 {
             return Err(Fault::EmptyRun { begin });
@@ -91,12 +96,12 @@ impl Runs {
         Ok(())
     }
 
-    /// Regions in all runs so far.
+    /// Returns the number of regions in all runs so far.
     pub fn hydrated(&self) -> u64 {
         self.spool.hydrated()
     }
 
-    /// The runs, when all of them are there.
+    /// Returns the runs, after the last one has been added.
     pub fn into_spool(self) -> RunSpool {
         self.spool
     }
@@ -110,7 +115,7 @@ impl Runs {
     }
 }
 
-/// The uuid that `text` writes.
+/// Parses a uuid: 32 hex digits, or the empty string for all zero.
 ///
 /// # Errors
 /// [`Fault::Uuid`].
@@ -130,7 +135,7 @@ pub fn parse_uuid(text: &str) -> Result<[u8; 16], Fault> {
     Ok(uuid)
 }
 
-/// As much of `text` as a message has room for.
+/// Returns `text`, cut to a length that fits a message.
 pub fn excerpt(text: &str) -> String {
     const ROOM: usize = 40;
     match text.char_indices().nth(ROOM) {
@@ -139,8 +144,8 @@ pub fn excerpt(text: &str) -> String {
     }
 }
 
-/// Sees whether a document that begins with `start` can be of the form `read`. What is no UTF-8 is
-/// left to whoever reads it, and can tell the place.
+/// Checks that a document that begins with `start` can have the format `read`. Invalid UTF-8
+/// passes: the parser reports it with its position.
 ///
 /// # Errors
 /// [`Fault::Empty`], [`Fault::Binary`] or [`Fault::OtherForm`].
@@ -205,7 +210,7 @@ mod tests {
             (&b"{\"uuid\":\"\"}"[..], Some(TextForm::Json)),
             (b"\r\n\t <a>", Some(TextForm::Xml)),
             ("\u{feff}<!-- é -->".as_bytes(), Some(TextForm::Xml)),
-            // Cut off in the middle of a character.
+            // Cut off inside a character.
             (b"<!-- \xc3", Some(TextForm::Xml)),
             (b"{ab\0", None),
             (b"{ab\x1b", None),
@@ -215,7 +220,7 @@ mod tests {
         ] {
             assert_eq!(text_form(start), expected, "{start:?}");
         }
-        // Nobody looks further than that.
+        // Only the first 64 bytes are examined.
         let long = |end| [&[b'{'; 64][..], end].concat();
         assert_eq!(text_form(&long(b"\0\xff")), Some(TextForm::Json));
         let split = ["<".as_bytes(), "é".repeat(40).as_bytes()].concat();

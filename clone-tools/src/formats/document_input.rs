@@ -9,10 +9,10 @@ use anyhow::{Context, Result, bail};
 use crate::common::paths::is_dash;
 use crate::progress_bar::{Bar, Watched};
 
-/// Opens a document: a file, a pipe, or stdin for `-`. `bar` tells how much of it has been read.
+/// Opens a document: a file, a pipe, or stdin for `-`. `bar` shows how much of it has been read.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The file cannot be opened, or is a directory.
 pub fn open_document<'a>(path: &Path, bar: &'a Bar) -> Result<Box<dyn Read + 'a>> {
     if is_dash(path) {
         return Ok(Box::new(io::stdin().lock()));

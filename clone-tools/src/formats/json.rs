@@ -1,4 +1,5 @@
-//! The JSON form of a dump, with half-open ranges.
+//! The JSON format of a dump, with half-open ranges of regions. `clone_dump` writes it and
+//! `clone_restore` reads it.
 
 mod read;
 mod write;

@@ -1,4 +1,4 @@
-//! Where the runs of a document wait until all of it has been found right.
+//! Stores the runs of a document until all of it has been validated.
 
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 
@@ -6,14 +6,14 @@ use byteorder::{LittleEndian, ReadBytesExt, WriteBytesExt};
 use clone_core::geometry::{MAX_REGIONS, RegionRange};
 use tempfile::SpooledTempFile;
 
-/// Documents with less than a million runs never leave memory.
+/// The bytes that are kept in memory: documents with less than a million runs need no file.
 const IN_MEMORY: usize = 8 << 20;
 
-// Both ends of a run fit in 32 bits.
+// Both ends of a run fit into 32 bits.
 const _: () = assert!(MAX_REGIONS <= u32::MAX as u64);
 
-/// Takes runs one by one. The temporary file that it may need has no name, so nothing is left of
-/// it whatever happens to the process.
+/// Stores runs in order. Its temporary file, if it needs one, has no name, so that nothing is left
+/// behind even if the process is killed.
 #[derive(Debug)]
 pub struct RunSpool {
     spool: BufWriter<SpooledTempFile>,
@@ -23,7 +23,7 @@ pub struct RunSpool {
 }
 
 impl RunSpool {
-    /// An empty spool.
+    /// Creates an empty spool.
     pub fn new() -> Self {
         Self {
             spool: BufWriter::new(SpooledTempFile::new(IN_MEMORY)),
@@ -33,23 +33,23 @@ impl RunSpool {
         }
     }
 
-    /// A spool of one run.
+    /// Creates a spool with one run.
     ///
     /// # Errors
-    /// See [`push`](Self::push).
+    /// As for [`push`](Self::push).
     ///
     /// # Panics
-    /// See [`push`](Self::push).
+    /// As for [`push`](Self::push).
     pub fn of(run: RegionRange) -> io::Result<Self> {
         let mut spool = Self::new();
         spool.push(run)?;
         Ok(spool)
     }
 
-    /// Adds a run, which begins where the last one ended or later.
+    /// Adds a run of regions, which must begin at the end of the last one or later.
     ///
     /// # Errors
-    /// Whatever the temporary file says.
+    /// The temporary file cannot be created or written.
     ///
     /// # Panics
     /// If the run is empty, overlaps the last one, or ends past the largest number of regions.
@@ -65,20 +65,20 @@ impl RunSpool {
         Ok(())
     }
 
-    /// Regions in all runs.
+    /// Returns the number of regions in all runs.
     pub fn hydrated(&self) -> u64 {
         self.hydrated
     }
 
-    /// Where the last run ends, 0 if there is none.
+    /// Returns the end of the last run (exclusive), or 0 if there is none.
     pub fn end(&self) -> u64 {
         self.end
     }
 
-    /// Reads the runs back in their order.
+    /// Reads the runs back in order.
     ///
     /// # Errors
-    /// Whatever the temporary file says.
+    /// The temporary file cannot be written or rewound.
     pub fn into_runs(mut self) -> io::Result<Runs> {
         self.spool.flush()?;
         let (spool, _) = self.spool.into_parts();

@@ -1,4 +1,4 @@
-//! The text form, for people.
+//! The text format of a dump, for people.
 
 use std::io::{self, Write};
 
@@ -17,7 +17,7 @@ pub struct Writer<W> {
 }
 
 impl<W: Write> Writer<W> {
-    /// Writes to `to`, which should have a buffer.
+    /// Creates a writer to `to`, which should be buffered.
     pub fn new(to: W) -> Self {
         Self { to, geometry: None }
     }
@@ -53,7 +53,7 @@ impl<W: Write> Visitor for Writer<W> {
     }
 }
 
-/// Writes the lines about a clone's sizes that the text form and `clone_check` share.
+/// Writes the size lines that the text format and `clone_check` share.
 pub fn write_sizes(to: &mut (impl Write + ?Sized), header: &Header) -> io::Result<()> {
     let geometry = &header.geometry;
     let (region_size, target_size) = (geometry.region_size().sectors(), geometry.target_size());

@@ -1,26 +1,27 @@
-//! A text that is read once, from front to back.
+//! A buffered reader for a text document. It tracks the position of each token and limits its
+//! length. The [`xml`](crate::xml) and [`json`](crate::json) readers read through it.
 
 use std::fmt;
 use std::io::{self, BufRead, Read};
 
 use thiserror::Error;
 
-/// The longest token: more than any that means something, and less than would be missed.
+/// The maximum length of a token, in bytes: more than any valid token needs.
 const MAX_TOKEN: usize = 64 << 10;
 
 const BUFFER: usize = 64 << 10;
 
-/// A place in a text.
+/// A position in a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// The first line is 1.
+    /// The line, from 1.
     pub line: u64,
-    /// In characters; the first one is 1.
+    /// The column in characters, from 1.
     pub column: u64,
 }
 
 impl Place {
-    /// Where a text begins.
+    /// The start of a text.
     pub const START: Self = Self { line: 1, column: 1 };
 
     fn advance(&mut self, over: &[u8]) {
@@ -43,12 +44,12 @@ impl fmt::Display for Place {
     }
 }
 
-/// What a [`Source`] says where parsers would go on collecting.
+/// A token is longer than a [`Source`] allows. A parser would otherwise buffer all of it.
 #[derive(Clone, Copy, Debug, Error)]
 #[error("more than {MAX_TOKEN} bytes without a break: this is not what clone_dump writes")]
 pub struct TokenTooLong;
 
-/// Counts lines for messages, and bounds what a parser can be made to keep in memory.
+/// Tracks lines and columns for messages, and limits the memory that a parser can use.
 #[derive(Debug)]
 pub struct Source<R> {
     inner: R,
@@ -60,7 +61,7 @@ pub struct Source<R> {
 }
 
 impl<R: Read> Source<R> {
-    /// Reads `inner`, which needs no buffer of its own.
+    /// Creates a source that reads from `inner`, which needs no buffer of its own.
     pub fn new(inner: R) -> Self {
         Self {
             inner,
@@ -72,26 +73,27 @@ impl<R: Read> Source<R> {
         }
     }
 
-    /// What comes next is a new token.
+    /// Starts a new token at the current position.
     pub fn begin_token(&mut self) {
         self.token = self.place;
         self.token_bytes = 0;
     }
 
-    /// Where the token began.
+    /// Returns the position at which the current token starts.
     pub fn token(&self) -> Place {
         self.token
     }
 
-    /// Where the next byte to be read lies.
+    /// Returns the position of the next byte to be read.
     pub fn place(&self) -> Place {
         self.place
     }
 
-    /// The next bytes without consuming them: at least `bytes` of them, fewer only before the end.
+    /// Returns the next bytes without consuming them: at least `bytes`, or fewer at the end of
+    /// input.
     ///
     /// # Errors
-    /// Whatever the inner reader says.
+    /// Any error of the inner reader except [`Interrupted`](io::ErrorKind::Interrupted).
     pub fn peek(&mut self, bytes: usize) -> io::Result<&[u8]> {
         while self.buffer.len() - self.consumed < bytes && self.read_more()? > 0 {}
         Ok(&self.buffer[self.consumed..])

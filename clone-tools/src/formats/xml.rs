@@ -1,4 +1,4 @@
-//! The XML form, which `clone_dump` writes and `clone_restore` reads.
+//! The XML format of a dump, which `clone_dump` writes and `clone_restore` reads.
 
 mod read;
 mod write;

@@ -1,4 +1,4 @@
-//! What can be said on the command line of `clone_hydrate`.
+//! The command line of `clone_hydrate`.
 
 use std::path::PathBuf;
 
@@ -104,7 +104,7 @@ fn parse_batch(text: &str) -> Result<Sectors, String> {
     Ok(size)
 }
 
-/// Bytes of a size that was checked when it was parsed.
+/// Converts a size into bytes. The parser has checked that it does not overflow.
 pub(super) fn bytes(size: Sectors) -> u64 {
     size.0.saturating_mul(SECTOR_SIZE)
 }

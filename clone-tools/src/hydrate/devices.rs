@@ -1,4 +1,4 @@
-//! The three devices of a clone, and what can be wrong with them.
+//! Opens and checks the three devices of a clone.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::common::paths::are_same;
 use crate::common::pin::{self, LocalSource, Pin};
 use crate::common::units::Counted;
 
-/// Refuses one device in the place of two.
+/// Refuses the same device in two roles.
 pub(super) fn check_distinct(args: &HydrateArgs) -> Result<()> {
     let HydrateArgs { metadata, destination, source, .. } = args;
     let what = "the metadata, the destination and the source of a clone are three devices";
@@ -29,17 +29,17 @@ pub(super) fn check_distinct(args: &HydrateArgs) -> Result<()> {
     Ok(())
 }
 
-/// The devices of a clone, open.
+/// The open devices of a clone.
 pub(super) struct Opened {
     pub(super) devices: Devices<FileDevice>,
-    /// The source among them.
+    /// The source, which is also in `devices`.
     pub(super) source: Arc<LocalSource>,
-    /// What the source is to be pinned as, and where, if it is not yet.
+    /// The path and content of the pin to be stored, if the source is not pinned yet.
     pub(super) pin: Option<(PathBuf, Pin)>,
 }
 
-/// Opens source and destination for the clone that the metadata tells of. The source is the one
-/// that the clone was begun with.
+/// Opens source and destination for the clone of `metadata`. Both must be large enough, and the
+/// source must be the pinned one.
 pub(super) fn open(args: &HydrateArgs, metadata: Metadata<FileDevice>) -> Result<Opened> {
     let access = if args.direct { Access::Direct } else { Access::Buffered };
     let target_size = metadata.header().geometry.target_size();
@@ -87,7 +87,7 @@ pub(super) fn open(args: &HydrateArgs, metadata: Metadata<FileDevice>) -> Result
     Ok(Opened { devices, source, pin: place.zip(new_pin) })
 }
 
-/// What nobody would see of the source, for people.
+/// Returns warnings for the user about changes of the source that cannot be detected.
 pub(super) fn warnings(args: &HydrateArgs, opened: &Opened) -> Vec<String> {
     let place = args.source.display();
     let hydrated = opened.devices.metadata.nr_hydrated();
@@ -105,7 +105,7 @@ fn bytes(bytes: u64) -> String {
     format!("{bytes} bytes ({})", size(bytes))
 }
 
-/// Refuses a limit that lets nothing be copied.
+/// Refuses a limit that is smaller than a region.
 pub(super) fn check_limit(args: &HydrateArgs, metadata: &Metadata<FileDevice>) -> Result<()> {
     let region = metadata.header().geometry.region_size().sectors();
     match args.limit {

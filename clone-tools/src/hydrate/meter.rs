@@ -1,4 +1,4 @@
-//! How far hydration is, for whoever watches.
+//! Shows the progress of a hydration.
 
 use std::io::{self, IsTerminal};
 use std::time::Duration;
@@ -13,14 +13,14 @@ use crate::common::throughput::Pace;
 use crate::common::units::Share;
 use crate::progress_bar::PATIENCE;
 
-/// How often something is said where there is no terminal.
+/// The interval between lines if stderr is not a terminal.
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// A bar on a terminal; elsewhere, a line on stderr now and then.
+/// A progress bar on a terminal; otherwise a line on stderr at intervals.
 pub(super) struct Meter<'a> {
     tool: &'a Tool,
     pace: Pace,
-    /// Bytes that have to be read from the source in all.
+    /// The number of bytes to be read from the source in total.
     to_read: u64,
     form: Form,
 }
@@ -41,7 +41,7 @@ impl<'a> Meter<'a> {
         Self { tool, pace: Pace::default(), to_read, form }
     }
 
-    /// Shows how far it is by `now`, if it is time to.
+    /// Shows the progress at the time `now`, if it is due.
     pub(super) fn show(&mut self, now: Duration, progress: &HydrationProgress) {
         self.pace.note(now, progress.fetched_bytes);
         let speed = self.speed();
@@ -69,7 +69,7 @@ impl<'a> Meter<'a> {
         parts.join(", ")
     }
 
-    /// Takes the bar off the terminal.
+    /// Clears the bar.
     pub(super) fn finish(self) {
         if let Form::Bar(Some(bar)) = self.form {
             bar.finish_and_clear();
@@ -84,7 +84,7 @@ fn new_bar(regions: u64) -> ProgressBar {
     bar.with_style(style).with_message("hydrating")
 }
 
-/// Bytes for people, in whole sectors.
+/// Formats bytes for people, rounded down to whole sectors.
 pub(super) fn size(bytes: u64) -> Human {
     human(Sectors(bytes / SECTOR_SIZE))
 }

@@ -1,4 +1,4 @@
-//! What has come of hydrating a clone, for people and for scripts.
+//! The report about a hydration, for people and for scripts.
 
 use std::io::{self, Write};
 
@@ -14,24 +14,24 @@ use crate::common::exit::Tool;
 use crate::common::throughput::per_second;
 use crate::common::units::{Counted, Share};
 
-/// Ranges that could not be copied that are told before the rest is only counted.
+/// The number of failed ranges that are listed; the rest are only counted.
 const LISTED: usize = 20;
 
-/// What is told at the end.
+/// The data of the final report.
 pub(super) struct Summary<'a> {
     pub(super) args: &'a HydrateArgs,
     pub(super) geometry: Geometry,
-    /// Regions that were hydrated at the beginning.
+    /// The number of hydrated regions at the start.
     pub(super) before: u64,
-    /// `None` if there was nothing to do.
+    /// `None` if the clone was complete at the start.
     pub(super) outcome: Option<&'a Outcome>,
 }
 
-/// Bytes that could not be copied, and why.
+/// A range of bytes that could not be copied, with the reason.
 #[derive(Debug, PartialEq, Eq)]
 struct Bad<'a> {
     range: ByteRange,
-    /// Whether each of its regions failed by itself. Else there may be sound ones among them.
+    /// True if each region was tried by itself. Otherwise some of them may be readable.
     alone: bool,
     failure: &'a Failure,
 }
@@ -52,7 +52,7 @@ impl Summary<'_> {
         }
     }
 
-    /// Regions that were hydrated now.
+    /// Returns the number of regions that were hydrated in this session.
     fn copied(&self) -> u64 {
         self.hydrated().map_or(0, |hydrated| hydrated.saturating_sub(self.before))
     }
@@ -71,7 +71,7 @@ impl Summary<'_> {
         bad
     }
 
-    /// For people.
+    /// Writes the report for people.
     pub(super) fn write(&self, to: &mut dyn Write) -> io::Result<()> {
         let whole = self.geometry.nr_regions();
         let Some(Outcome { end, progress, took, .. }) = self.outcome else {
@@ -106,7 +106,7 @@ impl Summary<'_> {
         }
     }
 
-    /// For scripts.
+    /// Writes the report as JSON.
     pub(super) fn write_json(&self, to: &mut dyn Write, error: Option<&Error>) -> io::Result<()> {
         let progress = self.outcome.map(|outcome| &outcome.progress);
         let took = self.outcome.map(|outcome| outcome.took).unwrap_or_default();
@@ -138,7 +138,7 @@ impl Summary<'_> {
         writeln!(to)
     }
 
-    /// Lists on stderr what could not be copied.
+    /// Lists the failed ranges on stderr.
     pub(super) fn list_bad(&self, tool: &Tool) {
         let bad = self.bad();
         let listed = if self.args.verbose { usize::MAX } else { LISTED };
@@ -152,7 +152,7 @@ impl Summary<'_> {
         }
     }
 
-    /// Why the exit code is not 0, if it is not.
+    /// Returns the reason why the exit code is not 0, if it is not.
     pub(super) fn error(&self) -> Option<Error> {
         let outcome = self.outcome?;
         let whole = self.geometry.nr_regions();

@@ -1,4 +1,7 @@
-//! Hydrating a clone until there is a reason to stop.
+//! Runs the hydration of a clone until an end condition is met.
+//!
+//! [`hydrate`] starts a [`RunningClone`], waits for its events, and suspends it, so that all copied
+//! regions are committed before it returns.
 
 use std::time::{Duration, Instant};
 
@@ -10,58 +13,58 @@ use persistent_data::device::Device;
 
 use crate::common::pin::LocalSource;
 
-/// How often signals and progress are looked at.
+/// The interval at which signals and progress are polled.
 const GLANCE: Duration = Duration::from_millis(100);
 
-/// How often a region is tried before it is given up, if it is one of the last. The first two waits
-/// are of one and of two seconds.
+/// The number of attempts on a failed region before it is given up, if only failed regions remain.
+/// The engine waits one and two seconds after the first two attempts.
 const TRIES: u32 = 3;
 
-/// What is to be done.
+/// The settings of a session.
 pub(super) struct Plan {
     pub(super) settings: Settings,
-    /// How many copies at a time.
+    /// The maximum number of copies in flight.
     pub(super) jobs: u32,
-    /// The most bytes that are copied.
+    /// The maximum number of bytes to copy.
     pub(super) limit: Option<u64>,
-    /// What is copied first.
+    /// The ranges to copy first.
     pub(super) first: Vec<ByteRange>,
 }
 
-/// Why it ended.
+/// The reason why a session ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum End {
     /// Every region is hydrated.
     Complete,
-    /// So much was allowed.
+    /// The limit of bytes was reached.
     Limit,
-    /// Somebody wanted it to stop, by this signal.
+    /// The signal that asked it to stop.
     Signal(&'static str),
-    /// The source is not what it was at the start.
+    /// The source has changed since the start.
     SourceChanged(String),
-    /// So many copies in a row failed.
+    /// This number of consecutive copies failed.
     InARow(u32),
-    /// Only regions are left that cannot be copied.
+    /// Only failed regions are left.
     OnlyFailedLeft,
     /// The destination or the metadata could not be written or flushed.
     ReadOnly(Failure),
-    /// Metadata could not be read back, or something panicked.
+    /// The metadata could not be read back, or a thread panicked.
     Failed(Failure),
 }
 
-/// What has come of it.
+/// The result of a session.
 #[derive(Clone, Debug)]
 pub(super) struct Outcome {
     pub(super) end: End,
     pub(super) progress: HydrationProgress,
-    /// What could not be copied.
+    /// The failed regions.
     pub(super) aside: Vec<SetAside>,
     pub(super) took: Duration,
 }
 
 impl Outcome {
-    /// Looks a last time whether the source is what it was. Every read was followed by such a look,
-    /// but there are changes that show late.
+    /// Checks a last time that the source is unchanged. Each read was followed by such a check, but
+    /// some changes become visible late.
     pub(super) fn check(&mut self, source: &LocalSource) {
         let is_worse =
             matches!(self.end, End::ReadOnly(_) | End::Failed(_) | End::SourceChanged(_));
@@ -74,12 +77,12 @@ impl Outcome {
     }
 }
 
-/// Hydrates until there is a reason to stop; then all that was copied is committed.
+/// Hydrates until an end condition is met, and commits all copied regions.
 ///
-/// `signal` is asked whether somebody wants it to stop, `show` is told how far it is.
+/// `signal` is polled for a stop signal; `show` receives the progress.
 ///
 /// # Errors
-/// Those of [`RunningClone::start`].
+/// The errors of [`RunningClone::start`].
 pub(super) fn hydrate<D: Device + 'static>(
     devices: Devices<D>,
     plan: Plan,
@@ -89,7 +92,7 @@ pub(super) fn hydrate<D: Device + 'static>(
     let began = Instant::now();
     let Plan { mut settings, jobs, limit, first } = plan;
     settings.options.hydration = false;
-    // Beside those that copy, the driver keeps two workers for users.
+    // The driver reserves two workers for user requests in addition to those that copy.
     let options = DriverOptions { workers: jobs as usize + 2, ..DriverOptions::default() };
     let clone = RunningClone::start(devices, settings, options)?;
     clone.command(Command::HydrationLimit(limit));
@@ -112,9 +115,9 @@ pub(super) fn hydrate<D: Device + 'static>(
             .or_else(|| is_stuck().then_some(End::OnlyFailedLeft));
         show(began.elapsed(), &progress);
     }
-    // What could not be copied is forgotten by a clone that becomes read-only.
+    // A clone that becomes read-only forgets its failed regions.
     let before = clone.set_aside();
-    // That it has failed is in the notices.
+    // A failure is also reported as an event.
     let _ = clone.suspend();
     let progress = clone.progress();
     let mut aside = clone.set_aside();
@@ -123,7 +126,7 @@ pub(super) fn hydrate<D: Device + 'static>(
     }
     for notice in clone.wait_for(seen, Duration::ZERO) {
         let last = end_of(&notice.what);
-        // These weigh more than whatever came before them.
+        // These outcomes take precedence over earlier ones.
         if matches!(last, Some(End::Complete | End::ReadOnly(_) | End::Failed(_))) {
             end = last;
         } else if let Some(End::SourceChanged(_)) = last {
@@ -147,7 +150,7 @@ fn end_of(what: &Happening) -> Option<End> {
     }
 }
 
-/// Whether nothing is left but what was tried often enough.
+/// True if only failed regions are left, and each was tried [`TRIES`] times.
 fn is_stuck(progress: &HydrationProgress, aside: &[SetAside]) -> bool {
     let failed: u64 = aside.iter().map(|place| place.regions.end - place.regions.start).sum();
     !aside.is_empty()

@@ -1,22 +1,22 @@
-//! What there is to be read of a source.
+//! Estimates how much a hydration has to read from the source, for progress.
 
 use std::ops::Range;
 
 use clone_core::block_io::Source;
 
-/// How many extents and regions are looked at to find out what there is to be read. It takes less
-/// than a second, and what is beyond is taken to be data.
+/// The maximum number of extents and regions that are examined. That takes less than a second;
+/// everything beyond counts as data.
 const LOOKS_MAX: usize = 1 << 17;
 
-/// The bytes of `wanted`, which ascend, that the source does not know to be zeroes. `total` is how
-/// many bytes `wanted` has.
+/// Returns the number of bytes in `wanted` that the source does not know to be zeroes. The ranges
+/// of `wanted` are in bytes and ascend; `total` is their length.
 pub(super) fn bytes_to_read(
     source: &dyn Source,
     wanted: impl Iterator<Item = Range<u64>>,
     total: u64,
 ) -> u64 {
     let (mut looks, mut seen, mut zeroes) = (0, 0, 0);
-    // Of the extent that was looked at last.
+    // The end and the kind of the last extent.
     let (mut end, mut is_zeroes) = (0, false);
     for Range { start: mut at, end: stop } in wanted {
         while at < stop && looks < LOOKS_MAX {
@@ -37,7 +37,7 @@ pub(super) fn bytes_to_read(
     total.saturating_sub(zeroes)
 }
 
-/// The regions that are not hydrated, as runs of bytes.
+/// Returns the regions that are not hydrated, as ascending ranges of bytes.
 pub(super) fn runs_to_copy(
     words: impl Iterator<Item = u64>,
     region_bytes: u64,

@@ -1,4 +1,4 @@
-//! Pixels, and letters made of them.
+//! A canvas of pixels with a bitmap font.
 
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
 
@@ -7,10 +7,10 @@ use super::layout::Rgb;
 const WEIGHT: FontWeight = FontWeight::Regular;
 const HEIGHT: RasterHeight = RasterHeight::Size20;
 
-/// Pixels from the top of a letter's box to the line that it stands on.
+/// The pixels from the top of a letter's box to its baseline.
 const ASCENT: usize = 15;
 
-/// Something to draw on. What is drawn beside it is lost.
+/// A canvas. Pixels outside it are ignored.
 #[derive(Clone, Debug)]
 pub struct Canvas {
     width: usize,
@@ -18,22 +18,22 @@ pub struct Canvas {
 }
 
 impl Canvas {
-    /// All of one colour.
+    /// Creates a canvas of one colour.
     pub fn new(width: usize, height: usize, color: Rgb) -> Self {
         Self { width, pixels: vec![color; width * height] }
     }
 
-    /// The pixels, row by row.
+    /// Returns the pixels, row by row, three bytes each.
     pub fn bytes(&self) -> &[u8] {
         self.pixels.as_flattened()
     }
 
-    /// The colour of a pixel, if there is one.
+    /// Returns the colour of a pixel, if it is on the canvas.
     pub fn pixel(&self, x: usize, y: usize) -> Option<Rgb> {
         if x < self.width { self.pixels.get(y * self.width + x).copied() } else { None }
     }
 
-    /// Lays `color` over a pixel, which covers `share` of 255 of it.
+    /// Blends `color` over a pixel with an opacity of `share` / 255.
     pub fn blend(&mut self, (x, y): (usize, usize), color: Rgb, share: u8) {
         let index = y * self.width + x;
         let Some(pixel) = self.pixels.get_mut(index).filter(|_| x < self.width) else { return };
@@ -53,7 +53,7 @@ impl Canvas {
         }
     }
 
-    /// Writes a line of text from `x` on, which stands on `y`. What is not ASCII is written as `?`.
+    /// Writes a line of text from `x` on the baseline `y`. Characters without a glyph become `?`.
     pub fn write(&mut self, (x, y): (usize, usize), text: &str, color: Rgb) {
         let top = y.saturating_sub(ASCENT);
         for (index, character) in text.chars().enumerate() {
@@ -69,7 +69,7 @@ impl Canvas {
     }
 }
 
-/// How many pixels wide a line of text is.
+/// Returns the width of a line of text in pixels.
 pub fn text_width(text: &str) -> usize {
     text.chars().count() * get_raster_width(WEIGHT, HEIGHT)
 }

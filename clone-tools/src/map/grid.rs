@@ -1,9 +1,9 @@
-//! Regions summed up in cells.
+//! Groups regions into the cells of a map.
 
 use clone_core::geometry::RegionRange;
 use clone_core::metadata::region_map::{RegionMap, Tally};
 
-/// What a cell looks like.
+/// The appearance of a cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Shade {
     /// No region is hydrated.
@@ -21,11 +21,11 @@ pub enum Shade {
 }
 
 impl Shade {
-    /// All of them, in the order of their numbers.
+    /// All shades, in the order of their numbers.
     pub const ALL: [Self; 6] =
         [Self::Empty, Self::Few, Self::Half, Self::Most, Self::Full, Self::Lost];
 
-    /// What the legend calls it.
+    /// Returns the name for the legend.
     pub fn name(self) -> &'static str {
         match self {
             Self::Empty => "none",
@@ -38,27 +38,27 @@ impl Shade {
     }
 }
 
-/// Some neighbouring regions.
+/// A range of neighbouring regions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cell {
-    /// Which ones.
+    /// The regions.
     pub regions: RegionRange,
-    /// How many of them are in which state.
+    /// The number of regions in each state.
     pub tally: Tally,
 }
 
 impl Cell {
-    /// How many regions it has.
+    /// Returns the number of regions.
     pub fn len(&self) -> u64 {
         self.regions.end - self.regions.start
     }
 
-    /// Whether there are none.
+    /// True if the cell has no regions.
     pub fn is_empty(&self) -> bool {
         self.regions.is_empty()
     }
 
-    /// How it looks.
+    /// Returns the appearance of the cell.
     pub fn shade(&self) -> Shade {
         let (len, hydrated) = (self.len(), self.tally.hydrated);
         if self.tally.lost > 0 {
@@ -77,7 +77,7 @@ impl Cell {
     }
 }
 
-/// All regions of a clone, in rows of cells of the same number of regions.
+/// All regions of a clone, in rows of cells with the same number of regions each.
 #[derive(Clone, Debug)]
 pub struct Grid {
     per_cell: u64,
@@ -86,10 +86,10 @@ pub struct Grid {
 }
 
 impl Grid {
-    /// Rows that are as long as they may be.
+    /// Creates a grid with rows as long as allowed.
     ///
     /// # Panics
-    /// If there may not be a single cell.
+    /// If `columns_max` or `rows_max` is 0.
     pub fn in_rows(regions: &RegionMap, columns_max: usize, rows_max: usize) -> Self {
         let per_cell = regions_per_cell(regions.nr_regions(), columns_max * rows_max);
         let nr_cells = regions.nr_regions().div_ceil(per_cell);
@@ -97,15 +97,15 @@ impl Grid {
         Self::new(regions, per_cell, columns)
     }
 
-    /// Rows so long that it is about twice as wide as high.
+    /// Creates a grid that is about twice as wide as high.
     ///
     /// # Panics
-    /// If there may not be a single cell.
+    /// If `columns_max` or `rows_max` is 0.
     pub fn wide(regions: &RegionMap, columns_max: usize, rows_max: usize) -> Self {
         let per_cell = regions_per_cell(regions.nr_regions(), columns_max * rows_max);
         let nr_cells = regions.nr_regions().div_ceil(per_cell);
         let square = (2 * nr_cells).isqrt().next_power_of_two();
-        // The fewest rows, for few regions are better seen side by side.
+        // A few regions fit into one row, where they are easier to see.
         let columns = if nr_cells <= 32 { nr_cells } else { square };
         let columns = usize::try_from(columns).map_or(columns_max, |wide| wide.min(columns_max));
         Self::new(regions, per_cell, columns)
@@ -122,27 +122,27 @@ impl Grid {
         Self { per_cell, columns, cells }
     }
 
-    /// Regions in each cell but the last.
+    /// Returns the number of regions in each cell but the last.
     pub fn per_cell(&self) -> u64 {
         self.per_cell
     }
 
-    /// Cells in a row.
+    /// Returns the number of cells in a row.
     pub fn columns(&self) -> usize {
         self.columns
     }
 
-    /// Rows, the last of which may be short.
+    /// Returns the number of rows. The last one may be short.
     pub fn nr_rows(&self) -> usize {
         self.cells.len().div_ceil(self.columns)
     }
 
-    /// The rows.
+    /// Returns the rows.
     pub fn rows(&self) -> impl Iterator<Item = &[Cell]> {
         self.cells.chunks(self.columns)
     }
 
-    /// How many regions are in which state in all cells.
+    /// Returns the number of regions in each state, over all cells.
     pub fn total(&self) -> Tally {
         let add = |sum: Tally, cell: &Cell| Tally {
             hydrated: sum.hydrated + cell.tally.hydrated,
@@ -152,8 +152,8 @@ impl Grid {
     }
 }
 
-/// The least power of two with which there are no more than `cells_max` cells. With another number
-/// cells and rows would begin at sizes that nobody can read.
+/// Returns the smallest power of two that makes no more than `cells_max` cells. With other numbers,
+/// cells and rows would begin at sizes that are hard to read.
 fn regions_per_cell(nr_regions: u64, cells_max: usize) -> u64 {
     nr_regions.div_ceil(cells_max as u64).next_power_of_two()
 }

@@ -1,52 +1,52 @@
-//! Where things are in a picture of pixels, and their colours.
+//! The positions and colours in a picture of pixels, shared by SVG and PNG.
 
 use super::grid::{Cell, Grid, Shade};
 use super::picture::Picture;
 
-/// Cells in a row at most.
+/// The maximum number of cells in a row.
 pub const COLUMNS_MAX: usize = 128;
 
-/// Rows at most.
+/// The maximum number of rows.
 pub const ROWS_MAX: usize = 64;
 
-/// Pixels of the longest row, about.
+/// The approximate width of the longest row in pixels.
 const WIDTH: usize = 1024;
 
-/// Pixels that a cell is high and wide, at least and at most.
+/// The minimum and maximum size of a cell in pixels.
 const CELL: std::ops::RangeInclusive<usize> = 8..=32;
 
-/// Pixels around it all.
+/// The margin of the picture in pixels.
 const MARGIN: usize = 24;
 
-/// Pixels for what a row begins at, to the left of the cells.
+/// The width of the row labels, to the left of the cells, in pixels.
 const GUTTER: usize = 120;
 
-/// Pixels from one line of text to the next.
+/// The distance between two lines of text in pixels.
 pub const LINE: usize = 26;
 
-/// Pixels that a sample in the legend is high and wide.
+/// The size of a sample in the legend in pixels.
 pub const SAMPLE: usize = 18;
 
-/// Pixels for a sample and its name.
+/// The width of a sample with its name in pixels.
 const LEGEND_ENTRY: usize = 100;
 
 /// A colour: red, green, blue.
 pub type Rgb = [u8; 3];
 
-/// What there is nothing on.
+/// The background.
 pub const PAPER: Rgb = [255, 255, 255];
 
-/// Text.
+/// The colour of text.
 pub const INK: Rgb = [38, 50, 56];
 
-/// The mark across what is lost.
+/// The colour of the mark across lost cells.
 pub const MARK: Rgb = [255, 255, 255];
 
-/// The lines between cells, and how much of what is below them they cover, of 255.
+/// The colour of the lines between cells, and their opacity of 255.
 pub const LINES: (Rgb, u8) = ([255, 255, 255], 70);
 
-/// The colour of a shade. They are told apart by those who do not see red and green as well:
-/// what is partly hydrated is yellow to orange, between a light grey and a dark blue-green.
+/// Returns the colour of a shade. The colours can be distinguished without seeing red and green:
+/// partly hydrated cells are yellow to orange, between light grey and dark blue-green.
 pub fn color(shade: Shade) -> Rgb {
     match shade {
         Shade::Empty => [221, 226, 230],
@@ -58,40 +58,40 @@ pub fn color(shade: Shade) -> Rgb {
     }
 }
 
-/// A line of text, with its left end and its baseline.
+/// A line of text with its position.
 #[derive(Clone, Debug)]
 pub struct Label {
-    /// From the left: where it begins, or where it ends if it is a row's.
+    /// The left end, or for row labels the right end, in pixels from the left.
     pub x: usize,
-    /// From the top, where its letters stand.
+    /// The baseline, in pixels from the top.
     pub y: usize,
-    /// What it says.
+    /// The text.
     pub text: String,
 }
 
-/// Where everything is, in pixels from the upper left corner.
+/// The positions of all parts, in pixels from the upper left corner.
 #[derive(Clone, Debug)]
 pub struct Layout {
-    /// Of the whole.
+    /// The width of the picture.
     pub width: usize,
-    /// Of the whole.
+    /// The height of the picture.
     pub height: usize,
-    /// How high and wide a cell is.
+    /// The height and width of a cell.
     pub cell: usize,
-    /// Where the first cell is.
+    /// The position of the first cell.
     pub origin: (usize, usize),
-    /// What stands above the cells.
+    /// The lines above the cells.
     pub head: Vec<Label>,
-    /// What the rows begin at. These end where they are.
+    /// The row labels: the offsets at which the rows begin. They are right-aligned.
     pub rows: Vec<Label>,
-    /// The samples of the shades.
+    /// The samples of the shades, with their names.
     pub legend: Vec<(Shade, Label)>,
-    /// What stands below the cells.
+    /// The line below the cells.
     pub foot: Label,
 }
 
 impl Layout {
-    /// Where everything is in `picture`.
+    /// Computes the layout of `picture`.
     pub fn of(picture: &Picture<'_>) -> Self {
         let grid = &picture.grid;
         let cell = (WIDTH / grid.columns()).clamp(*CELL.start(), *CELL.end());
@@ -116,7 +116,7 @@ impl Layout {
         Self { width, height: foot.y + MARGIN, cell, origin, head, rows, legend, foot }
     }
 
-    /// The runs of cells that look the same: where they are, and the cells.
+    /// Returns the runs of cells with the same shade: position and cells.
     pub fn runs<'a>(&self, grid: &'a Grid) -> Vec<(usize, usize, &'a [Cell])> {
         let mut runs = Vec::new();
         for (row, cells) in grid.rows().enumerate() {
@@ -144,7 +144,7 @@ fn head(picture: &Picture<'_>) -> Vec<String> {
     head
 }
 
-/// Labels of rows that leave each other room.
+/// Returns labels for as many rows as have room for them.
 fn row_labels(picture: &Picture<'_>, origin: (usize, usize), cell: usize) -> Vec<Label> {
     let step = (LINE + 6).div_ceil(cell).next_power_of_two();
     (picture.grid.rows().enumerate().step_by(step))

@@ -1,4 +1,4 @@
-//! The picture as PNG.
+//! Draws the picture as PNG.
 
 use ::png::{BitDepth, ColorType, Compression, Encoder};
 use anyhow::{Context, Result};
@@ -8,10 +8,10 @@ use super::grid::Shade;
 use super::layout::{INK, LINES, Layout, MARK, PAPER, SAMPLE, color};
 use super::picture::Picture;
 
-/// Draws `picture`.
+/// Draws `picture` and returns the PNG file.
 ///
 /// # Errors
-/// None that could be helped.
+/// The encoder fails, which is not expected for any valid layout.
 pub fn draw(picture: &Picture<'_>) -> Result<Vec<u8>> {
     let layout = Layout::of(picture);
     encode(&paint(picture, &layout), &layout).context("cannot draw the picture")
@@ -30,7 +30,7 @@ fn encode(canvas: &Canvas, layout: &Layout) -> Result<Vec<u8>> {
     Ok(png)
 }
 
-/// The pixels of `picture`.
+/// Draws the pixels of `picture`.
 pub fn paint(picture: &Picture<'_>, layout: &Layout) -> Canvas {
     let mut canvas = Canvas::new(layout.width, layout.height, PAPER);
     for label in &layout.head {
@@ -63,7 +63,7 @@ fn paint_cell(canvas: &mut Canvas, (x, y): (usize, usize), size: usize, shade: S
         canvas.blend((x, y + along), lines, share);
     }
     if shade == Shade::Lost {
-        // Two strokes from corner to corner, each two pixels wide.
+        // A cross of two strokes, each two pixels wide.
         for along in 2..size - 2 {
             for (across, thick) in
                 [(along, 0), (along, 1), (size - 1 - along, 0), (size - 1 - along, 1)]
@@ -74,7 +74,7 @@ fn paint_cell(canvas: &mut Canvas, (x, y): (usize, usize), size: usize, shade: S
     }
 }
 
-/// `text` cut to `room` characters, so that its end, which names the file, stays.
+/// Cuts `text` to `room` characters at its start, since its end names the file.
 fn shortened(text: &str, room: usize) -> String {
     let len = text.chars().count();
     if len <= room {

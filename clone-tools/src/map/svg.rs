@@ -1,4 +1,4 @@
-//! The picture as SVG, for browsers.
+//! Draws the picture as SVG, for browsers.
 
 use std::fmt::Write;
 
@@ -8,7 +8,7 @@ use super::grid::{Cell, Shade};
 use super::layout::{INK, LINES, Label, Layout, MARK, PAPER, Rgb, SAMPLE, color};
 use super::picture::Picture;
 
-/// Draws `picture`.
+/// Draws `picture` and returns the SVG document.
 pub fn draw(picture: &Picture<'_>) -> String {
     let layout = Layout::of(picture);
     let mut svg = String::new();
@@ -67,7 +67,7 @@ fn write_svg(
     writeln!(svg, "</svg>")
 }
 
-/// Classes, and what is laid over cells.
+/// Writes the style classes and the patterns that are laid over cells.
 fn write_definitions(svg: &mut String, layout: &Layout) -> std::fmt::Result {
     writeln!(svg, "<style>")?;
     writeln!(svg, "text{{font:15px system-ui,sans-serif;fill:{}}}", hex(INK))?;
@@ -87,7 +87,7 @@ fn write_definitions(svg: &mut String, layout: &Layout) -> std::fmt::Result {
         hex(lines),
         f32::from(share) / 255.0
     )?;
-    // The mark of the legend has its own place and size.
+    // The mark in the legend has a position and size of its own.
     let (_, sample) = &layout.legend[Shade::ALL.len() - 1];
     for (size, x, y) in [(cell, x, y), (SAMPLE, sample.x, sample.y - SAMPLE + 4)] {
         let (near, far) = (2, size - 2);
@@ -108,7 +108,7 @@ fn write_label(svg: &mut String, label: &Label, class: &str) -> std::fmt::Result
     writeln!(svg, "<text x=\"{x}\" y=\"{y}\" class=\"{class}\">{}</text>", text(words))
 }
 
-/// Cells that look the same, and what they say under the pointer.
+/// Writes a run of cells with the same shade, and its tooltip.
 fn write_run(
     svg: &mut String,
     layout: &Layout,
@@ -153,7 +153,7 @@ fn hex([red, green, blue]: Rgb) -> String {
     format!("#{red:02x}{green:02x}{blue:02x}")
 }
 
-/// `words` as XML text. A file's name may have characters that XML cannot say in any way.
+/// Escapes `words` as XML text. Characters that XML cannot represent become U+FFFD.
 fn text(words: &str) -> String {
     let sayable = |c: char| {
         if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') { '\u{fffd}' } else { c }

@@ -1,4 +1,4 @@
-//! The picture in characters.
+//! Draws the picture in characters.
 
 use std::io::{self, Write};
 
@@ -6,25 +6,25 @@ use super::grid::Shade;
 use super::picture::Picture;
 use crate::formats::text::write_sizes;
 
-/// Characters for what a row begins at: `1023.9 MiB`.
+/// The width of a row label in characters: `1023.9 MiB`.
 const LABEL: usize = 10;
 
-/// Rows are a multiple of so many cells long, where there is room.
+/// Rows have a multiple of this number of cells, if there is room.
 const STEP: usize = 8;
 
-/// What the terminal can show.
+/// The capabilities of the terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Style {
-    /// In characters.
+    /// The width in characters.
     pub width: usize,
-    /// Whether it has colours.
+    /// True if the terminal shows colours.
     pub color: bool,
-    /// Whether it has more than ASCII.
+    /// True if the terminal shows Unicode characters.
     pub unicode: bool,
 }
 
 impl Style {
-    /// Cells that a row may have.
+    /// Returns the maximum number of cells in a row.
     pub fn columns(&self) -> usize {
         let room = self.width.saturating_sub(LABEL + 1).max(1);
         if room < STEP { room } else { room / STEP * STEP }
@@ -46,15 +46,15 @@ impl Style {
         }
     }
 
-    /// Cells of one shade.
+    /// Returns cells of one shade as text.
     fn cells(&self, shade: Shade, count: usize) -> String {
         let cells = self.character(shade).to_string().repeat(count);
         if self.color { format!("\x1b[{}m{cells}\x1b[0m", color(shade)) } else { cells }
     }
 }
 
-/// The colour of a shade, as terminals number them. What is partly hydrated stands out both from
-/// what is and from what is not.
+/// Returns the ANSI code of a shade's colour. Partly hydrated cells differ clearly from both
+/// hydrated and unhydrated ones.
 fn color(shade: Shade) -> &'static str {
     match shade {
         Shade::Empty => "90",
@@ -64,10 +64,10 @@ fn color(shade: Shade) -> &'static str {
     }
 }
 
-/// Draws `picture`, whose rows have to fit.
+/// Draws `picture`. Its rows must fit the terminal.
 ///
 /// # Errors
-/// Whatever `to` says.
+/// The errors of `to`.
 pub fn draw(to: &mut dyn Write, picture: &Picture<'_>, style: &Style) -> io::Result<()> {
     write_sizes(to, &picture.header)?;
     writeln!(to, "hydrated:     {}", picture.share(picture.total.hydrated))?;
@@ -87,7 +87,7 @@ pub fn draw(to: &mut dyn Write, picture: &Picture<'_>, style: &Style) -> io::Res
     writeln!(to, "{}", picture.scale())
 }
 
-/// All shades, in as many lines as it takes.
+/// Writes all shades with their names, in as many lines as they need.
 fn write_legend(to: &mut dyn Write, style: &Style) -> io::Result<()> {
     let mut at = 0;
     for shade in Shade::ALL {

@@ -1,4 +1,4 @@
-//! Whatever differs in the regions differs in every picture.
+//! Any difference in the regions is visible in every picture.
 
 use std::convert::Infallible;
 use std::io::Cursor;
@@ -29,7 +29,8 @@ fn header(nr_regions: u64) -> Header {
     Header { uuid: [0; 16], geometry }
 }
 
-/// Regions of which `runs` are hydrated, and, if `lose_last`, those of the last array block lost.
+/// Returns regions of which `runs` are hydrated. With `lose_last`, those of the last array block
+/// are lost.
 fn regions(nr_regions: u64, runs: &[RegionRange], lose_last: bool) -> RegionMap {
     let header = header(nr_regions);
     let nr_blocks = MetadataSize::of(header.geometry).total_blocks() as usize;
@@ -60,7 +61,7 @@ fn drawn(map: &RegionMap, style: &Style, rows: usize) -> String {
     String::from_utf8(text).unwrap()
 }
 
-/// The characters of the map alone.
+/// Returns only the characters of the map.
 fn cells(drawn: &str) -> String {
     let lines = drawn.lines().skip_while(|line| !line.is_empty()).skip(1);
     lines
@@ -120,7 +121,7 @@ fn only_none_is_empty_and_only_all_is_full_and_lost_beats_all() {
     assert_eq!(shades, [Shade::Empty, few, half, half, half, most, Shade::Full]);
 }
 
-/// A clone with a single region that is otherwise than all the others, and what its cell may be.
+/// Returns clones with a single region in a different state, and the possible shades of its cell.
 fn odd_ones(nr_regions: u64) -> Vec<(RegionMap, u64, [Shade; 2])> {
     let mut odd = Vec::new();
     for at in [0, 1, nr_regions / 2, nr_regions - 2, nr_regions - 1] {
@@ -171,7 +172,7 @@ fn a_single_region_that_is_otherwise_is_seen_in_svg_and_png() {
 
 fn middle_of_cell(canvas: &Canvas, layout: &Layout, grid: &Grid, index: usize) -> [u8; 3] {
     let (row, column) = (index / grid.columns(), index % grid.columns());
-    // Not quite the middle, which has the mark of lost cells.
+    // Not in the centre, where lost cells have their mark.
     let x = layout.origin.0 + layout.cell * column + layout.cell / 2;
     let y = layout.origin.1 + layout.cell * row + 1;
     canvas.pixel(x, y).unwrap()
@@ -261,7 +262,7 @@ fn an_svg_is_no_larger_than_what_it_shows() {
     let map = regions(10_000_000, &[0..9_000_000], false);
     let whole = picture(&map, Grid::wide(&map, COLUMNS_MAX, ROWS_MAX));
     assert!(svg::draw(&whole).len() < 20_000);
-    // Every other cell differs: the worst that there is.
+    // The worst case: every other cell differs.
     let runs: Vec<RegionRange> = (0..4096).map(|cell| cell * 4..cell * 4 + 2).collect();
     let map = regions(4 * 4096, &runs, false);
     let worst = picture(&map, Grid::wide(&map, COLUMNS_MAX, ROWS_MAX));

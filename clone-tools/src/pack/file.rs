@@ -1,18 +1,19 @@
-//! The file that `clone_metadata_pack` writes: what matters of a metadata device, small.
+//! The pack format: the relevant blocks of a metadata device, in a small file.
 //!
-//! All numbers are little-endian. docs/decisions/0010-pack-format.md tells why it is so.
+//! `clone_metadata_pack` writes it and `clone_metadata_unpack` reads it. All numbers are
+//! little-endian. docs/decisions/0010-pack-format.md explains the design.
 //!
-//! | part | holds |
+//! | part | content |
 //! |---|---|
 //! | header | `HeaderDisk` |
-//! | chunks | each a `ChunkDisk`, then so many bytes of raw deflate |
-//! | end | a `ChunkDisk` of no records, whose bytes are the device's after its last whole block |
+//! | chunks | each a `ChunkDisk`, followed by `len` bytes of raw deflate |
+//! | end | a `ChunkDisk` with no records; its bytes are those after the device's last whole block |
 //! | checksum | CRC-32C of everything before |
 //!
-//! A chunk inflates to three columns with a row for each record, a block that is kept: how many
-//! blocks lie between it and the record before (8 bytes), how many records before it the one lies
-//! that it is told as a difference from, 0 if it is told by itself (2 bytes), and the block, XORed
-//! with that one (4096 bytes). What no record tells is zero.
+//! A record is a block that is kept. A chunk inflates to three columns with one row per record: the
+//! number of blocks between it and the previous record (8 bytes); the distance in records to the
+//! earlier record that it is a difference from, or 0 for none (2 bytes); and the block, XORed with
+//! that record (4096 bytes). Blocks without a record are zero.
 
 use std::mem::offset_of;
 
@@ -26,50 +27,51 @@ mod write;
 pub use read::{PackError, Reader};
 pub use write::Writer;
 
-/// What a pack begins with. No text does, nor does metadata: its superblock has zeroes here.
+/// The first bytes of a pack. Neither text nor metadata begins so: a superblock has zeroes here.
 const MAGIC: [u8; 8] = *b"\x89clnpak\n";
 
-/// The version that is written, and the only one that is read.
+/// The version of the format; no other version is accepted.
 const VERSION: u32 = 1;
 
-/// The most records in a chunk: as much as is kept in memory.
+/// The maximum number of records in a chunk. A whole chunk is kept in memory.
 const CHUNK_RECORDS: usize = 256;
 
-/// Bytes of a record, inflated.
+/// The inflated size of a record in bytes.
 const RECORD: usize = 8 + 2 + BLOCK_SIZE;
 
-/// The most bytes of a chunk, deflated. What cannot be made smaller grows by less.
+/// The maximum deflated size of a chunk in bytes. Incompressible data grows by less than this
+/// allows.
 const CHUNK_MAX: usize = CHUNK_RECORDS * RECORD + CHUNK_RECORDS * RECORD / 64;
 
-/// How far back a record may refer.
+/// The maximum distance of a reference, in records.
 const WINDOW: usize = 2048;
 
 const _: () = assert!(WINDOW <= u16::MAX as usize);
 
-/// What a pack says about the device that it is of.
+/// The description of the packed device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Contents {
-    /// Bytes on the device.
+    /// The size of the device in bytes.
     pub size_bytes: u64,
-    /// Blocks that are kept.
+    /// The number of blocks that are kept.
     pub nr_records: u64,
-    /// Blocks that are not, though they were not all zeroes.
+    /// The number of dropped blocks that were not all zero.
     pub nr_dropped: u64,
 }
 
 impl Contents {
-    /// Whole blocks on the device.
+    /// Returns the number of whole blocks on the device.
     fn nr_blocks(&self) -> u64 {
         self.size_bytes / BLOCK_SIZE as u64
     }
 
-    /// Bytes on the device after its last whole block.
+    /// Returns the number of bytes after the last whole block of the device.
     fn tail_len(&self) -> usize {
         (self.size_bytes % BLOCK_SIZE as u64) as usize
     }
 }
 
-/// How a pack begins.
+/// The header of a pack.
 #[derive(Clone, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct HeaderDisk {
@@ -79,19 +81,19 @@ struct HeaderDisk {
     size_bytes: le::U64,
     nr_records: le::U64,
     nr_dropped: le::U64,
-    /// CRC-32C of the fields above.
+    /// The CRC-32C of the fields above.
     csum: le::U32,
 }
 
-/// How a chunk begins.
+/// The header of a chunk.
 #[derive(Clone, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct ChunkDisk {
-    /// Up to [`CHUNK_RECORDS`]; none at the end.
+    /// The number of records, up to [`CHUNK_RECORDS`]; 0 at the end.
     nr_records: le::U32,
-    /// Bytes that follow.
+    /// The number of bytes that follow.
     len: le::U32,
-    /// CRC-32C of the bytes that follow.
+    /// The CRC-32C of the bytes that follow.
     csum: le::U32,
 }
 

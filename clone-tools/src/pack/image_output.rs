@@ -1,5 +1,6 @@
-//! Where the image of a device goes: piece by piece from front to back, with zeroes between the
-//! pieces.
+//! Writes the image of a device, piece by piece in ascending order, with zeroes between the pieces.
+//!
+//! `clone_metadata_unpack` uses it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
@@ -15,23 +16,24 @@ use crate::common::output::{self, is_open_file, is_stdout, replace};
 
 const BUFFER: usize = 1 << 20;
 
-/// Takes the pieces of an image, in ascending order.
+/// A sink for the pieces of an image, in ascending order.
 pub trait ImageSink {
-    /// Puts `bytes` at `offset`, where nothing has been put yet, nor behind it.
+    /// Writes `bytes` at the byte `offset`, which must lie behind all bytes written so far.
     ///
     /// # Errors
-    /// Whatever is there says.
+    /// The error of the underlying output.
     fn put(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 }
 
-/// Has `write` put the pieces of an image of `size_bytes` to `path`. What it does not put is zero.
+/// Writes an image of `size_bytes` to `path`; `write` supplies its pieces. The rest is zero.
 ///
-/// A file is made, or replaced, when the image is whole, and takes no room for zeroes. The
-/// superblock of a block device is wiped first and written last. The pieces are whole blocks, but
-/// for the last one.
+/// A file is created or replaced once the image is complete; zeroes take no space in it. The
+/// superblock of a block device is wiped first and written last. All pieces except the last must be
+/// whole blocks.
 ///
 /// # Errors
-/// Whatever failed, and on what.
+/// The output cannot be opened, is too small, or cannot be written, or `write` fails. The error
+/// names the output.
 pub fn write_image(
     path: &Path,
     size_bytes: u64,
@@ -56,7 +58,7 @@ pub fn write_image(
     written.with_context(|| format!("cannot write to {}", path.display()))
 }
 
-/// Writes all of an image from front to back, zeroes included.
+/// Writes a whole image in ascending order, including zeroes.
 fn in_sequence(
     size_bytes: u64,
     write: impl FnOnce(&mut dyn ImageSink) -> io::Result<()>,
@@ -73,7 +75,7 @@ fn write_to_device(
     size_bytes: u64,
     write: impl FnOnce(&mut dyn ImageSink) -> io::Result<()>,
 ) -> Result<()> {
-    // Keeps everybody else out until it is dropped.
+    // Holds the device exclusively until it is dropped.
     let claimed = FileDevice::open_write(path)?;
     if claimed.size_bytes() < size_bytes {
         bail!(
@@ -95,8 +97,8 @@ fn write_to_device(
     })
 }
 
-/// Writes an image over what `claimed` holds, which is also open as `file`. Until it is whole there
-/// is a mark in the place of the superblock that all tools and the kernel refuse.
+/// Writes an image over the content of `claimed`, which is also open as `file`. Until the image is
+/// complete, a mark in place of the superblock makes the kernel and all tools refuse it.
 fn write_superblock_last(
     claimed: &FileDevice,
     mut file: &File,
@@ -117,7 +119,7 @@ fn write_superblock_last(
     Ok(file.sync_data()?)
 }
 
-/// A file of zeroes.
+/// A file that reads as zeroes where nothing is written.
 struct Sparse<'a>(&'a File);
 
 impl ImageSink for Sparse<'_> {
@@ -126,10 +128,10 @@ impl ImageSink for Sparse<'_> {
     }
 }
 
-/// What can be written only from front to back.
+/// An output that can be written only sequentially.
 struct Sequential<W> {
     to: W,
-    /// Where the next byte goes.
+    /// The offset of the next byte.
     at: u64,
 }
 
@@ -152,7 +154,7 @@ impl<W: Write> ImageSink for Sequential<W> {
     }
 }
 
-/// Holds the first block back.
+/// Keeps the first block back, to be written last.
 struct SuperblockLast<W> {
     superblock: Vec<u8>,
     rest: Sequential<W>,

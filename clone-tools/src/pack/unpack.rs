@@ -1,4 +1,6 @@
-//! `clone_metadata_unpack`: makes a metadata device of what `clone_metadata_pack` wrote.
+//! `clone_metadata_unpack`: restores a metadata device from a pack of `clone_metadata_pack`.
+//!
+//! The pack is verified completely before OUTPUT changes.
 
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 
@@ -18,13 +20,13 @@ use crate::progress_bar::Bar;
 
 pub mod args;
 
-/// Packs that are smaller never leave memory.
+/// The maximum size of a pack that is kept in memory, in bytes. Larger ones go to a temporary file.
 const IN_MEMORY: usize = 16 << 20;
 
 /// Runs `clone_metadata_unpack`.
 ///
 /// # Errors
-/// What is wrong with the pack, or why it could not be unpacked.
+/// The pack cannot be read or is faulty, or OUTPUT cannot be written.
 pub fn run(tool: &Tool, args: &UnpackArgs) -> Result<Exit> {
     check_distinct(&args.input, &args.output)?;
     output::refuse_terminal(&args.output)?;
@@ -45,13 +47,14 @@ pub fn run(tool: &Tool, args: &UnpackArgs) -> Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// The bytes of the pack. They are read twice, and stdin can be read but once.
+/// Reads the bytes of the pack and keeps them. They are read twice, and stdin can be read only
+/// once.
 fn read_pack(args: &UnpackArgs) -> Result<SpooledTempFile> {
     let bar = Bar::new("reading", args.quiet);
     let name = document_name(&args.input);
     let mut from = open_document(&args.input, &bar)?;
     let mut pack = SpooledTempFile::new(IN_MEMORY);
-    // Whatever is no pack need not be read to its end, which may be far away.
+    // A file that is not a pack is refused after one block: its end may be far away.
     let mut beginning = from.by_ref().take(BLOCK_SIZE as u64);
     let copied = io::copy(&mut beginning, &mut pack)
         .and_then(|_| pack.seek(SeekFrom::Start(0)))
@@ -73,7 +76,7 @@ fn rewind(pack: &mut SpooledTempFile) -> io::Result<BufReader<&mut SpooledTempFi
     Ok(BufReader::with_capacity(1 << 20, pack))
 }
 
-/// Reads all of the pack.
+/// Reads and checks the whole pack.
 fn verify(pack: &mut SpooledTempFile) -> Result<Contents> {
     let mut reader = Reader::new(rewind(pack)?)?;
     while reader.next_block()?.is_some() {}

@@ -1,4 +1,4 @@
-//! What can be said on the command line of `clone_repair`.
+//! The command line of `clone_repair`.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,7 @@
-//! What source and destination decide about lost regions.
+//! Decides lost regions by comparing the content of source and destination.
+//!
+//! `clone_repair` calls it between recovery and `--lost`. The rules are those of
+//! [`clone_core::content`].
 
 use std::path::Path;
 
@@ -15,16 +18,16 @@ use crate::common::units::Counted;
 use crate::progress_bar::with_bar;
 use crate::repair::recovery::Teller;
 
-/// The two devices of a clone, open for reading.
+/// The source and the destination of a clone, open for reading.
 pub(super) struct Devices<'a> {
     source: (&'a Path, LocalSource),
     destination: (&'a Path, FileSource),
-    /// What the source is to be pinned as, if it is not yet.
+    /// The pin to write for the source, if it is not pinned yet.
     pub(super) new_pin: Option<Pin>,
 }
 
 impl<'a> Devices<'a> {
-    /// Opens them, if the command line names them.
+    /// Opens both devices, if the command line names them.
     pub(super) fn open(args: &'a RepairArgs) -> Result<Option<Self>> {
         let (Some(source), Some(destination)) = (&args.source, &args.destination) else {
             return Ok(None);
@@ -42,12 +45,12 @@ impl<'a> Devices<'a> {
                 bail!("{} is the metadata: it holds no data of the clone", device.display());
             }
         }
-        // Neither is written to. Where the page cache holds what the destination held earlier, less
-        // can be decided, but nothing wrongly: what could be called hydrated then can be so now.
+        // Neither device is written. If the page cache holds stale destination data, fewer regions
+        // can be decided, but none wrongly: a region that counted as hydrated then still does now.
         let place = pin::place(&args.input);
         let required = place.as_deref().filter(|_| !args.repin);
-        // Of another source, what is equal would prove nothing, and what differs would be taken for
-        // written to.
+        // With another source, equal data would prove nothing, and different data would look like
+        // writes.
         let (on_source, new_pin) = pin::open_local(source, Access::Buffered, required)
             .with_context(|| format!("cannot compare with the source {}", source.display()))?;
         let on_destination = FileSource::open(destination, Access::Buffered)?;
@@ -56,15 +59,14 @@ impl<'a> Devices<'a> {
         Ok(Some(Self { source, destination, new_pin }))
     }
 
-    /// Decides about the lost regions, as far as the content tells.
+    /// Decides the lost regions that the content can decide.
     pub(super) fn decide(&self, recovery: &mut Recovery, quiet: bool) -> Result<Decided> {
         let geometry = recovery.header.geometry;
         let (source, destination) = (&self.source.1, &self.destination.1);
         let decided = with_bar("comparing", quiet, |bar| {
             decide(&mut recovery.regions, geometry, source, destination, bar)
         });
-        // What was read before it changed is no more the source of this clone than what was read
-        // after.
+        // Data read before a change of the source is as useless as data read after it.
         let decided = decided.map_err(Error::from);
         let decided = source.check().map_err(Error::from).and(decided);
         decided.with_context(|| {
@@ -74,7 +76,7 @@ impl<'a> Devices<'a> {
     }
 }
 
-/// Tells how many regions were decided by which rule.
+/// Reports the number of regions decided by each rule.
 pub(super) fn tell(teller: &Teller<'_>, decided: &Decided) {
     let all_zero = decided.undecided - decided.half_copied;
     let rules = [

@@ -1,17 +1,17 @@
-//! Metadata that says that nothing has been copied yet: of a new clone, or of one whose superblock
-//! was all zero when a kernel opened it, which formats it then without a word.
+//! Metadata in which no region is hydrated: that of a new clone, or of a clone whose superblock was
+//! all zero when a kernel opened it. The kernel then formats the device silently.
 
 use clone_core::repair::{Origin, Recovery};
 
 use crate::repair::recovery::Teller;
 
-/// Whether a sound superblock leads to a bitset in which no region is hydrated.
+/// True if a sound superblock leads to a bitset in which no region is hydrated.
 pub(super) fn is_fresh(recovery: &Recovery) -> bool {
     let regions = &recovery.regions;
     recovery.origin == Origin::Superblock && regions.is_whole() && regions.hydrated() == 0
 }
 
-/// Tells what that may mean, and how to look for what was there before.
+/// Reports the possible cause, and a way to search for the old metadata.
 pub(super) fn tell(teller: &Teller<'_>, recovery: &Recovery) {
     let geometry = recovery.header.geometry;
     let (region_size, target_size) = (geometry.region_size().sectors().0, geometry.target_size().0);

@@ -1,4 +1,4 @@
-//! The document that `clone_repair --json` prints.
+//! The JSON document that `clone_repair --json` prints.
 
 use std::io::{self, Write};
 
@@ -117,7 +117,7 @@ fn finds<S: Serializer>(finds: &&[Find], serializer: S) -> Result<S::Ok, S::Erro
 
 fn lost<S: Serializer>(regions: &Option<&RegionMap>, serializer: S) -> Result<S::Ok, S::Error> {
     match regions {
-        // There can be more ranges than anybody wants to hold in memory.
+        // The ranges may be too many to keep in memory.
         Some(regions) => serializer.collect_seq(regions.lost().map(|range| pair(&range))),
         None => serializer.serialize_none(),
     }
@@ -129,10 +129,10 @@ fn fits<S: Serializer>(fits: &&[Fit], serializer: S) -> Result<S::Ok, S::Error> 
     )
 }
 
-/// Writes what has come of a repair as one JSON document. `ok` is whether the exit code is 0.
+/// Writes the results of a repair as one JSON document. `ok` is true if the exit code is 0.
 ///
 /// # Errors
-/// Whatever `to` says.
+/// The errors of `to`.
 pub(super) fn write(to: &mut dyn Write, outcome: &Outcome, ok: bool) -> io::Result<()> {
     let found = outcome.found.as_ref();
     let recovery = found.ok();

@@ -1,4 +1,6 @@
-//! Getting damaged metadata back: what `clone_repair` and `clone_dump --repair` have in common.
+//! Recovery of damaged metadata, shared by `clone_repair` and `clone_dump --repair`.
+//!
+//! It calls [`recover`] and reports its results and failures through a [`Teller`].
 
 use std::fmt;
 use std::path::Path;
@@ -25,10 +27,10 @@ use crate::progress_bar::with_bar;
 mod candidates;
 mod fits;
 
-/// The sizes of the clone, if the command line tells them.
+/// Returns the sizes of the clone, if the command line gives both.
 ///
 /// # Errors
-/// That no clone can have them.
+/// A usage error if no clone can have these sizes.
 pub fn known_sizes<Args: CommandFactory>(
     region_size: Option<RegionSize>,
     target_size: Option<Sectors>,
@@ -39,10 +41,10 @@ pub fn known_sizes<Args: CommandFactory>(
     Geometry::new(region_size, target_size).map(Some).map_err(usage_error::<Args>)
 }
 
-/// Recovers all that can be known of the regions.
+/// Recovers the states of all regions, as far as possible.
 ///
 /// # Errors
-/// Why that is nothing.
+/// [`Failure`] if nothing can be recovered.
 pub fn recover_from<D: ReadDevice>(
     device: &D,
     sizes: Option<Geometry>,
@@ -52,16 +54,16 @@ pub fn recover_from<D: ReadDevice>(
     recovered.map_err(|error| Failure::new(error, device))
 }
 
-/// Why nothing could be recovered, and what is known all the same.
+/// The reason why nothing could be recovered, and the facts that are known anyway.
 #[derive(Debug)]
 pub struct Failure {
-    /// What the superblock says, if it is sound.
+    /// The content of the superblock, if it is sound.
     pub header: Option<Header>,
-    /// What is wrong with it, if it is not.
+    /// The damage of the superblock, if it is not sound.
     pub damage: Vec<Damage>,
-    /// What the bitsets that were found allow, the best one first.
+    /// The sizes that fit the bitsets that were found, the best bitset first.
     pub fits: Vec<Fit>,
-    /// What is to be said.
+    /// The message for the user.
     message: String,
 }
 
@@ -111,7 +113,7 @@ impl Failure {
         Self { header, damage, fits, message }
     }
 
-    /// Tells all about it.
+    /// Reports the damage and the sizes that fit.
     pub fn tell(&self, teller: &Teller<'_>) {
         teller.damage(&self.damage);
         if !teller.silent {
@@ -119,7 +121,7 @@ impl Failure {
         }
     }
 
-    /// The error that it is for `input`.
+    /// Returns the error message for `input`.
     pub fn error(&self, input: &Path) -> anyhow::Error {
         anyhow!("{}: {}", input.display(), self.message)
     }
@@ -133,35 +135,35 @@ fn sizes(geometry: &Geometry) -> String {
     )
 }
 
-/// Tells people what became of an input.
+/// Reports the recovery of one input to people.
 #[derive(Clone, Copy, Debug)]
 pub struct Teller<'a> {
-    /// Whose voice it has.
+    /// The tool, whose name precedes each message.
     pub tool: &'a Tool,
-    /// What it tells of.
+    /// The metadata that the messages are about.
     pub input: &'a Path,
-    /// How much it tells.
+    /// The amount of messages.
     pub talk: Talk,
-    /// Whether it tells nothing at all, because scripts are told.
+    /// True to suppress all messages, because a JSON document is printed instead.
     pub silent: bool,
 }
 
 impl Teller<'_> {
-    /// Says something of the input.
+    /// Writes a message about the input.
     pub fn say(&self, message: impl fmt::Display) {
         if !self.silent {
             self.tool.say(format_args!("{}: {message}", self.input.display()));
         }
     }
 
-    /// Lists what is wrong.
+    /// Lists damage.
     pub fn damage(&self, damage: &[Damage]) {
         if !self.silent {
             list_damage(self.tool, self.input, damage, self.talk.listing());
         }
     }
 
-    /// Tells what was recovered, and from where.
+    /// Reports what was recovered, and from where.
     pub fn recovery(&self, recovery: &Recovery) {
         if let Origin::Scan { root, is_newest } = recovery.origin {
             self.root(root, is_newest, recovery);
@@ -224,11 +226,12 @@ impl Teller<'_> {
     }
 }
 
-/// Which way the user's choice decides about regions whose state is unknown, if there are any:
-/// whether they are taken as hydrated. It is told; `written` is what is done with them then.
+/// Applies the user's choice to the regions whose state is unknown, and reports it. Returns `None`
+/// if there are none, or else whether they count as hydrated. `written` is the verb for the
+/// message, such as `dumped`.
 ///
 /// # Errors
-/// That the user has not chosen.
+/// Regions are lost, and the choice is [`Lost::Fail`].
 pub fn choose(
     teller: &Teller<'_>,
     regions: &RegionMap,
@@ -253,7 +256,7 @@ pub fn choose(
     Ok(Some(hydrated))
 }
 
-/// How many regions there are whose state is unknown.
+/// Returns the number of regions whose state is unknown.
 pub fn nr_lost(regions: &RegionMap) -> u64 {
     regions.lost().map(|range| range.end - range.start).sum()
 }

@@ -9,7 +9,7 @@ use clone_core::size::parse_sectors;
 use crate::common::args::{SIZES, metadata_to_write, parse_region_size};
 use crate::common::exit;
 
-/// The forms that metadata is restored from.
+/// The formats that metadata is restored from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum RestoreFormat {
     /// What clone_dump writes.
@@ -18,7 +18,7 @@ pub enum RestoreFormat {
     Json,
 }
 
-/// Regions that are hydrated when no document tells.
+/// The hydrated regions of metadata that is made without a dump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Hydrated {
     /// Every region: the clone is complete, its source is not read any more.

@@ -90,7 +90,7 @@ fn damage_is_told_with_its_place_its_cost_and_a_way_out() {
     let ran = ran.says(&format!("block {array_block}")).says("0..32576");
     let way_out = format!("clone_repair -i {} -o NEW ", path.display());
     ran.says(&way_out).says("1 fatal problem;");
-    // Quiet is quiet about good news only.
+    // With -q, only success is silent.
     run("clone_check", ["-q".as_ref(), path.as_os_str()]).exits(1).says("fatal: ");
 
     let ran = run("clone_check", ["--json".as_ref(), path.as_os_str()]).exits(1);
@@ -189,7 +189,7 @@ fn auto_repair_frees_leaked_blocks_and_nothing_else() {
 
 #[test]
 fn auto_repair_leaves_damaged_metadata_alone() {
-    // Blocks that a broken walk does not reach look leaked; a peer frees them.
+    // Blocks that a broken walk does not reach look leaked; other implementations free them.
     let scratch = Scratch::new();
     let mut image = Image::fixture("fresh");
     image.leak(1000..1003);
@@ -208,7 +208,7 @@ fn auto_repair_that_cannot_write_exits_1() {
     let path = scratch.file("image", &image.0);
     let args = ["--auto-repair".as_ref(), path.as_os_str()];
     let ran = run_after("ulimit -f 0", "clone_check", args).exits(1).leaves_stdout_empty();
-    // What was found is told too.
+    // The findings are reported too.
     let ran = ran.says("leak: ").says("cannot repair");
     assert!(!ran.stderr.contains("puts leaks right"), "{ran}");
     let args = ["--json".as_ref(), "--auto-repair".as_ref(), path.as_os_str()];
@@ -232,7 +232,7 @@ fn auto_repair_goes_with_a_whole_check_only() {
 fn hundreds_of_leaks_do_not_make_hundreds_of_lines() {
     let scratch = Scratch::new();
     let mut image = Image::fixture("fresh");
-    // Every other one, so that no two make a range.
+    // Every other block, so that no two form a range.
     image.leak((100..2000).filter(|block| block % 2 == 1));
     let path = scratch.file("image", &image.0);
     let path = path.to_str().unwrap();
@@ -256,7 +256,7 @@ fn every_block_in_use_matters() {
         image.block(block)[2000] ^= 0x10;
         let path = scratch.file("image", &image.0);
         let json = run("clone_check", ["--json".as_ref(), path.as_os_str()]).json();
-        // What a block held before it was shadowed may say what it likes.
+        // The content of a block from before it was shadowed has no effect.
         if json["ok"] == false {
             let problems = json["problems"].as_array().unwrap();
             assert!(problems.iter().any(|problem| problem["block"] == block), "{block}: {json}");

@@ -1,4 +1,4 @@
-//! What all tools have in common.
+//! Properties that all tools share.
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::image::Image;
 use crate::support::{Scratch, binary, run};
 
-/// A tool, as far as the contract goes.
+/// A tool, with the properties that the contract covers.
 struct Program {
     name: &'static str,
     options: &'static [&'static str],
@@ -17,20 +17,20 @@ struct Program {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reads {
-    /// As its only argument.
+    /// Metadata, as the only argument.
     Metadata,
-    /// The same, to make whole metadata of it.
+    /// Metadata, as the only argument, to write whole metadata from it.
     Repairable,
-    /// With -i, and changes it.
+    /// Metadata, with -i, to be changed.
     MetadataToChange,
-    /// However damaged.
+    /// Metadata, however damaged.
     Image,
     Pack,
     Document,
-    /// With --metadata, beside two devices with data.
+    /// Metadata, with --metadata, besides two devices with data.
     Clone,
     Nothing,
-    /// Nothing, and makes metadata of the sizes that it is given.
+    /// Nothing; the tool makes metadata of the given sizes.
     Sizes,
 }
 
@@ -159,7 +159,7 @@ const PROGRAMS: [Program; 11] = [
 const COMMON_OPTIONS: [&str; 4] = ["-h, --help", "-V, --version", "-q, --quiet", "-v, --verbose"];
 
 impl Program {
-    /// A command line that has it read `input`.
+    /// Returns a command line with which the tool reads `input`.
     fn reading(&self, input: &Path, scratch: &Scratch) -> Vec<OsString> {
         match self.reads {
             Reads::Metadata => vec![input.into()],
@@ -183,7 +183,7 @@ impl Program {
         }
     }
 
-    /// A command line that it finds no fault with.
+    /// Returns a command line that the tool accepts.
     fn good(&self, scratch: &Scratch) -> Vec<OsString> {
         let sizes = ["--region-size", "8", "--target-size", "8192"].map(OsString::from);
         match self.reads {
@@ -208,7 +208,7 @@ impl Program {
     }
 }
 
-/// What `clone_metadata_pack` makes of an image.
+/// Packs an image with `clone_metadata_pack`.
 fn pack_of(image: &[u8], scratch: &Scratch) -> PathBuf {
     let (input, pack) = (scratch.file("to_pack", image), scratch.path("pack"));
     let args = ["-i".as_ref(), input.as_os_str(), "-o".as_ref(), pack.as_os_str()];
@@ -236,7 +236,7 @@ fn help_exits_0_and_names_every_option() {
     }
 }
 
-/// `UPDATE_GOLDEN=1` makes what is printed the truth.
+/// `UPDATE_GOLDEN=1` updates the expected help.
 #[test]
 fn help_is_word_for_word_what_was_agreed() {
     for program in PROGRAMS {
@@ -282,7 +282,7 @@ fn a_good_run_is_silent_with_quiet() {
         let mut args = program.good(&scratch);
         args.push("-q".into());
         let ran = run(program.name, args).exits(0).stays_silent_on_stderr();
-        // A dump or a number that was asked for is no talk.
+        // A requested dump or number is not a message.
         if !["clone_dump", "clone_metadata_size", "clone_map"].contains(&program.name) {
             ran.leaves_stdout_empty();
         }
@@ -321,7 +321,7 @@ fn a_full_disk_behind_stdout_exits_1() {
     }
 }
 
-/// Inputs that no tool can make anything of: a name, how it is made, and what is said of it.
+/// Inputs that every tool must reject: the path and a part of the message.
 fn bad_inputs(reads: Reads, scratch: &Scratch) -> Vec<(PathBuf, &'static str)> {
     let noise: Vec<u8> =
         (0..65536u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
@@ -390,7 +390,7 @@ fn a_bad_input_exits_1_and_is_named_and_left_alone() {
             let before = content();
             let args = program.reading(&input, &scratch);
             let ran = run(program.name, args).exits(1);
-            // A map shows what is lost, even if that is all.
+            // A map shows lost regions, even if all are lost.
             let drawn = program.name == "clone_map" && input.ends_with("cut_off");
             let ran = if drawn { ran } else { ran.leaves_stdout_empty() };
             let ran = ran.says(&input.display().to_string()).says(words);

@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::image::{FIXTURES, Image, description, runs};
 use crate::support::{Scratch, binary, run, run_after};
 
-/// The XML that a fixture's description makes.
+/// Returns the XML for the description of a fixture.
 fn expected_xml(said: &serde_json::Value) -> String {
     let mut xml = format!(
         "<superblock uuid=\"\" version=\"1\" region_size=\"{}\" target_size=\"{}\" \
@@ -207,7 +207,7 @@ fn an_output_file_is_whole_or_as_it_was() {
     assert_eq!(scratch.names(), ["image", "output"]);
     run("clone_dump", args).exits(0).stays_silent();
     assert_eq!(fs::metadata(&output).unwrap().permissions().mode() & 0o777, 0o640);
-    // The mode of a file that is there does not depend on the umask; that of a new one does.
+    // An existing file keeps its mode; the mode of a new one depends on the umask.
     let new = scratch.path("new");
     for (output, mode) in [(&output, 0o640), (&new, 0o600)] {
         let args = ["-o", output.to_str().unwrap(), path];

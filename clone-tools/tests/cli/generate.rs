@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::image::{BLOCK, Image};
 use crate::support::{Ran, Scratch, run};
 
-/// Makes metadata of 300000 regions at `output`.
+/// Generates metadata of 300000 regions at `output`.
 fn make(output: &Path, more: &[&str]) -> Ran {
     let sizes = ["--region-size", "4k", "--target-size", "1200000k"];
     let output = ["-o", output.to_str().unwrap()];
@@ -18,7 +18,7 @@ fn damage(input: &Path, block: &str, what: &str, more: &[&str]) -> Ran {
     run("clone_generate_damage", [&args[..], more].concat())
 }
 
-/// The numbers of the blocks in which two images differ.
+/// Returns the numbers of the blocks in which two images differ.
 fn differences(a: &[u8], b: &[u8]) -> Vec<usize> {
     assert_eq!(a.len(), b.len());
     (0..a.len() / BLOCK).filter(|at| a[at * BLOCK..][..BLOCK] != b[at * BLOCK..][..BLOCK]).collect()
@@ -116,7 +116,7 @@ fn every_damage_is_told_changes_the_block_that_is_told_and_is_found() {
     }
 }
 
-/// The noise begins with a brace and has no zero for a while: it was taken for JSON.
+/// The noise begins with a brace and has no zero for a while: it was once taken for JSON.
 #[test]
 fn noise_in_place_of_the_superblock_is_damage_and_no_document() {
     let scratch = Scratch::new();

@@ -16,7 +16,7 @@ mod killed;
 mod pinned;
 mod signals;
 
-/// Three devices of a clone.
+/// The three devices of a clone.
 pub(crate) struct Trio {
     pub(crate) scratch: Scratch,
     pub(crate) metadata: PathBuf,
@@ -26,9 +26,9 @@ pub(crate) struct Trio {
 }
 
 impl Trio {
-    /// A clone of `sectors`, in regions of `region_size` sectors, of which those in `hydrated` are.
-    /// The source has no zeroes where `has_data` says so, and holes elsewhere. The destination
-    /// holds 0xdd.
+    /// Creates a clone of `sectors`, in regions of `region_size` sectors, with the regions in
+    /// `hydrated` hydrated. The source has data where `has_data` is true, and holes elsewhere. The
+    /// destination is filled with 0xdd.
     fn new(
         region_size: u64,
         sectors: u64,
@@ -63,7 +63,7 @@ impl Trio {
         Self { scratch, metadata, source, destination, nr_regions }
     }
 
-    /// A fresh clone of `sectors`, without a hole, in regions of 4 KiB.
+    /// Creates a fresh clone of `sectors`, without holes, in regions of 4 KiB.
     pub(crate) fn full(sectors: u64) -> Self {
         Self::new(8, sectors, &[], |_| true)
     }
@@ -83,14 +83,14 @@ impl Trio {
         run("clone_hydrate", self.args(more))
     }
 
-    /// Regions that are hydrated, by sound metadata.
+    /// Returns the number of hydrated regions, and checks that the metadata is sound.
     #[track_caller]
     pub(crate) fn hydrated(&self) -> u64 {
         hydrated(&self.metadata)
     }
 
-    /// Hydrated regions, and whether source and destination are the same there; but for those in
-    /// `but`.
+    /// Checks that source and destination are equal in all hydrated regions except `but`, and
+    /// returns the number of hydrated regions.
     #[track_caller]
     pub(crate) fn check(&self, but: &[(u64, u64)]) -> u64 {
         let ran = run("clone_dump", ["--format=json".as_ref(), self.metadata.as_os_str()]);
@@ -120,7 +120,7 @@ fn a_clone_becomes_its_source_whatever_its_sizes() {
         [(8, 8), (8, 20_003), (64, 20_003), (2048, 20_003), (32768, 20_003)]
     {
         for direct in [false, true] {
-            // Direct I/O takes whole blocks of a file.
+            // Direct I/O on a file needs whole blocks.
             let sectors = if direct { sectors / 8 * 8 } else { sectors };
             let clone = Trio::new(region_size, sectors, &[], |at| at >> 18 & 1 == 0);
             let more: &[&str] = if direct { &["--direct", "--batch=64k"] } else { &[] };
@@ -161,7 +161,7 @@ fn a_complete_clone_needs_no_source_and_is_told_to_be_complete() {
 
 #[test]
 fn the_summary_tells_what_was_done() {
-    // Four MiB of data, and as much of holes.
+    // 4 MiB of data, and the same size of holes.
     let clone = Trio::new(8, 16384, &[(0, 1)], |at| at < 4 << 20);
     let ran = clone
         .run(&[])
@@ -203,7 +203,7 @@ fn json_tells_the_same() {
 
 #[test]
 fn a_limit_advances_the_clone_by_so_much_and_no_more() {
-    // Holes do not count.
+    // Holes do not count towards the limit.
     let clone = Trio::new(8, 16384, &[], |at| at >= 2 << 20);
     let told = clone.run(&["--limit=1M", "--json"]).exits(0).json();
     assert_eq!((&told["ended"], &told["ok"]), (&json!("limit"), &json!(true)));

@@ -1,4 +1,4 @@
-//! Metadata to feed to the tools: what kernels wrote, whole or damaged.
+//! Metadata images for the tools: written by kernels, whole or damaged.
 
 use std::fs;
 use std::io::Read;
@@ -13,7 +13,7 @@ pub(crate) const BLOCK: usize = 4096;
 /// All fixtures that are images.
 pub(crate) const FIXTURES: [&str; 5] = ["fresh", "tail", "huge-region", "twolevel", "complete"];
 
-/// Where the superblock has the root of the space map.
+/// The offset of the space map's root in the superblock.
 const SPACE_MAP_ROOT: usize = 44;
 
 const SUPERBLOCK_SALT: u32 = 257_649_492;
@@ -32,7 +32,7 @@ fn decompressed(name: &str) -> Vec<u8> {
     bytes
 }
 
-/// Every `step`th state that the device of the log of writes went through.
+/// Returns every `step`th state of the device in the log of writes.
 pub(crate) fn crash_states(step: usize) -> Vec<Vec<u8>> {
     const UNIT: usize = 512;
     let log = decompressed("crash-log.zst");
@@ -59,13 +59,13 @@ pub(crate) fn crash_states(step: usize) -> Vec<Vec<u8>> {
     states
 }
 
-/// What a fixture says it holds.
+/// Returns the description of a fixture.
 pub(crate) fn description(name: &str) -> serde_json::Value {
     let text = fs::read(fixture_path(&format!("{name}.json"))).expect("the fixture is there");
     serde_json::from_slice(&text).expect("the description is JSON")
 }
 
-/// The runs that a fixture says it holds, half-open.
+/// Returns the runs in the description of a fixture, half-open.
 pub(crate) fn runs(description: &serde_json::Value) -> Vec<(u64, u64)> {
     serde_json::from_value(description["runs"].clone()).expect("runs are pairs")
 }
@@ -79,8 +79,8 @@ impl Image {
         Self(decompressed(&format!("{name}.img.zst")))
     }
 
-    /// A fixture, restored to where no older copy of anything is left: the blocks in use lie side
-    /// by side, and all that are free come after them.
+    /// Returns a restored fixture, without older copies of any block: the used blocks are
+    /// contiguous, and all free blocks follow them.
     fn restored(name: &str) -> Self {
         let scratch = Scratch::new();
         let input = scratch.file("image", Self::fixture(name).0);
@@ -91,7 +91,7 @@ impl Image {
         Self(fs::read(&restored).unwrap())
     }
 
-    /// The fixture `tail` on a device that has room for nothing but `free` blocks more.
+    /// Returns the fixture `tail` on a device with space for only `free` more blocks.
     pub(crate) fn full(free: u64) -> Self {
         let mut image = Self::restored("tail");
         let nr_blocks = image.u64_at(0, SPACE_MAP_ROOT + 8) + free;
@@ -101,8 +101,8 @@ impl Image {
         image
     }
 
-    /// The fixture that is hydrated whole, [restored](Self::restored) and with a bad array block:
-    /// the state of its first 32576 regions is lost for good.
+    /// Returns the completely hydrated fixture, [restored](Self::restored) and with a damaged array
+    /// block: the state of its first 32576 regions is lost for good.
     pub(crate) fn torn() -> Self {
         let mut image = Self::restored("complete");
         let block = image.first_array_block();
@@ -129,30 +129,30 @@ impl Image {
         block[..4].copy_from_slice(&checksum.to_le_bytes());
     }
 
-    /// Changes a field of the superblock, with a checksum that fits.
+    /// Changes a field of the superblock and updates its checksum.
     pub(crate) fn change_superblock(&mut self, offset: usize, value: &[u8]) {
         self.block(0)[offset..offset + value.len()].copy_from_slice(value);
         self.reseal(0, SUPERBLOCK_SALT);
     }
 
-    /// The block of the space map's index.
+    /// Returns the number of the space map's index block.
     pub(crate) fn index(&mut self) -> u64 {
         self.u64_at(0, SPACE_MAP_ROOT + 16)
     }
 
-    /// The block of the space map's first bitmap.
+    /// Returns the number of the space map's first bitmap block.
     pub(crate) fn bitmap(&mut self) -> u64 {
         let index = self.index();
         self.u64_at(index, 16)
     }
 
-    /// The root of the space map's tree of large counts.
+    /// Returns the root of the space map's tree of large counts.
     pub(crate) fn ref_count_root(&mut self) -> u64 {
         self.u64_at(0, SPACE_MAP_ROOT + 24)
     }
 
-    /// Gives blocks of the first bitmap that are free a count of one: a space map that agrees with
-    /// itself, and counts references that nobody holds.
+    /// Sets the count of free blocks of the first bitmap to one. The space map stays consistent,
+    /// but counts references that do not exist.
     pub(crate) fn leak(&mut self, blocks: impl Iterator<Item = u64>) {
         let nr_allocated = self.u64_at(0, SPACE_MAP_ROOT + 8);
         let (index, bitmap) = (self.index(), self.bitmap());
@@ -176,12 +176,12 @@ impl Image {
         );
     }
 
-    /// The block of the bitset's first array block, of a one-level bitset.
+    /// Returns the first array block of a one-level bitset.
     pub(crate) fn first_array_block(&mut self) -> u64 {
         self.array_block(0)
     }
 
-    /// The block of one of the bitset's array blocks, of a one-level bitset.
+    /// Returns an array block of a one-level bitset, by its index.
     pub(crate) fn array_block(&mut self, index: usize) -> u64 {
         let root = self.u64_at(0, 188);
         let max_entries = u32::from_le_bytes(self.block(root)[20..24].try_into().unwrap());

@@ -1,4 +1,4 @@
-//! The tools as their users meet them: as processes, with exit codes and streams.
+//! Tests of the tools as processes, with their exit codes and streams.
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, and says where")]
 

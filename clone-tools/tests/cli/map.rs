@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use crate::image::{FIXTURES, Image, description};
 use crate::support::{Ran, Scratch, command, run};
 
-/// Runs it in a locale.
+/// Runs `clone_map` in a locale.
 fn map<'a>(locale: &str, args: impl IntoIterator<Item = &'a str>) -> Ran {
     let args: Vec<&str> = args.into_iter().collect();
     let output = command("clone_map", &args).env("LC_ALL", locale).output().unwrap();
     Ran::new(format!("LC_ALL={locale} clone_map {args:?}"), output)
 }
 
-/// Metadata whose second array block is damaged.
+/// Returns metadata whose second array block is damaged.
 fn damaged() -> Image {
     let mut image = Image::fixture("complete");
     let array_block = image.array_block(1);
@@ -21,7 +21,7 @@ fn damaged() -> Image {
     image
 }
 
-/// `UPDATE_GOLDEN=1` makes what is printed the truth.
+/// `UPDATE_GOLDEN=1` updates the expected output.
 #[track_caller]
 fn is_as_agreed(name: &str, printed: &str) {
     let path =

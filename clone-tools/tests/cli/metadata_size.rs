@@ -13,7 +13,7 @@ fn sectors(region_size: &str, target_size: &str) -> u64 {
 #[test]
 fn the_number_of_sectors_is_all_it_prints() {
     let largest = sectors("4k", "8T");
-    // 65923 array blocks are 258 MiB; a shadow copy of them takes as much again.
+    // 65923 array blocks are 258 MiB; shadowing all of them takes the same space again.
     assert!(largest > 8 * 65923 && largest <= 8 * 4_161_600, "{largest}");
     assert_eq!(largest % 8, 0);
     assert_eq!(largest, sectors("8", "17179869184"));

@@ -66,7 +66,7 @@ fn damaged_blocks_in_use_come_back_bit_for_bit() {
         let path = scratch.file("damaged", &image.0);
         let json = run("clone_check", ["--json".as_ref(), path.as_os_str()]).json();
         let back = Image(there_and_back(&image.0));
-        // A block that is no longer in use shows its damage by its checksum only.
+        // Damage to a block that is no longer in use shows only in its checksum.
         if json["ok"] == false || block == 0 {
             assert!(back == image, "block {block} is damaged and in use");
         }
@@ -179,7 +179,7 @@ fn what_is_read_is_not_overwritten() {
     }
 }
 
-/// A file of which all but a little is a hole.
+/// Makes a large file that is almost entirely a hole.
 fn large(path: &Path, image: &[u8], size: u64) {
     let file = File::create(path).unwrap();
     file.set_len(size).unwrap();

@@ -28,7 +28,7 @@ fn json(path: &Path) -> Value {
     run("clone_dump", ["-f".as_ref(), "json".as_ref(), path.as_os_str()]).exits(0).json()
 }
 
-/// Checks that there is whole metadata at `path` in which these runs are hydrated.
+/// Checks that `path` holds whole metadata with exactly these runs hydrated.
 #[track_caller]
 fn assert_holds(path: &Path, runs: &Value) {
     run("clone_check", [path]).exits(0).stays_silent_on_stderr();
@@ -212,7 +212,7 @@ fn a_repair_that_cannot_write_leaves_nothing_that_could_pass_for_metadata() {
     let args = arguments(lost, &input, &made);
     run_after("ulimit -f 40", "clone_repair", args).exits(1).says("File too large");
     assert!(!made.exists());
-    // Enough for the superblock, not for the rest.
+    // Enough space for the superblock, but not for the rest.
     let args = arguments(lost, &input, &there);
     run_after("ulimit -f 8", "clone_repair", args).exits(1).says("not to be used");
     run("clone_check", [&there]).exits(1).says("unfinished").leaves_stdout_empty();

@@ -21,7 +21,7 @@ fn superblock(nr_regions: u64) -> String {
     )
 }
 
-/// A document of the form that `clone_dump` writes.
+/// Returns a document in the format of `clone_dump`.
 fn xml(nr_regions: u64, runs: &[(u64, u64)]) -> String {
     let mut xml = superblock(nr_regions);
     for (begin, end) in runs {
@@ -30,7 +30,7 @@ fn xml(nr_regions: u64, runs: &[(u64, u64)]) -> String {
     xml + "</superblock>\n"
 }
 
-/// Runs that are maximal and ascend, of lengths and distances of every magnitude.
+/// Returns ascending maximal runs, with lengths and distances of every magnitude.
 fn arbitrary_runs(rng: &mut StdRng, nr_regions: u64) -> Vec<(u64, u64)> {
     let largest = 1 << rng.random_range(0..18u32);
     let mut runs = Vec::new();
@@ -67,7 +67,7 @@ fn dump_and_restore_are_the_identity_for_what_the_kernel_wrote() {
 #[test]
 fn dump_and_restore_are_the_identity_for_arbitrary_runs() {
     let mut rng = StdRng::seed_from_u64(seed("arbitrary_runs"));
-    // Around the ends of words and array blocks, where a peer's runs come back longer.
+    // Near the ends of words and array blocks, where other implementations return longer runs.
     let edges = [1, 63, 64, 65, 127, 128, 32575, 32576, 32577, 65152];
     for round in 0..30 {
         let nr_regions = edges.get(round).copied().unwrap_or_else(|| rng.random_range(1..300_000));
@@ -79,7 +79,7 @@ fn dump_and_restore_are_the_identity_for_arbitrary_runs() {
         run("clone_check", ["-q".as_ref(), restored.as_os_str()]).exits(0).stays_silent();
         assert!(dump(&restored) == document, "{nr_regions} regions: {document}");
 
-        // Neither time nor what happened to lie in memory or in the file finds its way in.
+        // Neither the time nor old content of memory or of the file affects the output.
         let size = usize::try_from(fs::metadata(&restored).unwrap().len()).unwrap();
         fs::write(&again, vec![0xa5; size]).unwrap();
         restore(&input, &again).exits(0);
@@ -89,7 +89,7 @@ fn dump_and_restore_are_the_identity_for_arbitrary_runs() {
     }
 }
 
-/// Blocks that are not part of the metadata stay as they were: zeros here, 0xa5 there.
+/// Checks that blocks outside the metadata are unchanged: zeroes here, 0xa5 there.
 fn assert_equal_where_written(mut made: Image, mut overwritten: Image) {
     for block in 0..made.nr_blocks() {
         let untouched = made.block(block).iter().all(|&byte| byte == 0)
@@ -100,7 +100,7 @@ fn assert_equal_where_written(mut made: Image, mut overwritten: Image) {
 
 #[test]
 fn runs_across_words_come_back_as_they_were() {
-    // A peer writes 62..66 as 62..192.
+    // Another implementation writes 62..66 as 62..192.
     let scratch = Scratch::new();
     for run in [(62, 66), (63, 64), (64, 65), (0, 192), (127, 129), (32575, 32577)] {
         let document = xml(40000, &[run]);
@@ -223,7 +223,7 @@ fn the_size_of_the_output_is_the_size_of_the_space_map() {
     run("clone_restore", ["--metadata-size", "8M", "-i", input, "-o", made_arg]).exits(0);
     assert_eq!(fs::metadata(&made).unwrap().len(), 8 << 20);
     assert_eq!(total(&made), 2048);
-    // That it is there already is fine, but not that it has another size.
+    // An existing file is accepted, but only with the same size.
     run("clone_restore", ["--metadata-size", "8M", "-i", input, "-o", made_arg]).exits(0);
     let ran = run("clone_restore", ["--metadata-size", "4M", "-i", input, "-o", made_arg]);
     ran.exits(1).says("16384 sectors (8 MiB)");
@@ -240,7 +240,7 @@ fn what_no_metadata_can_use_of_a_large_output_is_left_alone() {
     let input = scratch.file("xml", xml(1000, &[]));
     let (huge, size) = (scratch.path("huge"), 17 << 30);
     let system = rustix::fs::statvfs(scratch.path(".")).unwrap();
-    // All blocks are allocated, in no time where a file system does that at all.
+    // All blocks are allocated, which takes no time on a file system that supports it.
     if system.f_bavail.saturating_mul(system.f_frsize) < 2 * size {
         let test = "what_no_metadata_can_use_of_a_large_output_is_left_alone";
         eprintln!("SKIPPED: {test}: a file of 17 GiB needs more room than there is here");
@@ -343,7 +343,7 @@ fn a_hydrated_region_that_was_short_does_not_grow() {
         ran.says("only 3 sectors").says(&format!("sectors 163..{end} ")).leaves_stdout_empty();
         assert!(!output.exists());
     }
-    // Nothing is claimed of what the last region does not have.
+    // Sectors that the last region does not have are never marked as hydrated.
     restored(&xml(21, &[(3, 20)]), "168").exits(0).stays_silent();
     assert_eq!(dump(&output), xml(21, &[(3, 20)]));
     restored(&xml(21, &[(20, 21)]), "163").exits(0);
@@ -399,7 +399,7 @@ fn a_restore_that_fails_leaves_nothing_that_could_pass_for_metadata() {
     let output = scratch.file("output", Image::fixture("complete").0);
     run("clone_check", [&output]).exits(0);
     let args = ["-i".as_ref(), input.as_os_str(), "-o".as_ref(), output.as_os_str()];
-    // Enough for the superblock, not for the rest.
+    // Enough space for the superblock, but not for the rest.
     run_after("ulimit -f 8", "clone_restore", args).exits(1).says("not to be used");
     run("clone_check", [&output]).exits(1).leaves_stdout_empty();
     run("clone_dump", [&output]).exits(1).leaves_stdout_empty();

@@ -1,4 +1,4 @@
-//! Runs tools and says everything about a run that went otherwise than it should.
+//! Runs tools, and describes a run in full if it did not go as expected.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use assert_cmd::Command;
 use tempfile::TempDir;
 
-/// How long a tool may run: far longer than any takes, also on a machine that is busy.
+/// The time limit of a tool: far longer than any needs, even on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(600);
 
 /// The path of a tool's binary.
@@ -30,7 +30,7 @@ pub(crate) fn binary(tool: &str) -> &'static Path {
     })
 }
 
-/// What a process did.
+/// The result of a process.
 #[derive(Debug)]
 pub(crate) struct Ran {
     line: String,
@@ -60,7 +60,7 @@ impl Ran {
 
     #[track_caller]
     pub(crate) fn stays_silent_on_stderr(self) -> Self {
-        // What takes ten seconds, on a busy machine, tells how far it is.
+        // If hydration takes ten seconds on a busy machine, it prints its progress.
         let is_progress = |line: &str| {
             let is_quiet = self.line.contains("\"-q\"");
             !is_quiet && line.starts_with("clone_hydrate: ") && line.contains(" % hydrated")
@@ -98,7 +98,7 @@ impl std::fmt::Display for Ran {
     }
 }
 
-/// A tool with arguments, ready to run.
+/// Returns a command that runs a tool with arguments.
 pub(crate) fn command<S: AsRef<OsStr>>(tool: &str, args: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(binary(tool));
     command.args(args).env_remove("COLUMNS").timeout(TIMEOUT);
@@ -120,7 +120,7 @@ pub(crate) fn run_with_stdin<S: AsRef<OsStr>>(
     Ran::new(line, output)
 }
 
-/// Runs a tool from a shell that did `prepare` first, for instance lowered a limit.
+/// Runs a tool from a shell after `prepare`, for example to lower a limit.
 pub(crate) fn run_after<S: AsRef<OsStr>>(
     prepare: &str,
     tool: &str,
@@ -138,7 +138,7 @@ pub(crate) fn run_after<S: AsRef<OsStr>>(
     Ran::new(line, output)
 }
 
-/// A folder that is gone when the test is over.
+/// A temporary folder, removed at the end of the test.
 pub(crate) struct Scratch(TempDir);
 
 impl Scratch {
@@ -156,7 +156,7 @@ impl Scratch {
         path
     }
 
-    /// The names in it.
+    /// Returns the names of the files in it.
     pub(crate) fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(self.0.path()).expect("the folder is there");
         let name = |entry: fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
@@ -166,7 +166,7 @@ impl Scratch {
     }
 }
 
-/// The seed of a random test, which `TEST_SEED` replays.
+/// Returns the seed of a random test. `TEST_SEED` sets it to replay a run.
 pub(crate) fn seed(test: &str) -> u64 {
     let seed = match std::env::var("TEST_SEED") {
         Ok(seed) => seed.parse().expect("TEST_SEED is a number"),

@@ -1,4 +1,4 @@
-//! What becomes of two snapshots: rates.
+//! Computes rates from consecutive snapshots.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,30 +8,30 @@ use clone_tools::common::throughput::{Left, Pace, per_second};
 use crate::control::protocol::{Requests, Snapshot};
 use crate::ctl::show::size;
 
-/// What happens in a second.
+/// Rates per second.
 #[derive(Clone, Debug, Default)]
 pub struct Rates {
-    /// Bytes of the source that hydration reads, if that can be told yet.
+    /// Bytes per second that hydration reads from the source, if they are known yet.
     pub fetched: Option<u64>,
-    /// How long it takes at the rate of the last seconds, if it goes on.
+    /// The time left at the current rate.
     pub left: Option<Left>,
-    /// What users do, by the names of requests.
+    /// The rates of user requests, by the names of their kinds.
     pub users: BTreeMap<String, UserRate>,
 }
 
-/// What users do in a second.
+/// The rates of one kind of user requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UserRate {
-    /// Requests.
+    /// Requests per second.
     pub requests: u64,
-    /// Bytes of them.
+    /// Bytes per second.
     pub bytes: u64,
-    /// What one of them took, on average, in microseconds; `None` if there were none.
+    /// The average latency in microseconds; `None` without requests.
     pub micros: Option<u64>,
 }
 
 impl Rates {
-    /// How fast hydration goes, and how long it will take.
+    /// Describes the speed of the hydration and the time left.
     pub(super) fn speed(&self) -> Vec<String> {
         let rate = self.fetched.map(|rate| format!("{}/s", size(rate)));
         let left = self.left.map(|left| left.to_string());
@@ -39,7 +39,7 @@ impl Rates {
     }
 }
 
-/// Watches snapshots of one clone.
+/// Computes rates from the snapshots of one clone.
 #[derive(Debug, Default)]
 pub struct Meter {
     fetched: Pace,
@@ -48,7 +48,7 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// Takes down one more snapshot.
+    /// Adds a snapshot, and returns the current rates.
     pub fn note(&mut self, snapshot: &Snapshot) -> Rates {
         let clone = &snapshot.clone;
         let now = Duration::from_micros(snapshot.micros);

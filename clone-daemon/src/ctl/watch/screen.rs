@@ -1,4 +1,4 @@
-//! The screen, drawn from what is known.
+//! Draws the screen of `clonectl watch`.
 
 use clone_tools::common::units::{Counted, Share};
 use ratatui::buffer::Buffer;
@@ -12,33 +12,33 @@ use super::rates::{Rates, UserRate};
 use crate::control::protocol::{CloneStatus, Event, Snapshot};
 use crate::ctl::show::{plain, size, state, time};
 
-/// Characters of what stands beside the map.
+/// The width of the boxes beside the map, in characters.
 const SIDE: u16 = 36;
 
-/// Lines for events, with those around them.
+/// The height of the box of events, with its border, in lines.
 const EVENTS: u16 = 5;
 
-/// What the terminal can show.
+/// The capabilities of the terminal.
 #[derive(Clone, Copy, Debug)]
 pub struct Look {
-    /// Whether it has colours.
+    /// True if it shows colours.
     pub color: bool,
-    /// Whether it has more than ASCII.
+    /// True if it shows Unicode characters.
     pub unicode: bool,
 }
 
-/// What is shown.
+/// The data to draw.
 #[derive(Clone, Copy, Debug)]
 pub struct Shown<'a> {
     /// The clone.
     pub snapshot: &'a Snapshot,
-    /// What happens to it in a second.
+    /// The current rates.
     pub rates: &'a Rates,
-    /// On what kind of terminal.
+    /// The capabilities of the terminal.
     pub look: Look,
 }
 
-/// Where everything is.
+/// The areas of the screen.
 struct Places {
     title: Rect,
     bar: Rect,
@@ -62,19 +62,19 @@ fn places(area: Rect) -> Places {
     Places { title, bar, map, side, events, foot }
 }
 
-/// Cells that the map has room for on a terminal of this size.
+/// Returns the number of map cells that fit on a terminal of this size.
 pub fn cells(area: Rect) -> u32 {
     let map = Block::bordered().inner(places(area).map);
     u32::from(map.width) * u32::from(map.height)
 }
 
-/// How much of a clone is hydrated.
+/// Returns the hydrated share of a clone.
 pub(super) fn share(clone: &CloneStatus) -> Share {
     Share { part: clone.hydrated_regions, whole: clone.regions }
 }
 
 impl Shown<'_> {
-    /// Draws all of it.
+    /// Draws the whole screen.
     pub fn draw(&self, area: Rect, buffer: &mut Buffer) {
         let places = places(area);
         self.title(places.title, buffer);
@@ -127,7 +127,7 @@ impl Shown<'_> {
         told.extend(self.rates.speed().into_iter().filter(|_| !clone.complete));
         let told = format!(" {}", told.join("  "));
         let room = usize::from(area.width).saturating_sub(told.chars().count());
-        // Rounded down, so that a full bar means all.
+        // Rounded down, so that a full bar means complete.
         let full =
             room as u128 * u128::from(clone.hydrated_regions) / u128::from(clone.regions.max(1));
         let full = usize::try_from(full).unwrap_or(0).min(room);
@@ -161,7 +161,7 @@ impl Shown<'_> {
         }
     }
 
-    /// The characters of clone_map, and its colours.
+    /// Returns the character and colour of a cell, like those of clone_map.
     fn cell(&self, digit: u8) -> (char, Color) {
         let (unicode, ascii, color) = match digit {
             b'0' => ('·', '.', Color::DarkGray),
@@ -240,7 +240,7 @@ impl Shown<'_> {
     }
 }
 
-/// What a request took, in microseconds, for people.
+/// Formats a latency in microseconds for people.
 fn took(micros: u64) -> String {
     match micros {
         0..10_000 => format!("{micros} us"),

@@ -1,4 +1,4 @@
-//! The screen, on terminals that are none.
+//! The screen, on simulated terminals.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,7 +12,8 @@ use super::rates::Meter;
 use super::screen::{Look, Shown, cells};
 use crate::control::protocol::{CloneStatus, Event, Requests, Set, Snapshot};
 
-/// A clone of 1 GiB after so many seconds, in which it copies 32 MiB each and is read and written.
+/// Returns a clone of 1 GiB after `second` seconds. It copies 32 MiB per second, and is read and
+/// written.
 fn snapshot(second: u64) -> Snapshot {
     let regions = 262_144;
     let hydrated = (second * 8192).min(regions);
@@ -69,7 +70,7 @@ fn snapshot(second: u64) -> Snapshot {
     }
 }
 
-/// The screen as text.
+/// Returns the screen as text.
 fn drawn(width: u16, height: u16, look: Look, last: u64) -> String {
     let mut meter = Meter::default();
     let rates = (0..=last).map(|second| meter.note(&snapshot(second))).last().unwrap();
@@ -82,7 +83,7 @@ fn drawn(width: u16, height: u16, look: Look, last: u64) -> String {
     (0..height).map(|y| row(y).trim_end().to_owned() + "\n").collect()
 }
 
-/// `UPDATE_GOLDEN=1` makes what is drawn the truth.
+/// `UPDATE_GOLDEN=1` updates the expected screen.
 #[test]
 fn the_screen_is_what_was_agreed_on_80_by_24() {
     let look = Look { color: true, unicode: true };

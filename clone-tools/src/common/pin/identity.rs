@@ -1,4 +1,4 @@
-//! Which version of which object a source is.
+//! The identity of a source: its size and its version.
 
 use std::fmt::{self, Display};
 
@@ -6,74 +6,74 @@ use serde::{Deserialize, Serialize};
 
 use super::PinError;
 
-/// What one version of a source is told from others by.
+/// Identifies one version of a source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Identity {
-    /// Bytes of the source.
+    /// The size of the source in bytes.
     pub size_bytes: u64,
-    /// What else is known of it.
+    /// The version, as far as it is known.
     pub version: Version,
 }
 
-/// What beside its size one version of a source is told from others by.
+/// Identifies a version of a source, beside its size.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Version {
-    /// A strong ETag (RFC 9110, section 8.8.3): no two versions have the same.
+    /// A strong ETag (RFC 9110, section 8.8.3): different versions have different ones.
     Etag {
-        /// With its quotes.
+        /// The ETag, with its quotes.
         etag: String,
     },
-    /// A version of an object in a store that keeps old ones: it can be read when there is a newer
-    /// one.
+    /// A version of an object in a store that keeps old versions: it stays readable after a newer
+    /// one has been stored.
     Generation {
-        /// Its strong ETag, with quotes.
+        /// The strong ETag, with its quotes.
         etag: String,
-        /// What the store calls it.
+        /// The store's name for the version.
         generation: String,
     },
-    /// An ETag that is weak, or not of the form of one: other bytes may have the same.
+    /// An ETag that is weak or malformed: different bytes may have the same one.
     WeakEtag {
-        /// As it was sent.
+        /// The ETag as received.
         etag: String,
-        /// When the object was changed last, as it was sent.
+        /// The time of the last change, as received.
         last_modified: Option<String>,
     },
-    /// No ETag, but when the object was changed last, to the second.
+    /// No ETag, only the time of the last change, in whole seconds.
     LastModified {
-        /// As it was sent.
+        /// The time as received.
         last_modified: String,
     },
     /// A regular file.
     File {
-        /// When it was changed last, in seconds since 1970.
+        /// The time of the last change, in seconds since 1970.
         seconds: i64,
-        /// And in nanoseconds of that second.
+        /// The nanoseconds of that second.
         nanoseconds: i64,
-        /// Its inode.
+        /// The inode number.
         inode: u64,
     },
     /// A block device.
     Device {
-        /// By which the system knows it after it has been away too.
+        /// The serial, which stays the same when the device is attached again.
         serial: Option<String>,
     },
-    /// An export of an NBD server, whose protocol knows no versions.
+    /// An export of an NBD server; the protocol has no versions.
     Export {
-        /// Whether it cannot be written to.
+        /// True if the export is read-only.
         read_only: bool,
-        /// Whether it is a rotating disk.
+        /// True if the export is a rotating disk.
         rotational: bool,
-        /// What the server tells people of it.
+        /// The server's description of the export.
         description: Option<String>,
     },
-    /// Nothing.
+    /// Unknown.
     Unknown,
 }
 
 impl Identity {
-    /// What `found` has that this does not; `None` if they may be the same.
+    /// Returns the difference to `found`, or `None` if both can be the same version.
     pub fn difference(&self, found: &Self) -> Option<String> {
         if self.size_bytes != found.size_bytes {
             let (had, has) = (self.size_bytes, found.size_bytes);
@@ -81,7 +81,7 @@ impl Identity {
         }
         let is_same = match (&self.version, &found.version) {
             (Version::Device { serial: None }, Version::Device { .. }) => true,
-            // Whether versions can be asked for may change, and the bytes are still the same.
+            // A server may start or stop reporting versions while the bytes stay the same.
             (Version::Etag { etag: had }, Version::Generation { etag: has, .. })
             | (Version::Generation { etag: had, .. }, Version::Etag { etag: has }) => had == has,
             (had, has) => had == has,
@@ -92,10 +92,10 @@ impl Identity {
         Some(format!("it was known by {}, and now by {}", self.version, found.version))
     }
 
-    /// Fails if `found`, which is called `place`, is another version than this.
+    /// Requires that `found`, the identity of the source `place`, can be this version.
     ///
     /// # Errors
-    /// [`PinError::Differs`].
+    /// [`PinError::Differs`] if it is another version.
     pub fn require(&self, place: impl Display, found: &Self) -> Result<(), PinError> {
         match self.difference(found) {
             None => Ok(()),
@@ -103,7 +103,7 @@ impl Identity {
         }
     }
 
-    /// What changes of the source cannot be seen by this, for whoever relies on it.
+    /// Returns a warning about changes of the source that this identity cannot detect.
     pub fn warning(&self) -> Option<&'static str> {
         match self.version {
             Version::Etag { .. } | Version::Generation { .. } | Version::File { .. } => None,
@@ -125,7 +125,7 @@ impl Identity {
         }
     }
 
-    /// Whether it hardly tells apart what has the same size.
+    /// True if the identity is hardly more than the size.
     pub(super) fn is_size_alone(&self) -> bool {
         matches!(
             self.version,
@@ -135,7 +135,7 @@ impl Identity {
 }
 
 impl Version {
-    /// What a store that keeps old versions calls this one.
+    /// Returns the version name of a store that keeps old versions.
     pub fn generation(&self) -> Option<&str> {
         match self {
             Self::Generation { generation, .. } => Some(generation),

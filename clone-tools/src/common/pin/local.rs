@@ -1,4 +1,4 @@
-//! A file or a block device of this machine as a source of one version.
+//! A local file or block device as a source with a fixed version.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -15,14 +15,14 @@ use persistent_data::device::OpenError;
 
 use super::identity::{Identity, Version};
 
-/// A file or a block device, and whether it is still what it was.
+/// A file or block device that fails all reads once it has changed.
 ///
-/// A file is looked at after each read: `fstat` costs less than the read, and the kernel sets the
-/// time of a change before it puts the new bytes where a read can find them. Not seen are further
-/// writes through a mapping that has been written through already, times that somebody sets back,
-/// and changes that another machine makes to a file of a network's file system, at once.
+/// A file is checked after each read: `fstat` costs less than the read, and the kernel updates the
+/// modification time before the new bytes become readable. Some changes are not detected, or not at
+/// once: later writes through a mapping that has already been written through, modification times
+/// that are set back, and changes that another machine makes to a file on a network file system.
 ///
-/// Of a block device nothing can be seen: a write to it leaves no trace.
+/// Changes to a block device are never detected: a write to it leaves no trace.
 pub struct LocalSource {
     file: FileSource,
     identity: Identity,
@@ -30,42 +30,43 @@ pub struct LocalSource {
 }
 
 impl LocalSource {
-    /// Opens what lies at `path`, as it is now.
+    /// Opens the file or block device at `path` and records its current version.
     ///
-    /// Of a file that was changed a moment ago it waits until the next change has another time, 2
-    /// seconds at most.
+    /// If a file changed just now, it waits until the next change gets a different time: up to 2
+    /// seconds, and up to three times if the file keeps changing.
     ///
     /// # Errors
-    /// Any [`OpenError`] but [`InUse`](OpenError::InUse).
+    /// Any [`OpenError`] except [`InUse`](OpenError::InUse).
     pub fn open(path: &Path, access: Access) -> Result<Self, OpenError> {
         let file = FileSource::open(path, access)?;
         let metadata = settled(&file).map_err(|error| OpenError::new(path, error))?;
         let identity = Identity { size_bytes: file.size_bytes(), version: version(&metadata) };
         let source = Self { file, identity, changed: OnceLock::new() };
-        // It may have another size than when it was opened.
+        // The size may have changed since the file was opened.
         source.check().map_err(|error| OpenError::new(path, error))?;
         Ok(source)
     }
 
-    /// Which version of it was opened.
+    /// Returns the version that was opened.
     pub fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    /// What a clone has to know of it.
+    /// Returns the device limits that a clone needs.
     pub fn limits(&self) -> DeviceLimits {
         self.file.limits()
     }
 
-    /// Fails if it is not what it was; for ever after the first time.
+    /// Checks that the file is unchanged. After the first failure it always fails.
     ///
     /// # Errors
-    /// [`SourceChanged`] inside the [`io::Error`], or what the system says.
+    /// [`SourceChanged`] inside the [`io::Error`] if the file has changed; an I/O error if it
+    /// cannot be examined.
     pub fn check(&self) -> io::Result<()> {
         if let Some(changed) = self.changed.get() {
             return Err(changed.clone().into());
         }
-        // What is written to a block device does not show.
+        // Writes to a block device cannot be detected.
         if matches!(self.identity.version, Version::Device { .. }) {
             return Ok(());
         }
@@ -76,11 +77,11 @@ impl LocalSource {
     }
 }
 
-/// What the system says of a file that cannot change unseen any more: a change within the tick of
-/// the clock in which it was changed last would have the same time.
+/// Returns the metadata of a file once its modification time is older than a clock tick: a later
+/// change within the same tick would get the same time.
 fn settled(file: &FileSource) -> io::Result<Metadata> {
     let mut metadata = file.metadata()?;
-    // One that changes all the time is seen to change as well.
+    // If the file changes all the time, a later check detects that.
     for _ in 0..3 {
         let Some(wait) = time_to_settle(&metadata, SystemTime::now()) else { break };
         thread::sleep(wait);
@@ -89,14 +90,14 @@ fn settled(file: &FileSource) -> io::Result<Metadata> {
     Ok(metadata)
 }
 
-/// How long it takes until a change has another time than the last one, if it may have the same
-/// now.
+/// Returns the time until a change is sure to get a different modification time; `None` if it
+/// already is.
 fn time_to_settle(metadata: &Metadata, now: SystemTime) -> Option<Duration> {
     if !metadata.is_file() {
         return None;
     }
-    // Ticks of the kernel take 10 ms at most. There are file systems that count whole seconds, or
-    // two.
+    // Kernel ticks take 10 ms at most. Some file systems store times in whole seconds, or in steps
+    // of two.
     let tick = match metadata.mtime_nsec() {
         0 => Duration::from_secs(2),
         _ => Duration::from_millis(20),
@@ -112,7 +113,7 @@ impl ReadData for LocalSource {
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
         let read = self.file.read_at(offset, into);
-        // One that has become shorter has changed first of all.
+        // A file that became shorter is reported as changed, not as a failed read.
         self.check().and(read)
     }
 }
@@ -135,8 +136,8 @@ fn version(metadata: &Metadata) -> Version {
     }
 }
 
-/// What the system calls a block device wherever it is plugged in: the UUID of a device-mapper
-/// device, or what the hardware says; with the number of the partition, if it is one.
+/// Returns a serial of a block device that survives detaching it: the UUID of a device-mapper
+/// device or the ID of the hardware, and the number of the partition if it is one.
 fn serial(device: u64) -> Option<String> {
     let folder = format!("/sys/dev/block/{}:{}", libc::major(device), libc::minor(device));
     let read = |name: &str| {
@@ -171,7 +172,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("source");
         fs::write(&path, [1; 8192]).unwrap();
-        // Away from the tick in which it was written.
+        // Moves the time out of the tick in which the file was written.
         let before = SystemTime::now() - Duration::from_secs(60);
         let file = File::options().write(true).open(&path).unwrap();
         file.set_modified(before).unwrap();
@@ -224,7 +225,7 @@ mod tests {
             let told = source.read_at(0, &mut [0]).unwrap_err();
             assert!(SourceChanged::of(&told).is_some(), "change {change}: {told}");
         }
-        // Where times are whole seconds it takes longer.
+        // File systems with whole seconds need a longer wait.
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000);
         let wait = |age: Duration| {
             file.set_modified(now - age).unwrap();

@@ -49,7 +49,7 @@ fn what_is_no_pin_is_refused_and_not_overwritten() {
         (good.replace("unknown", "odd"), "unknown variant"),
         (good.replace("\"source\"", "\"sauce\""), "unknown field"),
         (" ".repeat(70_000), "longer than 65536"),
-        // What is said twice is not settled by the first, nor by the last.
+        // Duplicate keys are rejected; neither the first nor the last one wins.
         (good.replace("{\"version\"", "{\"version\":1,\"version\""), "duplicate field"),
         (good.replace("\"source\"", "\"source\":\"/a\",\"source\""), "duplicate field"),
         (good.replace("\"size_bytes\"", "\"size_bytes\":1,\"size_bytes\""), "duplicate field"),
@@ -159,6 +159,6 @@ fn one_pin_is_found_by_every_name_of_the_metadata() {
 
 #[test]
 fn beside_a_block_device_there_is_no_place() {
-    // A path that leads nowhere will be a file.
+    // A path that does not exist will become a file.
     assert!(place(Path::new("nowhere")).is_some());
 }

@@ -7,17 +7,17 @@ use thiserror::Error;
 use super::TextForm;
 use crate::formats::text_reader::{Place, TokenTooLong};
 
-/// What is wrong with a dump, and where.
+/// A fault in a dump, with its position.
 #[derive(Debug, Error)]
 #[error("{place}: {fault}")]
 pub struct DocumentError {
-    /// Where the reader was.
+    /// The position of the reader.
     pub place: Place,
-    /// What it found there.
+    /// The fault that was found.
     pub fault: Fault,
 }
 
-/// What is wrong with a dump.
+/// The ways in which a dump can be faulty.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Fault {
@@ -27,113 +27,113 @@ pub enum Fault {
     /// The temporary file for the runs cannot be written.
     #[error("cannot keep the runs in a temporary file in {}: {source}", env::temp_dir().display())]
     Spool {
-        /// What the system said.
+        /// The I/O error.
         #[from]
         source: io::Error,
     },
-    /// There is nothing.
+    /// The input has no bytes.
     #[error("the input is empty")]
     Empty,
-    /// Metadata, or something else that is no text.
+    /// The input is metadata or other binary data.
     #[error("this looks like binary metadata, not {0}; clone_dump makes {0} of it")]
     Binary(TextForm),
-    /// A dump, perhaps, but not of the form that it was said to have.
+    /// The input looks like a dump in another format.
     #[error("this is {is}, not {read}; --format {} reads it if clone_dump wrote it", .is.option())]
     OtherForm {
-        /// What it looks like.
+        /// The format that it looks like.
         is: TextForm,
-        /// What it was read as.
+        /// The format that was expected.
         read: TextForm,
     },
-    /// A comment, a string, blanks or whatever else goes on and on.
+    /// A comment, a string, white space or another token is too long.
     #[error(transparent)]
     TokenTooLong(#[from] TokenTooLong),
-    /// It breaks the rules of XML or JSON.
+    /// The input breaks the syntax of XML or JSON.
     #[error("{0}")]
     Syntax(String),
-    /// It ends too early.
+    /// The input ends too early.
     #[error("the document ends inside <{0}>: it has been cut off")]
     Truncated(&'static str),
-    /// An element, text, or whatever else should not be there.
+    /// The document contains an element, text or another item that does not belong there.
     #[error("unexpected {what} {place}")]
     Unexpected {
-        /// In words.
+        /// A description of the item.
         what: String,
-        /// Where in the document.
+        /// The part of the document.
         place: &'static str,
     },
-    /// An attribute or key that does not exist.
+    /// The document has an unknown attribute or key.
     #[error("{element} has no {name:?}; it has {known}")]
     UnknownName {
-        /// Of which element.
+        /// The element.
         element: &'static str,
-        /// As it was read.
+        /// The name as read.
         name: String,
-        /// Those that there are.
+        /// The known names.
         known: String,
     },
-    /// An attribute or key that has to be there.
+    /// A required attribute or key is missing.
     #[error("{element} lacks {name:?}")]
     Missing {
-        /// Of which element.
+        /// The element.
         element: &'static str,
-        /// What is missing.
+        /// The name that is missing.
         name: &'static str,
     },
-    /// An attribute or key that is there twice.
+    /// An attribute or key is given twice.
     #[error("{name:?} is given twice")]
     Duplicate {
-        /// Which one.
+        /// The name.
         name: &'static str,
     },
-    /// Not a number in decimal digits.
+    /// A value is not a number in decimal digits.
     #[error("{name} is {text:?}, which is not a whole number")]
     NotANumber {
-        /// Of what.
+        /// The name of the attribute or key.
         name: &'static str,
-        /// As it was read.
+        /// The value as read.
         text: String,
     },
-    /// A number that does not fit 64 bits.
+    /// A number does not fit into 64 bits.
     #[error("{name} is {text}, which is more than can be counted")]
     TooLarge {
-        /// Of what.
+        /// The name of the attribute or key.
         name: &'static str,
-        /// As it was read.
+        /// The value as read.
         text: String,
     },
-    /// Neither empty nor 32 hex digits.
+    /// The uuid is neither empty nor 32 hex digits.
     #[error("uuid is {0:?}; it has to be 32 hex digits, or empty")]
     Uuid(String),
-    /// Another format.
+    /// The version of the metadata format is unknown.
     #[error("version {0}; only version {METADATA_VERSION} is known")]
     Version(u64),
-    /// Sizes that no clone can have.
+    /// No clone can have these sizes.
     #[error(transparent)]
     Geometry(#[from] GeometryError),
     /// The number of regions contradicts the sizes.
     #[error("nr_regions is {claimed}, but the region and target sizes make {actual}")]
     NrRegions {
-        /// What the document says.
+        /// The number that the document gives.
         claimed: u64,
-        /// What its sizes say.
+        /// The number that follows from its sizes.
         actual: u64,
     },
-    /// The sum contradicts the runs.
+    /// The number of hydrated regions contradicts the runs.
     #[error("hydrated is {claimed}, but the runs have {actual} regions")]
     Hydrated {
-        /// What the document says.
+        /// The number that the document gives.
         claimed: u64,
-        /// What its runs say.
+        /// The number of regions in its runs.
         actual: u64,
     },
-    /// A run of no regions, or of fewer.
+    /// A run is empty or has a negative length.
     #[error("a run that begins at region {begin} and has no regions")]
     EmptyRun {
-        /// Where it would begin.
+        /// The first region of the run.
         begin: u64,
     },
-    /// A region that is in two runs.
+    /// A run overlaps the run before it.
     #[error(
         "regions {}..{} overlap {}..{}, which came before", .run.start, .run.end, .last.start,
         .last.end
@@ -144,7 +144,7 @@ pub enum Fault {
         /// The one before it.
         last: RegionRange,
     },
-    /// A run that should have come earlier.
+    /// A run comes after a run of higher regions.
     #[error(
         "regions {}..{} are out of order: {}..{} came before", .run.start, .run.end, .last.start,
         .last.end
@@ -155,14 +155,14 @@ pub enum Fault {
         /// The one before it.
         last: RegionRange,
     },
-    /// A run of regions that the clone does not have.
+    /// A run contains regions that the clone does not have.
     #[error("regions {begin}..{end} reach past the last of {nr_regions} regions")]
     PastTheEnd {
         /// Its first region.
         begin: u64,
         /// One past its last region.
         end: u128,
-        /// Regions of the clone.
+        /// The number of regions of the clone.
         nr_regions: u64,
     },
 }

@@ -12,10 +12,10 @@ use crate::formats::document::{
 };
 use crate::formats::text_reader::{Place, Source};
 
-/// Reads a whole document. Its keys may come in any order; `hydrated` may be left out.
+/// Reads a whole document. Its keys may come in any order; `hydrated` may be missing.
 ///
 /// # Errors
-/// The first thing that is wrong with it.
+/// [`DocumentError`], for the first fault in the document.
 pub fn read(from: impl Read) -> Result<Document, DocumentError> {
     let mut source = Source::new(from);
     let first = match source.peek(64) {
@@ -36,7 +36,7 @@ pub fn read(from: impl Read) -> Result<Document, DocumentError> {
     }
 }
 
-/// Tells a source where tokens begin, as far as it takes to bound them.
+/// A reader that marks the start of each token in a source, so that its length can be limited.
 struct Tokens<R> {
     source: Source<R>,
     in_string: bool,
@@ -63,7 +63,7 @@ fn document_error(error: serde_json::Error, reached: Place) -> DocumentError {
     if error.classify() == Category::Io {
         return DocumentError { place: reached, fault: Fault::reading(error.into()) };
     }
-    // Places are told in one way for all forms.
+    // All formats report positions in the same way.
     let text = error.to_string();
     let text = text.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&text);
     let place = if line == 0 { reached } else { Place { line, column: column.max(1) } };
@@ -74,7 +74,7 @@ struct TopLevel<'a> {
     runs: &'a mut Runs,
 }
 
-/// What the keys before and after the runs say.
+/// The values of all keys except the runs themselves.
 #[derive(Default)]
 struct Keys {
     uuid: Option<String>,
@@ -90,7 +90,7 @@ impl Keys {
     const NAMES: [&str; 7] =
         ["uuid", "version", "region_size", "target_size", "nr_regions", "hydrated", "runs"];
 
-    /// The sizes, if all of them are known by now.
+    /// Returns the sizes, if all of them have been read.
     fn claims(&self) -> Result<Claims, Fault> {
         let uuid = parse_uuid(required("uuid", self.uuid.as_deref())?)?;
         Ok(Claims {
@@ -107,7 +107,7 @@ fn required<T>(name: &'static str, value: Option<T>) -> Result<T, Fault> {
     value.ok_or(Fault::Missing { element: "the document", name })
 }
 
-/// Reads the value of a key that must not have had one.
+/// Reads the value of a key that may be given only once.
 fn once<'de, A: MapAccess<'de>, T: Deserialize<'de>>(
     map: &mut A,
     name: &'static str,
@@ -148,7 +148,8 @@ impl<'de> Visitor<'de> for TopLevel<'_> {
                     if keys.runs.replace(()).is_some() {
                         return Err(A::Error::custom(Fault::Duplicate { name: "runs" }));
                     }
-                    // Sizes that come first bound the runs one by one, others all at once.
+                    // Sizes that come first bound each run as it is read; otherwise all are checked
+                    // at the end.
                     if let Ok(claims) = keys.claims() {
                         let header = claims.header().map_err(A::Error::custom)?;
                         let nr_regions = header.geometry.nr_regions();
@@ -198,7 +199,7 @@ impl<'de> Visitor<'de> for RunList<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
         while let Some((begin, end)) = list.next_element::<(u64, u64)>()? {
-            // One that ends before it begins is as empty as one that ends there.
+            // A run that ends before it begins counts as empty.
             let length = end.saturating_sub(begin);
             self.runs.push(begin, length).map_err(A::Error::custom)?;
         }

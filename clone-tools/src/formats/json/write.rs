@@ -5,7 +5,7 @@ use clone_core::metadata::ir::{Header, METADATA_VERSION, Visitor};
 
 use crate::common::units::format_uuid;
 
-/// Writes metadata as one JSON document, a line for each run.
+/// Writes metadata as one JSON document, with one line per run.
 #[derive(Debug)]
 pub struct Writer<W> {
     to: W,
@@ -13,7 +13,7 @@ pub struct Writer<W> {
 }
 
 impl<W: Write> Writer<W> {
-    /// Writes to `to`, which should have a buffer.
+    /// Creates a writer to `to`, which should be buffered.
     pub fn new(to: W) -> Self {
         Self { to, separator: "\n" }
     }

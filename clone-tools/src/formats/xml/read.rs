@@ -11,11 +11,11 @@ use crate::formats::document::{
 };
 use crate::formats::text_reader::Source;
 
-/// Reads a whole document and finds fault with all that `clone_dump` would not have written,
-/// spacing and comments excepted.
+/// Reads a whole document. It rejects everything that `clone_dump` does not write, except spacing
+/// and comments.
 ///
 /// # Errors
-/// The first thing that is wrong with it.
+/// [`DocumentError`], for the first fault in the document.
 pub fn read(from: impl Read) -> Result<Document, DocumentError> {
     let mut source = Source::new(from);
     let first = match source.peek(64) {
@@ -42,14 +42,14 @@ pub fn read(from: impl Read) -> Result<Document, DocumentError> {
     }
 }
 
-/// Where in the document.
+/// The position of the parser in the structure of the document.
 #[derive(Clone, Copy)]
 enum State {
-    /// Before the superblock; `begun` once something came that is not an `<?xml ...?>`.
+    /// Before the superblock; `begun` is true after anything other than an `<?xml ...?>`.
     Prolog { begun: bool },
     /// Between the runs.
     Superblock(Header),
-    /// In a run that was not written as an empty element.
+    /// In a run that has separate start and end tags.
     Run(Header),
     /// After the superblock.
     Epilog(Header),
@@ -72,7 +72,7 @@ struct Parser {
 }
 
 impl Parser {
-    /// Takes the next piece of the document; the header once that was the last one.
+    /// Processes the next event. Returns the header at the end of the document.
     fn step(&mut self, event: Event<'_>) -> Result<Option<Header>, Fault> {
         let state = self.state;
         if let State::Prolog { begun } = &mut self.state {
@@ -95,7 +95,7 @@ impl Parser {
                 self.state = State::Run(header);
             }
             (Event::Empty(tag), State::Superblock(_)) => self.hydrated(&tag)?,
-            // That the names match is for quick-xml to see.
+            // quick-xml checks that the names match.
             (Event::End(_), State::Run(header)) => self.state = State::Superblock(header),
             (Event::End(_), State::Superblock(header)) => self.state = State::Epilog(header),
             (Event::Eof, State::Epilog(header)) => return Ok(Some(header)),
@@ -138,14 +138,15 @@ impl Parser {
     }
 }
 
-/// The values of all attributes that `tag` has to have; it may have no others.
+/// Returns the values of all attributes in `names`, in that order. All are required, and no others
+/// are allowed.
 fn attributes<'a, const N: usize>(
     element: &'static str,
     tag: &'a BytesStart<'_>,
     names: [&'static str; N],
 ) -> Result<[Cow<'a, str>; N], Fault> {
     let mut values = [const { None }; N];
-    // Duplicates are found here, where they can be named.
+    // Duplicates are detected below, where the message can name them.
     for attribute in tag.attributes().with_checks(false) {
         let attribute = attribute.map_err(|error| syntax(error.into()))?;
         let name = attribute.key.as_ref();
@@ -203,7 +204,7 @@ fn syntax(error: quick_xml::Error) -> Fault {
     match error {
         quick_xml::Error::Io(error) => match error.get_ref().and_then(|e| e.downcast_ref()) {
             Some(&too_long) => Fault::TokenTooLong(too_long),
-            // It is shared, and an io::Error cannot be cloned.
+            // The error is in an Arc, and an io::Error cannot be cloned.
             None => Fault::Read(io::Error::new(error.kind(), error)),
         },
         error => Fault::Syntax(error.to_string()),
@@ -217,7 +218,7 @@ mod tests {
     const HEAD: &str =
         r#"<superblock uuid="" version="1" region_size="8" target_size="795" nr_regions="100">"#;
 
-    /// The runs of a document, or what is wrong with it.
+    /// Returns the runs of a document, or its fault.
     fn runs(xml: &str) -> Result<Vec<(u64, u64)>, String> {
         let document = read(xml.as_bytes()).map_err(|error| error.to_string())?;
         let runs = document.runs.into_runs().unwrap().map(Result::unwrap);

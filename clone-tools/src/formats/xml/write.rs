@@ -12,7 +12,7 @@ pub struct Writer<W> {
 }
 
 impl<W: Write> Writer<W> {
-    /// Writes to `to`, which should have a buffer.
+    /// Creates a writer to `to`, which should be buffered.
     pub fn new(to: W) -> Self {
         Self { to }
     }
@@ -35,7 +35,7 @@ impl<W: Write> Visitor for Writer<W> {
     }
 
     fn run(&mut self, regions: RegionRange) -> io::Result<()> {
-        // Formatting with write! takes several times as long, and there may be a billion runs.
+        // Formatting with write! takes several times as long, and a dump can have a billion runs.
         let (mut begin, mut length) = (itoa::Buffer::new(), itoa::Buffer::new());
         let mut line = [0; 80];
         let mut free = line.as_mut_slice();

@@ -1,4 +1,4 @@
-//! Clones on devices in memory that fail.
+//! Clones on failing devices in memory.
 
 use std::io;
 use std::ops::Range;
@@ -19,11 +19,11 @@ use super::{End, Outcome, Plan, hydrate};
 const REGION: u64 = 4096;
 const NR_REGIONS: u64 = 256;
 
-/// What holds the number of its region in each byte, and fails where it is bad.
+/// A disk in which each byte holds the number of its region, and which fails in bad ranges.
 struct Disk {
     bytes: Mutex<Vec<u8>>,
     bad: Vec<Range<u64>>,
-    /// So many reads of what is bad fail, and no more.
+    /// The number of reads in bad ranges that fail; later ones succeed.
     patience: AtomicU64,
     cannot_flush: bool,
 }
@@ -105,7 +105,7 @@ fn plan(max_failures: u32) -> Plan {
     Plan { settings, jobs: 4, limit: None, first: Vec::new() }
 }
 
-/// Hydrates, and looks whether what is hydrated then is on the destination.
+/// Hydrates, and checks that the hydrated regions are on the destination.
 fn run(source: Disk, destination: Disk, plan: Plan, signal: Option<&'static str>) -> Outcome {
     let region_size = RegionSize::new(Sectors(REGION / 512)).unwrap();
     let geometry = Geometry::new(region_size, Sectors(NR_REGIONS * REGION / 512)).unwrap();
@@ -149,8 +149,8 @@ fn a_source_that_is_gone_is_given_up_after_some_failures_in_a_row() {
     let source = Disk::source().with_bad(100..NR_REGIONS);
     let outcome = run(source, Disk::destination(), plan(5), None);
     assert_eq!(outcome.end, End::InARow(5));
-    // What failed begins in the batch that holds the first bad region. When it is halved, its sound
-    // part may or may not be copied before it is given up.
+    // The failed range begins in the batch that holds the first bad region. When the batch is
+    // halved, its sound part may or may not be copied before the session gives up.
     let begin = outcome.aside[0].regions.start;
     assert!((96..=100).contains(&begin), "{outcome:?}");
     assert!((96..=begin).contains(&outcome.progress.hydrated), "{outcome:?}");

@@ -1,24 +1,24 @@
-//! Blocks that are nearly alike: copy on write leaves many copies of a block that differ in a few
-//! bits. Telling one as its difference from another makes a pack half as large.
+//! Finds similar blocks: copy on write leaves many copies of a block that differ in a few bits.
+//! Storing a block as its difference from another one halves the size of a pack.
 
 use persistent_data::BLOCK_SIZE;
 use persistent_data::block::RawBlock;
 
 use super::WINDOW;
 
-/// Bytes by which blocks are compared at first.
+/// The size in bytes of the pieces by which blocks are first compared.
 const PIECE: usize = 256;
 
-/// Places in which the last record with a certain piece is remembered.
+/// The number of hash slots that remember the last record with a piece.
 const SLOTS: usize = 1 << 16;
 
 const _: () = assert!(SLOTS.is_power_of_two() && BLOCK_SIZE.is_multiple_of(PIECE));
 
-/// The last records.
+/// The last records, up to [`WINDOW`] of them.
 #[derive(Debug)]
 pub(super) struct Window {
     blocks: Vec<RawBlock>,
-    /// Records so far.
+    /// The number of records so far.
     nr_records: u64,
 }
 
@@ -27,7 +27,7 @@ impl Window {
         Self { blocks: Vec::new(), nr_records: 0 }
     }
 
-    /// The block `distance` records back, if there is one and it is still remembered.
+    /// Returns the block `distance` records back, if it exists and is still in the window.
     pub(super) fn back(&self, distance: usize) -> Option<&RawBlock> {
         if distance == 0 || distance > WINDOW || distance as u64 > self.nr_records {
             return None;
@@ -45,11 +45,11 @@ impl Window {
     }
 }
 
-/// Finds records that are like another.
+/// Finds an earlier record that is similar to a block.
 #[derive(Debug)]
 pub(super) struct Finder {
     window: Window,
-    /// The number of the last record with a piece, plus one.
+    /// For each slot, the number of the last record with such a piece, plus one.
     last_with: Vec<u64>,
 }
 
@@ -58,8 +58,8 @@ impl Finder {
         Self { window: Window::new(), last_with: vec![0; SLOTS] }
     }
 
-    /// How far back the record lies that `block` is best told by, 0 if by none, and the
-    /// difference. Remembers the block.
+    /// Returns the distance in records to the most similar earlier record, or 0 for none, and the
+    /// difference from it. Adds the block to the window.
     pub(super) fn difference(&mut self, block: &RawBlock) -> (usize, RawBlock) {
         let mut best = (0, block.clone());
         let mut least = not_zero(block);
@@ -86,12 +86,14 @@ impl Finder {
     }
 }
 
-/// Where the pieces of `block` are remembered, but for those that any block may have.
+/// Returns the slots of the pieces of `block`. Pieces of one repeated byte are skipped: they say
+/// nothing about similarity.
 fn slots(block: &RawBlock) -> impl Iterator<Item = usize> + '_ {
     let pieces = block.bytes().chunks_exact(PIECE).enumerate();
     let telling = pieces.filter(|(_, piece)| piece.iter().any(|byte| *byte != piece[0]));
     telling.map(|(place, piece)| {
-        // The same bytes at another place are no likeness.
+        // The offset is part of the hash: the same bytes at another offset do not make blocks
+        // similar.
         crc32c::crc32c_append(place as u32, piece) as usize % SLOTS
     })
 }
@@ -100,7 +102,7 @@ fn not_zero(block: &RawBlock) -> usize {
     block.bytes().iter().filter(|&&byte| byte != 0).count()
 }
 
-/// Makes `block` its difference from `base`, and back.
+/// XORs `block` with `base`, which computes the difference and also reverts it.
 pub(super) fn xor(block: &mut RawBlock, base: &RawBlock) {
     for (byte, other) in block.bytes_mut().iter_mut().zip(base.bytes()) {
         *byte ^= other;

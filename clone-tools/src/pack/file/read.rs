@@ -1,4 +1,4 @@
-//! Reading a pack, whoever made it.
+//! Reads a pack from an untrusted file.
 
 use std::io::{self, Read};
 
@@ -11,82 +11,82 @@ use zerocopy::{FromZeros, IntoBytes};
 use super::likeness::{Window, xor};
 use super::{CHUNK_MAX, CHUNK_RECORDS, ChunkDisk, Contents, HeaderDisk, MAGIC, RECORD, VERSION};
 
-/// Why something is not a whole pack.
+/// The reason why a file is not a whole pack.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum PackError {
-    /// It could not be read.
+    /// The file cannot be read.
     #[error("at byte {at}")]
     Read {
-        /// Where.
+        /// The offset in bytes.
         at: u64,
-        /// What the system said.
+        /// The I/O error.
         source: io::Error,
     },
-    /// Nothing is there.
+    /// The file is empty.
     #[error("it is empty: clone_metadata_pack wrote nothing to it, or did not come to an end")]
     Empty,
-    /// It begins otherwise than a pack does.
+    /// The file does not begin like a pack.
     #[error("this is not what clone_metadata_pack writes")]
     Magic,
-    /// A version that this program does not know.
+    /// The version is unknown.
     #[error("a pack of version {0}: this program knows version {VERSION} only")]
     Version(u32),
-    /// It ends early.
+    /// The file ends early.
     #[error("cut off at byte {at}, in {what}")]
     CutOff {
-        /// Its length.
+        /// The length of the file.
         at: u64,
-        /// What should be there.
+        /// The part that is missing.
         what: &'static str,
     },
     /// A checksum does not match.
     #[error("at byte {at}: {what} is damaged: its checksum is {found:#010x}, not {expected:#010x}")]
     Checksum {
-        /// Where the part begins.
+        /// The offset of the part.
         at: u64,
-        /// Which part.
+        /// The name of the part.
         what: &'static str,
-        /// The checksum that is stored.
+        /// The stored checksum.
         found: u32,
-        /// The checksum of what is there.
+        /// The checksum of the data.
         expected: u32,
     },
-    /// The checksums match, and it makes no sense.
+    /// The checksums match, but the content is invalid.
     #[error("at byte {at}: {what}")]
     Malformed {
-        /// Where the part begins.
+        /// The offset of the part.
         at: u64,
-        /// What is wrong.
+        /// The reason.
         what: String,
     },
 }
 
-/// Reads a pack from front to back. It keeps a few MiB in memory, whatever the pack says.
+/// Reads a pack sequentially. It needs a few MiB of memory, whatever the pack contains.
 #[derive(Debug)]
 pub struct Reader<R> {
     from: Summed<R>,
     contents: Contents,
     window: Window,
-    /// The chunk under way, inflated.
+    /// The current chunk, inflated.
     chunk: Vec<u8>,
-    /// Where it begins.
+    /// The offset of the current chunk.
     chunk_at: u64,
-    /// Its records, and how many of them have been read.
+    /// The number of records in the current chunk, and below the number already read.
     nr_in_chunk: usize,
     nr_read_of_chunk: usize,
-    /// Records that have not been read.
+    /// The number of records not read yet, apart from those of the current chunk.
     left: u64,
-    /// The first block that no record has passed yet.
+    /// The block number after the last record.
     next: u64,
     tail: Option<Vec<u8>>,
 }
 
 impl<R: Read> Reader<R> {
-    /// Begins to read a pack.
+    /// Reads the header of a pack.
     ///
     /// # Errors
-    /// What is wrong with its beginning.
+    /// Any [`PackError`], for a file that cannot be read or has no valid header.
     pub fn new(from: R) -> Result<Self, PackError> {
         let mut from = Summed { from, at: 0, crc: 0 };
         let mut header = HeaderDisk::new_zeroed();
@@ -131,21 +131,21 @@ impl<R: Read> Reader<R> {
         })
     }
 
-    /// What the pack says about the device.
+    /// Returns the description of the device.
     pub fn contents(&self) -> Contents {
         self.contents
     }
 
-    /// The bytes of the pack that have been read.
+    /// Returns the number of bytes of the pack that have been read.
     pub fn position(&self) -> u64 {
         self.from.at
     }
 
-    /// The next block, and where it lies; blocks ascend. After the last one, all of the pack has
-    /// been found to be whole.
+    /// Returns the next block with its number, in ascending order. When it returns `None`, the
+    /// whole pack has been verified.
     ///
     /// # Errors
-    /// What is wrong with the pack. Nothing that was read before is to be trusted then.
+    /// Any [`PackError`]. The blocks that were returned before must not be trusted then.
     pub fn next_block(&mut self) -> Result<Option<(BlockNr, RawBlock)>, PackError> {
         if self.nr_read_of_chunk == self.nr_in_chunk && !self.read_chunk()? {
             return Ok(None);
@@ -183,12 +183,12 @@ impl<R: Read> Reader<R> {
         Ok(Some((BlockNr(at), block)))
     }
 
-    /// The device's bytes after its last whole block, once all blocks have been read.
+    /// Returns the bytes after the device's last whole block, once all blocks have been read.
     pub fn tail(&self) -> Option<&[u8]> {
         self.tail.as_deref()
     }
 
-    /// Reads the next chunk; `false` if there is none, and all is well.
+    /// Reads the next chunk. Returns false at the end of a valid pack.
     fn read_chunk(&mut self) -> Result<bool, PackError> {
         if self.tail.is_some() {
             return Ok(false);
@@ -233,7 +233,7 @@ impl<R: Read> Reader<R> {
         Ok(true)
     }
 
-    /// Reads what comes after the last chunk: the checksum, and nothing else.
+    /// Reads the checksum and checks that nothing follows.
     fn read_end(&mut self) -> Result<(), PackError> {
         let (at, expected) = (self.from.at, self.from.crc);
         let mut csum = [0; 4];
@@ -254,7 +254,7 @@ impl<R: Read> Reader<R> {
     }
 }
 
-/// Inflates `bytes`; whether all of them make up exactly all of `into`.
+/// Inflates `bytes`. Returns whether they fill `into` exactly and nothing is left over.
 fn inflate(bytes: &[u8], into: &mut [u8]) -> bool {
     let mut inflate = Decompress::new(false);
     let status = inflate.decompress(bytes, into, FlushDecompress::Finish);
@@ -262,7 +262,7 @@ fn inflate(bytes: &[u8], into: &mut [u8]) -> bool {
     matches!(status, Ok(Status::StreamEnd)) && used == (bytes.len() as u64, into.len() as u64)
 }
 
-/// Counts and sums up what is read.
+/// A reader that tracks its position and a checksum.
 #[derive(Debug)]
 struct Summed<R> {
     from: R,
@@ -271,7 +271,7 @@ struct Summed<R> {
 }
 
 impl<R: Read> Summed<R> {
-    /// Fills `into` as far as there is something left, and says how far.
+    /// Fills `into` as far as there is data, and returns the number of bytes.
     fn read_up_to(&mut self, into: &mut [u8]) -> Result<usize, PackError> {
         let mut filled = 0;
         while filled < into.len() {

@@ -1,4 +1,4 @@
-//! Packs come back as they were, and nothing else does.
+//! Packs are read back unchanged, and all other files are rejected.
 
 use std::io::Write;
 
@@ -20,7 +20,7 @@ fn random_block(random: &mut StdRng) -> RawBlock {
     block
 }
 
-/// Blocks of which some are like others, near and far.
+/// Returns blocks, some of which are similar to others, near and far.
 fn blocks(nr: usize, random: &mut StdRng) -> Blocks {
     let mut blocks: Blocks = Vec::new();
     let mut at = 0;
@@ -137,7 +137,7 @@ fn nothing_may_follow() {
     assert!(matches!(unpack(&pack), Err(PackError::Malformed { .. })));
 }
 
-/// A pack whose checksums are right, of one chunk that inflates to `inflated`.
+/// Returns a pack with correct checksums and one chunk that inflates to `inflated`.
 fn forged(contents: Contents, nr_records: u32, inflated: &[u8]) -> Vec<u8> {
     let mut deflate = DeflateEncoder::new(Vec::new(), Compression::fast());
     deflate.write_all(inflated).unwrap();

@@ -1,4 +1,4 @@
-//! Writing a pack.
+//! Writes a pack.
 
 use std::io::{self, Write};
 
@@ -11,26 +11,26 @@ use zerocopy::{FromZeros, IntoBytes};
 use super::likeness::Finder;
 use super::{CHUNK_MAX, CHUNK_RECORDS, ChunkDisk, Contents, HeaderDisk, MAGIC, RECORD, VERSION};
 
-/// Writes a pack. The same blocks give the same bytes.
+/// Writes a pack. The output depends only on the blocks.
 #[derive(Debug)]
 pub struct Writer<W> {
     to: Summed<W>,
     contents: Contents,
     finder: Finder,
-    /// The first block that no record has passed yet.
+    /// The block number after the last record.
     next: u64,
     nr_written: u64,
-    /// The columns of the chunk under way.
+    /// The columns of the current chunk.
     gaps: Vec<u8>,
     distances: Vec<u8>,
     blocks: Vec<u8>,
 }
 
 impl<W: Write> Writer<W> {
-    /// Begins a pack on `to`, which should have a buffer.
+    /// Starts a pack on `to`, which should be buffered.
     ///
     /// # Errors
-    /// Whatever `to` says.
+    /// The errors of `to`.
     pub fn new(to: W, contents: Contents) -> io::Result<Self> {
         let mut header = HeaderDisk::new_zeroed();
         header.magic = MAGIC;
@@ -47,13 +47,13 @@ impl<W: Write> Writer<W> {
         Ok(Self { to, contents, finder, next: 0, nr_written: 0, gaps, distances, blocks })
     }
 
-    /// Adds the block at `at`, which lies behind the one before.
+    /// Adds a block. Block numbers must ascend.
     ///
     /// # Errors
-    /// Whatever the output says.
+    /// The errors of the output.
     ///
     /// # Panics
-    /// If the blocks do not ascend, or lie past the end of the device.
+    /// If the block numbers do not ascend, or `at` lies past the end of the device.
     pub fn push(&mut self, at: BlockNr, block: &RawBlock) -> io::Result<()> {
         assert!((self.next..self.contents.nr_blocks()).contains(&at.0), "block {at}");
         let (distance, difference) = self.finder.difference(block);
@@ -84,13 +84,13 @@ impl<W: Write> Writer<W> {
         self.to.write_chunk(nr_records, &deflated)
     }
 
-    /// Ends the pack with the `tail` of the device, and gives the output back.
+    /// Ends the pack with the `tail` of the device, and returns the output.
     ///
     /// # Errors
-    /// Whatever the output says.
+    /// The errors of the output.
     ///
     /// # Panics
-    /// If this is not what was announced.
+    /// If the number of blocks or the length of `tail` differs from the header.
     pub fn finish(mut self, tail: &[u8]) -> io::Result<W> {
         assert_eq!(
             (self.nr_written, tail.len()),
@@ -104,7 +104,7 @@ impl<W: Write> Writer<W> {
     }
 }
 
-/// Sums up what is written.
+/// A writer that computes a checksum.
 #[derive(Debug)]
 struct Summed<W> {
     to: W,

@@ -1,4 +1,4 @@
-//! The bitset roots that a recovery looked at.
+//! Lists the bitset roots that a recovery examined.
 
 use std::fmt::Display;
 
@@ -8,7 +8,7 @@ use super::Teller;
 use crate::common::reporter::Talk;
 use crate::common::units::Counted;
 
-/// Tells of the candidates: how many there are, or all about them.
+/// Reports the number of candidates, or with `--verbose` all details.
 pub(super) fn list_candidates(teller: &Teller<'_>, candidates: &[Candidate]) {
     if teller.talk != Talk::Verbose {
         if candidates.len() > 1 {
@@ -20,7 +20,7 @@ pub(super) fn list_candidates(teller: &Teller<'_>, candidates: &[Candidate]) {
     table(candidates).into_iter().for_each(|line| teller.say(line));
 }
 
-/// All about the candidates, a line each below two of headings.
+/// Returns a table of the candidates, one per line, below two lines of headings.
 fn table(candidates: &[Candidate]) -> Vec<String> {
     if candidates.is_empty() {
         return Vec::new();

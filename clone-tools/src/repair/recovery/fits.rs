@@ -1,4 +1,4 @@
-//! Which sizes of a clone fit a bitset that was found.
+//! Lists the sizes of clones that fit the bitsets that were found.
 
 use std::iter;
 use std::ops::{Range, RangeInclusive};
@@ -11,10 +11,10 @@ use super::Teller;
 use crate::common::reporter::Talk;
 use crate::common::units::Counted;
 
-/// Bitsets whose sizes are listed before the rest is only counted.
+/// The number of bitsets whose sizes are listed; the rest are only counted.
 const LISTED: usize = 3;
 
-/// Lists what fits, a table for each number of regions, the best one first.
+/// Lists the sizes that fit, one table per number of regions, the best bitset first.
 pub(super) fn list_fits(teller: &Teller<'_>, fits: &[Fit]) {
     let mut distinct: Vec<&Fit> = Vec::new();
     for fit in fits {
@@ -33,7 +33,7 @@ pub(super) fn list_fits(teller: &Teller<'_>, fits: &[Fit]) {
     }
 }
 
-/// All sizes that go with a bitset, a line for each region size.
+/// Returns all sizes that fit a bitset, one line per region size.
 fn table(fit: &Fit) -> impl Iterator<Item = String> {
     let Range { start, end } = fit.nr_regions;
     let title = format!(
@@ -56,7 +56,7 @@ fn table(fit: &Fit) -> impl Iterator<Item = String> {
     iter::once(title).chain(lines)
 }
 
-/// The target sizes that make one of `nr_regions` regions, for each region size that there is.
+/// Returns, for each region size, the target sizes that make a number of regions in `nr_regions`.
 fn sizes_of(
     nr_regions: &Range<u64>,
 ) -> impl Iterator<Item = (RegionSize, RangeInclusive<Sectors>)> {

@@ -1,4 +1,4 @@
-//! What `clone_hydrate` refuses, and devices that fail.
+//! Refusals of `clone_hydrate`, and failing devices.
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
@@ -15,7 +15,7 @@ fn resize(path: &Path, bytes: u64) {
     File::options().write(true).open(path).unwrap().set_len(bytes).unwrap();
 }
 
-/// Runs it on a clone that it has to refuse without a change.
+/// Runs it on a clone that it must refuse without changing anything.
 #[track_caller]
 fn refuses(clone: &Trio, words: &[&str]) {
     let content = |path: &Path| path.is_file().then(|| fs::read(path).unwrap());
@@ -36,7 +36,7 @@ fn a_device_that_is_too_small_is_refused() {
     let clone = Trio::full(80);
     resize(&clone.source, 79 * 512);
     refuses(&clone, &["the source ", "it is another one, or has been cut off"]);
-    // Larger ones will do.
+    // Larger devices are accepted.
     let clone = Trio::full(80);
     resize(&clone.source, 81 * 512);
     resize(&clone.destination, 81 * 512);
@@ -97,7 +97,7 @@ fn one_file_in_two_places_is_refused_under_whatever_names() {
 fn damaged_metadata_is_refused_with_what_to_do() {
     let clone = Trio::full(80);
     let mut bytes = fs::read(&clone.metadata).unwrap();
-    // The blocks after the superblock.
+    // Damages the blocks after the superblock.
     bytes[4096 + 100] ^= 1;
     bytes[2 * 4096 + 100] ^= 1;
     bytes[3 * 4096 + 100] ^= 1;
@@ -113,7 +113,7 @@ fn a_clone_that_somebody_works_on_is_refused() {
     let clone = Trio::full(16384);
     let running = Running::start(&clone, &["--rate=8"]);
     clone.run(&[]).exits(1).leaves_stdout_empty().says("in use by another program");
-    // Metadata of another clone does not help.
+    // Metadata of another clone does not free the destination.
     let mut other = Trio::full(16384);
     other.destination.clone_from(&clone.destination);
     refuses(&other, &["destination is in use by another program"]);

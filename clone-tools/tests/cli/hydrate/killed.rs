@@ -1,4 +1,4 @@
-//! `kill -9` while a clone is hydrated, again and again.
+//! Kills a hydration with `kill -9`, again and again.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -21,11 +21,11 @@ use crate::support::{Scratch, binary, run, seed};
 
 const MIB: u64 = 1 << 20;
 
-/// How often it is killed.
+/// The number of kills.
 const KILLS: usize = 50;
 
-/// Makes a file system of `size_mib` in a file, with `data_mib` in files of all sizes, some of
-/// which have holes. `None` where there is no program to do it.
+/// Makes a file system of `size_mib` in a file, with `data_mib` in files of all sizes, some of them
+/// with holes. `None` if the machine has no program for that.
 fn file_system(scratch: &Scratch, rng: &mut StdRng, size_mib: u64, data_mib: u64) -> Option<File> {
     let folder = scratch.path("files");
     let mut left = data_mib * MIB;
@@ -65,13 +65,13 @@ fn file_system(scratch: &Scratch, rng: &mut StdRng, size_mib: u64, data_mib: u64
     }
 }
 
-/// A clone that is killed, and what is known of it.
+/// A clone whose hydration is killed, with its expected state.
 struct Victim {
     clone: Trio,
     region_bytes: u64,
-    /// What the clone holds: the source, with all that was written to the clone.
+    /// The content of the clone: the source, overlaid with all writes to the clone.
     model: Vec<u8>,
-    /// Of each region, whether it was hydrated and right already.
+    /// For each region, true if it was already seen hydrated and correct.
     seen: Vec<bool>,
     rng: StdRng,
     killed: usize,
@@ -107,10 +107,10 @@ impl Victim {
             .unwrap()
     }
 
-    /// Has it hydrate for a while, and kills it: before, in, or after the commit with which a
-    /// limit ends, or when the metadata has begun to change.
+    /// Hydrates for a while and kills it: before, during or after the commit that ends a limit, or
+    /// when the metadata has begun to change.
     fn hydrate_and_kill(&mut self) {
-        // At 16 MiB a second it takes some 60 ms for each MiB, and then it commits.
+        // At 16 MiB per second each MiB takes about 60 ms, and then it commits.
         let limit: u64 = self.rng.random_range(64..2048);
         let millis = limit * 1000 / (16 << 10) + 15;
         let limit = format!("{limit}k");
@@ -133,12 +133,12 @@ impl Victim {
         self.check();
     }
 
-    /// Checks that the metadata is sound, has forgotten nothing, and is right.
+    /// Checks that the metadata is sound and correct, and has lost no hydrated region.
     fn check(&mut self) {
         let metadata = &self.clone.metadata;
         let check = || run("clone_check", ["-q".as_ref(), metadata.as_os_str()]);
         let mut checked = check();
-        // A program that another test is just starting has the locks of this process, too.
+        // A process that another test is just starting still shares the locks of this process.
         for _ in 0..3000 {
             if !checked.stderr.contains("in use by another program") {
                 break;
@@ -168,8 +168,8 @@ impl Victim {
         }
     }
 
-    /// Writes here and there through a clone that runs in this process, which may hydrate
-    /// meanwhile.
+    /// Writes at random places through a clone that runs in this process, and may hydrate at the
+    /// same time.
     fn write(&mut self) {
         let mut settings = Settings { hydration_rate: Some(4 * MIB), ..Settings::default() };
         settings.options.hydration = self.rng.random();
@@ -200,7 +200,7 @@ impl Victim {
             }
             let regions =
                 at / self.region_bytes as usize..=(at + len - 1) / self.region_bytes as usize;
-            // They are looked at again.
+            // The written regions are checked again.
             self.seen[regions].fill(false);
         }
         drop(client);
@@ -212,7 +212,7 @@ impl Victim {
         self.check();
     }
 
-    /// Lets it come to its end.
+    /// Completes the hydration.
     fn finish(&mut self) {
         assert!(self.killed >= KILLS / 2, "only {} of {KILLS} were killed at work", self.killed);
         let is_done = self.seen.iter().all(|&seen| seen);
@@ -224,7 +224,7 @@ impl Victim {
     }
 }
 
-/// Bytes of a file that are in no hole.
+/// Returns the number of bytes of a file that are not in holes.
 fn data_bytes(path: &Path) -> u64 {
     let file = FileSource::open(path, Access::Buffered).unwrap();
     let size_bytes = fs::metadata(path).unwrap().len();

@@ -1,4 +1,4 @@
-//! A clone has one source, from its beginning to its end.
+//! A clone has one source, from start to completion.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, symlink};
@@ -12,14 +12,14 @@ use super::Trio;
 use super::signals::Running;
 use crate::support::{run, run_with_stdin};
 
-/// Far longer than anything takes.
+/// A timeout far longer than any operation takes.
 const PATIENCE: Duration = Duration::from_secs(100);
 
 fn pin_of(clone: &Trio) -> PathBuf {
     clone.scratch.path("metadata.source.json")
 }
 
-/// A source of the same size that holds something else everywhere.
+/// Makes a source of the same size with different content everywhere.
 fn other(clone: &Trio) -> PathBuf {
     let bytes = fs::read(&clone.source).unwrap().iter().map(|byte| !byte).collect::<Vec<_>>();
     clone.scratch.file("other", bytes)
@@ -55,15 +55,15 @@ fn a_clone_goes_on_only_with_the_source_that_it_was_begun_with() {
     symlink("moved", &clone.source).unwrap();
     clone.run(&["--limit=1M", "-q"]).exits(0).stays_silent();
     assert_eq!(clone.check(&[]), 512);
-    // A copy that was put in the place of the file is another one.
+    // A copy in place of the file is another source.
     fs::copy(&clone.source, &source).unwrap();
     clone.source = source;
     clone.run(&[]).exits(1).leaves_stdout_empty().says("is not what the clone was begun with");
-    // Whoever knows better may say so, and it is required from then on.
+    // With --repin the other source is accepted, and required from then on.
     clone.run(&["--repin", "--limit=1M", "-q"]).exits(0).stays_silent();
     clone.run(&["-q"]).exits(0).stays_silent();
     assert_eq!(clone.check(&[]), 2048);
-    // A clone that is complete needs no source.
+    // A complete clone needs no source.
     clone.source = other;
     assert!(clone.run(&[]).exits(0).text().starts_with("already complete"));
 }
@@ -89,7 +89,7 @@ fn a_clone_that_the_daemon_began_with_what_a_server_has_is_not_finished_with_a_f
     assert_eq!(clone.hydrated(), 7);
 }
 
-/// Waits until at least one region and not all are hydrated.
+/// Waits until at least one region is hydrated, but not all are.
 fn wait_until_it_copies(clone: &Trio, running: &Running) {
     let until = Instant::now() + PATIENCE;
     loop {
@@ -125,11 +125,11 @@ fn a_source_that_is_rewritten_while_it_is_copied_is_never_mixed_in() {
         let hydrated = clone.hydrated();
         assert_eq!(told["hydrated"], json!(hydrated), "{way}");
         assert!((1..2048).contains(&hydrated), "{way}: {hydrated}");
-        // All that is hydrated is of the old version.
+        // All hydrated regions have the data of the old version.
         fs::write(clone.scratch.path("old"), &old).unwrap();
         let judged = Trio { source: clone.scratch.path("old"), ..clone };
         judged.check(&[]);
-        // And it does not go on with the new one.
+        // The clone does not continue with the new version.
         let clone = Trio { source: judged.scratch.path("source"), ..judged };
         clone.run(&[]).exits(1).leaves_stdout_empty().says("is not what the clone was begun with");
         assert_eq!(clone.hydrated(), hydrated, "{way}");
@@ -153,7 +153,7 @@ fn a_pin_that_cannot_be_read_is_told_at_once_and_is_not_taken_for_none() {
     fs::write(&pin, "{\"version\":1,\"version\":1}").unwrap();
     clone.run(&[]).exits(1).leaves_stdout_empty().says("duplicate field").says("use --repin");
     assert_eq!(clone.hydrated(), 0);
-    // What it says is of no account to whoever knows better.
+    // --repin ignores the content of the pin.
     clone.run(&["--repin", "-q"]).exits(0).stays_silent();
     assert_eq!(clone.check(&[]), 10);
 }
@@ -161,7 +161,7 @@ fn a_pin_that_cannot_be_read_is_told_at_once_and_is_not_taken_for_none() {
 #[test]
 fn nothing_is_copied_if_the_source_cannot_be_written_down() {
     let clone = Trio::full(80);
-    // A name has 255 bytes at most, so that of the pin is too long.
+    // A file name has at most 255 bytes, so the name of the pin is too long.
     let long = clone.scratch.path(&"m".repeat(250));
     fs::rename(&clone.metadata, &long).unwrap();
     let clone = Trio { metadata: long, ..clone };

@@ -1,4 +1,4 @@
-//! `clone_hydrate` that is asked to stop, and one that is not asked.
+//! `clone_hydrate` with and without signals to stop.
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
@@ -9,21 +9,21 @@ use serde_json::json;
 use super::Trio;
 use crate::support::{Ran, binary};
 
-/// A `clone_hydrate` at work.
+/// A running `clone_hydrate`.
 pub(crate) struct Running {
     child: Child,
     line: String,
 }
 
 impl Running {
-    /// Starts it, and waits until it has opened everything and hears signals.
+    /// Starts it, and waits until all devices are open and signals are caught.
     ///
-    /// Signals are as they are by default, also where the tests run under `nohup`.
+    /// Signals have their default actions, even if the tests run under `nohup`.
     pub(crate) fn start(clone: &Trio, more: &[&str]) -> Self {
         Self::start_by("exec env --default-signal=HUP,INT,TERM", clone, more)
     }
 
-    /// The same by a shell, as `prepare` says.
+    /// Starts it from a shell command line that begins with `prepare`.
     fn start_by(prepare: &str, clone: &Trio, more: &[&str]) -> Self {
         let args = clone.args(more);
         let line = format!("{prepare} clone_hydrate {args:?}");
@@ -43,7 +43,8 @@ impl Running {
         running
     }
 
-    /// Whether it has begun to copy. That SIGTERM is caught comes earlier than that it is noted.
+    /// Returns whether copying has begun. That SIGTERM is caught is visible earlier than its
+    /// handler is complete.
     fn has_workers(&self) -> bool {
         let threads = fs::read_dir(format!("/proc/{}/task", self.child.id()));
         threads.into_iter().flatten().flatten().any(|thread| {
@@ -52,13 +53,13 @@ impl Running {
         })
     }
 
-    /// Whether it has not ended: then it is no more than an entry in a list.
+    /// Returns whether the process runs. A zombie does not count.
     pub(crate) fn is_running(&self) -> bool {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
         status.is_ok_and(|status| !status.contains("State:\tZ"))
     }
 
-    /// A set of signals as the kernel tells it.
+    /// Returns a set of signals as the kernel reports it.
     fn mask(&self, name: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
         let status = status.unwrap_or_default();
@@ -86,7 +87,7 @@ fn a_signal_stops_it_cleanly_and_the_same_command_goes_on() {
         let ran = ran.says("committed; the same command goes on");
         let told = ran.json();
         assert_eq!((&told["ok"], &told["ended"]), (&json!(false), &json!("signal")));
-        // At 4 KiB a second there is no time for more.
+        // At 4 KiB per second there is no time for more.
         assert!(told["copied_bytes"].as_u64().unwrap() < 8 << 20, "{told}");
         assert_eq!(told["hydrated"], json!(clone.check(&[])));
         clone.run(&["-q"]).exits(0).stays_silent();
@@ -97,7 +98,7 @@ fn a_signal_stops_it_cleanly_and_the_same_command_goes_on() {
 #[test]
 fn a_second_signal_ends_it_at_once() {
     let clone = Trio::full(32768);
-    // Which of two signals that come together is the second is not known to either at times.
+    // Two signals that arrive together may not be distinguishable as first and second.
     let was_killed = (0..50).any(|_| {
         let running = Running::start(&clone, &["--rate=8"]);
         running.signal(Signal::STOP);

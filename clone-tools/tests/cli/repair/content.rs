@@ -1,4 +1,4 @@
-//! Lost regions, and what source and destination tell of them.
+//! Lost regions that are decided by the content of source and destination.
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
@@ -12,7 +12,7 @@ use crate::support::{Ran, Scratch, run};
 
 const NR_REGIONS: usize = 200;
 
-/// A clone of 200 regions of 4 KiB whose metadata tells of none of them, and its devices.
+/// The devices of a clone of 200 regions of 4 KiB, whose metadata has lost all of them.
 struct Clone {
     scratch: Scratch,
     input: PathBuf,
@@ -21,8 +21,8 @@ struct Clone {
 }
 
 impl Clone {
-    /// On the destination, 50 regions are as on the source, 50 are not, and then come
-    /// `half_copied` of which a part is; the others are all zero.
+    /// Creates it. On the destination, 50 regions are equal to the source, 50 differ, `half_copied`
+    /// are partly copied, and the others are all zero.
     fn new(half_copied: usize) -> Self {
         let scratch = Scratch::new();
         let input = scratch.path("input");
@@ -147,18 +147,18 @@ fn only_the_source_that_the_clone_was_begun_with_decides_and_the_output_is_of_th
     let mut clone = Clone::new(0);
     let (output, input) = (clone.scratch.path("output"), clone.input.clone());
     let [pin, copy] = ["input.source.json", "output.source.json"].map(|it| clone.scratch.path(it));
-    // Nobody has noted a source yet: the one that is given is noted.
+    // No source is recorded yet: the given one is recorded.
     clone.repair(&["--lost", "hydrated", "-q"], &output).exits(0);
     assert!(fs::read_to_string(&copy).unwrap().contains(clone.source.to_str().unwrap()));
     assert!(!pin.exists());
     fs::rename(&copy, &pin).unwrap();
-    // A repair without devices takes along what is noted, also what is no pin.
+    // A repair without devices copies the pin file, even an invalid one.
     repair(&["--lost", "hydrated", "-q"], &input, &output).exits(0);
     assert_eq!(fs::read(&copy).unwrap(), fs::read(&pin).unwrap());
     fs::remove_file(&output).unwrap();
     fs::remove_file(&copy).unwrap();
 
-    // By another source all is written to.
+    // Compared with another source, all regions look written.
     let other: Vec<u8> = fs::read(&clone.source).unwrap().iter().map(|byte| !byte).collect();
     let right = std::mem::replace(&mut clone.source, clone.scratch.file("other", other));
     for options in [&[][..], &["--lost", "hydrated"], &["--json", "--lost", "hydrated"]] {
@@ -166,15 +166,15 @@ fn only_the_source_that_the_clone_was_begun_with_decides_and_the_output_is_of_th
         ran.says("cannot compare with the source ").says("is not what the clone was begun with");
         assert!(!output.exists() && !copy.exists());
     }
-    // Under another name it is the right one.
+    // The right source under another name is accepted.
     fs::rename(right, clone.scratch.path("moved")).unwrap();
     clone.source = clone.scratch.path("moved");
-    // A repair that decides nothing leaves nothing.
+    // A repair that is refused leaves no files behind.
     clone.repair(&[], &output).exits(1).says("50 regions: the same on source and destination");
     assert!(!output.exists() && !copy.exists());
     clone.repair(&["--lost", "hydrated"], &output).exits(0);
     assert_eq!(fs::read(&copy).unwrap(), fs::read(&pin).unwrap());
-    // Whoever knows better may say so.
+    // With --repin another source is accepted.
     clone.source = clone.scratch.file("same", fs::read(&clone.source).unwrap());
     let ran = clone.repair(&["--repin", "--lost", "hydrated"], &output).exits(0);
     ran.says("50 regions: the same on source and destination");

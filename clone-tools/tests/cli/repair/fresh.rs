@@ -1,4 +1,4 @@
-//! Metadata in which nothing is hydrated, and what may lie below it.
+//! Metadata in which no region is hydrated, and older metadata below it.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ const SIZES: [&str; 4] = ["--region-size", "8", "--target-size", "2400000"];
 
 const ADVICE: &str = "it says that nothing has been copied yet";
 
-/// Runs a tool with the sizes of the clone, and `more`, on the metadata at `output`.
+/// Runs a tool with the sizes of the clone and the arguments `more` on the metadata at `output`.
 fn make(tool: &str, more: &[&str], output: &Path) {
     let output = ["-o", output.to_str().unwrap()];
     run(tool, [&SIZES[..], more, &output].concat()).exits(0);
@@ -29,7 +29,8 @@ fn what_a_format_has_not_overwritten_is_found_as_fresh_metadata_is_advised() {
     let said = repair(&["--json"], &copy, &output).exits(0).json();
     assert_eq!(said["fresh"], false);
 
-    // What a kernel does to a superblock of zeroes: the front is overwritten, all else is left.
+    // The effect of a kernel on a zeroed superblock: the first blocks are overwritten, the rest
+    // stays.
     make("clone_restore", &["--hydrated", "none"], &copy);
     let ran = repair(&[], &copy, &output).exits(0).leaves_stdout_empty();
     let ran = ran.says(ADVICE).says("dd if=/dev/zero of=COPY bs=4k count=1 conv=notrunc");
@@ -56,7 +57,7 @@ fn metadata_that_may_lack_hydrated_regions_is_not_called_fresh() {
     let (input, output) = (scratch.path("input"), scratch.path("output"));
     make("clone_restore", &["--hydrated", "none"], &input);
     let mut image = Image(fs::read(&input).unwrap());
-    // Without its space map it says as much as with it.
+    // Damage to the space map makes no difference.
     let bitmap = image.bitmap();
     image.block(bitmap)[100] ^= 1;
     fs::write(&input, &image.0).unwrap();

@@ -1,4 +1,4 @@
-//! `kill -9` in the midst of a repair.
+//! Kills a repair with `kill -9` at many points.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -12,16 +12,16 @@ use super::{arguments, json, repair};
 use crate::image::{BLOCK, Image};
 use crate::support::{Scratch, binary, run, run_with_stdin};
 
-/// 16 MiB of array blocks.
+/// The number of regions: 16 MiB of array blocks.
 const NR_REGIONS: usize = 1 << 27;
 
-/// Regions in an array block.
+/// The number of regions in an array block.
 const PER_BLOCK: usize = 509 * 64;
 
-/// How often a repair is killed while it writes.
+/// The number of repairs that are killed while they write.
 const KILLS: usize = 12;
 
-/// Large damaged metadata of which nothing is lost, and what a repair makes of it.
+/// Large damaged metadata without lost regions, and the result of its repair.
 struct Damaged {
     scratch: Scratch,
     input: PathBuf,
@@ -29,7 +29,7 @@ struct Damaged {
     runs: Value,
 }
 
-/// The block at `at`, if there is one.
+/// Returns the block at `at`, if it exists.
 fn block_of(file: &File, at: usize) -> Option<[u8; BLOCK]> {
     let mut block = [0; BLOCK];
     file.read_exact_at(&mut block, (at * BLOCK) as u64).ok().map(|()| block)
@@ -44,7 +44,7 @@ impl Damaged {
              nr_regions=\"{NR_REGIONS}\">",
             8 * NR_REGIONS
         );
-        // Something in each array block.
+        // Each array block has a run.
         for (number, begin) in (0..NR_REGIONS).step_by(PER_BLOCK).enumerate() {
             let length = 1 + number % 100;
             write!(xml, "<hydrated begin=\"{begin}\" length=\"{length}\"/>").unwrap();
@@ -65,8 +65,8 @@ impl Damaged {
         Self { scratch, input, whole, runs }
     }
 
-    /// The blocks, but for the superblock, in which what a repair writes over `old` is something
-    /// else, ascending.
+    /// Returns the blocks, except the superblock, that a repair over `old` changes, in ascending
+    /// order.
     fn changes(&self, old: &[u8]) -> Vec<usize> {
         let nr_blocks = self.whole.len() / BLOCK;
         let block =
@@ -84,7 +84,7 @@ impl Damaged {
         process.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     }
 
-    /// Kills a repair that has come so far, or further.
+    /// Kills a repair once `has_come` is true.
     fn kill_when(&self, output: &Path, has_come: impl Fn(&File) -> bool) {
         let mut child = self.spawn(output);
         while child.try_wait().unwrap().is_none() {
@@ -97,13 +97,15 @@ impl Damaged {
         child.wait().unwrap();
     }
 
-    /// Kills a repair once the block at `at` is what it is in the end.
+    /// Kills a repair once the block at `at` has its final content.
     fn kill_at(&self, output: &Path, at: usize) {
         let block = &self.whole[at * BLOCK..][..BLOCK];
         self.kill_when(output, |file| block_of(file, at).is_some_and(|found| found == block));
     }
 
-    /// Whether `output` is whole. If it is not, everybody is told so.
+    /// Returns whether `output` is whole. If it is not, checks that clone_check and clone_dump
+    /// refuse
+    /// it.
     fn is_whole(&self, output: &Path) -> bool {
         let checked = run("clone_check", [output]);
         if checked.code == Some(0) {
@@ -115,8 +117,8 @@ impl Damaged {
         false
     }
 
-    /// Kills repairs that write to `output`, where `prepare` puts `old` each time; with ever more
-    /// of it written. Gives how many were not done.
+    /// Kills repairs that write to `output`, at ever later points. Before each, `prepare` puts
+    /// `old` there. Returns the number of repairs that were not finished.
     fn kill(&self, output: &Path, old: &[u8], prepare: impl Fn()) -> usize {
         let changes = self.changes(old);
         assert!(changes.len() > NR_REGIONS / PER_BLOCK, "{}", changes.len());
@@ -131,12 +133,12 @@ impl Damaged {
             self.kill_at(output, changes[(changes.len() - 1) * kill / (KILLS - 1)]);
             unfinished += usize::from(!self.is_whole(output));
         }
-        // The new one is written after everything else.
+        // The new superblock is written last.
         prepare();
         self.kill_at(output, 0);
         assert!(self.is_whole(output), "the superblock was there");
         println!("{unfinished} of {} were not done", KILLS + 1);
-        // What is left of one that was killed is no obstacle to another.
+        // The remains of a killed repair do not hinder the next one.
         prepare();
         self.kill_at(output, changes[changes.len() / 2]);
         repair(&["-q"], &self.input, output).exits(0);
@@ -151,12 +153,12 @@ fn a_repair_that_is_killed_leaves_nothing_that_could_pass_for_metadata_or_all_of
     let before = fs::read(&damaged.input).unwrap();
     let output = damaged.scratch.path("output");
     let unfinished = damaged.kill(&output, &[], || {
-        // A file that was killed in the making is there the next time, too.
+        // The file of a killed repair still exists.
         let _ = fs::remove_file(&output);
     });
     assert!(unfinished > 0, "each was done before it was killed");
 
-    // Of another size, so that the superblock is another one.
+    // Metadata of another size, so that its superblock is different.
     let old = damaged.scratch.path("old");
     let all = ["--region-size", "8", "--target-size", "1073741000", "--hydrated", "all", "-o"];
     run("clone_restore", all.into_iter().chain(old.to_str())).exits(0);
