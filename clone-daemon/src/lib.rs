@@ -1,22 +1,17 @@
-//! Clones in userspace: what the dm-clone target does, without it and without root, on the same
-//! metadata.
+//! Clones in userspace: the work of the dm-clone target, without the target and without root, on the
+//! same metadata.
 //!
-//! The clone itself is [`clone_core::driver`]'s; here is what is around it. A transport knows
-//! nothing of regions, and the engine knows nothing of transports: between them is a [`volume`].
+//! [`clone_core::driver`] runs a clone; this crate is everything around it.
 //!
-//! - [`spec`], [`clonetab`]: what a clone is to be made of, as people say it.
-//! - [`opening`]: its devices, looked at first and changed only then.
-//! - [`host`]: the clones of a daemon.
-//! - [`daemon`]: `cloned`, which serves them until somebody wants it to end.
-//! - [`volume`]: a clone as those see it who serve it.
-//! - [`figures`]: what is counted of it.
-//! - [`fuse`]: a clone as a file.
-//! - [`control`]: the socket on which clones are looked at and changed; [`ctl`]: `clonectl`, which
-//!   does that.
-//! - [`metrics`]: what Prometheus asks for.
-//! - [`nbd`]: the NBD protocol, served and spoken to others.
-//! - [`source`]: where data come from that are cloned.
-//! - `ublk`, with the feature of that name: a clone as a block device.
+//! - [`config`]: the specification of a clone: table lines, options, the clonetab.
+//! - [`source`]: the backends that a clone copies from.
+//! - [`host`]: the clones of a daemon; setting one up, and shutting it down.
+//! - [`export`]: clones over NBD, FUSE and ublk. A transport knows nothing of regions, and the engine
+//!   nothing of transports: between them is a [`volume`](export::volume).
+//! - [`daemon`]: the program `cloned`: its command line, listeners, signals and log.
+//! - [`control`]: the control socket; [`ctl`] is `clonectl`, its client.
+//! - [`metrics`]: the endpoint for Prometheus.
+//! - [`nbd_protocol`]: the constants of the NBD protocol, for exports and sources.
 
 pub mod config;
 mod connection_server;

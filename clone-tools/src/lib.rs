@@ -1,42 +1,46 @@
-//! What the command-line tools for dm-clone metadata are made of.
+//! The command-line tools for dm-clone metadata, and what `clone-daemon` shares with them.
 //!
-//! Each tool is a binary of a few lines in `src/bin`, which hands its arguments to the module of
-//! its name. There they become devices and options for one call into [`clone_core`], and what
-//! comes back becomes a report and an [exit code](exit).
+//! Each tool is a binary of a few lines in `src/bin`. It hands its arguments to the module of its
+//! name, which turns them into devices and options for one call into [`clone_core`], and the result
+//! into a report and an [exit code](common::exit).
 //!
-//! - [`args`]: what can be said on the command line. Nothing is opened there.
-//! - [`check`], [`dump`], [`restore`], [`repair`], [`hydrate`], [`metadata_size`], [`map`],
-//!   [`pack`], [`unpack`]: the tools.
-//! - [`pace`]: how fast hydration goes, for a tool and for the daemon's.
-//! - [`recovery`]: what can be got back of damaged metadata, for two of them.
-//! - [`xml`], [`json`], [`text`], [`bitmap`]: the forms of a dump. Each writer is a
-//!   [`Visitor`](clone_core::metadata::ir::Visitor); XML and JSON are read back as a
-//!   [`Document`](document::Document).
-//! - [`pack_file`]: what `clone_metadata_pack` writes and `clone_metadata_unpack` reads.
-//! - [`pin`]: which source a clone was begun with, and whether it is still that; for the daemon,
-//!   too.
+//! - [`common`]: shared by all programs. This is all that `clone-daemon` uses; everything else is
+//!   behind the feature `tools`, which is on by default.
+//! - [`check`], [`dump`], [`restore`], [`repair`], [`hydrate`], [`map`], [`metadata_size`],
+//!   [`pack`]: the tools, each with its command line in `args`. [`repair::recovery`] also serves
+//!   `clone_dump --repair`; [`pack::unpack`] is `clone_metadata_unpack`.
+//! - [`formats`]: the formats of a dump.
+//! - [`progress_bar`]: the progress of long work on a terminal.
 //! - `devtools`: tools to test with, behind the feature of that name.
-//! - [`input`], [`small_file`], [`output`], [`image_output`], [`metadata_output`]: files, and what
-//!   can be wrong with them.
 //!
 //! # Invariants
 //!
-//! 1. An input is opened for reading only, [`check`] with `--auto-repair` excepted, [`hydrate`],
-//!    and the tool that damages metadata.
-//! 2. An output is not touched before all input has been read and found right.
-//! 3. What is kept of a document in memory does not grow with its length.
-//! 4. Every result of a write or a flush decides the exit code.
+//! 1. An input is opened for reading only. The exceptions are [`check`] with `--auto-repair`,
+//!    [`hydrate`], and the tool that damages metadata.
+//! 2. An output is not touched before all input has been read and validated.
+//! 3. The memory for a document does not grow with its length.
+//! 4. The result of every write and flush decides the exit code.
 
+#[cfg(feature = "tools")]
 pub mod check;
 pub mod common;
 #[cfg(feature = "devtools")]
 pub mod devtools;
+#[cfg(feature = "tools")]
 pub mod dump;
+#[cfg(feature = "tools")]
 pub mod formats;
+#[cfg(feature = "tools")]
 pub mod hydrate;
+#[cfg(feature = "tools")]
 pub mod map;
+#[cfg(feature = "tools")]
 pub mod metadata_size;
+#[cfg(feature = "tools")]
 pub mod pack;
+#[cfg(feature = "tools")]
 pub mod progress_bar;
+#[cfg(feature = "tools")]
 pub mod repair;
+#[cfg(feature = "tools")]
 pub mod restore;

@@ -28,16 +28,16 @@ pub enum Lost {
 }
 
 /// Parses the path of metadata to read. `-` is refused, since metadata needs random access.
-pub(crate) fn metadata_to_read() -> impl TypedValueParser<Value = PathBuf> {
+pub fn metadata_to_read() -> impl TypedValueParser<Value = PathBuf> {
     path_but_dash("metadata cannot be read from a pipe; ./- names a file")
 }
 
 /// Parses the path of metadata to write. `-` is refused, since metadata needs random access.
-pub(crate) fn metadata_to_write() -> impl TypedValueParser<Value = PathBuf> {
+pub fn metadata_to_write() -> impl TypedValueParser<Value = PathBuf> {
     path_but_dash("metadata cannot go to stdout; ./- names a file")
 }
 
-pub(crate) fn path_but_dash(refusal: &'static str) -> impl TypedValueParser<Value = PathBuf> {
+pub fn path_but_dash(refusal: &'static str) -> impl TypedValueParser<Value = PathBuf> {
     PathBufValueParser::new().try_map(
         move |path| {
             if is_dash(&path) { Err(refusal) } else { Ok(path) }
