@@ -148,7 +148,8 @@ impl Client {
         })
     }
 
-    /// Discards `range`: its content is no longer needed.
+    /// Discards `range`: its content is no longer needed. If the clone is read-only, a discard that
+    /// would make regions hydrated has no effect.
     ///
     /// # Errors
     /// As for [`write`](Self::write).

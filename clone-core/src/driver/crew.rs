@@ -148,7 +148,8 @@ impl Crew {
 
     /// Runs a worker. It returns when the clone is to end and no work is left.
     pub(super) fn serve(&self) {
-        // A callback may panic up to here. Other requests still have to be answered.
+        // Callbacks and the listener are guarded, so few panics reach this point. Other requests
+        // still have to be answered.
         while let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.work())) {
             let who = "who was told an answer or a notice";
             self.fail(panicked(Device::Metadata, who, &*panic));

@@ -1,6 +1,7 @@
 //! The queue of operations, in three classes by what each operation waits for.
 //!
-//! Workers take operations that users wait for before those in the background.
+//! A class with no operation in flight comes first; otherwise workers take operations that users
+//! wait for before those in the background.
 //!
 //! *Invariant:* the two classes that may wait for the source together leave one worker free, and
 //! each of them leaves one to the other. A source that hangs therefore blocks no access to the

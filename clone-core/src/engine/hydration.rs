@@ -1,8 +1,8 @@
 //! Hydration: the background copy of all regions.
 //!
 //! Users go first: while a user's request is in flight, at most one background copy runs, followed
-//! by a pause of nine times its duration. Hydration therefore always makes some progress. The
-//! engine calls `hydrate` after each event.
+//! by a pause of nine times its duration, but 1 ms to 100 ms. Hydration therefore always makes some
+//! progress. The engine calls `hydrate` after each event.
 
 use std::time::Duration;
 

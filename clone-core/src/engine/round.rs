@@ -1,7 +1,8 @@
 //! Commit rounds: each flushes the destination and then commits the metadata.
 //!
 //! The engine calls `begin_round` after each event. A round begins one second after a change, or
-//! earlier if a request waits for it, the clone is being suspended or all regions are marked.
+//! earlier if a request waits for it, the clone is being suspended, all regions are marked or there
+//! are too many changes.
 //!
 //! *Invariants:* a round commits the regions that were marked before its flush of the destination
 //! began, and no others: regions marked later belong to the next round. It answers the requests
