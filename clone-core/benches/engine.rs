@@ -1,4 +1,4 @@
-//! How many requests a second one core decides: on the short way, and in the engine.
+//! Requests per second on one core: on the fast path, and through the engine.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 const REGION: u64 = 4096;
 const NR_REGIONS: u64 = 1 << 24;
 
-/// A clone of 64 GiB in regions of 4 KiB, all of them hydrated but the last one.
+/// A clone of 64 GiB with regions of 4 KiB; all but the last one are hydrated.
 fn engine() -> Engine {
     let region_size = RegionSize::new(Sectors(8)).expect("8 sectors are a region size");
     let target_size = Sectors(8 * NR_REGIONS);
@@ -25,7 +25,7 @@ fn engine() -> Engine {
     Engine::new(opened, words, settings)
 }
 
-/// Regions far from each other, all but the last one of the clone.
+/// Regions far apart from each other; never the last one of the clone.
 fn regions() -> impl Iterator<Item = u64> {
     (0u64..).map(|step| step.wrapping_mul(0x9e37_79b9_7f4a_7c15) % (NR_REGIONS - 1))
 }
@@ -101,7 +101,7 @@ fn through_the_engine(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A clone of which nothing is hydrated: what is decided for one copy does not grow with it.
+/// A clone with no hydrated region: the cost of one copy must not grow with the size of the clone.
 fn hydration(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("hydration of a fresh clone");
     group.throughput(Throughput::Elements(1));
@@ -114,7 +114,7 @@ fn hydration(criterion: &mut Criterion) {
         engine.handle(Duration::ZERO, Event::Tick, &mut actions);
         group.bench_function(format!("a copy of one of {nr_regions} regions"), |bencher| {
             bencher.iter(|| {
-                // Fetch and store of one copy; the second begins the next one.
+                // Fetch and store of one copy; the end of the store begins the next copy.
                 for _ in 0..2 {
                     let started = actions.drain(..).find_map(|action| match action {
                         Action::Start { op, .. } => Some(op),

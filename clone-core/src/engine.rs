@@ -1,24 +1,25 @@
-//! A clone as a state machine: [events](Event) in, [actions](Action) out.
+//! The clone as a state machine: [events](Event) in, [actions](Action) out.
 //!
-//! It starts no thread, reads no clock and touches no device: whoever drives it does, and so it
-//! runs the same in a daemon, in a tool and under a simulator. Times are given with each event,
-//! as what has passed since some beginning.
+//! The driver (in the daemon, in a tool or in a simulator) calls [`Engine::handle`] with each event
+//! and carries out the actions that it returns. The engine itself starts no thread, reads no clock
+//! and touches no device, so it behaves the same under all drivers. Each event carries its time, as
+//! a duration since a fixed origin.
 //!
-//! # How it keeps data safe
+//! # Data safety
 //!
-//! - A region that is not hydrated belongs to the source. It is changed on the destination only
-//!   under a *claim*, and there is one claim on it at a time: `claim.rs`.
-//! - Its bit is set in memory at the end of the claim, when all of its bytes have landed. From then
-//!   on it belongs to the destination.
-//! - Its bit is committed in a *round*: the destination is flushed, and then the bits are committed
-//!   that were set before the flush began: `round.rs`. Flushes and durable writes are answered by
-//!   the end of a round that began after them.
-//! - After a failed flush or commit nothing is marked any more, and what was not committed is taken
-//!   back, as a crash would.
+//! - A region that is not hydrated belongs to the source. The destination of such a region is
+//!   changed only under a *claim*, and a region has at most one claim at a time: `claim.rs`.
+//! - The bit of a region is set in memory at the end of its claim, when all of its bytes are on the
+//!   destination. From then on the region belongs to the destination.
+//! - The bit is committed in a *commit round*: the round flushes the destination and then commits
+//!   the bits that were set before the flush began: `round.rs`. The end of a round answers the
+//!   flushes and durable writes that arrived before the round began.
+//! - After a failed flush or commit no more bits are set, and the uncommitted bits are cleared, as
+//!   after a crash.
 //!
-//! # How fast it is
+//! # Performance
 //!
-//! Requests to hydrated regions do not come by here: they take a [`Lane`].
+//! Requests to hydrated regions bypass the engine: they use the fast path, a [`Lane`].
 
 use std::collections::{HashMap, VecDeque};
 use std::mem;
@@ -53,21 +54,21 @@ mod regions;
 pub mod trace;
 mod work;
 
-/// The least that is copied in one go, whatever the settings say.
+/// The smallest chunk size, in bytes; smaller settings are raised to it.
 const CHUNK_MIN: u64 = 64 << 10;
 
-/// What a clone begins with: its metadata as it was opened.
+/// The initial state of a clone, read from its metadata.
 #[derive(Clone, Copy, Debug)]
 pub struct Opened {
-    /// Its sizes.
+    /// Sizes of the clone and its regions.
     pub geometry: Geometry,
-    /// Blocks of the metadata device in use.
+    /// Metadata blocks in use.
     pub metadata_used: u64,
-    /// Blocks of the metadata device.
+    /// Total blocks of the metadata device.
     pub metadata_total: u64,
 }
 
-/// Whether regions can become hydrated.
+/// The state of the clone, as in the kernel target: regions become hydrated only in `ReadWrite`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     ReadWrite,
@@ -75,7 +76,7 @@ enum Mode {
     Failed,
 }
 
-/// Whether requests are taken.
+/// The run state: new requests start only in `Running`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rest {
     Running,
@@ -83,10 +84,10 @@ enum Rest {
     Suspended,
 }
 
-/// What an operation is for.
+/// The purpose of an operation in flight.
 #[derive(Clone, Debug)]
 enum Op {
-    /// A part of a request that changes no bit; with the bytes that it changes, if it does.
+    /// A part of a request that sets no bit. `changes` holds the bytes that it changes, if any.
     Part {
         request: RequestId,
         changes: Option<ByteRange>,
@@ -96,12 +97,12 @@ enum Op {
         request: RequestId,
         claim: ClaimId,
     },
-    /// Reading a chunk of a copy.
+    /// Reads a chunk of a copy from the source.
     Fetch {
         claim: ClaimId,
         copy: CopyId,
     },
-    /// Writing it.
+    /// Writes a chunk of a copy to the destination.
     Store {
         claim: ClaimId,
         copy: CopyId,
@@ -111,30 +112,30 @@ enum Op {
     Abort,
 }
 
-/// A clone.
+/// The state machine of one clone.
 #[derive(Debug)]
 pub struct Engine {
     front: Arc<Front>,
     geometry: Geometry,
     sizes: Sizes,
     settings: Settings,
-    /// The most bytes in one buffer.
+    /// Maximum size of one buffer, in bytes.
     chunk_bytes: u64,
-    /// The most bytes in buffers of either share.
+    /// Maximum total size of the buffers in each of the two shares, in bytes.
     share_bytes: u64,
     mode: Mode,
     rest: Rest,
-    /// Whether to go on as soon as the clone has come to rest.
+    /// True if the clone resumes as soon as it is suspended.
     resume_then: bool,
-    /// `None` when all is hydrated and committed.
+    /// `None` when all regions are hydrated and committed.
     map: Option<Arc<Map>>,
     hydrated: u64,
     metadata_used: u64,
     metadata_total: u64,
     requests: HashMap<RequestId, Pending>,
-    /// Requests of them that read or change data.
+    /// Number of entries in `requests` that read or change data.
     users: u64,
-    /// Requests that came while the clone was not running.
+    /// Requests that arrived while the clone was not running.
     held: VecDeque<Request>,
     ops: HashMap<OpId, Op>,
     next_op: u64,
@@ -150,13 +151,13 @@ pub struct Engine {
     recorder: Option<Recorder>,
     notices: u64,
     now: Duration,
-    /// What was decided in the event at hand.
+    /// Actions decided while the current event is handled.
     actions: Vec<Action>,
 }
 
 impl Engine {
-    /// A clone with these regions hydrated, as words of 64 bits, lowest region in the lowest bit
-    /// of the first. It runs from the first event on.
+    /// Creates a running clone whose hydrated regions are the set bits of `hydrated`: words of 64
+    /// bits, with region 0 in the lowest bit of the first word. Work begins with the first event.
     pub fn new(
         opened: Opened,
         hydrated: impl IntoIterator<Item = u64>,
@@ -210,17 +211,17 @@ impl Engine {
         }
     }
 
-    /// The short way past the engine.
+    /// Returns the fast path, which bypasses the engine.
     pub fn front(&self) -> &Arc<Front> {
         &self.front
     }
 
-    /// Takes in what happened at `now`, and adds what is to be done to `actions`.
+    /// Handles an event that happened at `now`, and appends the resulting actions to `actions`.
     ///
-    /// Times never go back.
+    /// A `now` before that of an earlier event counts as the time of that event.
     ///
     /// # Panics
-    /// If an operation ends that is not under way, or a request has the number of one that is.
+    /// If `event` ends an operation that is not in flight, or submits a request whose id is in use.
     pub fn handle(&mut self, now: Duration, event: Event, actions: &mut Vec<Action>) {
         self.now = self.now.max(now);
         self.actions = mem::take(actions);
@@ -240,13 +241,13 @@ impl Engine {
         *actions = mem::take(&mut self.actions);
     }
 
-    /// When it wants [`Event::Tick`], if nothing else happens before.
+    /// Returns the time at which [`Event::Tick`] is due if no other event comes first.
     pub fn next_tick(&self) -> Option<Duration> {
         let round = self.rounds.due().filter(|_| self.mode == Mode::ReadWrite);
         [round, self.hydration_due(), self.rest_due()].into_iter().flatten().min()
     }
 
-    /// What it tells of itself now. The kernel target commits before it does: see
+    /// Returns the current status. The kernel target commits before it reports its status: see
     /// [`Operation::Commit`].
     pub fn status(&self) -> Status {
         let mode = match self.mode {
@@ -266,22 +267,22 @@ impl Engine {
         })
     }
 
-    /// What is set now.
+    /// Returns the current settings.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// Whether it is at rest: suspended, with nothing under way.
+    /// Returns true if the clone is suspended and nothing is in flight.
     pub fn is_suspended(&self) -> bool {
         self.rest == Rest::Suspended
     }
 
-    /// What was read since [`Command::Record`] was last switched on.
+    /// Returns the reads recorded since [`Command::Record`] was last switched on.
     pub fn trace(&self) -> Option<&Trace> {
         self.recorder.as_ref().map(Recorder::trace)
     }
 
-    /// Begins what can be begun.
+    /// Starts all work that can start now.
     fn go_on(&mut self) {
         self.hydrate();
         self.begin_round();
@@ -293,7 +294,7 @@ impl Engine {
         let found = found.unwrap_or_else(|| panic!("operation {} is not under way", op.0));
         match found {
             Op::Part { request, changes } => {
-                // The regions may have been taken back meanwhile: then nobody will see the change.
+                // The regions may have lost their bits meanwhile; the change is then invisible.
                 let is_gone = self.mode != Mode::ReadWrite
                     && changes.is_some_and(|range| !self.is_hydrated(&range));
                 let result = match result {

@@ -1,22 +1,21 @@
-//! Memory that direct I/O takes.
+//! Memory that is aligned for direct I/O.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// As much as any device asks for.
+/// As large an alignment as any device requires.
 #[derive(Clone, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(4096))]
 struct Page([u8; PAGE_BYTES]);
 
 const PAGE_BYTES: usize = 4096;
 
-/// What addresses of an [`AlignedBuf`] are multiples of, in bytes.
+/// Alignment of the address of an [`AlignedBuf`], in bytes.
 pub(super) const ALIGNMENT: usize = PAGE_BYTES;
 
-/// Bytes that begin at a multiple of 4096 in memory. What is read into them, or written from them,
-/// by direct I/O needs no copy on the way.
+/// A byte buffer aligned to 4096 bytes in memory. Direct I/O to and from it needs no bounce buffer.
 #[derive(Clone)]
 pub struct AlignedBuf {
     pages: Vec<Page>,
@@ -24,7 +23,7 @@ pub struct AlignedBuf {
 }
 
 impl AlignedBuf {
-    /// `len` bytes of zeroes.
+    /// Creates a buffer of `len` zero bytes.
     pub fn new(len: usize) -> Self {
         Self { pages: vec![Page([0; PAGE_BYTES]); len.div_ceil(PAGE_BYTES)], len }
     }

@@ -1,4 +1,4 @@
-//! What the source and the destination of a clone have in common where they are files.
+//! Files and block devices as the source and the destination of a clone: their common part.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
@@ -17,7 +17,7 @@ use super::direct::Direct;
 use crate::dm_target::DeviceLimits;
 use crate::geometry::{SECTOR_SIZE, Sectors};
 
-/// How the data of a clone are read and written.
+/// The way in which the data of a clone is read and written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Access {
     /// Through the page cache.
@@ -27,28 +27,28 @@ pub enum Access {
     Direct,
 }
 
-/// A block device, or a regular file in its place.
+/// A block device, or a regular file used as one.
 ///
-/// *Invariant:* once it has been found shorter than it was, everything fails, also if it is made
-/// longer again: what was cut off reads as zeroes then.
+/// *Invariant:* once it has been seen to be shorter than at open, every operation fails, even if it
+/// becomes longer again: the part that was cut off then reads as zeroes.
 #[derive(Debug)]
 pub(super) struct DataFile {
     pub(super) file: File,
     path: PathBuf,
-    /// As it was when it was opened.
+    /// Size at open, in bytes.
     pub(super) size_bytes: u64,
     pub(super) is_block_device: bool,
     pub(super) logical_block_size: u64,
     pub(super) direct: Option<Direct>,
-    /// Whether it had no name any more when it was opened, so that it can lose none.
+    /// True if it had no name at open, so that it can lose none.
     was_deleted: bool,
-    /// How it has become shorter, since that was seen.
+    /// Description of the shortening, once it was seen.
     cut_off: OnceLock<String>,
-    /// Makes an error of that.
+    /// Makes an error from that description.
     lost: Lost,
 }
 
-/// Makes an error out of how a device has become shorter.
+/// Makes an error from a description of a device that has become shorter.
 pub(super) type Lost = fn(String) -> io::Error;
 
 impl DataFile {
@@ -66,7 +66,7 @@ impl DataFile {
         let mut file = open(path, purpose, caching)?;
         let metadata = file.metadata().map_err(refused)?;
         let is_block_device = metadata.file_type().is_block_device();
-        // The metadata of a block device say nothing about its size; its end does.
+        // The metadata of a block device does not contain its size; the end position does.
         let size_bytes = file.seek(SeekFrom::End(0)).map_err(refused)?;
         let logical_block_size = match is_block_device {
             true => ioctl_blksszget(&file).map_err(|error| refused(error.into()))?.into(),
@@ -110,13 +110,13 @@ impl DataFile {
             Some(direct) => direct.read(&self.file, offset, into),
         };
         read.map_err(|error| match error.kind() {
-            // It had ended before, whatever its size is by now.
+            // The file did end before, whatever its size is now.
             io::ErrorKind::UnexpectedEof => self.set_cut_off(self.size_now().ok()),
             _ => self.explain(error),
         })
     }
 
-    /// Fails if it has been seen to be shorter than it was.
+    /// Fails if it has been seen to be shorter than at open.
     pub(super) fn check_known(&self) -> io::Result<()> {
         match self.cut_off.get() {
             Some(how) => Err((self.lost)(how.clone())),
@@ -124,7 +124,7 @@ impl DataFile {
         }
     }
 
-    /// Looks whether it is shorter than it was, and fails then and from then on.
+    /// Checks the current size, and fails now and always if it is shorter than at open.
     pub(super) fn check(&self) -> io::Result<()> {
         self.check_known()?;
         match self.size_now()? {
@@ -133,7 +133,8 @@ impl DataFile {
         }
     }
 
-    /// [Looks](Self::check) at its size, and whether what it holds lasts longer than it is open.
+    /// Checks the size like [`check`](Self::check), and that the data survives the close of the
+    /// file.
     pub(super) fn check_lasts(&self) -> io::Result<()> {
         self.check()?;
         if self.was_deleted || self.is_block_device || fstat(&self.file)?.st_nlink > 0 {
@@ -146,7 +147,7 @@ impl DataFile {
         )))
     }
 
-    /// What is behind an error of it.
+    /// Returns the cause of `error`: the shortening, if there was one, or else `error` itself.
     pub(super) fn explain(&self, error: io::Error) -> io::Error {
         self.check().err().unwrap_or(error)
     }
@@ -168,7 +169,7 @@ impl DataFile {
         (self.lost)(how.clone())
     }
 
-    /// Checks that `len` bytes from `offset` on lie on the device.
+    /// Checks that `len` bytes at `offset` lie on the device.
     pub(super) fn check_range(&self, offset: u64, len: u64) -> io::Result<()> {
         let (path, size_bytes) = (self.path.display(), self.size_bytes);
         if offset.checked_add(len).is_some_and(|end| end <= size_bytes) {
@@ -179,7 +180,7 @@ impl DataFile {
         Err(io::Error::new(io::ErrorKind::UnexpectedEof, told))
     }
 
-    /// The extent at `offset`. Without help from the file system all is data.
+    /// Returns the extent at `offset`. Without support from the file system all is data.
     pub(super) fn extent(&self, offset: u64) -> io::Result<Extent> {
         self.check_known()?;
         let size_bytes = self.size_bytes;
@@ -197,17 +198,18 @@ impl DataFile {
         }
     }
 
-    /// Whether `range` is known to be a hole.
+    /// Returns true if `range` is known to be a hole.
     pub(super) fn is_hole(&self, range: &Range<u64>) -> io::Result<bool> {
         Ok(!self.is_block_device && self.end_of_hole(range.start)? >= range.end)
     }
 
-    /// Where the hole at `offset` of a regular file ends; `offset` if there is none.
+    /// Returns the end of the hole at `offset` of a regular file; `offset` if there is none.
     fn end_of_hole(&self, offset: u64) -> io::Result<u64> {
         match rustix::fs::seek(&self.file, Position::Data(offset)) {
             Ok(data) => Ok(data.clamp(offset, self.size_bytes)),
             Err(Errno::NXIO) => {
-                // That there is no more data is also said of what lies past the end of a file.
+                // The file system also reports the end of data for an offset past the end of a
+                // file.
                 self.check()?;
                 Ok(self.size_bytes)
             }
@@ -217,12 +219,12 @@ impl DataFile {
     }
 }
 
-/// What direct I/O on a file takes where the kernel does not tell: before Linux 6.1, and on some
-/// file systems. None has blocks that are smaller and takes no more than those.
+/// Alignment of direct I/O on a file if the kernel does not report it: before Linux 6.1, and on
+/// some file systems. No file system has smaller blocks and requires a larger alignment than this.
 const FILE_UNIT: u64 = 4096;
 
-/// How direct I/O is done on `file`; `usual` bytes at a time if the kernel does not tell. `None` if
-/// it cannot be done.
+/// Returns the parameters of direct I/O on `file`, with `usual` bytes of alignment if the kernel
+/// does not report it. Returns `None` if direct I/O is impossible.
 fn direct(file: &File, usual: u64) -> Option<Direct> {
     let told = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN).ok();
     let told = told
@@ -231,7 +233,7 @@ fn direct(file: &File, usual: u64) -> Option<Direct> {
         Some(told) => (told.stx_dio_offset_align.into(), told.stx_dio_mem_align as usize),
         None => (usual, usual as usize),
     };
-    // Zeroes say that this file cannot be read in this way, though others may.
+    // Zeroes mean that this file does not support direct I/O, though others may.
     let is_possible = unit.is_power_of_two() && memory.is_power_of_two() && memory <= ALIGNMENT;
     is_possible.then(|| Direct::new(unit, memory))
 }

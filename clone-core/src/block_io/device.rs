@@ -1,34 +1,34 @@
-//! What a clone asks of the devices with its data.
+//! The device traits: the operations that a clone needs on its source and destination.
 
 use std::io;
 use std::ops::Range;
 
 use thiserror::Error;
 
-/// A device with a clone's data.
+/// A device with the data of a clone.
 pub trait ReadData: Send + Sync {
-    /// Bytes on the device.
+    /// Returns the size of the device, in bytes.
     fn size_bytes(&self) -> u64;
 
-    /// Fills `into` with the bytes from `offset` on, all of which lie on the device. It is called
-    /// by several threads at once.
+    /// Fills `into` from `offset`, in bytes; the whole range lies on the device. Several threads
+    /// may call this at the same time.
     ///
     /// # Errors
-    /// Whatever the device says. What `into` holds then is unspecified.
+    /// The error of the device. The content of `into` is then unspecified.
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()>;
 }
 
-/// A stretch of a device.
+/// A range of a device with the same state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
-    /// Whether the device knows, without being read, that all of it is zeroes.
+    /// True if the device knows, without reading, that the extent is all zeroes.
     pub zeroes: bool,
-    /// Where it ends, in bytes; not past the end of the device.
+    /// End of the extent, in bytes; not past the end of the device.
     pub end: u64,
 }
 
-/// The error of a source, inside an [`io::Error`], that is not what it was when it was opened: none
-/// of its bytes can be used any more, and hydration stops.
+/// The error of a source, inside an [`io::Error`], that has changed since it was opened: none of
+/// its bytes can be used any more, and hydration stops.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("the source has changed: {0}")]
 pub struct SourceChanged(pub String);
@@ -40,14 +40,14 @@ impl From<SourceChanged> for io::Error {
 }
 
 impl SourceChanged {
-    /// The one that `error` is, if it is one.
+    /// Returns the `SourceChanged` inside `error`, if there is one.
     pub fn of(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
     }
 }
 
-/// The error of a destination, inside an [`io::Error`], that has lost what was stored on it: none
-/// of its bytes can be used any more, also if it looks well again, and the clone fails.
+/// The error of a destination, inside an [`io::Error`], that has lost stored data: none of its
+/// bytes can be used any more, even if it seems to work again, and the clone fails.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
     "{0}; what was stored there is lost. End the clone, and restore the destination from a backup \
@@ -62,78 +62,76 @@ impl From<DestinationLost> for io::Error {
 }
 
 impl DestinationLost {
-    /// The one that `error` is, if it is one.
+    /// Returns the `DestinationLost` inside `error`, if there is one.
     pub fn of(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
     }
 }
 
-/// What is cloned. There is no way to write to it.
+/// The device that is cloned. It cannot be written.
 pub trait Source: ReadData {
-    /// The stretch that begins at `offset`, which lies on the device. A device that knows nothing
-    /// says that all of it is data.
+    /// Returns the extent at `offset`, which lies on the device. A device without such knowledge
+    /// reports only data.
     ///
     /// # Errors
-    /// Whatever the device says.
+    /// The error of the device; [`SourceChanged`] inside it if the source has changed.
     fn extent(&self, offset: u64) -> io::Result<Extent> {
         let _ = offset;
         Ok(Extent { zeroes: false, end: self.size_bytes() })
     }
 }
 
-/// What a clone is copied to. Ranges are of any alignment.
+/// The device that receives the copy. Ranges may have any alignment.
 ///
-/// Writes, zeroes and discards may be under way at the same time. Each byte ends as one of those
-/// that cover it leaves it, whatever blocks the device has: a change takes nothing from others
-/// outside of its own range.
+/// Writes, zeroes and discards may run concurrently. Each byte ends as one of the overlapping
+/// operations left it, whatever the block size: an operation changes nothing outside of its own
+/// range.
 ///
-/// Whatever it is asked, a destination that may have lost what was stored on it fails with
-/// [`DestinationLost`].
+/// A destination that may have lost stored data fails every operation with [`DestinationLost`].
 pub trait Destination: ReadData {
-    /// What writes and zeroes should begin and end at multiples of, in bytes: a power of two, 4096
-    /// or more. All others are done too, with more effort.
+    /// Returns the preferred alignment of writes and zeroes, in bytes: a power of two, at least
+    /// 4096. Other alignments work, too, with more effort.
     fn block_bytes(&self) -> u64 {
         4096
     }
 
-    /// The stretch that begins at `offset`, which lies on the device, as it is now. A device that
-    /// knows nothing says that all of it is data.
+    /// Returns the current extent at `offset`, which lies on the device. A device without such
+    /// knowledge reports only data.
     ///
     /// # Errors
-    /// Whatever the device says.
+    /// The error of the device, or [`DestinationLost`].
     fn extent(&self, offset: u64) -> io::Result<Extent> {
         let _ = offset;
         Ok(Extent { zeroes: false, end: self.size_bytes() })
     }
 
-    /// Writes all of `data` to `offset`. It may stay in a volatile cache.
+    /// Writes all of `data` at `offset`, in bytes. The data may stay in a volatile cache.
     ///
     /// # Errors
-    /// Whatever the device says; any part of it may have been written.
+    /// The error of the device, or [`DestinationLost`]; any part of the data may have been written.
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
 
-    /// Makes `range` read as zeroes, by a hole where `deallocate` allows it and the device can, by
-    /// writing zeroes if nothing else helps.
+    /// Makes `range` read as zeroes: by a hole if `deallocate` allows it and the device supports
+    /// it, or else by writing zeroes if necessary.
     ///
     /// # Errors
-    /// Whatever the device says; any part of it may have been written.
+    /// The error of the device, or [`DestinationLost`]; any part of the range may have been zeroed.
     fn zero(&self, range: Range<u64>, deallocate: bool) -> io::Result<()>;
 
-    /// Tells the device that `range` is needed no more. What it reads as then is unspecified. A
-    /// device that cannot do it does nothing.
+    /// Discards `range`: its content is no longer needed, and unspecified afterwards. A device
+    /// without discard support does nothing.
     ///
     /// # Errors
-    /// Whatever the device says, but that it cannot.
+    /// The error of the device, or [`DestinationLost`]. Missing support is not an error.
     fn discard(&self, range: Range<u64>) -> io::Result<()>;
 
-    /// Returns when all writes that had ended before are on the medium.
+    /// Returns when all writes that ended before the call are on the medium.
     ///
     /// # Errors
-    /// Whatever the device says. Nobody knows then what is on the medium, and trying again does
-    /// not tell.
+    /// The error of the device, or [`DestinationLost`]. The content of the medium is then unknown,
+    /// and a retry does not reveal it.
     fn flush(&self) -> io::Result<()>;
 
-    /// Gives up its claim on what is below it, so that others may open that. Nothing is read or
-    /// written afterwards.
+    /// Releases the claim on the device, so that others may open it. No read or write follows.
     fn release(&self) {}
 }

@@ -1,9 +1,11 @@
-//! Direct I/O of any alignment.
+//! Direct I/O at any alignment.
 //!
-//! *Invariant:* each byte ends as one of the writes left it that cover it and were under way
-//! together. A write of a part of a block reads the block, lays the part over it and writes it
-//! back; meanwhile it holds an exclusive lock of the block. Whatever changes whole blocks, writes,
-//! zeroes and discards, holds a shared lock of them: such changes do not wait for each other.
+//! Source and destination files use it if the page cache is to be bypassed.
+//!
+//! *Invariant:* if concurrent writes overlap, each byte ends as one of them wrote it. A write to a
+//! part of a block reads the block, changes the part and writes the block back, under an exclusive
+//! lock of the block. A change of whole blocks (write, zero or discard) holds a shared lock of
+//! them: such changes do not wait for each other.
 
 use std::fs::File;
 use std::io;
@@ -13,38 +15,38 @@ use std::os::unix::fs::FileExt;
 use super::aligned::AlignedBuf;
 use super::range_locks::{Mode, RangeLock, RangeLocks};
 
-/// How a device is read and written past the page cache.
+/// Parameters and locks for direct I/O on a device.
 #[derive(Debug)]
 pub(super) struct Direct {
-    /// What offsets and lengths have to be multiples of, in bytes.
+    /// Alignment of offsets and lengths, in bytes.
     unit: u64,
-    /// What addresses have to be multiples of.
+    /// Alignment of memory addresses, in bytes.
     memory: usize,
-    /// Of whole blocks.
+    /// Locks of whole blocks.
     locks: RangeLocks,
 }
 
-/// The most that goes through a buffer of our own at once, in bytes.
+/// Maximum size of a bounce buffer, in bytes.
 const BOUNCE_MAX: u64 = 1 << 20;
 
 impl Direct {
-    /// Of a device that takes ranges of multiples of `unit` bytes, and memory at multiples of
-    /// `memory`. Both are powers of two.
+    /// For a device that requires ranges aligned to `unit` bytes, and memory aligned to `memory`
+    /// bytes. Both are powers of two.
     pub(super) fn new(unit: u64, memory: usize) -> Self {
         Self { unit, memory, locks: RangeLocks::default() }
     }
 
-    /// What offsets and lengths have to be multiples of, in bytes.
+    /// Returns the alignment of offsets and lengths, in bytes.
     pub(super) fn unit(&self) -> u64 {
         self.unit
     }
 
-    /// Keeps writes of parts of blocks away from `blocks` while these are changed as a whole.
+    /// Locks `blocks` against writes to parts of blocks, while they are changed as a whole.
     pub(super) fn lock_whole(&self, blocks: Range<u64>) -> RangeLock<'_> {
         self.locks.lock(blocks, Mode::Shared)
     }
 
-    /// Whether the device takes it as it is.
+    /// Returns true if the device accepts the request without a bounce buffer.
     fn fits(&self, offset: u64, data: &[u8]) -> bool {
         offset.is_multiple_of(self.unit)
             && (data.len() as u64).is_multiple_of(self.unit)
@@ -55,13 +57,13 @@ impl Direct {
         offset - offset % self.unit
     }
 
-    /// Room for what lies between `begin` and `end`, if that is not too much.
+    /// Allocates a bounce buffer for the blocks from `begin` to `end`, of limited size.
     fn bounce(&self, begin: u64, end: u64) -> AlignedBuf {
         let span = end.next_multiple_of(self.unit) - self.begin_of_block(begin);
         AlignedBuf::new(span.min(BOUNCE_MAX.max(self.unit)) as usize)
     }
 
-    /// Fills `into`. The last block may be cut off by the end of a file.
+    /// Fills `into`. The end of a file may cut off the last block.
     pub(super) fn read(&self, file: &File, offset: u64, into: &mut [u8]) -> io::Result<()> {
         if self.fits(offset, into) {
             return self.fill(file, offset, into, into.len());
@@ -91,7 +93,7 @@ impl Direct {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
-            // Only the end of a file is within a block, and nothing more comes after it.
+            // Only the end of a file lies within a block, and no data follows it.
             if filled < needed && !(filled as u64).is_multiple_of(self.unit) {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -99,7 +101,7 @@ impl Direct {
         Ok(())
     }
 
-    /// Writes `data`. All blocks that it touches lie on the device as a whole.
+    /// Writes `data`. All blocks that it touches must lie completely on the device.
     pub(super) fn write(&self, file: &File, offset: u64, data: &[u8]) -> io::Result<()> {
         let end = offset + data.len() as u64;
         if self.fits(offset, data) {
@@ -128,7 +130,7 @@ impl Direct {
         file.write_all_at(&block, begin)
     }
 
-    /// Writes whole blocks that lie in memory where they may not.
+    /// Writes whole blocks from memory that may be unaligned.
     fn write_whole(&self, file: &File, offset: u64, blocks: &[u8]) -> io::Result<()> {
         if blocks.is_empty() {
             return Ok(());

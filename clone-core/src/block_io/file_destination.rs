@@ -1,4 +1,4 @@
-//! A destination that is a block device or a file.
+//! A block device or a file as a destination.
 
 use std::fs::File;
 use std::io;
@@ -25,49 +25,53 @@ use crate::block_io::device::ReadData;
 use crate::dm_target::DeviceLimits;
 use crate::sync::lock;
 
-/// A block device, or a regular file in its place, that is read and written by nobody else: a
-/// block device is claimed exclusively, a file is locked.
+/// A block device, or a regular file used as one, for exclusive use: a block device is claimed
+/// exclusively, a file is locked.
 ///
-/// That keeps nobody from cutting a file off, and the next write makes it longer again, with zeroes
-/// in between.
+/// Neither prevents another program from truncating the file. The next write then makes it longer
+/// again, with zeroes in between.
 ///
-/// *Invariant:* no write makes a file that was cut off as long as it was: what reaches its end goes
-/// through a `Tail`. *Invariant:* before bytes or an extent are given away, the file is seen to
-/// have its size, after all writes that were under way until then; before a flush succeeds too. So
-/// zeroes that take the place of what was cut off are given to nobody, and nothing is committed on
-/// top of them.
+/// *Invariant:* no write makes a truncated file as long as it was: writes that reach its end go
+/// through a `Tail`. *Invariant:* before data or an extent is returned, the file has been seen with
+/// its full size, after all writes that were in flight until then; likewise before a flush
+/// succeeds. Zeroes in place of truncated data are therefore never returned, and nothing is
+/// committed on top of them.
 #[derive(Debug)]
 pub struct FileDestination {
     data: DataFile,
-    /// Of a regular file that is not empty.
+    /// For a regular file that is not empty.
     tail: Option<Tail>,
     writes: Writes,
     flushes: Flushes,
-    /// Held for a piece of a large write to a file.
+    /// Held during one piece of a large write to a file.
     turn: Mutex<()>,
 }
 
-/// What holes are made of at least, in bytes. Block devices may have larger blocks and take nothing
-/// that is not made of these; file systems with larger ones write the zeroes at the ends of a hole
-/// themselves.
+/// Minimum alignment of holes, in bytes. Block devices may have larger blocks and refuse ranges
+/// that are not aligned to them; file systems with larger blocks write the zeroes at the ends of a
+/// hole themselves.
 const GRANULE: u64 = 4096;
 
-/// The most that is written to the page cache at once, in bytes. What is written at once lies in
-/// the cache as one, and the larger that is the longer a small write to it takes later on.
+/// Maximum size of one write to the page cache, in bytes. Data written at once is one unit there,
+/// and the larger that is, the longer a later small write to it takes.
 const CACHED_WRITE_MAX: usize = 64 << 10;
 
-/// What is a large write, in bytes, and how much of one is written before others have their turn.
+/// Minimum size of a large write, and the size of its pieces, between which other writes have their
+/// turn, in bytes.
 const LARGE: usize = 128 << 10;
 const PIECE: usize = 1 << 20;
 
 static ZEROES: LazyLock<AlignedBuf> = LazyLock::new(|| AlignedBuf::new(1 << 20));
 
 impl FileDestination {
-    /// Opens what lies at `path`, which must be there.
+    /// Opens the device or file at `path`, which must exist.
     ///
     /// # Errors
-    /// Any [`OpenError`]. [`InUse`](OpenError::InUse) if a block device is mounted, used by the
-    /// kernel or claimed by somebody else, or if a file is locked.
+    /// Any [`OpenError`]: [`InUse`](OpenError::InUse) if a block device is mounted, used by the
+    /// kernel or claimed by another process, or if a file is locked;
+    /// [`NoDirectIo`](OpenError::NoDirectIo) if `access` asks for direct I/O and it is not
+    /// supported; [`Io`](OpenError::Io) if the size is not a multiple of the alignment of direct
+    /// I/O, or another system call fails; the other variants if it cannot be opened.
     pub fn open(path: impl AsRef<Path>, access: Access) -> Result<Self, OpenError> {
         let path = path.as_ref();
         let lost = |how| DestinationLost(how).into();
@@ -97,12 +101,13 @@ impl FileDestination {
         })
     }
 
-    /// What a clone has to know of it.
+    /// Returns the limits of the device, to be checked by a clone.
     pub fn limits(&self) -> DeviceLimits {
         self.data.limits()
     }
 
-    /// Fails if what was just read or found may be zeroes in the place of what was cut off.
+    /// Fails if the data just read, or the extent just found, may be zeroes in place of truncated
+    /// data.
     fn look(&self) -> io::Result<()> {
         self.writes.look(|| self.data.check())
     }
@@ -121,7 +126,7 @@ impl FileDestination {
         self.write_tail(tail, offset + front.len() as u64, rest)
     }
 
-    /// Writes what does not reach the end of a file, or anything to a block device.
+    /// Writes data that does not reach the end of a file, or any data to a block device.
     fn write_front(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         match &self.data.direct {
             None => self.write_buffered(offset, data),
@@ -135,7 +140,8 @@ impl FileDestination {
             match tail.write(offset, data) {
                 Some(Err(error)) if Errno::from_io_error(&error) == Some(Errno::FAULT) => {
                     self.data.check()?;
-                    // It was not cut off, so there may be no room: this says so.
+                    // The file was not truncated, so it may be out of space, which this call
+                    // reports.
                     if !self.allocate(FallocateFlags::empty(), &range)? {
                         break;
                     }
@@ -144,15 +150,15 @@ impl FileDestination {
                 None => break,
             }
         }
-        // What cannot be mapped is written as all else. If it is cut off between the look and the
-        // write, that is not seen.
+        // Data that cannot be written through the mapping is written normally. A truncation between
+        // the check and the write is not detected.
         self.data.check()?;
         self.write_front(offset, data)
     }
 
-    /// Writes through the page cache. A file system lets no two threads write to one file at a
-    /// time, and has those that wait use up a core: so those with much to write wait for each other
-    /// here, and after each piece for whoever has less.
+    /// Writes through the page cache. A file system allows only one thread at a time to write to a
+    /// file, and waiting threads use up a core each. Large writes therefore wait for each other
+    /// here, and give way to smaller ones after each piece.
     fn write_buffered(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         if self.data.is_block_device || data.len() < LARGE {
             return self.write_cached(offset, data);
@@ -166,10 +172,10 @@ impl FileDestination {
         Ok(())
     }
 
-    /// Has the system begin to store what was written, while more is being copied: a flush finds
-    /// less to do. What is under way is not dropped from the cache by this.
+    /// Starts the writeback of written data while more is being copied, so that a flush has less to
+    /// do. Data under writeback stays in the cache.
     fn begin_writeback(&self, offset: u64, len: usize) {
-        // It is advice: that it cannot be followed is no failure.
+        // This is only advice: an error is no failure.
         let _ = fadvise(&self.data.file, offset, NonZeroU64::new(len as u64), Advice::DontNeed);
     }
 
@@ -207,25 +213,26 @@ impl FileDestination {
         if is_done { Ok(()) } else { self.write_zeroes(whole) }
     }
 
-    /// What holes are made of, in bytes: a power of two.
+    /// Returns the alignment of holes, in bytes: a power of two.
     fn granule(&self) -> u64 {
         let unit = self.data.direct.as_ref().map_or(1, Direct::unit);
         unit.max(self.data.logical_block_size).max(GRANULE)
     }
 
-    /// What of `range` can be made a hole beside writes to the rest; `None` if nothing can.
+    /// Returns the part of `range` that can become a hole while other writes change the rest;
+    /// `None` if it is empty.
     fn whole_granules(&self, range: &Range<u64>) -> Option<Range<u64>> {
         let granule = self.granule();
         let whole = range.start.next_multiple_of(granule)..range.end - range.end % granule;
         (whole.start < whole.end).then_some(whole)
     }
 
-    /// Keeps writes of parts of blocks away from whole granules while these are changed.
+    /// Locks whole granules against writes to parts of blocks, while they are changed.
     fn lock_whole(&self, whole: &Range<u64>) -> Option<RangeLock<'_>> {
         self.data.direct.as_ref().map(|direct| direct.lock_whole(whole.clone()))
     }
 
-    /// Whether the device did it; not if it is none that can.
+    /// Returns true if the device did it, and false if it does not support it.
     fn allocate(&self, mode: FallocateFlags, range: &Range<u64>) -> io::Result<bool> {
         let mode = mode | FallocateFlags::KEEP_SIZE;
         let len = range.end - range.start;
@@ -233,7 +240,7 @@ impl FileDestination {
     }
 }
 
-/// Whether what was tried was possible at all.
+/// Returns whether the operation is supported.
 fn can(tried: rustix::io::Result<()>) -> io::Result<bool> {
     match tried {
         Ok(()) => Ok(true),
@@ -258,7 +265,7 @@ impl Destination for FileDestination {
         self.granule()
     }
 
-    /// By the holes of a regular file. Of a block device nothing is known.
+    /// Reports the holes of a regular file. A block device reports only data.
     fn extent(&self, offset: u64) -> io::Result<Extent> {
         let extent = self.data.extent(offset)?;
         self.look()?;
@@ -292,8 +299,8 @@ impl Destination for FileDestination {
         discarded.map(drop).map_err(|error| self.data.explain(error))
     }
 
-    /// `fdatasync` is enough. Like `fsync` it empties the disk's own cache, and it stores what it
-    /// takes to find the data of a sparse file again; all it leaves out are times.
+    /// `fdatasync` is enough. Like `fsync`, it flushes the disk's cache and stores the metadata
+    /// required to find the data of a sparse file; it omits only timestamps.
     fn flush(&self) -> io::Result<()> {
         self.data.check_known()?;
         self.flushes.run(|| {
@@ -302,14 +309,14 @@ impl Destination for FileDestination {
         })
     }
 
-    /// What still holds this has an empty file that cannot be written.
+    /// Remaining holders then have an empty file that cannot be written.
     fn release(&self) {
         release(&self.data.file);
     }
 }
 
-/// Discards whole blocks of a block device. `fallocate` cannot ask for this, only for zeroes,
-/// which a device that discards may not be able to promise.
+/// Discards whole blocks of a block device. `fallocate` can only request zeroes, which a device
+/// with discard support may not be able to guarantee.
 #[expect(unsafe_code, reason = "no crate has a safe call for it")]
 fn discard_blocks(device: &File, range: &Range<u64>) -> rustix::io::Result<()> {
     const BLKDISCARD: Opcode = opcode::none(0x12, 119);
@@ -320,11 +327,11 @@ fn discard_blocks(device: &File, range: &Range<u64>) -> rustix::io::Result<()> {
     unsafe { ioctl(device, request) }
 }
 
-/// What became of the flushes of a device.
+/// The state of the flushes of a device.
 ///
-/// *Invariant:* after one has failed all fail. The kernel tells of a lost write once, and the next
-/// flush succeeds as if nothing were missing. That is also why one waits for the other: the
-/// one that is told may not be the one that the write belonged to.
+/// *Invariant:* after a failed flush all later ones fail. The kernel reports a lost write only
+/// once, and the next flush would succeed despite the loss. For the same reason flushes run one at
+/// a time: a concurrent flush could receive the error of a write that belonged to the other one.
 #[derive(Debug, Default)]
 struct Flushes {
     failed: Mutex<Option<String>>,

@@ -1,4 +1,4 @@
-//! A source that is a block device or a file.
+//! A block device or a file as a source.
 
 use std::fs::Metadata;
 use std::io;
@@ -14,38 +14,40 @@ use crate::block_io::device::ReadData;
 use crate::dm_target::DeviceLimits;
 use crate::sync::lock;
 
-/// A block device, or a regular file in its place, that is only read.
+/// A read-only block device, or a regular file used as one.
 ///
-/// It keeps nobody out: a source may well be mounted, or be the source of other clones. Once it was
-/// found shorter than it was, nothing is read of it any more.
+/// It takes no lock: a source may be mounted, or be the source of other clones. Once it has been
+/// found shorter than at open, all reads fail.
 #[derive(Debug)]
 pub struct FileSource {
     data: DataFile,
-    /// The data that were found last. To find where data end takes some file systems as long as
-    /// there are data, tmpfs for instance, and is asked at each copy.
+    /// The data extent found last. On some file systems, for instance tmpfs, finding the end of
+    /// data takes time proportional to the data, and each copy asks for it.
     known: Mutex<Range<u64>>,
 }
 
 impl FileSource {
-    /// Opens what lies at `path`.
+    /// Opens the device or file at `path`.
     ///
     /// # Errors
-    /// Any [`OpenError`] but [`InUse`](OpenError::InUse).
+    /// Any [`OpenError`] but [`InUse`](OpenError::InUse): [`NoDirectIo`](OpenError::NoDirectIo) if
+    /// `access` asks for direct I/O and the file system does not support it; the other variants if
+    /// the file cannot be opened.
     pub fn open(path: impl AsRef<Path>, access: Access) -> Result<Self, OpenError> {
         let lost = |how| io::Error::new(io::ErrorKind::UnexpectedEof, how);
         let data = DataFile::open(path.as_ref(), Purpose::Live, access, lost)?;
         Ok(Self { data, known: Mutex::new(0..0) })
     }
 
-    /// What the system says of it now: of what was opened, whatever the path leads to meanwhile.
+    /// Returns the current metadata of the open file, even if the path now leads to another one.
     ///
     /// # Errors
-    /// Whatever the system says.
+    /// The error of the `stat` system call.
     pub fn metadata(&self) -> io::Result<Metadata> {
         self.data.file.metadata()
     }
 
-    /// What a clone has to know of it.
+    /// Returns the limits of the device, to be checked by a clone.
     pub fn limits(&self) -> DeviceLimits {
         self.data.limits()
     }
@@ -62,14 +64,15 @@ impl ReadData for FileSource {
 }
 
 impl Source for FileSource {
-    /// By the holes of a regular file. Of a block device nothing is known.
+    /// Reports the holes of a regular file. A block device reports only data.
     fn extent(&self, offset: u64) -> io::Result<Extent> {
         let known = lock(&self.known).clone();
         if known.contains(&offset) {
             return Ok(Extent { zeroes: false, end: known.end });
         }
         let extent = self.data.extent(offset)?;
-        // Holes are looked at anew: what is taken for data is read, and so is right in any case.
+        // Holes are looked up anew: data is read anyway, so an old extent of data is always
+        // correct.
         if !extent.zeroes {
             *lock(&self.known) = offset..extent.end;
         }

@@ -5,11 +5,11 @@ use std::sync::{Condvar, Mutex, PoisonError};
 
 use crate::sync::lock;
 
-/// Which ranges are in use, and by whom they may be used beside that.
+/// The table of locked ranges.
 ///
-/// A lock waits only for locks that conflict with it and were asked for before it, so nobody waits
-/// for ever, and ranges far from each other never wait for each other. There are as many locks as
-/// threads with I/O under way: to look at all of them is cheaper than any structure.
+/// A lock waits only for conflicting locks that were requested before it, so none waits forever,
+/// and distant ranges never wait for each other. There are only as many locks as threads with I/O
+/// in flight: a linear scan is cheaper than any index.
 #[derive(Debug, Default)]
 pub(super) struct RangeLocks {
     table: Mutex<Table>,
@@ -21,24 +21,24 @@ struct Table {
     /// Locks that are held or waited for, in no order.
     entries: Vec<Entry>,
     next_ticket: u64,
-    /// Threads that wait.
+    /// Number of waiting threads.
     waiting: usize,
 }
 
 #[derive(Debug)]
 struct Entry {
-    /// The order in which locks were asked for.
+    /// Sequence number of the lock request.
     ticket: u64,
     range: Range<u64>,
     mode: Mode,
 }
 
-/// What a range is locked for.
+/// The mode of a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
-    /// Others may hold shared locks of the same range.
+    /// Other shared locks may overlap this one.
     Shared,
-    /// Nobody else holds a lock that overlaps.
+    /// No other lock may overlap this one.
     Exclusive,
 }
 
@@ -51,7 +51,7 @@ pub(super) struct RangeLock<'a> {
 }
 
 impl RangeLocks {
-    /// Waits until no conflicting lock is held that was asked for before.
+    /// Waits until no conflicting lock that was requested earlier is held.
     pub(super) fn lock(&self, range: Range<u64>, mode: Mode) -> RangeLock<'_> {
         let mut table = lock(&self.table);
         let ticket = table.next_ticket;
@@ -104,7 +104,7 @@ mod tests {
     use super::Mode::{Exclusive, Shared};
     use super::{Mode, RangeLocks};
 
-    /// Whether a second lock waits while the first one is held.
+    /// Returns true if a second lock waits while the first one is held.
     fn waits(first: (Range<u64>, Mode), second: (Range<u64>, Mode)) -> bool {
         let locks = RangeLocks::default();
         let held = locks.lock(first.0, first.1);
@@ -141,7 +141,7 @@ mod tests {
                 }
             };
             spawn("exclusive", Exclusive, 1);
-            // It could go along with the one that is held, and would keep the other waiting.
+            // It does not conflict with the held lock, but would delay the waiting one.
             spawn("shared", Shared, 2);
             assert!(told.try_recv().is_err());
             drop(first);

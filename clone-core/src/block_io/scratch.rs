@@ -1,5 +1,5 @@
-//! File systems and block devices for tests. To make them takes root; where it fails the test says
-//! that it was skipped, and why.
+//! File systems and block devices for tests. Creating them requires root; if it fails, the test
+//! reports that it was skipped, and why.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-/// Runs a program. What it says, or why it failed.
+/// Runs a program. Returns its output, or the reason why it failed.
 fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
     let output = Command::new(program).args(arguments).output();
     let output = output.map_err(|error| format!("{program}: {error}"))?;
@@ -19,12 +19,12 @@ fn or_skip<T>(made: Result<T, String>, what: &str) -> Option<T> {
     made.inspect_err(|error| eprintln!("skipped: no {what} to test with: {error}")).ok()
 }
 
-/// A file system in memory, which goes when this is dropped.
+/// An in-memory file system, which is unmounted on drop.
 #[derive(Debug)]
 pub(super) struct Mounted(TempDir);
 
 impl Mounted {
-    /// One of the kind `kind`, `tmpfs` or `ramfs`.
+    /// Mounts a file system of the kind `kind`, `tmpfs` or `ramfs`.
     pub(super) fn new(kind: &str, options: &str) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().to_str().unwrap();
@@ -39,12 +39,12 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        // Lazily: a loop device lets go of its file a moment later.
+        // Lazily: a loop device releases its file a moment later.
         run("umount", &["--lazy", self.0.path().to_str().unwrap()]).unwrap();
     }
 }
 
-/// A block device that keeps its data in a file. It goes when this is dropped.
+/// A loop device backed by a file; both are removed on drop.
 #[derive(Debug)]
 pub(super) struct LoopDevice {
     pub(super) path: PathBuf,
@@ -52,7 +52,8 @@ pub(super) struct LoopDevice {
 }
 
 impl LoopDevice {
-    /// One of `size_bytes` zeroes with blocks of `block_bytes`. Its file is in `folder`.
+    /// Creates a device of `size_bytes` zeroes with blocks of `block_bytes`. Its file is in
+    /// `folder`.
     pub(super) fn new(folder: &Path, size_bytes: u64, block_bytes: u32) -> Option<Self> {
         let backing = folder.join(format!("blocks-of-{block_bytes}"));
         File::create(&backing).unwrap().set_len(size_bytes).unwrap();

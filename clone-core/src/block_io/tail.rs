@@ -1,10 +1,10 @@
-//! The end of a regular file, written without ever making the file longer.
+//! Writes to the end of a regular file that can never make the file longer.
 //!
-//! A write past the end of a file makes it longer, and one that ends where the file once ended
-//! makes it look as if nothing had been cut off. Nothing that a write can be given forbids that,
-//! and a look at the size before it comes too early. So the last blocks are mapped, and the kernel
-//! is asked to copy into the mapping: where they have been cut off there is no page to copy into.
-//! The mapping is never touched by a load or a store, which would raise SIGBUS.
+//! A write past the end of a file extends it, and one that ends at the former end of a truncated
+//! file hides the truncation. No flag of a write prevents that, and a check of the size before the
+//! write comes too early. Therefore the last blocks are mapped, and the kernel is asked to copy
+//! into the mapping: where the blocks have been cut off there is no page to copy into. The mapping
+//! is never accessed by a load or a store, which would raise SIGBUS.
 
 use std::ffi::c_void;
 use std::fs::File;
@@ -22,7 +22,7 @@ use crate::sync::lock;
 #[derive(Debug)]
 pub(super) struct Tail {
     begin: u64,
-    /// `None` where the file system maps no files for writing.
+    /// `None` if the file system does not support writable shared mappings.
     mapping: Option<Mapping>,
 }
 
@@ -30,7 +30,7 @@ pub(super) struct Tail {
 struct Mapping {
     address: *mut c_void,
     len: usize,
-    /// Memory with a file descriptor, out of which the kernel copies.
+    /// Memory with a file descriptor, from which the kernel copies.
     scratch: Mutex<File>,
 }
 
@@ -42,25 +42,25 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Tail {
-    /// Of a file of `size_bytes`, at least 1, that is written in multiples of `unit` bytes, a power
-    /// of two.
+    /// Maps the tail of a file of `size_bytes`, at least 1, that is written in multiples of `unit`
+    /// bytes, a power of two.
     pub(super) fn new(file: &File, size_bytes: u64, unit: u64) -> Self {
         let block = page_bytes().max(unit);
         let begin = (size_bytes - 1) / block * block;
         Self { begin, mapping: Mapping::new(file.as_raw_fd(), begin, size_bytes) }
     }
 
-    /// Where it begins, in bytes: a multiple of the unit. Only what reaches past this has to be
-    /// written by [`write`](Self::write).
+    /// Returns the start of the tail, in bytes: a multiple of the unit. Only data beyond it has to
+    /// be written by [`write`](Self::write).
     pub(super) fn begin(&self) -> u64 {
         self.begin
     }
 
-    /// Writes `data` to `offset` of the file, all of it in the tail. `None` if that has to be done
-    /// in another way.
+    /// Writes `data` at `offset` of the file, entirely within the tail. Returns `None` if there is
+    /// no mapping, so that the caller has to write in another way.
     ///
     /// # Errors
-    /// EFAULT if there is no page: the file was cut off, or its file system is full or fails.
+    /// EFAULT if there is no page: the file was truncated, or its file system is full or fails.
     pub(super) fn write(&self, offset: u64, data: &[u8]) -> Option<io::Result<()>> {
         let mapping = self.mapping.as_ref()?;
         Some(mapping.write((offset - self.begin) as usize, data))
@@ -114,8 +114,8 @@ impl Mapping {
 impl Drop for Mapping {
     #[expect(unsafe_code, reason = "no crate has a safe call for it")]
     fn drop(&mut self) {
-        // SAFETY: it was mapped with this length, and nothing refers to it. That it fails is not
-        // possible for a mapping that exists.
+        // SAFETY: it was mapped with this length, and nothing refers to it. Unmapping an existing
+        // mapping cannot fail.
         unsafe { libc::munmap(self.address, self.len) };
     }
 }

@@ -1,11 +1,11 @@
-//! Which writes to a file have been followed by a look at its size.
+//! Tracks which writes to a file were followed by a check of its size.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counts writes that could make a file longer which somebody has cut off.
+/// Counts writes that could extend a file that another program has truncated.
 ///
-/// *Invariant:* `looked_at` is at most the number of writes that had all ended, when the file was
-/// last seen to have its size.
+/// *Invariant:* `looked_at` is at most the number of writes that had all ended when the file was
+/// last seen with its full size.
 #[derive(Debug, Default)]
 pub(super) struct Writes {
     begun: AtomicU64,
@@ -13,25 +13,25 @@ pub(super) struct Writes {
     looked_at: AtomicU64,
 }
 
-/// A write under way, until it is dropped.
+/// A write in flight, until it is dropped.
 #[derive(Debug)]
 #[must_use]
 pub(super) struct WriteUnderWay<'a>(&'a Writes);
 
 impl Writes {
-    /// To be called before a write.
+    /// Begins a write. Must be called before it.
     pub(super) fn begin(&self) -> WriteUnderWay<'_> {
         self.begun.fetch_add(1, Ordering::SeqCst);
         WriteUnderWay(self)
     }
 
-    /// Has `look` look at the size, unless that has been done since the last write ended and none
-    /// has begun. To be called after a read, before what it has read is believed.
+    /// Checks the size by `look`, unless that was done since the last write ended and none has
+    /// begun since. Must be called after a read, before its data is used.
     ///
     /// # Errors
-    /// Those of `look`.
+    /// The errors of `look`.
     pub(super) fn look<E>(&self, look: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
-        // In this order: if both are equal, no write was under way when the second was loaded.
+        // In this order: if both are equal, no write was in flight when the second was loaded.
         let ended = self.ended.load(Ordering::SeqCst);
         let begun = self.begun.load(Ordering::SeqCst);
         if self.looked_at.load(Ordering::SeqCst) == begun {

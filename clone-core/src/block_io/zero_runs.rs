@@ -1,12 +1,12 @@
-//! Finding what need not be written because it is zeroes.
+//! Finds zeroes in data, which need not be written.
 
 use std::iter;
 use std::ops::Range;
 
 const ZEROES: [u8; 4096] = [0; 4096];
 
-/// The runs of blocks of `granularity` bytes in `data` that are all zero, ascending and as long as
-/// they can be. A part of a block at the end of `data` counts as a block.
+/// Returns the runs of zero blocks of `granularity` bytes in `data`, as byte ranges, ascending and
+/// maximal. A partial block at the end of `data` counts as a block.
 ///
 /// # Panics
 /// If `granularity` is 0.
@@ -20,7 +20,7 @@ pub fn zero_runs(data: &[u8], granularity: usize) -> impl Iterator<Item = Range<
     })
 }
 
-/// Comparing slices is the C library's `memcmp`, which is as fast as memory is.
+/// Slices are compared by the C library's `memcmp`, which runs at memory speed.
 fn is_zero(block: &[u8]) -> bool {
     block.chunks(ZEROES.len()).all(|part| part == &ZEROES[..part.len()])
 }
@@ -35,7 +35,7 @@ mod tests {
         zero_runs(data, granularity).collect()
     }
 
-    /// By the definition: all blocks that are zero, the neighbours among them joined.
+    /// By definition: all zero blocks, with adjacent ones merged.
     fn model(data: &[u8], granularity: usize) -> Vec<Range<usize>> {
         let mut runs: Vec<Range<usize>> = Vec::new();
         for start in (0..data.len()).step_by(granularity) {
@@ -52,12 +52,12 @@ mod tests {
     #[test]
     fn all_patterns_of_eight_blocks_have_the_runs_of_the_definition() {
         for granularity in [1, 3, 4096, 8192, 10_000] {
-            // The last block is whole, or a part.
+            // The last block is complete, or partial.
             for len in [8 * granularity, 8 * granularity - granularity / 2] {
                 for pattern in 0..=u8::MAX {
                     let mut data = vec![0; len];
                     for block in (0..8).filter(|block| pattern & (1 << block) != 0) {
-                        // Somewhere in the block: at its begin, at its end or between.
+                        // Somewhere in the block: at its start, at its end or between.
                         let (start, end) = (block * granularity, (block + 1) * granularity);
                         let at = [start, end - 1, (start + end) / 2][block % 3];
                         data[at.min(len - 1)] = 1;

@@ -1,5 +1,5 @@
-//! Operations on devices, each from its beginning to its end, by one thread and without a lock but
-//! that of metadata.
+//! Performs operations on devices. A worker runs each one from start to end, with no lock but that
+//! of the metadata.
 
 use std::error::Error;
 use std::io;
@@ -17,28 +17,28 @@ use crate::engine::{ByteRange, Done, Failure, RegionSet};
 use crate::metadata::{Metadata, MetadataError};
 use crate::sync::lock;
 
-/// What operations are done on.
+/// The backends that operations run on.
 pub(super) struct Hands {
     pub(super) source: Arc<dyn Source>,
     pub(super) destination: Arc<dyn Destination>,
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) pool: Arc<Pool>,
     pub(super) tally: Tally,
-    /// Why the source is not what it was, until the engine is told.
+    /// The reason of a source change, until the engine receives it.
     pub(super) changed: Mutex<Option<String>>,
-    /// Why the clone cannot go on, until it has failed.
+    /// The reason why the clone cannot continue, until it has failed.
     pub(super) lost: Mutex<Option<Failure>>,
 }
 
-/// Metadata, of whatever device. Only one operation at a time is under way on it.
+/// Metadata on any device. At most one operation is in flight on it.
 pub(super) trait Ledger: Send + Sync {
-    /// Marks regions, and commits that. Returns how many blocks are in use.
+    /// Marks regions as hydrated, and commits. Returns the number of blocks in use.
     fn commit(&self, regions: &RegionSet) -> Result<u64, MetadataError>;
 
-    /// Goes back to the last commit. Returns how many blocks are in use.
+    /// Restores the last commit. Returns the number of blocks in use.
     fn abort(&self) -> Result<u64, MetadataError>;
 
-    /// Closes it: it is needed no more.
+    /// Closes the metadata, which is no longer needed.
     fn retire(&self);
 }
 
@@ -66,18 +66,18 @@ impl<D: device::Device> Ledger for Mutex<Option<Metadata<D>>> {
     }
 }
 
-/// What has been done since the beginning.
+/// Counters since the start of the clone.
 #[derive(Default)]
 pub(super) struct Tally {
-    /// Bytes read from the source in order to copy them.
+    /// Bytes read from the source for copies.
     pub(super) fetched: AtomicU64,
     /// Bytes read from the source for users.
     pub(super) read_source: AtomicU64,
     /// Bytes of copies written to the destination.
     pub(super) copied: AtomicU64,
-    /// Bytes of copies that became holes, or were made zeroes.
+    /// Bytes of copies that became holes, or were zeroed.
     pub(super) zeroed: AtomicU64,
-    /// Commits of metadata.
+    /// Number of metadata commits.
     pub(super) commits: AtomicU64,
 }
 
@@ -85,11 +85,11 @@ fn add(counter: &AtomicU64, bytes: usize) {
     counter.fetch_add(bytes as u64, Ordering::Relaxed);
 }
 
-/// The unit in which zeroes are looked for: most file systems make holes of such blocks.
+/// Granularity of the search for zeroes, in bytes: most file systems punch holes of such blocks.
 const BLOCK: usize = 4096;
 
 impl Hands {
-    /// Does one operation.
+    /// Performs one operation.
     pub(super) fn perform(&self, work: &Work, is_background: bool) -> Result<Done, Failure> {
         let device = work.device();
         let failed = |error: &dyn Error, is_full| {
@@ -118,7 +118,7 @@ impl Hands {
         used.map(|used| Done::Blocks { used }).map_err(|error| failed(&error, false))
     }
 
-    /// Does what is on one of the devices with data; `None` for what is on metadata.
+    /// Performs an operation on source or destination; returns `None` for one on the metadata.
     fn on_data(&self, work: &Work, is_background: bool) -> Option<io::Result<Done>> {
         let Self { source, destination, .. } = self;
         let result = match work {
@@ -156,7 +156,7 @@ impl Hands {
         }
         let mut buffer = Pool::take(&self.pool, length(range));
         let bytes = buffer.bytes_mut();
-        // Where what is not read yet begins, and up to where it has been looked at.
+        // The start of the part that is not read yet, and the end of the part that was checked.
         let (mut from, mut at) = (range.start, range.start);
         while at < range.end {
             let extent = self.extent(at, range.end);
@@ -173,7 +173,7 @@ impl Hands {
         Ok(Done::Plain)
     }
 
-    /// What the source says of `at`. Where it cannot tell, reading it will.
+    /// Returns the extent of the source at `at`. If it is unknown, the range is read as data.
     fn extent(&self, at: u64, end: u64) -> Extent {
         let data = Extent { zeroes: false, end };
         self.source.extent(at).ok().filter(|extent| extent.end > at).unwrap_or(data)
@@ -223,12 +223,12 @@ impl Hands {
     }
 }
 
-/// Whether a device has no room left, or its user may have no more of it.
+/// Returns true if a device is out of space, or its user out of quota.
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// What a device said, and what that came from.
+/// Returns the text of an error and of its causes.
 fn reason(error: &dyn Error) -> String {
     let mut reason = error.to_string();
     let mut source = error.source();
@@ -239,7 +239,7 @@ fn reason(error: &dyn Error) -> String {
     reason
 }
 
-/// Cuts what begins at `offset` into zeroes, which need not be written, and the rest.
+/// Splits data at `offset` into runs of zeroes, which need not be written, and other data.
 fn runs(offset: u64, bytes: &[u8]) -> Vec<(Range<u64>, bool)> {
     let place = |run: Range<usize>| offset + run.start as u64..offset + run.end as u64;
     let mut runs = Vec::new();

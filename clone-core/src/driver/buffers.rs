@@ -1,8 +1,8 @@
-//! The memory in which requests and copies are done.
+//! Buffers of requests and copies.
 //!
-//! *Invariant:* a request is answered exactly once, when nobody works for it any more. Whoever
-//! works for it holds its [`Pending`], and it answers when it is dropped, whatever has become of
-//! the thread that held it. So it is never dropped with a lock held.
+//! *Invariant:* a request is answered exactly once, when no work for it is left. All work for a
+//! request holds a reference to its [`Pending`], whose drop sends the answer, even if the thread
+//! that held it panicked. It must therefore never be dropped with a lock held.
 
 use std::io;
 use std::mem;
@@ -14,22 +14,22 @@ use crate::block_io::AlignedBuf;
 use crate::engine::{ByteRange, Operation, RequestError};
 use crate::sync::lock;
 
-/// What is called with the outcome of a request and its buffer.
+/// The callback that receives the result of a request and its buffer.
 pub(super) type Callback = Box<dyn FnOnce(Result<(), RequestError>, Vec<u8>) + Send>;
 
-/// A request under way.
+/// A request in flight.
 pub(super) struct Pending {
     range: ByteRange,
     buffer: RequestBuffer,
     result: OnceLock<Result<(), RequestError>>,
-    /// Locked by nobody: it is for who drops this.
+    /// Never contended: only the drop locks it.
     callback: Mutex<Option<Callback>>,
 }
 
 enum RequestBuffer {
-    /// Of a read. Its parts are read by several threads at once.
+    /// The buffer of a read; several threads fill its parts at once.
     ToFill(Mutex<Vec<u8>>),
-    /// Of a write, which nobody changes.
+    /// The data of a write, which does not change.
     Given(Vec<u8>),
 }
 
@@ -47,13 +47,13 @@ impl Pending {
         Self { range, buffer, result: OnceLock::new(), callback: Mutex::new(Some(callback)) }
     }
 
-    /// Says what the answer will be; only the first word counts.
+    /// Sets the result of the request; only the first call counts.
     pub(super) fn decide(&self, result: Result<(), RequestError>) {
         let _ = self.result.set(result);
     }
 
-    /// Has `read` fill a part of a read. No lock is held meanwhile, so that other parts can be read
-    /// too: the whole is filled in its place, a part on the side.
+    /// Fills a part of a read by `read`. No lock is held meanwhile, so that other parts can be read
+    /// at the same time. A whole buffer is filled in place, a part through a temporary buffer.
     pub(super) fn fill(
         &self,
         range: &ByteRange,
@@ -71,7 +71,7 @@ impl Pending {
         Ok(())
     }
 
-    /// Has `put` put something at a part of a read, at once.
+    /// Calls `put` with a part of the buffer of a read. `put` must not block.
     fn put(&self, range: &ByteRange, put: impl FnOnce(&mut [u8])) {
         put(&mut self.to_fill()[within(range, &self.range)]);
     }
@@ -83,7 +83,7 @@ impl Pending {
         }
     }
 
-    /// A part of what is to be written.
+    /// Returns a part of the data of a write.
     pub(super) fn given(&self, range: &ByteRange) -> &[u8] {
         match &self.buffer {
             RequestBuffer::Given(bytes) => &bytes[within(range, &self.range)],
@@ -102,7 +102,7 @@ impl Drop for Pending {
         };
         let answer = AssertUnwindSafe(|| callback(result, buffer));
         if thread::panicking() {
-            // A second panic would end the process, and the first one is told already.
+            // A second panic would abort the process, and the first one is reported already.
             let _ = catch_unwind(answer);
         } else {
             answer();
@@ -110,18 +110,18 @@ impl Drop for Pending {
     }
 }
 
-/// Where a part lies in a buffer that holds `whole`.
+/// Returns the position of `part` in a buffer that holds `whole`.
 fn within(part: &ByteRange, whole: &ByteRange) -> std::ops::Range<usize> {
     assert!(whole.start <= part.start && part.end <= whole.end, "{part:?} not in {whole:?}");
     (part.start - whole.start) as usize..(part.end - whole.start) as usize
 }
 
-/// Bytes of a range that lies in a buffer.
+/// Returns the length of a range that fits in a buffer, in bytes.
 pub(super) fn length(range: &ByteRange) -> usize {
     (range.end - range.start) as usize
 }
 
-/// What was fetched from the source, until it is released.
+/// Data fetched from the source, until it is released.
 pub(super) struct CopyBuffer {
     range: ByteRange,
     /// `None` for zeroes.
@@ -129,7 +129,7 @@ pub(super) struct CopyBuffer {
 }
 
 impl CopyBuffer {
-    /// For bytes `range` of the clone, which takes no memory yet.
+    /// Creates a buffer for the bytes `range` of the clone, without memory.
     pub(super) fn new(range: ByteRange) -> Self {
         Self { range, bytes: RwLock::new(None) }
     }
@@ -138,17 +138,17 @@ impl CopyBuffer {
         &self.range
     }
 
-    /// Puts in what was fetched.
+    /// Sets the fetched data.
     pub(super) fn set(&self, bytes: PoolBuffer) {
         *self.bytes.write().unwrap_or_else(PoisonError::into_inner) = Some(bytes);
     }
 
-    /// What was fetched; `None` for zeroes.
+    /// Returns the fetched data; `None` for zeroes.
     pub(super) fn get(&self) -> RwLockReadGuard<'_, Option<PoolBuffer>> {
         self.bytes.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has `change` lay something over it. Zeroes take memory from now on.
+    /// Changes the data by `change`. Allocates memory if it was zeroes.
     pub(super) fn change(&self, pool: &Arc<Pool>, change: impl FnOnce(&mut [u8])) {
         let mut bytes = self.bytes.write().unwrap_or_else(PoisonError::into_inner);
         let bytes = bytes.get_or_insert_with(|| {
@@ -159,7 +159,7 @@ impl CopyBuffer {
         change(bytes.bytes_mut());
     }
 
-    /// Moves a part into a read.
+    /// Copies a part into the buffer of a read.
     pub(super) fn give(&self, range: &ByteRange, read: &Pending) {
         let part = within(range, &self.range);
         match &*self.get() {
@@ -168,36 +168,36 @@ impl CopyBuffer {
         }
     }
 
-    /// Where a part lies in the buffer.
+    /// Returns the position of a part in the buffer.
     pub(super) fn place(&self, part: &ByteRange) -> std::ops::Range<usize> {
         within(part, &self.range)
     }
 }
 
-/// Buffers of copies, to be used again.
+/// A pool of buffers for copies.
 pub(super) struct Pool {
-    /// The most bytes of buffers in use and not: those not in use are given up beyond it.
+    /// Maximum total bytes of used and free buffers: free buffers beyond it are deallocated.
     bytes_max: usize,
     stock: Mutex<Stock>,
 }
 
 #[derive(Default)]
 struct Stock {
-    /// Those not in use, the one that has lain there longest first.
+    /// Free buffers, the one unused longest first.
     kept: Vec<AlignedBuf>,
     kept_bytes: usize,
     used_bytes: usize,
 }
 
-/// A buffer of a pool, which goes back there.
+/// A buffer of a pool, which returns to the pool when dropped.
 pub(super) struct PoolBuffer {
-    /// As long as its class.
+    /// As long as its size class.
     bytes: AlignedBuf,
     len: usize,
     pool: Arc<Pool>,
 }
 
-/// The least that a buffer holds.
+/// Minimum size of a buffer, in bytes.
 const BUFFER_MIN: usize = 4096;
 
 impl Pool {
@@ -206,13 +206,13 @@ impl Pool {
         Self { bytes_max, stock: Mutex::default() }
     }
 
-    /// Bytes of all buffers in use.
+    /// Returns the total bytes of the buffers in use.
     #[cfg(test)]
     pub(super) fn used_bytes(&self) -> usize {
         lock(&self.stock).used_bytes
     }
 
-    /// A buffer of `len` bytes that holds anything.
+    /// Returns a buffer of `len` bytes with arbitrary content.
     pub(super) fn take(pool: &Arc<Self>, len: usize) -> PoolBuffer {
         let class = len.next_power_of_two().max(BUFFER_MIN);
         let (kept, given_up) = {
@@ -236,13 +236,13 @@ impl Pool {
             stock.kept.push(bytes);
             stock.shrink(self.bytes_max)
         };
-        // Giving up memory takes its time: not with the lock held.
+        // Deallocation takes time: do it without the lock.
         drop(given_up);
     }
 }
 
 impl Stock {
-    /// Gives up what is too much.
+    /// Removes the free buffers beyond the limit, and returns them.
     fn shrink(&mut self, bytes_max: usize) -> Vec<AlignedBuf> {
         let mut given_up = Vec::new();
         while self.used_bytes + self.kept_bytes > bytes_max && !self.kept.is_empty() {
@@ -310,7 +310,7 @@ mod tests {
     fn a_read_is_put_together_from_its_parts() {
         let (request, answers) = pending(Operation::Read, vec![9; 8]);
         let pool = Arc::new(Pool::new(1 << 20));
-        // What it was used for before is not seen.
+        // Old content must not show.
         Pool::take(&pool, 10).bytes_mut().fill(9);
         let copy = CopyBuffer::new(96..106);
         copy.give(&(100..102), &request);

@@ -1,4 +1,4 @@
-//! A clone for those who use it.
+//! The interface for users of a clone.
 
 use std::io;
 use std::sync::Arc;
@@ -9,28 +9,27 @@ use crate::driver::backends::is_full;
 use crate::driver::workers::Crew;
 use crate::engine::{ByteRange, Device, Failure, Lane, Operation, RequestError};
 
-/// Somebody who uses a clone: one for each thread, or for each connection.
+/// A handle to use a clone: one for each thread, or for each connection.
 ///
-/// What is on the destination already is done by the calling thread itself, without a lock, if it
-/// need not be durable. All else goes through the engine, and the threads of the driver do it.
+/// Requests for hydrated regions that need not be durable run on the calling thread, without a
+/// lock. All other requests go through the engine and the worker pool.
 ///
-/// A clone that is suspended keeps requests waiting; one that was stopped refuses them. The
-/// blocking calls must not be made by a callback: the thread that runs it may be the one that is
-/// needed.
+/// A suspended clone holds requests; a stopped clone refuses them. Callbacks must not make the
+/// blocking calls: the call may need the thread that runs the callback.
 pub struct Client {
     crew: Arc<Crew>,
     lane: Lane,
     size_bytes: u64,
 }
 
-/// A stretch of a clone, as it was when it was asked for.
+/// An extent of a clone, as it was at the time of the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stretch {
-    /// Whether it is hydrated.
+    /// True if the extent is hydrated.
     pub hydrated: bool,
-    /// Whether it is known, without being read, to be all zeroes.
+    /// True if the extent is known, without reading it, to be all zeroes.
     pub zeroes: bool,
-    /// Where it ends, in bytes; not past the end of the clone.
+    /// End of the extent, in bytes; not past the end of the clone.
     pub end: u64,
 }
 
@@ -40,7 +39,7 @@ impl Client {
         Self { crew, lane, size_bytes }
     }
 
-    /// Bytes of the clone.
+    /// Returns the size of the clone, in bytes.
     pub fn size_bytes(&self) -> u64 {
         self.size_bytes
     }
@@ -51,17 +50,18 @@ impl Client {
         self.crew.hands.destination.block_bytes()
     }
 
-    /// Somebody else who uses the same clone.
+    /// Creates another handle to the same clone.
     pub fn another(&self) -> Self {
         Self::new(self.crew.clone(), self.size_bytes)
     }
 
-    /// The stretch that `range` begins with, by what source and destination know of their holes;
-    /// it may end after the range. What changes meanwhile may or may not be seen. `None` if the
-    /// range is empty, or begins at the end of the clone or after it.
+    /// Returns the extent at the start of `range`, from the holes that source and destination
+    /// report; it may end after the range. Concurrent changes may or may not be reflected. Returns
+    /// `None` if the range is empty, or begins at or after the end of the clone.
     ///
     /// # Errors
-    /// Whatever a device says.
+    /// The error of the device that holds the region; for a hydrated region it may be
+    /// [`DestinationLost`], which ends the clone.
     pub fn stretch(&self, range: &ByteRange) -> io::Result<Option<Stretch>> {
         let Some((hydrated, end)) = self.hydrated(range) else { return Ok(None) };
         let hands = &self.crew.hands;
@@ -72,16 +72,20 @@ impl Client {
         Ok(Some(Stretch { hydrated, zeroes: extent.zeroes, end: extent.end.min(end) }))
     }
 
-    /// Whether the region is hydrated that `range` begins in, and where that ends, in bytes, or
-    /// the regions that the range is in; `None` as for [`stretch`](Self::stretch).
+    /// Returns whether the region at the start of `range` is hydrated, and the end, in bytes, of
+    /// the run of regions in that state, at most that of the last region of the range. Returns
+    /// `None` under the same conditions as [`stretch`](Self::stretch).
     pub fn hydrated(&self, range: &ByteRange) -> Option<(bool, u64)> {
         self.lane.run(range)
     }
 
-    /// Reads from `offset` on.
+    /// Fills `into` from `offset`, which is in bytes.
     ///
     /// # Errors
-    /// [`RequestError`]. What `into` holds then is unspecified.
+    /// [`RequestError::PastEnd`] if the range ends past the end of the clone,
+    /// [`RequestError::Device`] or [`RequestError::Full`] if a device failed,
+    /// [`RequestError::Failed`] if the clone has failed, and [`RequestError::Stopped`] if it was
+    /// stopped. The content of `into` is then unspecified.
     pub fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), RequestError> {
         if let Some(result) = self.try_read(offset, into) {
             return result;
@@ -94,17 +98,20 @@ impl Client {
         result
     }
 
-    /// Reads from `offset` on, if all of it is on the destination; `None` if
-    /// [`submit`](Self::submit) has to do it. This does not wait for anything but the destination.
+    /// Fills `into` from `offset` if all of the range is hydrated; returns `None` if the request
+    /// has to go through [`submit`](Self::submit). Waits only for the destination.
     pub fn try_read(&self, offset: u64, into: &mut [u8]) -> Option<Result<(), RequestError>> {
         let range = self.range(offset, into.len()).ok()?;
         self.pass(&range, || self.crew.hands.destination.read_at(offset, into))
     }
 
-    /// Writes `data` to `offset`; `durable` waits until it is on the medium (FUA).
+    /// Writes `data` at `offset`, which is in bytes. If `durable`, returns only when the data is on
+    /// the medium (FUA).
     ///
     /// # Errors
-    /// [`RequestError`]. Any part of it may have been written then.
+    /// As for [`read`](Self::read), and [`RequestError::ReadOnly`] if the range would have to
+    /// become hydrated and the clone is read-only, or if the write could not be made durable. Any
+    /// part of the data may have been written.
     pub fn write(&self, offset: u64, data: &[u8], durable: bool) -> Result<(), RequestError> {
         let passed = if durable { None } else { self.try_write(offset, data) };
         if let Some(result) = passed {
@@ -114,18 +121,18 @@ impl Client {
         self.ask(Operation::Write, range, durable, data.to_vec()).0
     }
 
-    /// Writes `data` to `offset`, if it goes to the destination and nowhere else; `None` if
-    /// [`submit`](Self::submit) has to do it.
+    /// Writes `data` at `offset` if that changes only the destination; returns `None` if the
+    /// request has to go through [`submit`](Self::submit).
     pub fn try_write(&self, offset: u64, data: &[u8]) -> Option<Result<(), RequestError>> {
         let range = self.range(offset, data.len()).ok()?;
         let write = || self.crew.hands.destination.write_at(offset, data);
         self.pass(&range, write).map(|done| self.still(&range, done))
     }
 
-    /// Makes `range` read as zeroes; `deallocate` lets the destination give up the room.
+    /// Makes `range` read as zeroes. If `deallocate`, the destination may deallocate it.
     ///
     /// # Errors
-    /// [`RequestError`]. Any part of it may be zeroes then.
+    /// As for [`write`](Self::write). Any part of the range may have become zeroes.
     pub fn write_zeroes(
         &self,
         range: ByteRange,
@@ -141,44 +148,50 @@ impl Client {
         })
     }
 
-    /// Says that `range` is needed no more.
+    /// Discards `range`: its content is no longer needed. If the clone is read-only, a discard that
+    /// would make regions hydrated has no effect.
     ///
     /// # Errors
-    /// [`RequestError`].
+    /// As for [`write`](Self::write).
     pub fn discard(&self, range: ByteRange, durable: bool) -> Result<(), RequestError> {
-        // Which part of it counts, and where it goes, the engine knows.
+        // The engine decides which part counts, and what it does to the destination.
         self.ask(Operation::Discard, range, durable, Vec::new()).0
     }
 
-    /// Makes durable all that was answered before, to whomever.
+    /// Makes all changes durable that were answered before, to any client.
     ///
     /// # Errors
-    /// [`RequestError`]. Nobody knows then what is on the medium.
+    /// [`RequestError::Device`] if the flush or the commit failed, [`RequestError::ReadOnly`] if
+    /// the clone is read-only, [`RequestError::Failed`] if it has failed, and
+    /// [`RequestError::Stopped`] if it was stopped. The content of the medium is then unknown.
     pub fn flush(&self) -> Result<(), RequestError> {
         self.ask(Operation::Flush, 0..0, false, Vec::new()).0
     }
 
-    /// Has `range` copied next, and waits until it is.
+    /// Copies `range` next, and waits until it is hydrated.
     ///
     /// # Errors
-    /// [`RequestError`].
+    /// [`RequestError::PastEnd`] if the range ends past the end of the clone,
+    /// [`RequestError::NotCopied`] if a copy failed, [`RequestError::ReadOnly`] if the clone is
+    /// read-only, [`RequestError::Failed`] if it has failed, and [`RequestError::Stopped`] if it
+    /// was stopped.
     pub fn hydrate(&self, range: ByteRange) -> Result<(), RequestError> {
         self.ask(Operation::Hydrate, range, false, Vec::new()).0
     }
 
-    /// Asks for something without waiting for it. `buffer` is what a write writes, and what a read
-    /// fills; both have the length of `range`. `done` gets it back, with the outcome. It is called
-    /// by a thread of the driver that has no lock, never by this one: so whoever calls this may
-    /// hold locks that `done` wants. That holds for a clone too that has failed or was stopped,
-    /// as long as the system gives a thread to one that was stopped.
+    /// Submits a request without waiting for it. `buffer` holds the data of a write, or is filled
+    /// by a read; it then has the length of `range`. `done` receives the result and the buffer. It
+    /// runs on a thread of the driver that holds no lock, never on the calling thread, so the
+    /// caller may hold locks that `done` needs. This also holds if the clone has failed, and if it
+    /// was stopped, as long as the system can start a thread for a stopped clone.
     ///
-    /// This waits for nothing but a lock that is never held for long.
+    /// This call waits only for a lock that is never held for long.
     ///
     /// A panic of `done` is caught and [counted](super::RunningClone::caught_panics); the clone and
-    /// other requests go on.
+    /// other requests continue.
     ///
     /// # Panics
-    /// If the buffer of a read or a write has another length.
+    /// If the buffer of a read or a write does not have the length of `range`.
     pub fn submit(
         &self,
         operation: Operation,
@@ -205,19 +218,19 @@ impl Client {
     ) -> (Result<(), RequestError>, Vec<u8>) {
         let (done, wait) = mpsc::sync_channel(1);
         self.submit(operation, range, durable, buffer, move |result, buffer| {
-            // Whoever asked waits for it.
+            // The caller is waiting for it.
             let _ = done.send((result, buffer));
         });
         wait.recv().expect("every request is answered")
     }
 
-    /// What came of a change that was made on the destination alone: it will not be seen if the
-    /// regions have been taken back meanwhile.
+    /// Returns the result of a change made on the destination alone: it fails if the regions have
+    /// lost their bits meanwhile, since no read will then see the change.
     fn still(&self, range: &ByteRange, done: Result<(), RequestError>) -> Result<(), RequestError> {
         if self.lane.is_hydrated(range) { done } else { Err(RequestError::ReadOnly) }
     }
 
-    /// Does something with the destination alone, if it may be.
+    /// Performs `act` on the destination alone, if `range` may use the fast path.
     fn pass(
         &self,
         range: &ByteRange,
@@ -233,7 +246,7 @@ impl Client {
         }))
     }
 
-    /// Ends the clone if the destination has lost what was on it.
+    /// Fails the clone if the destination has lost its data.
     fn heed(&self, error: &io::Error) {
         if DestinationLost::of(error).is_some() {
             let reason = error.to_string();

@@ -1,4 +1,4 @@
-//! What happened, kept for those who ask later, and told to one who listens.
+//! The event log: keeps the last events for later queries, and passes them to a listener.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,69 +9,69 @@ use std::time::{Duration, SystemTime};
 use crate::engine::{Failure, Happening, Notice};
 use crate::sync::lock;
 
-/// How many of the last notices are kept.
+/// Maximum number of kept events.
 pub const NOTICES_MAX: usize = 1024;
 
-/// Hears of each notice, in their order. A panic of it is caught and [counted]; the clone goes on,
-/// and the listener hears the next notice.
+/// Receives each event, in order. A panic is caught and [counted]; the clone continues, and the
+/// listener receives the next event.
 ///
 /// [counted]: super::RunningClone::caught_panics
 pub type Listener = Box<dyn FnMut(&Notice) + Send>;
 
-/// A notice, and when it came.
+/// An event with its time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dated {
-    /// What happened.
+    /// The event.
     pub notice: Notice,
-    /// By the system's clock, which may be set back.
+    /// Time by the system clock, which may be set back.
     pub time: SystemTime,
 }
 
-/// The last notices.
+/// The event log.
 pub(super) struct Notices {
     book: Mutex<Book>,
     changed: Condvar,
-    /// Taken out while it is listening, so that it can do what leads to other notices.
+    /// Taken out while it runs, so that it can cause further events.
     listener: Mutex<Option<Listener>>,
-    /// Panics of the listener and of callbacks.
+    /// Number of panics of the listener and of callbacks.
     panics: AtomicU64,
 }
 
 #[derive(Default)]
 struct Book {
     last: VecDeque<Dated>,
-    /// Not told to the listener yet, if there is one.
+    /// Events that the listener has not received yet, if there is a listener.
     untold: VecDeque<Notice>,
     has_listener: bool,
     is_at_rest: bool,
-    /// Why nothing can become hydrated any more, or nothing works at all.
+    /// The reason why no region can become hydrated any more, or why all requests fail.
     failure: Option<Failure>,
     has_failed: bool,
-    /// Why the source cannot be used any more.
+    /// The reason why the source is no longer usable.
     source_changed: Option<String>,
-    /// Nobody may suspend, resume or change the clone any more: it ends.
+    /// The clone ends: suspend, resume and messages are refused.
     is_ending: bool,
-    /// Nothing more will happen.
+    /// No more events will follow.
     is_over: bool,
     /// Calls that wait.
     waits: Vec<Arc<Wait>>,
 }
 
-/// What a call waits for.
+/// The state that a call waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Awaited {
-    /// That the clone is at rest.
+    /// The clone is suspended.
     Rest,
-    /// That what is hydrated is committed.
+    /// The hydrated regions are committed.
     Commit,
 }
 
-/// How a wait ended.
+/// The result of a wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum WaitEnd {
-    /// What was awaited is there.
+    /// The awaited state was reached.
     Done,
-    /// The clone is to go on, and so it does not stay at rest.
+    /// The clone resumes, so it does not stay suspended.
     Resumed,
     /// The clone has failed.
     Failed(Failure),
@@ -79,10 +79,10 @@ pub(super) enum WaitEnd {
     Ending,
 }
 
-/// A call that waits.
+/// A waiting call.
 ///
-/// *Invariant:* the first thing that ends it counts, whether the waiting thread runs by then or
-/// not. So nothing that is undone a moment later is missed.
+/// *Invariant:* the first cause of its end counts, even if the waiting thread does not run before
+/// the next one. A state that is undone a moment later is therefore not missed.
 #[derive(Debug)]
 pub(super) struct Wait {
     awaited: Awaited,
@@ -90,20 +90,20 @@ pub(super) struct Wait {
 }
 
 impl Wait {
-    /// Whether it has ended.
+    /// Returns true if the wait has ended.
     pub(super) fn has_ended(&self) -> bool {
         self.end.get().is_some()
     }
 }
 
-/// How a clone stands.
+/// The overall state of a clone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Standing {
-    /// Nobody may suspend, resume or change it any more.
+    /// The clone ends: suspend, resume and messages are refused.
     pub(super) is_ending: bool,
     pub(super) has_failed: bool,
     pub(super) failure: Option<Failure>,
-    /// Why its source cannot be used any more.
+    /// The reason why the source is no longer usable.
     pub(super) source_changed: Option<String>,
 }
 
@@ -114,7 +114,7 @@ impl Notices {
         Self { book, changed: Condvar::new(), listener, panics: AtomicU64::new(0) }
     }
 
-    /// Takes in a notice.
+    /// Records an event.
     pub(super) fn push(&self, notice: Notice) {
         let mut book = lock(&self.book);
         match &notice.what {
@@ -139,7 +139,7 @@ impl Notices {
         }
         book.last.push_back(Dated { notice: notice.clone(), time: SystemTime::now() });
         if book.has_listener {
-            // A listener that hangs misses something, rather than that it takes all memory.
+            // If the listener hangs, it misses events instead of exhausting memory.
             if book.untold.len() == NOTICES_MAX {
                 book.untold.pop_front();
             }
@@ -148,14 +148,14 @@ impl Notices {
         self.changed.notify_all();
     }
 
-    /// Takes in that the clone has failed for a reason that the engine does not know.
+    /// Records that the clone has failed for a reason unknown to the engine.
     pub(super) fn push_failed(&self, failure: Failure) {
         let number = lock(&self.book).last.back().map_or(1, |last| last.notice.number + 1);
         self.push(Notice { number, what: Happening::Failed(failure) });
     }
 
-    /// Tells the listener what it has not heard yet. Who finds it listening leaves it to that
-    /// thread, so that it hears everything in its order.
+    /// Passes new events to the listener. If another thread is doing so, leaves them to that
+    /// thread, so that the listener receives all events in order.
     pub(super) fn tell(&self) {
         if lock(&self.book).untold.is_empty() {
             return;
@@ -168,7 +168,7 @@ impl Notices {
                 continue;
             }
             let mut place = lock(&self.listener);
-            // What came meanwhile was left to this thread.
+            // Events that arrived meanwhile were left to this thread.
             if lock(&self.book).untold.is_empty() {
                 *place = Some(listener);
                 return;
@@ -176,20 +176,20 @@ impl Notices {
         }
     }
 
-    /// Calls somebody outside of the driver. A panic there says nothing about the clone: it is
-    /// caught and counted.
+    /// Calls code outside of the driver. A panic there says nothing about the clone: it is caught
+    /// and counted.
     pub(super) fn guard(&self, call: impl FnOnce()) {
         if catch_unwind(AssertUnwindSafe(call)).is_err() {
             self.panics.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// How many panics were caught.
+    /// Returns the number of caught panics.
     pub(super) fn panics(&self) -> u64 {
         self.panics.load(Ordering::Relaxed)
     }
 
-    /// The notices after number `after`. Waits until there is one, but no longer than `timeout`.
+    /// Returns the events with numbers after `after`. Waits for one, but at most `timeout`.
     pub(super) fn wait_for(&self, after: u64, timeout: Duration) -> Vec<Dated> {
         let is_new = |dated: &&Dated| dated.notice.number > after;
         let book = lock(&self.book);
@@ -212,14 +212,14 @@ impl Notices {
             _ => None,
         };
         match end {
-            // The first word counts, and this is it.
+            // Only the first result counts, and this is it.
             Some(end) => drop(wait.end.set(end)),
             None => book.waits.push(wait.clone()),
         }
         wait
     }
 
-    /// What `wait` was for is there, unless it ended before.
+    /// Ends `wait` with success, unless it ended before.
     pub(super) fn end_wait(&self, wait: &Wait) {
         let mut book = lock(&self.book);
         let _ = wait.end.set(WaitEnd::Done);
@@ -228,20 +228,20 @@ impl Notices {
         self.changed.notify_all();
     }
 
-    /// Waits for the end of a wait.
+    /// Waits for the end of `wait`.
     pub(super) fn wait_to_end(&self, wait: &Wait) -> WaitEnd {
         let waits = |_: &mut Book| wait.end.get().is_none();
         drop(self.changed.wait_while(lock(&self.book), waits));
         wait.end.get().cloned().unwrap_or(WaitEnd::Ending)
     }
 
-    /// The clone is about to go on: calls that wait for its rest need not wait any more.
+    /// Ends calls that wait for the clone to be suspended: it is about to resume.
     pub(super) fn end_waits_for_rest(&self) {
         lock(&self.book).end_waits(|awaited| awaited == Awaited::Rest, &WaitEnd::Resumed);
         self.changed.notify_all();
     }
 
-    /// From now on nobody may suspend, resume or change the clone. Calls that wait are told so.
+    /// Refuses suspend, resume and messages from now on. Waiting calls end.
     pub(super) fn begin_end(&self) {
         let mut book = lock(&self.book);
         book.is_ending = true;
@@ -250,8 +250,8 @@ impl Notices {
         self.changed.notify_all();
     }
 
-    /// Waits until the clone is at rest, or has failed, or is no more. Call it only when it
-    /// [ends](Self::begin_end) and was told to come to rest: then nothing undoes that.
+    /// Waits until the clone is suspended, has failed or is over. Requires [`Self::begin_end`] and
+    /// a suspend before: then nothing undoes that state.
     pub(super) fn wait_for_rest(&self) -> Standing {
         let waits = |book: &mut Book| !(book.is_at_rest || book.has_failed || book.is_over);
         let book = self.changed.wait_while(lock(&self.book), waits);
@@ -262,12 +262,13 @@ impl Notices {
         lock(&self.book).standing()
     }
 
-    /// Notes why what was answered may not be stored, unless an earlier reason is known.
+    /// Records why answered changes may not be on stable storage, unless an earlier reason is
+    /// known.
     pub(super) fn note_failure(&self, failure: Failure) {
         lock(&self.book).failure.get_or_insert(failure);
     }
 
-    /// Nobody needs to wait any more.
+    /// Ends all waits: no more events will follow.
     pub(super) fn end(&self) {
         lock(&self.book).is_over = true;
         self.changed.notify_all();
@@ -281,7 +282,7 @@ impl Book {
         Standing { is_ending, has_failed, failure, source_changed }
     }
 
-    /// Ends those of the waits that `which` says.
+    /// Ends the waits selected by `which`.
     fn end_waits(&mut self, which: impl Fn(Awaited) -> bool, end: &WaitEnd) {
         for wait in self.waits.iter().filter(|wait| which(wait.awaited)) {
             let _ = wait.end.set(end.clone());

@@ -1,11 +1,11 @@
-//! What is to be done, and in which order.
+//! The queue of operations, in three classes by what each operation waits for.
 //!
-//! Whoever works takes what users wait for before what nobody waits for. There are three classes,
-//! by what an operation waits for.
+//! A class with no operation in flight comes first; otherwise workers take operations that users
+//! wait for before those in the background.
 //!
-//! *Invariant:* the two classes that may wait for the source leave one worker even together, and
-//! each of them leaves one to the other. So a source that hangs keeps nobody from what is on the
-//! destination, hydration keeps nobody from the source, and users slow hydration down but do not
+//! *Invariant:* the two classes that may wait for the source together leave one worker free, and
+//! each of them leaves one to the other. A source that hangs therefore blocks no access to the
+//! destination, hydration blocks no user from the source, and users slow hydration down but do not
 //! stop it.
 
 use std::collections::VecDeque;
@@ -18,11 +18,11 @@ use crate::engine::{ByteRange, Device, OpId, RegionSet};
 pub(super) struct Job {
     pub(super) op: OpId,
     pub(super) work: Work,
-    /// Whether nobody waits for it, as far as can be told.
+    /// True if no user is known to wait for it.
     pub(super) is_background: bool,
 }
 
-/// What is to be done, with the buffers to do it in.
+/// An operation, with its buffers.
 pub(super) enum Work {
     ReadSource { request: Arc<Pending>, range: ByteRange },
     ReadDestination { request: Arc<Pending>, range: ByteRange },
@@ -36,15 +36,15 @@ pub(super) enum Work {
     Abort,
 }
 
-/// Something to lay over a copy.
+/// Data to lay over a copy.
 pub(super) struct Laid {
     pub(super) range: ByteRange,
-    /// The write whose bytes they are; `None` for zeroes.
+    /// The write that holds the bytes; `None` for zeroes.
     pub(super) of: Option<Arc<Pending>>,
 }
 
 impl Work {
-    /// The device that fails if this fails.
+    /// Returns the device that failed if this operation fails.
     pub(super) fn device(&self) -> Device {
         match self {
             Self::ReadSource { .. } | Self::Fetch { .. } => Device::Source,
@@ -54,14 +54,14 @@ impl Work {
     }
 }
 
-/// What an operation waits for.
+/// The class of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
-    /// Only the destination, or metadata; a user waits for it.
+    /// Uses only the destination or the metadata; a user waits for it.
     Near,
-    /// The source; a user waits for it.
+    /// Uses the source; a user waits for it.
     Far,
-    /// Nobody waits for it.
+    /// No user waits for it.
     Background,
 }
 
@@ -77,22 +77,22 @@ impl Job {
     }
 }
 
-/// What an operation has to give back when it has ended.
+/// The slot of an operation, to return when it has ended.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place(Class);
 
-/// Small things that the engine wants done at once, and that take no device: they are done without
-/// the lock, before anything else by whoever has them.
+/// Short work that the engine wants done immediately and that uses no device. The thread that takes
+/// it does it without the lock, before anything else.
 #[derive(Default)]
 pub(super) struct Chores {
     pub(super) gives: Vec<(Arc<CopyBuffer>, Arc<Pending>, ByteRange)>,
-    /// To be let go: requests that are answered, and buffers.
+    /// To be dropped: answered requests, and buffers.
     pub(super) answered: Vec<Arc<Pending>>,
     pub(super) released: Vec<Arc<CopyBuffer>>,
     pub(super) jobs: Vec<Job>,
-    /// Close the metadata.
+    /// True to close the metadata.
     pub(super) retire: bool,
-    /// There are notices for the listener.
+    /// True if there are events for the listener.
     pub(super) tell: bool,
 }
 
@@ -104,7 +104,7 @@ impl Chores {
     }
 }
 
-/// What is to be done.
+/// The work queue.
 pub(super) struct Queue {
     chores: VecDeque<Chores>,
     waiting: [VecDeque<Job>; 3],
@@ -112,11 +112,11 @@ pub(super) struct Queue {
     workers: usize,
 }
 
-/// The fewest workers: one for each class.
+/// Minimum number of workers: one for each class.
 pub(super) const WORKERS_MIN: usize = 3;
 
 impl Queue {
-    /// For so many workers.
+    /// Creates a queue for this number of workers.
     pub(super) fn new(workers: usize) -> Self {
         assert!(workers >= WORKERS_MIN, "each class has a worker");
         Self { chores: VecDeque::new(), waiting: Default::default(), running: [0; 3], workers }
@@ -126,7 +126,7 @@ impl Queue {
         self.waiting[job.class() as usize].push_back(job);
     }
 
-    /// A user waits for an operation now. One that was begun already is left as it is.
+    /// Moves a queued background operation to the operations of users. No effect if it has begun.
     pub(super) fn promote(&mut self, op: OpId) {
         let waiting = &mut self.waiting[Class::Background as usize];
         let found = waiting.iter().position(|job| job.op == op);
@@ -150,13 +150,13 @@ impl Queue {
         !self.chores.is_empty()
     }
 
-    /// The operation that should be begun next, if any may.
+    /// Removes and returns the next operation that may begin, if there is one.
     pub(super) fn next_job(&mut self) -> Option<Job> {
         let class = self.next_class()?;
         self.waiting[class as usize].pop_front()
     }
 
-    /// Whether there is anything to do for one more worker.
+    /// Returns true if there is work for one more worker.
     pub(super) fn has_work(&self) -> bool {
         !self.chores.is_empty() || self.next_class().is_some()
     }
@@ -168,7 +168,7 @@ impl Queue {
         idle.chain(CLASSES).find(can)
     }
 
-    /// Whether one more of a class leaves enough workers to the others.
+    /// Returns true if one more operation of the class leaves enough workers to the others.
     fn may(&self, class: Class) -> bool {
         let [_, far, background] = self.running;
         let leaves_one_to_near = far + background < self.workers - 1;
@@ -179,18 +179,18 @@ impl Queue {
         }
     }
 
-    /// Notes that a job is begun.
+    /// Records the start of an operation.
     pub(super) fn begin(&mut self, job: &Job) -> Place {
         self.running[job.class() as usize] += 1;
         Place(job.class())
     }
 
-    /// Notes that it has ended.
+    /// Records the end of an operation.
     pub(super) fn end(&mut self, place: Place) {
         self.running[place.0 as usize] -= 1;
     }
 
-    /// Takes out all operations that were not begun.
+    /// Removes and returns all operations that have not begun.
     pub(super) fn drain(&mut self) -> Vec<Job> {
         self.waiting.iter_mut().flat_map(|waiting| waiting.drain(..)).collect()
     }
@@ -251,7 +251,7 @@ mod tests {
                 assert_eq!(of_source(&mut queue, background_first), workers - 2);
                 assert_eq!(of_source(&mut queue, !background_first), 1);
                 assert!(!queue.has_work());
-                // The one that is left does one thing after the other.
+                // The remaining worker performs one operation after the other.
                 for op in 100..110 {
                     queue.push(near(op));
                     let (begun, place) = begin(&mut queue).unwrap();
@@ -281,7 +281,7 @@ mod tests {
             queue.push(fetch(op, true));
             queue.push(near(10 + op));
         }
-        // One of each class that has none under way, then what users wait for.
+        // First one of each class with none in flight, then the operations of users.
         let (first, _) = begin(&mut queue).unwrap();
         let (second, place) = begin(&mut queue).unwrap();
         assert_eq!((first, second), (10, 0));

@@ -1,4 +1,4 @@
-//! A clone that runs, for whoever is in charge of it.
+//! A running clone, for its owner: start, control, status and end.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,22 +27,22 @@ use crate::engine::{
 use crate::metadata::Metadata;
 use crate::sync::lock;
 
-/// What a clone runs on.
+/// The devices of a clone.
 pub struct Devices<D> {
-    /// The metadata, open for writing; it has the clone's sizes.
+    /// The metadata, open for writing; it contains the sizes of the clone.
     pub metadata: Metadata<D>,
-    /// What is cloned.
+    /// The device that is cloned.
     pub source: Arc<dyn Source>,
-    /// What it is cloned to.
+    /// The device that receives the copy.
     pub destination: Arc<dyn Destination>,
 }
 
-/// What can be set on the driver.
+/// Settings of the driver.
 pub struct DriverOptions {
-    /// Threads that do I/O. There are three at least, whatever this says: one for what is on the
-    /// destination, one for what is on the source, and one for hydration.
+    /// Number of threads for I/O, at least three: one each for the destination, the source, and
+    /// hydration. Smaller values are raised.
     pub workers: usize,
-    /// Hears of each notice, on a worker's thread, which does nothing else meanwhile.
+    /// Receives each event, on a worker, which does nothing else meanwhile.
     pub listener: Option<Listener>,
 }
 
@@ -52,91 +52,92 @@ impl Default for DriverOptions {
     }
 }
 
-/// Why a clone does not run, or does not any more.
+/// The reason why a clone does not run, or refuses a call.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum DriverError {
-    /// A device ends before the clone does.
+    /// A device is smaller than the clone.
     #[error("the {device} has {has} bytes, and the clone {needed}")]
     TooSmall {
-        /// Which device.
+        /// The device.
         device: Device,
-        /// Its bytes.
+        /// Size of the device, in bytes.
         has: u64,
-        /// Bytes of the clone.
+        /// Size of the clone, in bytes.
         needed: u64,
     },
-    /// The system gives no more threads.
+    /// The system cannot start another thread.
     #[error("cannot start a thread")]
     Thread(#[source] io::Error),
-    /// Nothing works any more.
+    /// The clone has failed: all requests fail.
     #[error("the clone has failed: {0}")]
     Failed(Failure),
-    /// It ends, or has ended.
+    /// The clone ends, or has ended.
     #[error("the clone is being stopped")]
     Ending,
-    /// It was resumed before it had come to rest.
+    /// The clone was resumed before it was suspended completely.
     #[error("the clone was resumed before it had come to rest")]
     Resumed,
-    /// Nothing can become hydrated any more.
+    /// The clone is read-only: no region can become hydrated.
     #[error("nothing can be hydrated: the clone is read-only ({0}); start it again")]
     ReadOnly(Failure),
-    /// The source cannot be used any more.
+    /// The source has changed, and can no longer be used.
     #[error("nothing can be hydrated: the source has changed ({0}); start the clone again")]
     SourceChanged(String),
 }
 
-/// What is left of a clone that was stopped.
+/// The remains of a stopped clone.
 pub struct Stopped<D> {
-    /// `None` if the clone was complete: nobody needs it then.
+    /// `None` if the clone was complete: the metadata is not needed then.
     pub metadata: Option<Metadata<D>>,
-    /// What was cloned. Clients that are still there hold it too.
+    /// The source. Remaining clients hold it, too.
     pub source: Arc<dyn Source>,
-    /// What it was cloned to. Clients that are still there hold it too.
+    /// The destination. Remaining clients hold it, too.
     pub destination: Arc<dyn Destination>,
-    /// Why what was hydrated last is not committed, if it is not.
+    /// The reason why the latest changes may not be committed, if there is one.
     pub failure: Option<Failure>,
 }
 
-/// How far a clone is, and what has been done since it was started.
+/// Progress and counters of a clone since its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HydrationProgress {
-    /// Regions that are hydrated; 0 if the clone has failed.
+    /// Number of hydrated regions; 0 if the clone has failed.
     pub hydrated: u64,
-    /// All regions.
+    /// Total number of regions.
     pub regions: u64,
-    /// Bytes read from the source in order to copy them.
+    /// Bytes read from the source for copies.
     pub fetched_bytes: u64,
     /// Bytes of copies written to the destination.
     pub copied_bytes: u64,
-    /// Bytes of copies that are zeroes, and were not written as such.
+    /// Bytes of copies that are zeroes, and were not written as data.
     pub zeroed_bytes: u64,
-    /// Bytes read from the source for users, who got them and nobody else.
+    /// Bytes read from the source only for users, without a copy.
     pub source_read_bytes: u64,
-    /// Commits of metadata that were begun.
+    /// Number of metadata commits that began.
     pub commits: u64,
 }
 
 /// A clone that runs on real devices.
 ///
-/// When it is dropped it is stopped, as by [`Self::stop`]; neither may be done by a callback or a
-/// listener, which run on the threads that have to end.
+/// Dropping it stops it, like [`Self::stop`]. Neither may happen in a callback or a listener, which
+/// run on the threads that have to end.
 pub struct RunningClone<D: device::Device + 'static> {
     pub(super) crew: Arc<Crew>,
     metadata: Arc<Mutex<Option<Metadata<D>>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Whether the destination stays claimed when it is dropped: the caller of [`Self::stop`] has
-    /// it.
+    /// True if the destination stays claimed when this is dropped, because the caller of
+    /// [`Self::stop`] holds it.
     keeps_claim: bool,
     regions: u64,
     size_bytes: u64,
 }
 
 impl<D: device::Device + 'static> RunningClone<D> {
-    /// Has a clone run.
+    /// Starts a clone.
     ///
     /// # Errors
-    /// [`DriverError::TooSmall`] and [`DriverError::Thread`]. Nothing was read or written then.
+    /// [`DriverError::TooSmall`] if source or destination are smaller than the clone, and
+    /// [`DriverError::Thread`] if a thread cannot be started. No device was then accessed.
     pub fn start(
         devices: Devices<D>,
         settings: Settings,
@@ -182,7 +183,7 @@ impl<D: device::Device + 'static> RunningClone<D> {
         Ok(clone)
     }
 
-    /// Those that were started end with the clone if there are too few.
+    /// If it fails, the threads already started end with the clone.
     fn start_threads(&self, workers: usize) -> io::Result<()> {
         for _ in 0..workers {
             lock(&self.threads).push(self.crew.start_worker()?);
@@ -193,21 +194,22 @@ impl<D: device::Device + 'static> RunningClone<D> {
         Ok(())
     }
 
-    /// Somebody who uses the clone.
+    /// Creates a handle to use the clone.
     pub fn client(&self) -> Client {
         Client::new(self.crew.clone(), self.size_bytes)
     }
 
-    /// Gives the clone a message. See [`Self::try_command`] for one that says whether it took it.
+    /// Sends a message to the clone. [`Self::try_command`] also reports whether it was accepted.
     pub fn command(&self, command: Command) {
         self.tell(Event::Command(command));
     }
 
-    /// Gives the clone a message, if it can do what that says. This waits for no device.
+    /// Sends a message to the clone if it can be obeyed. This waits for no device.
     ///
     /// # Errors
-    /// [`DriverError::Ending`] and [`DriverError::Failed`]. For messages that ask for hydration
-    /// also [`DriverError::ReadOnly`] and [`DriverError::SourceChanged`]. Nothing has changed then.
+    /// [`DriverError::Ending`] if the clone ends, and [`DriverError::Failed`] if it has failed. For
+    /// messages that start hydration also [`DriverError::ReadOnly`] if the clone is read-only, and
+    /// [`DriverError::SourceChanged`] if its source has changed. Nothing has then changed.
     pub fn try_command(&self, command: Command) -> Result<(), DriverError> {
         let hydrates =
             matches!(command, Command::Hydrate(_) | Command::Kernel(Message::EnableHydration));
@@ -234,21 +236,21 @@ impl<D: device::Device + 'static> RunningClone<D> {
         self.crew.tell(&mut self.crew.lock(), event);
     }
 
-    /// What the clone tells of itself, after a commit, so that it is current. There is no commit
-    /// if the clone is at rest, for then all is committed, nor if it has failed or ends.
+    /// Returns the status after a commit, so that it is current. There is no commit if the clone is
+    /// suspended, since everything is then committed, or if it has failed or ends.
     pub fn status(&self) -> Status {
         let wait = self.crew.notices.begin_wait(Awaited::Commit);
         if !wait.has_ended() {
             let (crew, theirs) = (self.crew.clone(), wait.clone());
             let callback = Box::new(move |_, _| crew.notices.end_wait(&theirs));
             self.crew.submit(Operation::Commit, 0..0, false, Vec::new(), callback);
-            // What came of it the status says.
+            // The status contains the result of the commit.
             self.crew.notices.wait_to_end(&wait);
         }
         self.status_now()
     }
 
-    /// What the clone tells of itself now.
+    /// Returns the status without a commit.
     pub fn status_now(&self) -> Status {
         let state = self.crew.lock();
         if state.over() == Some(RequestError::Failed) {
@@ -257,26 +259,26 @@ impl<D: device::Device + 'static> RunningClone<D> {
         state.engine().status()
     }
 
-    /// What is set now.
+    /// Returns the current settings.
     pub fn settings(&self) -> Settings {
         *self.crew.lock().engine().settings()
     }
 
-    /// What was read since [`Command::Record`] was last switched on. The clone waits while it is
-    /// copied, which takes milliseconds if it is long.
+    /// Returns the reads recorded since [`Command::Record`] was last switched on. The clone is
+    /// blocked during the copy of the trace, which takes milliseconds for a long one.
     pub fn trace(&self) -> Option<Trace> {
         self.crew.lock().engine().trace().cloned()
     }
 
-    /// Waits until all that is under way has ended and is committed, and lets nothing begin.
-    /// Requests that come wait until the clone [goes on](Self::resume).
+    /// Suspends the clone: waits until all work in flight has ended and is committed. New requests
+    /// wait until the clone [resumes](Self::resume).
     ///
-    /// Several may do this at a time. None keeps another call waiting.
+    /// Several threads may call this at the same time, independently of each other.
     ///
     /// # Errors
-    /// [`DriverError::Failed`]; [`DriverError::Resumed`] if it was told to go on before it had come
-    /// to rest; [`DriverError::Ending`] if it ends. The last two come at once, whatever the devices
-    /// do.
+    /// [`DriverError::Failed`] if the clone has failed, [`DriverError::Resumed`] if it was resumed
+    /// before it was suspended, and [`DriverError::Ending`] if it ends. The last two are returned
+    /// immediately, even if the devices do not respond.
     pub fn suspend(&self) -> Result<(), DriverError> {
         let mut state = self.crew.lock();
         let wait = self.crew.notices.begin_wait(Awaited::Rest);
@@ -292,12 +294,12 @@ impl<D: device::Device + 'static> RunningClone<D> {
         }
     }
 
-    /// Lets a suspended clone go on. This waits for no device. If the clone is still coming to
-    /// rest, it goes on as soon as what is under way has ended, and whoever waits for its rest is
-    /// told so at once.
+    /// Resumes a suspended clone. This waits for no device. A clone that is still being suspended
+    /// resumes as soon as the work in flight has ended; calls that wait for the suspend return at
+    /// once.
     ///
     /// # Errors
-    /// [`DriverError::Ending`]: a clone that ends does not go on.
+    /// [`DriverError::Ending`] if the clone ends: it does not resume.
     pub fn resume(&self) -> Result<(), DriverError> {
         let mut state = self.crew.lock();
         if self.crew.notices.standing().is_ending {
@@ -308,31 +310,31 @@ impl<D: device::Device + 'static> RunningClone<D> {
         Ok(())
     }
 
-    /// From now on nobody can suspend, resume or change the clone, and calls that wait for it
-    /// return at once. Requests of users go on until [`end`](Self::end), which does this too.
+    /// Refuses suspend, resume and messages from now on; calls that wait for them return at once.
+    /// User requests continue until [`end`](Self::end), which does this, too.
     pub fn begin_end(&self) {
         self.crew.notices.begin_end();
     }
 
-    /// How many panics of the listener and of callbacks of requests were caught. They do the clone
-    /// no harm; an answer may be lost.
+    /// Returns the number of caught panics of the listener and of callbacks. They do not harm the
+    /// clone, but an answer may be lost.
     pub fn caught_panics(&self) -> u64 {
         self.crew.notices.panics()
     }
 
-    /// The notices after number `after`: those that are kept, the last [`super::NOTICES_MAX`].
-    /// Waits until there is one, but no longer than `timeout`.
+    /// Returns the events with numbers after `after`, of the last [`super::NOTICES_MAX`] that are
+    /// kept. Waits for one, but at most `timeout`.
     pub fn wait_for(&self, after: u64, timeout: Duration) -> Vec<Notice> {
         let dated = self.wait_for_dated(after, timeout);
         dated.into_iter().map(|dated| dated.notice).collect()
     }
 
-    /// The same, and when they came.
+    /// Like [`Self::wait_for`], with the time of each event.
     pub fn wait_for_dated(&self, after: u64, timeout: Duration) -> Vec<Dated> {
         self.crew.notices.wait_for(after, timeout)
     }
 
-    /// How far the clone is.
+    /// Returns the progress of the clone.
     pub fn progress(&self) -> HydrationProgress {
         let hydrated = match self.status_now() {
             Status::Running(figures) => figures.hydrated,
@@ -351,14 +353,14 @@ impl<D: device::Device + 'static> RunningClone<D> {
         }
     }
 
-    /// What could not be copied, ascending; nothing if the clone has failed or is not writable.
+    /// Returns the failed regions in ascending order; none if the clone has failed or is read-only.
     pub fn set_aside(&self) -> Vec<SetAside> {
         self.crew.lock().engine().set_aside().collect()
     }
 
-    /// Waits until all that is under way has ended and is committed, and ends it. Requests that
-    /// come later fail. If the clone has failed nothing is committed, but what is under way on its
-    /// devices has ended all the same. The destination stays claimed while somebody holds it.
+    /// Stops the clone: waits until all work in flight has ended and is committed. Later requests
+    /// fail. If the clone has failed, nothing is committed, but no I/O is in flight on its devices.
+    /// The destination stays claimed for as long as it is held.
     pub fn stop(mut self) -> Stopped<D> {
         self.halt();
         self.keeps_claim = true;
@@ -372,13 +374,12 @@ impl<D: device::Device + 'static> RunningClone<D> {
         }
     }
 
-    /// Stops it like [`stop`](Self::stop), where several share it, closes its metadata and gives up
-    /// the claim on its destination: both can be opened again when this returns, though clients
-    /// still hold the destination. Whoever does it while another is at it waits for the end of it
-    /// too.
+    /// Stops a shared clone like [`stop`](Self::stop), closes its metadata and releases the claim
+    /// on its destination. When this returns, both can be opened again, even if clients still hold
+    /// the destination. A concurrent call waits for the end, too.
     ///
-    /// Returns `None` if everything that was answered is on stable storage, and what is hydrated is
-    /// committed; otherwise why it may not be.
+    /// Returns `None` if everything that was answered is on stable storage and all hydrated regions
+    /// are committed; otherwise the reason why it may not be.
     pub fn end(&self) -> Option<Failure> {
         self.halt();
         let metadata = lock(&self.metadata).take();
@@ -392,19 +393,19 @@ impl<D: device::Device + 'static> RunningClone<D> {
         if threads.is_empty() {
             return;
         }
-        // Both under the one lock: a resume comes before them, and is undone, or is refused.
+        // Under one lock: a resume happens before both, and is undone, or it is refused.
         let mut state = self.crew.lock();
         self.crew.notices.begin_end();
         self.crew.tell(&mut state, Event::Suspend);
         drop(state);
-        // If it fails there is nothing to wait for. The failure is in the notices.
+        // After a failure there is nothing to wait for. The failure is in the event log.
         let standing = self.crew.notices.wait_for_rest();
         self.crew.end(RequestError::Stopped);
         for ended in threads.drain(..) {
-            // What a thread panicked of is in the notices.
+            // The panic of a thread is in the event log.
             let _ = ended.join();
         }
-        // A clone that has failed does not come to rest, but its users end what they have begun.
+        // A failed clone does not get suspended, but requests on the fast path still end.
         while self.crew.front.passes() > 0 {
             thread::sleep(GLANCE);
         }
@@ -414,8 +415,8 @@ impl<D: device::Device + 'static> RunningClone<D> {
         self.crew.notices.end();
     }
 
-    /// Flushes what users have written to hydrated regions since the last commit, of which the
-    /// engine knows nothing.
+    /// Flushes user writes to hydrated regions since the last commit. The engine does not know of
+    /// them.
     fn flush_at_end(&self) {
         let flush = AssertUnwindSafe(|| self.crew.hands.destination.flush());
         let device = Device::Destination;
@@ -430,11 +431,12 @@ impl<D: device::Device + 'static> RunningClone<D> {
     }
 }
 
-/// How often passes are counted while they are waited for.
+/// Interval for counting passes while waiting for them.
 const GLANCE: Duration = Duration::from_millis(1);
 
-/// The most bytes that are being copied: the engine has as much for copies that users wait for as
-/// for others. Their buffers take up to twice that, for they are as long as powers of two.
+/// Returns the maximum number of bytes in copy buffers: the engine has one share for copies that
+/// changes wait for, and an equal one for all others. The buffers may take up to twice that memory,
+/// since their sizes are powers of two.
 pub(super) fn pool_bytes(settings: &Settings) -> u64 {
     settings.copy_bytes.saturating_mul(settings.copies.into()).saturating_mul(2)
 }
@@ -444,7 +446,7 @@ impl<D: device::Device + 'static> Drop for RunningClone<D> {
         if self.keeps_claim {
             return;
         }
-        // Clients that are still there do not keep the devices. What failed is in the notices.
+        // Remaining clients do not keep the devices. A failure is in the event log.
         self.end();
     }
 }

@@ -1,4 +1,4 @@
-//! What the one lock guards: the engine, and what it has names for.
+//! The state behind the one lock: the engine, and the buffers that its ids stand for.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -15,28 +15,28 @@ use crate::engine::{
     RequestId,
 };
 
-/// What the one lock guards.
+/// The state behind the one lock.
 pub(super) struct State {
     engine: Engine,
-    /// Empty, but while the engine is told something.
+    /// Empty, except while the engine handles an event.
     actions: Vec<Action>,
     requests: HashMap<RequestId, Arc<Pending>>,
     copies: HashMap<CopyId, Arc<CopyBuffer>>,
     next_request: u64,
-    /// Why requests are refused; then the engine is told nothing more.
+    /// The error of all requests once the clone is over; the engine then receives no more events.
     over: Option<RequestError>,
     pub(super) queue: Queue,
-    /// Workers that have not gone. Those look for something to do before they go.
+    /// Workers that have not exited. They look for work before they exit.
     pub(super) workers: usize,
     /// Workers that wait for work.
     pub(super) idle: usize,
-    /// When the thread that keeps time will look next; `None` for never.
+    /// Time of the next check by the timer thread; `None` for never.
     pub(super) alarm: Option<Duration>,
-    /// Threads go when there is nothing left to do.
+    /// True if threads exit as soon as there is no work left.
     pub(super) is_ending: bool,
 }
 
-/// What follows from an event.
+/// The work that follows from an event.
 #[derive(Default)]
 pub(super) struct Outcome {
     /// Operations to begin, in this order.
@@ -65,12 +65,12 @@ impl State {
         &self.engine
     }
 
-    /// Why requests are refused, if they are.
+    /// Returns the error of all requests, if the clone is over.
     pub(super) fn over(&self) -> Option<RequestError> {
         self.over
     }
 
-    /// Names a request.
+    /// Assigns an id to a request.
     pub(super) fn add(&mut self, request: Arc<Pending>) -> RequestId {
         let id = RequestId(self.next_request);
         self.next_request += 1;
@@ -78,15 +78,15 @@ impl State {
         id
     }
 
-    /// When the engine wants to be told that time has passed.
+    /// Returns the time of the engine's next tick.
     pub(super) fn next_tick(&self) -> Option<Duration> {
         if self.over.is_some() { None } else { self.engine.next_tick() }
     }
 
-    /// Tells the engine something, and takes in what it wants.
+    /// Passes an event to the engine, and returns the resulting work.
     ///
-    /// A panic of the engine goes no further, for the threads of users come here too: the clone has
-    /// failed then.
+    /// A panic of the engine is caught here, since this also runs on threads of users: the clone
+    /// has then failed.
     pub(super) fn handle(&mut self, now: Duration, event: Event, notices: &Notices) -> Outcome {
         let mut outcome = Outcome::default();
         if self.over.is_some() {
@@ -116,7 +116,7 @@ impl State {
                 jobs.push(Job { op, work, is_background });
             }
             Action::Promote { op } => {
-                // It may be in this very outcome, or under way already.
+                // The operation may be part of this outcome, or have begun already.
                 let job = jobs.iter_mut().find(|job| job.op == op);
                 let promoted = job.map(|job| job.is_background = false);
                 if promoted.is_none() {
@@ -144,7 +144,7 @@ impl State {
         }
     }
 
-    /// Puts buffers in the place of names.
+    /// Replaces ids by buffers.
     fn resolve(&mut self, io: Io) -> (Work, bool) {
         let request = |id: RequestId| self.requests[&id].clone();
         let work = match io {
@@ -182,7 +182,7 @@ impl State {
         (work, false)
     }
 
-    /// The driver itself cannot go on: all requests are answered by an error.
+    /// Fails the clone if the driver itself cannot continue: all requests get an error.
     pub(super) fn fail(&mut self, failure: Failure, notices: &Notices) {
         if self.over.is_none() {
             notices.push_failed(failure);
@@ -190,7 +190,8 @@ impl State {
         }
     }
 
-    /// Answers every request by `error`, now and from now on. What is under way ends by itself.
+    /// Answers all current and future requests with `error`. Operations in flight end by
+    /// themselves.
     pub(super) fn end(&mut self, error: RequestError) {
         if self.over.is_some() {
             return;
@@ -214,7 +215,7 @@ impl State {
     }
 }
 
-/// What to tell of a panic of `who`, while it was about `device`.
+/// Returns the failure for a panic of `who` that concerns `device`.
 pub(super) fn panicked(device: Device, who: &str, panic: &(dyn Any + Send)) -> Failure {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));

@@ -1,4 +1,4 @@
-//! Clones that run on devices in memory.
+//! Clones that run on in-memory devices.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,12 +19,12 @@ mod lost;
 mod model;
 mod ways;
 
-/// Bytes of a region.
+/// Bytes per region.
 const REGION: u64 = 4096;
 
 type Clone = RunningClone<Arc<Brittle>>;
 
-/// A clone to be, and its devices.
+/// A clone before its start, and its devices.
 struct Bench {
     metadata_device: Arc<Brittle>,
     metadata: Option<Metadata<Arc<Brittle>>>,
@@ -34,7 +34,7 @@ struct Bench {
     workers: usize,
 }
 
-/// What the source of a bench holds at `offset`: never zero, never what a destination holds.
+/// The byte of the source at `offset`: never zero, never that of a destination.
 fn source_byte(offset: u64) -> u8 {
     (offset / 512 % 100 + 1) as u8
 }
@@ -44,8 +44,8 @@ fn source_bytes(len: u64) -> Vec<u8> {
 }
 
 impl Bench {
-    /// A clone of `len` bytes, a multiple of 512, of which nothing is hydrated. It does not copy in
-    /// the background.
+    /// A clone of `len` bytes, a multiple of 512, with no hydrated region. It does not copy in the
+    /// background.
     fn new(len: u64) -> Self {
         let region_size = RegionSize::new(Sectors(REGION / 512)).unwrap();
         let geometry = Geometry::new(region_size, Sectors(len / 512)).unwrap();
@@ -63,7 +63,7 @@ impl Bench {
         }
     }
 
-    /// One that copies in the background.
+    /// A clone that copies in the background.
     fn hydrating(len: u64) -> Self {
         let mut bench = Self::new(len);
         bench.settings.options =
@@ -93,7 +93,7 @@ impl Bench {
     }
 }
 
-/// Waits for something that happens sooner or later.
+/// Waits for an event that will happen eventually.
 fn wait_for(clone: &Clone, is_it: impl Fn(&Happening) -> bool) {
     let mut last = 0;
     loop {
@@ -106,7 +106,7 @@ fn wait_for(clone: &Clone, is_it: impl Fn(&Happening) -> bool) {
     }
 }
 
-/// Has the engine panic, by the end of an operation that it knows nothing of.
+/// Makes the engine panic, by the end of an operation that it does not know.
 fn break_engine(clone: &Clone) {
     let unheard_of = Event::Done { op: OpId(u64::MAX), result: Ok(Done::Plain) };
     clone.crew.tell(&mut clone.crew.lock(), unheard_of);
@@ -116,7 +116,7 @@ fn wait_until_complete(clone: &Clone) {
     wait_for(clone, |what| matches!(what, Happening::Finished));
 }
 
-/// How many regions are hydrated.
+/// Returns the number of hydrated regions.
 fn nr_hydrated(status: &Status) -> u64 {
     match status {
         Status::Running(figures) => figures.hydrated,

@@ -1,4 +1,6 @@
-//! The threads that drive a clone.
+//! The worker pool: the threads that drive a clone.
+//!
+//! Workers take operations from the queue, perform them, and pass the results to the engine.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,13 +18,13 @@ use crate::engine::{
 };
 use crate::sync::lock;
 
-/// What threads share that drive a clone, and those that use it.
+/// The state that the threads of a clone share with its users.
 pub(super) struct Crew {
     /// The one lock.
     state: Mutex<State>,
-    /// There is work for somebody who is idle.
+    /// Signals work for an idle worker.
     work: Condvar,
-    /// The alarm is to be set earlier.
+    /// Signals the timer thread that the next tick is due earlier.
     timer: Condvar,
     began: Instant,
     pub(super) hands: Hands,
@@ -30,7 +32,7 @@ pub(super) struct Crew {
     pub(super) front: Arc<Front>,
 }
 
-/// What a worker does next.
+/// The next task of a worker.
 enum Task {
     Chores(Chores),
     Job(Job, Place),
@@ -49,7 +51,7 @@ impl Crew {
         }
     }
 
-    /// Locks the state. Where somebody has panicked with it, it is not to be trusted.
+    /// Locks the state. If a thread panicked while it held the lock, the clone fails.
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|poisoned| {
             self.state.clear_poison();
@@ -66,7 +68,7 @@ impl Crew {
         Builder::new().name("clone-worker".into()).spawn(move || crew.serve())
     }
 
-    /// Asks for something; `callback` is called with the outcome.
+    /// Submits a request; `callback` receives its result.
     pub(super) fn submit(
         self: &Arc<Self>,
         operation: Operation,
@@ -88,8 +90,8 @@ impl Crew {
         self.tell(&mut state, Event::Submit(request));
     }
 
-    /// Leaves the answer to a worker, as every other: whoever submits may hold locks that its
-    /// callback wants. If all of them have gone, one comes back for it.
+    /// Leaves the answer to a worker, like every other: the submitting thread may hold locks that
+    /// its callback needs. If all workers have exited, one is started for it.
     fn refuse(self: &Arc<Self>, mut state: MutexGuard<'_, State>, request: Arc<Pending>) {
         state.queue.push_chores(Chores { answered: vec![request], ..Chores::default() });
         if state.workers > 0 {
@@ -103,8 +105,8 @@ impl Crew {
         }
     }
 
-    /// Tells the engine something that is not the end of an operation. What follows is left to the
-    /// workers: whoever calls this may hold locks that callbacks want.
+    /// Sends an event to the engine that is not the end of an operation. The work that follows is
+    /// left to the workers: the caller may hold locks that callbacks need.
     pub(super) fn tell(&self, state: &mut State, event: Event) {
         let now = self.began.elapsed();
         let Outcome { jobs, chores } = state.handle(now, event, &self.notices);
@@ -115,14 +117,14 @@ impl Crew {
         self.wake(state);
     }
 
-    /// The clone cannot go on.
+    /// Fails the clone.
     pub(super) fn fail(&self, failure: Failure) {
         let mut state = self.lock();
         state.fail(failure, &self.notices);
         self.wake(&state);
     }
 
-    /// Answers all requests by `error`, and has the threads go when nothing is under way.
+    /// Answers all requests with `error`, and makes the threads exit when nothing is in flight.
     pub(super) fn end(&self, error: RequestError) {
         let mut state = self.lock();
         state.end(error);
@@ -131,10 +133,10 @@ impl Crew {
         self.timer.notify_all();
     }
 
-    /// Calls somebody if there is work left, and the thread that keeps time if it would be late.
+    /// Wakes an idle worker if there is work left, and the timer thread if it would be late.
     ///
-    /// Whoever takes work calls this after it: so each call wakes one, and all are woken that are
-    /// needed.
+    /// A thread that takes work calls this afterwards. Each call therefore wakes one worker, and as
+    /// many wake up as are needed.
     fn wake(&self, state: &State) {
         if state.idle > 0 && state.queue.has_work() {
             self.work.notify_one();
@@ -145,9 +147,10 @@ impl Crew {
         }
     }
 
-    /// What a worker lives for. It returns when the clone is to end and nothing is left to do.
+    /// Runs a worker. It returns when the clone is to end and no work is left.
     pub(super) fn serve(&self) {
-        // A callback that panics comes up to here. There are other requests to be answered.
+        // Callbacks and the listener are guarded, so few panics reach this point. Other requests
+        // still have to be answered.
         while let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.work())) {
             let who = "who was told an answer or a notice";
             self.fail(panicked(Device::Metadata, who, &*panic));
@@ -185,8 +188,8 @@ impl Crew {
         }
     }
 
-    /// Does an operation and tells the engine; returns what to do next. The store of what was just
-    /// fetched is done by the same thread.
+    /// Performs an operation and passes its result to the engine; returns the next task. The store
+    /// of a chunk that was just fetched stays on this thread.
     fn do_job(&self, job: Job, place: Place) -> Option<Task> {
         let Job { op, work, is_background } = job;
         let perform = AssertUnwindSafe(|| self.hands.perform(&work, is_background));
@@ -196,7 +199,7 @@ impl Crew {
             Work::Fetch { copy } => Some(copy.clone()),
             _ => None,
         };
-        // The engine lets go of many regions under the lock. They are freed after it.
+        // The engine drops large region sets under the lock. This reference frees them after it.
         let committed = match &work {
             Work::Commit { regions } => Some(regions.clone()),
             _ => None,
@@ -209,13 +212,13 @@ impl Crew {
         });
 
         let changed = result.as_ref().err().and_then(|_| lock(&self.hands.changed).take());
-        // Before the failure itself, after which the engine would go on.
+        // Before the failure itself, after which the engine would continue.
         if let Some(lost) = result.as_ref().err().and_then(|_| lock(&self.hands.lost).take()) {
             self.fail(lost);
         }
         let mut state = self.lock();
         state.queue.end(place);
-        // Before the failure itself, which would have more of the same begun.
+        // Before the failure itself, which would make the engine start more of the same.
         if let Some(reason) = changed {
             self.tell(&mut state, Event::SourceChanged { reason });
         }
@@ -256,8 +259,7 @@ impl Crew {
         }
     }
 
-    /// What the thread that keeps time lives for: telling the engine, exactly when it wants it,
-    /// that time has passed.
+    /// Runs the timer thread: sends a tick to the engine exactly when it is due.
     pub(super) fn keep_time(&self) {
         let mut state = self.lock();
         while !state.is_ending {
@@ -266,7 +268,7 @@ impl Crew {
             match state.alarm.map(|due| due.saturating_sub(now)) {
                 Some(Duration::ZERO) => {
                     self.tell(&mut state, Event::Tick);
-                    // Others are let in, whatever the engine wants next.
+                    // Let other threads take the lock, even if the next tick is due.
                     drop(state);
                     state = self.lock();
                 }

@@ -1,5 +1,5 @@
-//! What the engine does, one rule at a time. Random histories are in the simulation of the crate
-//! of tests.
+//! Tests of single rules of the engine. Random histories are in the simulation in the `tests`
+//! crate.
 
 mod background;
 mod durable;

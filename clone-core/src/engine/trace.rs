@@ -1,7 +1,7 @@
-//! What was read, and in which order: to be hydrated first the next time.
+//! Traces: recorded reads, in order, to be prefetched the next time.
 //!
-//! As text a trace is the line `clone-trace 1`, and then a line `<offset> <length>` for each range,
-//! in bytes.
+//! The text form is the line `clone-trace 1`, followed by a line `<offset> <length>` for each
+//! range, in bytes.
 
 use std::fmt::Write;
 
@@ -14,45 +14,47 @@ use crate::engine::work::requests::Sizes;
 /// The first line of a trace.
 const HEADER: &str = "clone-trace 1";
 
-/// The most ranges that are noted or taken.
+/// Maximum number of ranges that are recorded or parsed.
 pub const RANGES_MAX: usize = 1 << 20;
 
-/// What was read, each region once, in the order in which it was.
+/// The regions that were read, each once, in order of the first read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trace {
     ranges: Vec<ByteRange>,
 }
 
-/// Why a text is not a trace.
+/// A text that is not a valid trace.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum TraceError {
-    /// Another first line.
+    /// The first line is wrong.
     #[error("line 1 is not {HEADER:?}: this is no trace, or one of another version")]
     Header,
-    /// A line that is no range.
+    /// A line is not a range.
     #[error("line {line} is {text:?}: it must be an offset and a length in bytes")]
     Line {
-        /// Which, from 1.
+        /// Number of the line, from 1.
         line: usize,
-        /// What stands there, or the beginning of it.
+        /// The first 60 characters of the line.
         text: String,
     },
-    /// Too many lines.
+    /// There are more than [`RANGES_MAX`] ranges.
     #[error("more than {RANGES_MAX} ranges")]
     TooLong,
 }
 
 impl Trace {
-    /// The ranges, in bytes of the clone.
+    /// Returns the half-open ranges, in bytes of the clone.
     pub fn ranges(&self) -> &[ByteRange] {
         &self.ranges
     }
 
-    /// Reads a trace from text. Its ranges need not lie within any clone.
+    /// Parses a trace. Its ranges may lie outside of the clone.
     ///
     /// # Errors
-    /// [`TraceError`].
+    /// [`TraceError::Header`] if the first line is not that of a trace, [`TraceError::Line`] if a
+    /// line is not an offset and a length, and [`TraceError::TooLong`] if there are too many
+    /// ranges.
     pub fn parse(text: &str) -> Result<Self, TraceError> {
         let mut lines = text.lines().zip(1..);
         if lines.next().is_none_or(|(first, _)| first != HEADER) {
@@ -73,7 +75,7 @@ impl Trace {
         Ok(Self { ranges })
     }
 
-    /// The trace as text.
+    /// Returns the text form of the trace.
     pub fn to_text(&self) -> String {
         let mut text = format!("{HEADER}\n");
         for range in &self.ranges {
@@ -84,7 +86,7 @@ impl Trace {
     }
 }
 
-/// Notes what is read.
+/// Records reads.
 #[derive(Debug, Default)]
 pub(super) struct Recorder {
     trace: Trace,
@@ -96,7 +98,7 @@ impl Recorder {
         &self.trace
     }
 
-    /// Notes the regions of `range` that were not read before. There is an end to what is noted.
+    /// Records the regions of `range` that were not read before, up to [`RANGES_MAX`] ranges.
     pub(super) fn note(&mut self, sizes: &Sizes, range: &ByteRange) {
         for region in sizes.touched(range) {
             if self.seen.contains(region) || self.trace.ranges.len() >= RANGES_MAX {

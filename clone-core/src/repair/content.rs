@@ -1,7 +1,8 @@
-//! Telling by what the devices hold whether a region is hydrated, where the metadata is lost.
+//! Compares the data of source and destination to decide whether regions are hydrated, if the
+//! metadata has lost that information.
 //!
-//! *Invariants:* only regions that are lost are read. What comes out does not depend on which
-//! thread is faster. Memory does not grow with the devices, nor with the regions.
+//! *Invariants:* only lost regions are read. The result does not depend on the speed of threads.
+//! Memory does not grow with the size of the devices, nor with the number of regions.
 
 use std::fmt;
 use std::io;
@@ -22,12 +23,12 @@ mod evidence;
 mod parallel_map;
 mod piece;
 
-/// One of the two devices that are compared.
+/// One of the two compared devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// What the clone was made from.
+    /// The device that the clone was made from.
     Source,
-    /// What it is copied to, and where writes go.
+    /// The device that receives copies and writes.
     Destination,
 }
 
@@ -40,94 +41,95 @@ impl fmt::Display for Side {
     }
 }
 
-/// Why nothing could be compared. Nothing was read then, and no region settled.
+/// The reason why no comparison took place. No data was then read, and no region settled.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ContentError {
-    /// A device ends before the clone does.
+    /// A device is smaller than the clone.
     #[error(
         "the {side} has {has} bytes, and the clone {needed}: it is not the {side} of this clone, \
          or the sizes of the clone are wrong"
     )]
     TooSmall {
-        /// Which device.
+        /// The device.
         side: Side,
-        /// Its bytes.
+        /// Size of the device, in bytes.
         has: u64,
-        /// Bytes of the clone.
+        /// Size of the clone, in bytes.
         needed: u64,
     },
-    /// The system gives no more threads.
+    /// The system cannot start another thread.
     #[error("cannot start a thread to read with")]
     Thread(#[source] io::Error),
 }
 
-/// How many regions were decided, and how.
+/// The number of decided regions, by result.
 #[derive(Debug, Default)]
 pub struct Decided {
-    /// Source and destination are equal. They are hydrated now, and either would have been right.
+    /// Source and destination are equal. These regions are hydrated now; both answers would be
+    /// right.
     pub equal: u64,
-    /// A sector of the destination is neither zero nor as on the source. They are hydrated now.
+    /// A sector of the destination is neither zero nor equal to the source. These regions are
+    /// hydrated now.
     pub written: u64,
-    /// They differ, but where they do the destination is zero. They are still lost.
+    /// They differ, but only where the destination is zero. These regions are still lost.
     pub undecided: u64,
-    /// Those of `undecided` in which the destination is not all zero: by all that can be told
-    /// they are half copied. A region looks like this whose copying was cut off, but also one that
-    /// was hydrated and had zeroes written to it: whoever calls the first one hydrated puts zeroes
-    /// in the place of what was not copied, and whoever calls the second one not hydrated takes
-    /// those zeroes back.
+    /// The part of `undecided` in which the destination is not all zero: they look half copied.
+    /// Such a region was either being copied when that was interrupted, or it was hydrated and had
+    /// zeroes written to it. Calling the first kind hydrated replaces the uncopied data by zeroes;
+    /// calling the second kind not hydrated reverts the written zeroes.
     pub half_copied: u64,
-    /// Some of it could not be read, on either device. They are still lost.
+    /// Regions that could not be read completely, on either device. They are still lost.
     pub nr_unreadable: u64,
-    /// Which regions these are, ascending: the first [`UNREADABLE_RUNS_MAX`] runs of them.
+    /// These regions in ascending order: the first [`UNREADABLE_RUNS_MAX`] runs.
     pub unreadable: Vec<Unreadable>,
 }
 
-/// The most runs of unreadable regions that are kept.
+/// Maximum number of kept runs of unreadable regions.
 pub const UNREADABLE_RUNS_MAX: usize = 1000;
 
-/// Regions next to each other that could not be read for the same reason.
+/// Adjacent regions that could not be read for the same reason.
 #[derive(Debug)]
 pub struct Unreadable {
     /// The regions, half-open.
     pub regions: RegionRange,
-    /// The device that could not be read. If neither could it is the source.
+    /// The device that could not be read; the source if neither could.
     pub side: Side,
-    /// What the device said of the first of them.
+    /// The error for the first of the regions.
     pub error: io::Error,
 }
 
-/// Decides by their content which of the lost regions of `regions` are hydrated, and settles
-/// those.
+/// Decides by their data which of the lost regions of `regions` are hydrated, and settles those.
 ///
-/// | source and destination of a region | the region is then |
+/// | source and destination of a region | result |
 /// |---|---|
 /// | are equal | hydrated: either answer would be right |
-/// | differ, in a sector that is not zero on the destination | hydrated: somebody wrote to it |
+/// | differ, in a sector that is not zero on the destination | hydrated: it was written to |
 /// | differ, in sectors that are all zero on the destination | still lost |
 /// | cannot both be read | still lost |
 ///
-/// **What the second rule proves.** Something has written to the destination. That was the clone
-/// only if the destination was all zero when the clone began, and dm-clone does not see to that.
-/// On a disk that was used before, regions that the clone has never touched hold what the disk held
-/// then, which looks like a write; they are called hydrated, and the clone will serve that old
-/// content instead of the source's. Use this only with a destination that was fresh or had been
-/// discarded to zeroes. It does not prove either that the write came to its end: one that was cut
-/// off before it was flushed may have left some of its sectors, and zeroes in the place of others.
+/// **Limits of the second rule.** It proves that something was written to the destination. That was
+/// the clone only if the destination was all zero when the clone began, which dm-clone does not
+/// ensure. On a reused disk, regions that the clone has never touched hold old data, which looks
+/// like a write; they are called hydrated, and the clone will then show that old data instead of
+/// the source's. Use this only with a destination that was new or had been discarded to zeroes. The
+/// rule does not prove either that the write was completed: one that was interrupted before it was
+/// flushed may have left some of its sectors, and zeroes in place of others.
 ///
-/// The third rule decides nothing, for a region may have had zeroes written to it, or have been
-/// discarded, or its copying may have been cut off: see [`half_copied`](Decided::half_copied). The
-/// first one relies on a source that has never changed, as dm-clone itself does.
+/// The third rule decides nothing: the region may have had zeroes written to it, or have been
+/// discarded, or its copy may have been interrupted: see [`half_copied`](Decided::half_copied). The
+/// first rule relies on a source that has never changed, as dm-clone itself does.
 ///
-/// A region of which a part was found to be written is not read to its end, so that a sector
-/// further on that cannot be read is not noticed. Progress is told in blocks of the clone, each
-/// of which is read on both devices.
+/// A region is not read further once a written sector was found, so unreadable sectors after it go
+/// unnoticed. Progress is in blocks of the clone, each of which is read on both devices.
 ///
 /// # Errors
-/// See [`ContentError`].
+/// [`ContentError::TooSmall`] if a device is smaller than the clone, and [`ContentError::Thread`]
+/// if a thread cannot be started.
 ///
 /// # Panics
-/// If `regions` has not as many regions as `geometry`, and if a device or `progress` panics.
+/// If `regions` and `geometry` have different numbers of regions, or if a device or `progress`
+/// panics.
 pub fn decide<S: ReadData + ?Sized, D: ReadData + ?Sized>(
     regions: &mut RegionMap,
     geometry: Geometry,
@@ -138,8 +140,8 @@ pub fn decide<S: ReadData + ?Sized, D: ReadData + ?Sized>(
     decide_by_pieces(regions, Pieces::new(geometry, PIECE_BYTES), source, destination, progress)
 }
 
-/// The most that is read at once: much, so that calls are few, and little enough for each worker to
-/// have room for two.
+/// Maximum size of one read, in bytes: large, for few calls, but small enough for two buffers per
+/// worker.
 const PIECE_BYTES: usize = 2 << 20;
 
 const _: () = assert!(2 * WORKERS * PIECE_BYTES <= 64 << 20, "buffers for both devices");
@@ -189,23 +191,22 @@ fn decide_by_pieces<S: ReadData + ?Sized, D: ReadData + ?Sized>(
     .map_err(ContentError::Thread)
 }
 
-/// Settles regions by what was found in them. It hears the pieces in their order, whichever was
-/// read first, and nothing of a region that is judged already: that is why the outcome is always
-/// the same.
+/// Settles regions by their evidence. It receives the pieces in order, regardless of the order of
+/// the reads, and ignores regions that are already judged: the result is therefore always the same.
 struct Judge<'a> {
     regions: &'a mut RegionMap,
     decided: Decided,
-    /// Of the region of which only some parts have been heard.
+    /// Evidence of the region of which only some parts have been processed.
     so_far: Evidence,
-    /// Where the regions begin that are not judged.
+    /// The first region that is not judged.
     judged: u64,
-    /// Regions to be settled as hydrated: many at once cost no more than one.
+    /// Regions to settle as hydrated: settling many at once costs no more than settling one.
     hydrated: RegionRange,
 }
 
 impl Judge<'_> {
-    /// Takes in what was found in each region of a piece. Returns how many blocks need no more
-    /// attention: those of the piece, and the rest of a region of which enough is known.
+    /// Processes the evidence for each region of a piece. Returns the number of blocks that need no
+    /// more work: those of the piece, and the rest of a region that is decided.
     fn hear(&mut self, piece: &Piece, findings: Vec<Finding>) -> u64 {
         if piece.regions.start < self.judged {
             return 0;

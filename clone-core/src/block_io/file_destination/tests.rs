@@ -23,7 +23,7 @@ const WAYS: [Access; 2] = [Access::Buffered, Access::Direct];
 
 const MIB: usize = 1 << 20;
 
-/// A file of `size_bytes` zeroes, which goes with its directory.
+/// A file of `size_bytes` zeroes, which is removed with its directory.
 fn file_of(size_bytes: usize) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = file_in(folder.path(), size_bytes);
@@ -41,8 +41,8 @@ fn filling(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at % 251) as u8 + 1).collect()
 }
 
-/// Calls `test` with devices of `size_bytes` zeroes: files on file systems that can do more and
-/// less, and block devices, each in both ways.
+/// Calls `test` with devices of `size_bytes` zeroes: files on several file systems, and block
+/// devices, each with both kinds of access.
 fn on_all(size_bytes: usize, test: impl Fn(&str, &FileDestination)) {
     let (folder, _) = file_of(0);
     let tmpfs = Mounted::new("tmpfs", "mode=0700");
@@ -50,7 +50,7 @@ fn on_all(size_bytes: usize, test: impl Fn(&str, &FileDestination)) {
     let folders = [
         ("a file", Some(folder.path())),
         ("a file in tmpfs", tmpfs.as_ref().map(Mounted::path)),
-        // It has neither holes nor direct I/O.
+        // It supports neither holes nor direct I/O.
         ("a file in ramfs", ramfs.as_ref().map(Mounted::path)),
     ];
     for access in WAYS {
@@ -78,7 +78,7 @@ fn content(device: &FileDestination) -> Vec<u8> {
     content
 }
 
-/// Ranges that begin and end on blocks, within them, or touch one only.
+/// Ranges that begin and end on blocks, within them, or touch only one.
 fn ranges() -> Vec<Range<usize>> {
     let edges = [0, 1, 511, 512, 4095, 4096, 4097, 8192, 12_800, 16_384, 40_000, MIB + 1, 2 * MIB];
     let pairs = |start| edges.iter().map(move |&end| start..end);
@@ -108,7 +108,7 @@ fn what_is_zeroed_is_zero_and_the_rest_stays() {
         for deallocate in [false, true] {
             let mut model = filling(2 * MIB);
             device.write_at(0, &model).unwrap();
-            // Twice, so that what is a hole already is zeroed, too.
+            // Twice, so that existing holes are zeroed, too.
             for range in
                 ranges().into_iter().rev().step_by(7).flat_map(|range| [range.clone(), range])
             {
@@ -139,7 +139,7 @@ fn what_is_discarded_does_not_matter_but_the_rest_does() {
     });
 }
 
-/// Bytes that a file takes on its file system.
+/// Bytes that a file uses on its file system.
 fn allocated(path: &Path) -> u64 {
     fs::metadata(path).unwrap().blocks() * 512
 }
@@ -156,7 +156,7 @@ fn zeroes_take_room_only_if_they_may_not_be_a_hole() {
         device.zero(part.clone(), false).unwrap();
         assert!(allocated(&path) >= full);
         device.zero(part.clone(), true).unwrap();
-        // What is known to read as zeroes may have its room for a reason: it is kept.
+        // Space that is known to read as zeroes may be allocated for a reason: it is kept.
         let kept = allocated(&path);
         device.write_at(0, &filling(4 * MIB)).unwrap();
         device.flush().unwrap();
@@ -199,7 +199,7 @@ fn a_block_device_gives_back_what_is_discarded_or_zeroed() {
     }
 }
 
-/// The bytes at multiples of `nr` plus `nr_of_thread`, in runs of `run`: those of one thread.
+/// The ranges of one of `nr` threads: runs of `run` bytes, from run `nr_of_thread` on.
 fn own(
     nr_of_thread: usize,
     nr: usize,
@@ -215,7 +215,7 @@ fn writes_of_many_threads_to_different_bytes_do_not_undo_each_other() {
     const THREADS: usize = 4;
     const SIZE: usize = 64 << 10;
     on_all(SIZE, |name, device| {
-        // Shorter than a block, a little longer, and so that some cover a block.
+        // Shorter than a block, a little longer, and long enough to cover a block.
         for run in [37, 700, 5001] {
             let work = |nr_of_thread: usize| {
                 for round in 1..=3 {
@@ -263,14 +263,14 @@ fn a_device_tells_its_size_and_its_blocks() {
             assert_eq!(device.limits(), limits(2048, block_bytes.into()));
             let source = FileSource::open(&blocks.path, access).unwrap();
             assert_eq!(source.limits(), limits(2048, block_bytes.into()));
-            // Nothing is known of it.
+            // A block device reports no holes.
             assert_eq!(source.extent(4096).unwrap(), Extent { zeroes: false, end: 1 << 20 });
         }
     }
 }
 
-/// Opens what nobody has open any more. A program that another test is just starting has copies of
-/// all open files for a moment.
+/// Opens a device or file that has been closed. A program that another test is starting has copies
+/// of all open files for a moment.
 fn open_released(path: &Path, access: Access) -> FileDestination {
     for _ in 0..600 {
         match FileDestination::open(path, access) {
@@ -295,7 +295,7 @@ fn a_destination_has_one_owner() {
                     format!("{} is in use by another program; stop that first", path.display())
                 );
             }
-            // Who only reads is nobody's business.
+            // A reader needs no claim.
             FileSource::open(path, Access::Buffered).unwrap();
             drop(owner);
         }
@@ -312,7 +312,7 @@ fn a_destination_that_is_released_can_be_opened_again_though_it_is_still_held() 
             FileDestination::open(path, access).unwrap_err();
             held.release();
             let next = open_released(path, access);
-            // It takes nothing away from the next one.
+            // It does not affect the claim of the next owner.
             held.release();
             drop(held);
             FileDestination::open(path, access).unwrap_err();
@@ -369,7 +369,7 @@ fn a_full_file_system_is_told_as_it_is() {
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
         let error = device.zero(0..MIB as u64, false).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
-        // A hole takes no room.
+        // A hole uses no space.
         device.zero(0..MIB as u64, true).unwrap();
         assert_eq!(content(&device), vec![0; MIB]);
     }
@@ -384,7 +384,7 @@ fn a_write_that_is_lost_in_the_cache_fails_all_flushes_from_then_on() {
     device.write_at(0, &filling(4 * MIB)).unwrap();
     let first = device.flush().unwrap_err();
     assert!(first.raw_os_error().is_some(), "{first}");
-    // What was lost is lost. The device itself would not say so again.
+    // Lost data stays lost. The device itself would not report it again.
     for _ in 0..2 {
         let later = device.flush().unwrap_err();
         assert_eq!(later.to_string(), format!("an earlier flush failed: {first}"));

@@ -66,7 +66,7 @@ fn data_that_were_found_are_not_looked_for_again_and_holes_are() {
         [extent(0), extent(4), extent(9)],
         [until(true, 4), until(false, 8), until(true, 12)]
     );
-    // What nobody looks at any more.
+    // Changes of the file after its extents were looked up.
     file.write_all_at(&[1; 4096], 9 << 20).unwrap();
     file.set_len(5 << 20).unwrap();
     file.set_len(12 << 20).unwrap();
@@ -157,7 +157,7 @@ fn extents_of_zeroes_are_holes_and_no_data_are_in_them() {
             }
             at = end;
         }
-        // Within data, extents end where those do.
+        // Within data, an extent ends where the data ends.
         let Extent { zeroes, end } = device.extent((5 << 20) + 1).unwrap();
         assert!(!zeroes && end >= 6 << 20);
         if known_zeroes == 0 {
@@ -190,7 +190,7 @@ fn a_file_that_was_cut_off_fails_for_ever_and_is_never_taken_for_zeroes() {
             writer.set_len(64 << 20).unwrap();
             let device = FileSource::open(&path, access).unwrap();
             writer.set_len(20_000_000).unwrap();
-            // What is left of it can be read as long as nobody has seen that it is shorter.
+            // The rest can be read as long as the truncation was not noticed.
             device.read_at(19_000_000, &mut [0; 4096]).unwrap();
             let told = format!(
                 "{} has become shorter: it had 67108864 bytes when it was opened, and has 20000000",

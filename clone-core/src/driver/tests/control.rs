@@ -1,4 +1,4 @@
-//! Starting, stopping, suspending, and what is told.
+//! Start, stop, suspend, and event tests.
 
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,7 @@ use crate::engine::{Command, Device, Happening, Operation, RequestError};
 use crate::metadata::Metadata;
 use crate::sync::lock;
 
-/// Asks for a write of one region, and for its answer.
+/// Submits a write of one region, and returns a receiver for its result.
 fn write_later(client: &Client, region: u64) -> Receiver<Result<(), RequestError>> {
     let (done, answer) = mpsc::channel();
     let range = region * REGION..(region + 1) * REGION;
@@ -40,7 +40,7 @@ fn what_changed_is_committed_by_itself_in_time() {
     let clone = bench.start();
     let client = clone.client();
     client.write(0, &[1; REGION as usize], false).unwrap();
-    // Nobody asks for anything from here on: a flush comes only with a commit.
+    // No request follows: a flush comes only with a commit.
     bench.destination.hold(0..1);
     bench.destination.wait_until_held(1);
     bench.destination.let_go();
@@ -57,7 +57,7 @@ fn a_suspended_clone_keeps_requests_until_it_goes_on() {
     assert_eq!(client.try_read(0, &mut [0; 9]), None);
     bench.destination.take_log();
     let answer = write_later(&client, 5);
-    // That it is suspended already does not matter, and a status commits nothing.
+    // A second suspend is allowed, and a status commits nothing.
     clone.suspend().unwrap();
     assert_eq!(nr_hydrated(&clone.status()), 1);
     assert!(answer.try_recv().is_err());
@@ -88,8 +88,8 @@ fn a_suspend_waits_for_what_is_under_way_and_commits_it() {
     bench.stop(clone);
 }
 
-/// Waits until a clone lets no request pass the engine: it is coming to rest, or at rest. Region 0
-/// is hydrated.
+/// Waits until a clone closes the fast path: it is being suspended, or is suspended. Region 0 is
+/// hydrated.
 fn wait_until_closed(client: &Client) {
     while client.try_read(0, &mut [0; 9]).is_some() {
         thread::yield_now();
@@ -108,7 +108,7 @@ fn a_resume_waits_for_no_device_and_ends_the_wait_of_those_who_suspend() {
     thread::scope(|scope| {
         let suspends: Vec<_> = (0..3).map(|_| scope.spawn(|| clone.suspend())).collect();
         wait_until_closed(&client);
-        // One that begins only now suspends it again.
+        // A suspend that begins only now suspends it again.
         while suspends.iter().any(|suspend| !suspend.is_finished()) {
             clone.resume().unwrap();
         }
@@ -141,7 +141,7 @@ fn a_clone_that_ends_lets_go_of_all_who_wait_for_it_and_is_never_resumed() {
         let ended = scope.spawn(|| clone.end());
         assert!(matches!(suspend.join().unwrap(), Err(DriverError::Ending)));
         assert!(matches!(status.join().unwrap(), Status::Running(_)));
-        // The device does not answer yet, and nobody waits for it but the end.
+        // The device does not respond yet; only the end of the clone waits for it.
         assert!(matches!(clone.resume(), Err(DriverError::Ending)));
         assert!(matches!(clone.suspend(), Err(DriverError::Ending)));
         assert!(matches!(clone.try_command(enable()), Err(DriverError::Ending)));
@@ -225,7 +225,7 @@ fn a_complete_clone_needs_neither_metadata_nor_source() {
     let stopped = clone.stop();
     assert!(stopped.metadata.is_none() && stopped.failure.is_none());
     assert_eq!(Arc::strong_count(&bench.metadata_device), 1);
-    // Next time it is complete from the beginning.
+    // The next time it is complete from the start.
     bench.metadata = Some(Metadata::open(bench.metadata_device.clone()).unwrap());
     bench.source.take_log();
     let clone = bench.start();
@@ -265,7 +265,7 @@ fn devices_that_end_before_the_clone_are_refused() {
     bench.stop(clone);
 }
 
-/// A clone, and what its listener has heard; `then` is what the listener does besides.
+/// A started clone, and the events of its listener; `then` is an additional action of the listener.
 fn started_with_listener(
     bench: &mut Bench,
     then: impl Fn(&Happening) + Send + 'static,
@@ -321,7 +321,7 @@ fn a_listener_that_panics_does_the_clone_no_harm_and_hears_what_comes_next() {
     }
     let crew = clone.crew.clone();
     bench.stop(clone);
-    // The last time it was suspended by the end.
+    // The last suspend is that of the end.
     assert_eq!(crew.notices.panics(), 6);
     let both = [Happening::Suspended, Happening::Resumed];
     let expected: Vec<Happening> = both.into_iter().cycle().take(11).collect();

@@ -1,4 +1,4 @@
-//! Devices in memory that can be slow, fail, panic, and hold operations back.
+//! In-memory devices that can be slow, fail, panic, and delay operations.
 
 use std::io;
 use std::ops::Range;
@@ -14,7 +14,7 @@ use crate::block_io::ReadData;
 use crate::block_io::{Destination, Extent, Source};
 use crate::sync::lock;
 
-/// What was asked of a device.
+/// A request to a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Asked {
     Read(Range<u64>),
@@ -35,7 +35,7 @@ impl Asked {
     }
 }
 
-/// What a device does when it is asked for something.
+/// A function that a device calls for each request.
 type Rule = Box<dyn Fn(&Asked) -> io::Result<()> + Send + Sync>;
 
 #[derive(Default)]
@@ -43,7 +43,7 @@ struct State {
     log: Vec<Asked>,
     /// Operations on these bytes wait.
     held: Option<Range<u64>>,
-    /// How many wait.
+    /// Number of waiting operations.
     waiting: usize,
     rule: Option<Arc<Rule>>,
 }
@@ -51,11 +51,11 @@ struct State {
 /// A device with data.
 pub(super) struct Disk {
     bytes: Mutex<Vec<u8>>,
-    /// Known to be zeroes, without a look at the bytes.
+    /// Ranges known to be zeroes without reading them.
     holes: Vec<Range<u64>>,
     state: Mutex<State>,
     changed: Condvar,
-    /// How many times a thread at most lets others go first: 0 for a device at rest.
+    /// Maximum number of times that a thread yields per operation; 0 for none.
     sloth: u64,
     asked: AtomicU64,
 }
@@ -89,12 +89,12 @@ impl Disk {
         self
     }
 
-    /// Has each operation do `rule` first.
+    /// Makes each operation call `rule` first.
     pub(super) fn rule(&self, rule: impl Fn(&Asked) -> io::Result<()> + Send + Sync + 'static) {
         self.state().rule = Some(Arc::new(Box::new(rule)));
     }
 
-    /// Keeps operations on `range` waiting.
+    /// Delays operations on `range`.
     pub(super) fn hold(&self, range: Range<u64>) {
         self.state().held = Some(range);
     }
@@ -104,13 +104,13 @@ impl Disk {
         self.changed.notify_all();
     }
 
-    /// Returns when so many operations wait.
+    /// Returns when `count` operations wait.
     pub(super) fn wait_until_held(&self, count: usize) {
         let waits = |state: &mut State| state.waiting < count;
         drop(self.changed.wait_while(self.state(), waits).unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// What was asked since this was called last.
+    /// Returns the requests since the last call.
     pub(super) fn take_log(&self) -> Vec<Asked> {
         std::mem::take(&mut self.state().log)
     }
@@ -186,7 +186,7 @@ impl Destination for Disk {
         Ok(())
     }
 
-    /// What is discarded holds anything then.
+    /// Discarded ranges have arbitrary content.
     fn discard(&self, range: Range<u64>) -> io::Result<()> {
         self.ask(Asked::Discard(range.clone()))?;
         self.fill(range, 0xdd);

@@ -1,4 +1,4 @@
-//! Devices that fail, and threads that panic.
+//! Failing devices, and panicking threads.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,7 +20,7 @@ fn region(region: u64) -> std::ops::Range<u64> {
     region * REGION..(region + 1) * REGION
 }
 
-/// Has reads of these regions fail.
+/// Makes reads of these regions fail.
 fn damage(disk: &Disk, bad: std::ops::Range<u64>) {
     let bad = bad.start * REGION..bad.end * REGION;
     disk.rule(move |asked| match asked {
@@ -42,7 +42,7 @@ fn regions_that_cannot_be_read_cost_nobody_but_those_who_read_them() {
     assert_eq!(client.write(region(103).start, &[1; REGION as usize], false), Ok(()));
     wait_for(&clone, |what| match what {
         Happening::HydrationStopped { range, failure, .. } => {
-            // The last of them may have failed too before it was written.
+            // The copy of region 103 may have failed before the write.
             assert!(100 * REGION <= range.end && range.start < 104 * REGION, "{range:?}");
             assert_eq!(failure.device, Device::Source);
             assert!(failure.reason.contains("a bad sector"), "{failure}");
@@ -53,7 +53,7 @@ fn regions_that_cannot_be_read_cost_nobody_but_those_who_read_them() {
     let mut bytes = vec![0; 50 * REGION as usize];
     client.read(150 * REGION, &mut bytes).unwrap();
     assert!(bytes == source_bytes(256 * REGION)[150 * REGION as usize..200 * REGION as usize]);
-    // The source is well again.
+    // The source works again.
     damage(&bench.source, 0..0);
     clone.command(Command::Kernel(Message::EnableHydration));
     wait_until_complete(&clone);
@@ -111,7 +111,7 @@ fn after_a_flush_that_failed_nothing_more_becomes_hydrated_and_that_is_told() {
 fn a_panic_of_a_device_ends_the_clone_and_leaves_nobody_waiting() {
     for at_fault in [Device::Source, Device::Destination] {
         let mut bench = Bench::new(64 * REGION);
-        // Three of them may be in the source.
+        // Three of them may use the source.
         bench.workers = 5;
         let clone = bench.start();
         let client = Arc::new(clone.client());
@@ -135,7 +135,7 @@ fn a_panic_of_a_device_ends_the_clone_and_leaves_nobody_waiting() {
             assert_eq!(client.read(region(30).start, &mut [0; 4096]), Err(RequestError::Failed));
         } else {
             bench.destination.rule(panics);
-            // The whole is cut in two.
+            // The read is split in two.
             let result = client.read(region(62).start, &mut [0; 8192]);
             assert_eq!(result, Err(RequestError::Failed));
         }
@@ -171,7 +171,7 @@ fn a_callback_that_panics_costs_its_own_answer_and_nothing_else() {
         done.send(result).unwrap();
     });
     bench.source.wait_until_held(1);
-    // More than there are workers, so that none is lost.
+    // More than there are workers, to show that none is lost.
     for _ in 0..10 {
         let (called, is_called) = mpsc::channel();
         client.submit(Operation::Flush, 0..0, false, Vec::new(), move |_, _| {
@@ -204,7 +204,7 @@ fn a_clone_that_failed_is_not_stopped_before_its_users_have_ended_what_they_writ
         wait_for(&clone, |what| matches!(what, Happening::Failed(_)));
         let (done, stopped) = mpsc::channel();
         scope.spawn(move || done.send(clone.stop().failure).unwrap());
-        // However long this waits: something may be written yet.
+        // Stop waits, however long: a write may still be in flight.
         let early = stopped.recv_timeout(Duration::from_millis(100));
         bench.destination.let_go();
         assert_eq!(early, Err(RecvTimeoutError::Timeout));
@@ -268,7 +268,7 @@ fn metadata_that_cannot_be_read_back_ends_the_clone() {
     let mut bench = Bench::new(16 * REGION);
     let clone = bench.start();
     let client = clone.client();
-    // Nothing of the bitset has been read for writing yet.
+    // The bitset has not been read for writing yet.
     bench.metadata_device.fails_reads.store(true, Ordering::SeqCst);
     client.write(REGION, &[2; REGION as usize], false).unwrap();
     assert!(client.flush().is_err());
@@ -368,7 +368,7 @@ fn what_cannot_be_hydrated_any_more_is_refused_with_the_reason() {
         assert!(matches!(refused, Err(DriverError::SourceChanged(_))), "{refused:?}");
     }
     clone.try_command(settings.clone()).unwrap();
-    // When all is written, nothing is needed of the source.
+    // Once everything is written, the source is not needed.
     clone.client().write(0, &[1; 16 * REGION as usize], true).unwrap();
     wait_until_complete(&clone);
     clone.try_command(enable()).unwrap();

@@ -1,5 +1,5 @@
-//! Suspend, resume, status, messages and the end of a clone, by many threads at random, while its
-//! devices are slow.
+//! Random suspends, resumes, statuses, messages and ends of a clone, by many threads, with slow
+//! devices.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -21,16 +21,16 @@ use crate::engine::{Command, Failure, RequestError};
 use crate::metadata::Metadata;
 use crate::sync::lock;
 
-/// Far longer than anything takes once the devices answer.
+/// Far longer than any call takes once the devices respond.
 const BOUND: Duration = Duration::from_secs(120);
 
 const USERS: u64 = 3;
-/// Regions of each user.
+/// Regions per user.
 const REGIONS: u64 = 16;
 const CONTROLLERS: u64 = 4;
 const ENDERS: u64 = 2;
 
-/// Which thread waits for what, and since when.
+/// The calls in progress: thread, kind and start time.
 #[derive(Default)]
 struct Watchdog(Mutex<BTreeMap<String, (&'static str, Instant)>>);
 
@@ -51,19 +51,19 @@ impl Watchdog {
     }
 }
 
-/// What the threads of one run share.
+/// The state shared by the threads of one run.
 struct Run {
     clone: Clone,
     source: Arc<Disk>,
     destination: Arc<Disk>,
     watchdog: Watchdog,
-    /// Calls of the control path so far.
+    /// Number of control calls so far.
     calls: AtomicU64,
-    /// How many of them there are before the clone is ended.
+    /// Number of control calls before the clone is ended.
     calls_before_end: u64,
     has_ended: AtomicBool,
-    /// What each user knows of its regions: bytes that they may hold, and whether the last write
-    /// was answered as done.
+    /// The data that each user expects in its regions: possible bytes, and true if the last write
+    /// was answered with success.
     regions: Mutex<BTreeMap<u64, (Vec<u8>, bool)>>,
     failures: Mutex<Vec<Option<Failure>>>,
 }
@@ -105,8 +105,7 @@ impl Run {
         }
     }
 
-    /// Does what is done on the control path, so often. After that nobody brings the clone to rest
-    /// but the end.
+    /// Makes `calls` control calls. After that, only the end suspends the clone.
     fn control(&self, controller: u64, calls: u64, rng: &mut StdRng) {
         let name = format!("controller {controller}");
         let call = |what, call: &dyn Fn() -> Result<(), DriverError>| match self
@@ -121,7 +120,7 @@ impl Run {
             let on = rng.random_bool(0.5);
             match rng.random_range(0..10) {
                 0..3 => call("a suspend", &|| self.clone.suspend()),
-                // More of them, so that the last word is mostly theirs.
+                // More resumes than others, so that the last call is mostly a resume.
                 3..7 => call("a resume", &|| self.clone.resume()),
                 7 => drop(self.watchdog.call(&name, "a status", || self.clone.status())),
                 8 => {
@@ -139,7 +138,7 @@ impl Run {
         }
     }
 
-    /// Keeps the devices from answering, now here and now there.
+    /// Delays operations of the devices at varying offsets.
     fn slow_down(&self, rng: &mut StdRng) {
         while !self.has_ended.load(Ordering::SeqCst) {
             let disk = if rng.random() { &self.source } else { &self.destination };
@@ -151,7 +150,7 @@ impl Run {
         }
     }
 
-    /// Ends the clone when much has been done on the control path.
+    /// Ends the clone after enough control calls.
     fn end(&self, ender: u64) {
         while self.calls.load(Ordering::SeqCst) < self.calls_before_end {
             thread::yield_now();
@@ -163,7 +162,7 @@ impl Run {
     }
 }
 
-/// Starts a thread that says by `done` that it has returned.
+/// Starts a thread that sends on `done` when it has returned.
 fn start(run: &Arc<Run>, done: &Sender<()>, work: impl FnOnce(&Run) + Send + 'static) {
     let (run, done) = (run.clone(), done.clone());
     thread::spawn(move || {
@@ -211,7 +210,7 @@ fn every_call_returns_whoever_suspends_resumes_and_ends_the_clone_meanwhile() {
         }
         drop(done);
         for _ in 0..USERS + CONTROLLERS + 1 + ENDERS {
-            // A thread that panics sends nothing, and those that are left may wait for it.
+            // A thread that panics sends nothing, and the remaining ones may wait for it.
             if ended.recv_timeout(BOUND).is_err() {
                 panic!("not all calls have returned:\n{}", run.watchdog.report());
             }
@@ -220,7 +219,7 @@ fn every_call_returns_whoever_suspends_resumes_and_ends_the_clone_meanwhile() {
     }
 }
 
-/// All that was answered is committed, or the end has said that it is not.
+/// All answered writes are committed, or the end has reported that they are not.
 fn check_ended(bench: &Bench, run: &Run) {
     assert_eq!(*lock(&run.failures), [None, None]);
     let metadata = Metadata::open(bench.metadata_device.clone()).unwrap();

@@ -1,4 +1,4 @@
-//! A clone whose destination loses what was stored on it.
+//! A clone whose destination loses stored data.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use crate::metadata::Metadata;
 
 const SIZE: u64 = 64 * REGION;
 
-/// What a user does who is the first to see it.
+/// The request of the first user that notices.
 type First = fn(&Client) -> Result<(), RequestError>;
 
-/// Waits until the clone tells that it has failed.
+/// Waits until the clone reports that it has failed.
 fn failure_of(clone: &Clone) -> Failure {
     let mut last = 0;
     loop {
@@ -63,7 +63,7 @@ fn a_clone_whose_destination_is_cut_off_fails_says_so_and_commits_nothing_more()
         let how = format!("{path} has become shorter: it had {SIZE} bytes when it was opened, and");
         assert!(failure.reason.starts_with(&how), "{failure}");
         assert_eq!(clone.status_now(), Status::Fail);
-        // It does not become well again.
+        // It does not recover.
         file.set_len(SIZE).unwrap();
         let failed = Err(RequestError::Failed);
         assert_eq!(client.read(0, &mut [0; 512]), failed);

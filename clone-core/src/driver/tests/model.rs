@@ -1,4 +1,4 @@
-//! Many threads at once, each on bytes of its own, which lie between those of the others.
+//! Many concurrent threads, each with bytes of its own, interleaved with those of the others.
 
 use std::sync::Arc;
 use std::thread;
@@ -11,18 +11,18 @@ use super::disk::Disk;
 use super::{Bench, REGION, source_byte, wait_until_complete};
 use crate::driver::Client;
 
-/// Bytes that belong to one thread, then to the next, and so on: regions are shared by several.
+/// Consecutive bytes of one thread, followed by those of the next: threads share regions.
 const STRIPE: u64 = 700;
 const THREADS: u64 = 5;
-/// Where the threads have regions of their own, so many each.
+/// Number of regions at the end that belong to one thread alone, for each thread.
 const OWN_REGIONS: u64 = 6;
 const SHARED: u64 = 40 * REGION;
 const SIZE: u64 = SHARED + THREADS * OWN_REGIONS * REGION + 512;
 
-/// What a thread knows of the clone.
+/// A thread's model of the clone.
 struct Part {
     thread: u64,
-    /// `None` where anything may be: what belongs to others, or was discarded.
+    /// `None` for unknown bytes: those of other threads, and discarded ones.
     bytes: Vec<Option<u8>>,
 }
 
@@ -41,7 +41,7 @@ impl Part {
         }
     }
 
-    /// A range of bytes of its own.
+    /// Returns a random range of bytes of its own.
     fn pick(&self, rng: &mut StdRng) -> std::ops::Range<u64> {
         let (start, len) = if rng.random_bool(0.7) {
             let stripe = rng.random_range(0..SHARED / STRIPE / THREADS) * THREADS + self.thread;
@@ -77,7 +77,7 @@ impl Part {
         let durable = rng.random_bool(0.1);
         match rng.random_range(0..100) {
             0..40 => {
-                // Of others too: those bytes are anybody's guess.
+                // Also bytes of other threads, whose values are unknown.
                 let end = (range.end + rng.random_range(0..3 * REGION)).min(SIZE);
                 self.check(client, range.start..end);
             }
@@ -91,7 +91,7 @@ impl Part {
                 self.set(range, |_| Some(0));
             }
             87..93 => {
-                // Regions are covered only where they are its own.
+                // Only regions of its own are covered completely.
                 client.discard(range.clone(), durable).unwrap();
                 self.set(range, |_| None);
             }
@@ -117,7 +117,7 @@ fn work(bench: &mut Bench, parts: &mut [Part], rng: &mut StdRng, steps: u64) {
     bench.stop(clone);
 }
 
-/// What is hydrated lies on the destination.
+/// The data of hydrated regions is on the destination.
 fn check_stopped(bench: &Bench, parts: &[Part]) {
     let bytes = bench.destination.bytes();
     for region in (0..SIZE.div_ceil(REGION)).filter(|&region| bench.is_hydrated(region)) {

@@ -1,4 +1,4 @@
-//! Which way bytes go.
+//! Paths of the data between users and devices.
 
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
@@ -19,7 +19,7 @@ fn what_is_on_the_destination_is_done_by_the_thread_that_wants_it() {
     let client = clone.client();
     assert_eq!(client.try_write(0, &[1; 100]), None);
     client.write(0, &[1; REGION as usize], false).unwrap();
-    // Every worker that may be has something to do that does not end.
+    // All workers that may use the source are blocked.
     bench.source.hold(0..8 * REGION);
     for region in 1..8 {
         let range = region * REGION..(region + 1) * REGION;
@@ -147,7 +147,7 @@ fn a_write_of_a_part_of_a_region_reads_the_source_once_and_writes_once() {
     let mut expected = source_bytes(8 * REGION);
     expected[2 * REGION as usize + 100..][..50].fill(9);
     let mut bytes = vec![0; 8 * REGION as usize];
-    // This is put together from both devices.
+    // This read combines data of both devices.
     clone.client().read(0, &mut bytes).unwrap();
     assert!(bytes == expected);
     bench.stop(clone);
@@ -158,10 +158,10 @@ fn what_the_source_knows_to_be_zeroes_is_neither_read_nor_written() {
     let mut bench = Bench::hydrating(1024 * REGION);
     let size = 1024 * REGION;
     let mut bytes = source_bytes(size);
-    // Zeroes that the source does not know of, besides.
+    // Additional zeroes that the source does not know about.
     bytes[900 * REGION as usize..932 * REGION as usize].fill(0);
     let mut holes = vec![16 * REGION..700 * REGION, 800 * REGION..800 * REGION + 100];
-    // In the middle of what is copied in one go, into a buffer that was used before.
+    // In the middle of a chunk, whose buffer was used before.
     holes.push(720 * REGION..724 * REGION);
     bench.source = Arc::new(Disk::new(bytes).with_holes(holes.clone()));
     bench.settings.options.hydration_batch_size = 64;
@@ -210,7 +210,7 @@ fn callbacks_run_without_a_lock_and_never_before_submit_returns_if_they_want_one
     let book = Arc::new(Mutex::new(0));
     for offset in [0, 8 * REGION, u64::MAX - 10] {
         let (book_there, told, again) = (book.clone(), told.clone(), client.clone());
-        // Held while this submits, as a server does that notes its requests.
+        // Held during the submit, as by a server that records its requests.
         let noted = lock(&book);
         client.submit(
             Operation::Read,
@@ -219,7 +219,7 @@ fn callbacks_run_without_a_lock_and_never_before_submit_returns_if_they_want_one
             vec![0],
             move |result, buffer| {
                 *lock(&book_there) += 1;
-                // A callback may ask for more.
+                // A callback may submit another request.
                 again.submit(Operation::Flush, 0..0, false, buffer, move |flushed, buffer| {
                     told.send((result, flushed, buffer)).unwrap();
                 });
@@ -234,7 +234,7 @@ fn callbacks_run_without_a_lock_and_never_before_submit_returns_if_they_want_one
     bench.stop(clone);
 }
 
-/// Asks for what will be refused; what the answer is, and whether a worker gave it.
+/// Submits a request that is refused. Returns the result, and true if a worker answered it.
 fn refused(client: &Client) -> (Result<(), RequestError>, bool) {
     let (done, answer) = mpsc::channel();
     client.submit(Operation::Flush, 0..0, false, Vec::new(), move |result, _| {
@@ -265,7 +265,7 @@ fn refusals_too_come_from_workers_of_a_clone_that_failed_and_of_one_that_was_sto
         while !crew.lock().is_ending {
             thread::yield_now();
         }
-        // One worker is in the source, and the others may have gone.
+        // One worker is blocked in the source, and the others may have exited.
         let late = scope.spawn(|| refused(&client));
         bench.source.let_go();
         told.push(late.join().unwrap());
@@ -274,7 +274,7 @@ fn refusals_too_come_from_workers_of_a_clone_that_failed_and_of_one_that_was_sto
     wait_until_gone();
     told.extend((0..3).map(|_| refused(&client)));
     assert_eq!(told, [(Err(RequestError::Failed), true); 5]);
-    // They do not stay.
+    // The new worker exits, too.
     wait_until_gone();
 }
 

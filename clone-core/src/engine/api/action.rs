@@ -1,4 +1,4 @@
-//! What the engine wants done.
+//! Actions: the output of the engine, which the driver carries out.
 
 use std::sync::Arc;
 
@@ -6,99 +6,99 @@ use crate::engine::api::notice::Notice;
 use crate::engine::api::request::{ByteRange, RequestError, RequestId};
 use crate::engine::regions::region_set::RegionSet;
 
-/// Names an operation on a device from its start to its end.
+/// Identifies an operation on a device from its start to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OpId(pub u64);
 
-/// Names a buffer into which the source is read, from the [`Io::Fetch`] that fills it to
+/// Identifies a buffer for source data, from the [`Io::Fetch`] that fills it to
 /// [`Action::Release`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CopyId(pub u64);
 
-/// One thing to be done. Actions are begun in the order in which they come; of those that are
-/// [started](Self::Start) any may end before any other.
+/// One step for the driver. The driver begins actions in the order in which they are issued;
+/// operations that were [started](Self::Start) may end in any order.
 #[derive(Debug)]
 pub enum Action {
     /// Begin an operation, and send [`Event::Done`](crate::engine::Event::Done) when it has ended.
     Start {
-        /// Its name in that event.
+        /// Identifies the operation in that event.
         op: OpId,
-        /// What to do.
+        /// The operation.
         io: Io,
     },
-    /// A user waits for an operation that was begun for nobody: if it is still to be done it is as
-    /// urgent as those that were begun for users.
+    /// A user now waits for this operation, which was started in the background. If it has not
+    /// begun yet, it becomes as urgent as operations started for users.
     Promote {
         /// The operation.
         op: OpId,
     },
-    /// Move bytes from the buffer of a copy into that of a read, at once.
+    /// Copy bytes from the buffer of a copy to the buffer of a read, immediately.
     Give {
-        /// The copy that was fetched.
+        /// The copy whose data was fetched.
         copy: CopyId,
         /// The read.
         request: RequestId,
-        /// Which bytes of the clone; they lie in both.
+        /// Bytes of the clone; both buffers contain them.
         range: ByteRange,
     },
-    /// Drop the buffer of a copy: nothing will name it again.
+    /// Free the buffer of a copy: no later action refers to it.
     Release {
         /// The copy.
         copy: CopyId,
     },
-    /// Answer a request: it and its buffer are named no more.
+    /// Answer a request. No later action refers to the request or its buffer.
     Answer {
         /// The request.
         request: RequestId,
-        /// What came of it. After an error of a read its buffer holds anything, after one of a
-        /// write the clone may hold any part of it.
+        /// The result. After a failed read the content of the buffer is undefined; after a failed
+        /// write the clone may contain any part of the data.
         result: Result<(), RequestError>,
     },
-    /// Something happened that users wait for.
+    /// Report an event to users.
     Tell(Notice),
-    /// The clone is complete and that is committed: metadata can be closed, and the shared map is
-    /// gone.
+    /// The clone is complete and committed: the metadata can be closed, and the shared map no
+    /// longer exists.
     Retire,
 }
 
-/// An operation on a device. All ranges are bytes of the clone, which are bytes of source and
-/// destination too, and lie within it.
+/// An operation on a device. All ranges are half-open and in bytes of the clone. Offsets are the
+/// same on source and destination, and ranges lie within the clone.
 #[derive(Debug)]
 pub enum Io {
-    /// From the source into the buffer of a request.
+    /// Read from the source into the buffer of a request.
     ReadSource {
         /// The read.
         request: RequestId,
-        /// Which part of it.
+        /// The part of the read.
         range: ByteRange,
     },
-    /// From the destination into the buffer of a request.
+    /// Read from the destination into the buffer of a request.
     ReadDestination {
         /// The read.
         request: RequestId,
-        /// Which part of it.
+        /// The part of the read.
         range: ByteRange,
     },
-    /// From the buffer of a request to the destination.
+    /// Write from the buffer of a request to the destination.
     Write {
         /// The write.
         request: RequestId,
-        /// Which part of it.
+        /// The part of the read.
         range: ByteRange,
     },
-    /// Make the destination read as zeroes; it must, whatever it takes.
+    /// Make the range of the destination read as zeroes, by any means; there is no best effort.
     Zero {
-        /// Where.
+        /// The range.
         range: ByteRange,
-        /// Whether a hole is welcome.
+        /// True if the destination may deallocate the range.
         deallocate: bool,
-        /// Whether a user waits for it.
+        /// True if a user waits for it.
         urgent: bool,
     },
-    /// Tell the destination that it may forget the range; it may also not be able to, which is no
-    /// failure.
+    /// Tell the destination that the content of the range is no longer needed. An unsupported
+    /// discard is not a failure.
     Discard {
-        /// Where.
+        /// The range.
         range: ByteRange,
     },
     /// From the source into a new buffer. Where the source knows that the whole range is zeroes,
@@ -107,49 +107,49 @@ pub enum Io {
     Fetch {
         /// The new buffer.
         copy: CopyId,
-        /// Where from.
+        /// The range on the source.
         range: ByteRange,
-        /// Whether a user waits for it.
+        /// True if a user waits for it.
         urgent: bool,
     },
-    /// From the buffer of a copy to the destination, with `overlays` laid over it, later ones over
-    /// earlier ones.
+    /// Write the buffer of a copy to the destination, with `overlays` applied in order: later ones
+    /// replace earlier ones.
     Store {
         /// The buffer.
         copy: CopyId,
-        /// All of it.
+        /// The range of the whole buffer.
         range: ByteRange,
-        /// What users wrote meanwhile.
+        /// Data that users wrote during the copy.
         overlays: Vec<Overlay>,
-        /// Whether a user waits for it.
+        /// True if a user waits for it.
         urgent: bool,
     },
-    /// Make durable all that was written to the destination and had ended before.
+    /// Make all destination writes durable that ended before the flush began.
     Flush,
-    /// Mark these regions as hydrated in metadata and commit them. The destination has been
-    /// flushed.
+    /// Mark these regions as hydrated in the metadata, and commit. The destination was flushed
+    /// before.
     Commit {
-        /// The regions that were not committed yet.
+        /// Regions that are not committed yet.
         regions: Arc<RegionSet>,
     },
-    /// Bring metadata back to its last commit.
+    /// Restore the metadata to its last commit.
     Abort,
 }
 
-/// Bytes that a user writes over what is being copied.
+/// Bytes that a user writes to a range that is being copied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Overlay {
-    /// Which bytes, all of them within what is stored.
+    /// Bytes of the clone, all of them within the stored range.
     pub range: ByteRange,
-    /// What to put there.
+    /// The source of the new bytes.
     pub bytes: OverlayBytes,
 }
 
-/// Where the bytes of an [`Overlay`] come from.
+/// Origin of the bytes of an [`Overlay`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OverlayBytes {
-    /// From the buffer of this write.
+    /// The buffer of this write.
     Request(RequestId),
-    /// They are zeroes.
+    /// Zeroes.
     Zeroes,
 }

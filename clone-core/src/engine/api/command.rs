@@ -1,4 +1,4 @@
-//! Messages to a clone: the kernel's, and ours.
+//! Messages to a clone: those of the kernel target, and additional ones.
 
 use std::fmt;
 
@@ -8,59 +8,60 @@ use crate::dm_target::{Message, MessageError};
 use crate::engine::api::request::ByteRange;
 use crate::size::{SizeError, parse_bytes};
 
-/// A message, of the kernel's or of ours.
+/// A message to a clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// One of the four that the kernel target takes.
+    /// One of the four messages of the kernel target.
     Kernel(Message),
-    /// `hydration_rate <bytes a second>`; `None` for `0`, no limit.
+    /// `hydration_rate <bytes per second>`; `0` is `None`, no limit.
     HydrationRate(Option<u64>),
     /// `hydrate_on_read on|off`.
     HydrateOnRead(bool),
-    /// `hydrate <offset> <length>`: this range next, in bytes.
+    /// `hydrate <offset> <length>`: copy this range next. Both are in bytes.
     Hydrate(ByteRange),
     /// `max_failures <n>`.
     MaxFailures(u32),
-    /// The most bytes that hydration reads from now on, in whole regions, before it stops; `None`
-    /// for no limit. What the source knows to be zeroes does not count. No message.
+    /// Maximum number of bytes that hydration reads from now on, in whole regions, before it stops;
+    /// `None` for no limit. Ranges that the source knows to be zeroes do not count. This is not a
+    /// message: it has no text form.
     HydrationLimit(Option<u64>),
     /// Begin to note what is read, or end it: no message, see [`crate::engine::trace`].
     Record(bool),
 }
 
-/// Why a text is no message.
+/// A text that is not a message.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum CommandError {
-    /// It is none of ours, and this is what the kernel target would say.
+    /// The message is unknown or malformed for the kernel target, and not an additional one.
     #[error("{0}; there are also {OURS}")]
     Kernel(#[from] MessageError),
-    /// Too few words, or too many.
+    /// Wrong number of arguments.
     #[error("{name} takes {wanted}, and has {found} words behind it")]
     Words {
         /// The message.
         name: &'static str,
-        /// What belongs behind it.
+        /// The expected arguments.
         wanted: &'static str,
-        /// How many words there are.
+        /// Number of arguments given.
         found: usize,
     },
-    /// A word that is not what should stand there.
+    /// An argument with an invalid value.
     #[error("{name} is {word:?}: it must be {wanted}")]
     Word {
         /// The message.
         name: &'static str,
-        /// The word.
+        /// The argument.
         word: String,
-        /// What it should be.
+        /// The expected value.
         wanted: &'static str,
     },
-    /// A size that is none.
+    /// An argument that is not a valid size.
     #[error("{name}: {error}")]
     Size {
         /// The message.
         name: &'static str,
-        /// What is wrong.
+        /// The parse error.
         error: SizeError,
     },
 }
@@ -69,13 +70,15 @@ const OURS: &str = "hydration_rate BYTES, hydrate_on_read on|off, hydrate OFFSET
                     max_failures N";
 
 impl Command {
-    /// The message that `text` is, in letters of any case.
+    /// Parses a message. Case does not matter.
     ///
-    /// Rates, offsets and lengths are bytes; with a unit, as in `100M`, they are sizes as
-    /// elsewhere.
+    /// Rates, offsets and lengths are in bytes, or have a unit, as in `100M`: see [`parse_bytes`].
     ///
     /// # Errors
-    /// [`CommandError`].
+    /// [`CommandError::Kernel`] if the first word names no additional message and the kernel target
+    /// refuses the text, [`CommandError::Words`] for a wrong number of arguments,
+    /// [`CommandError::Size`] if a rate, offset or length is not a size, and [`CommandError::Word`]
+    /// for any other invalid argument, or if a range ends beyond `u64::MAX`.
     pub fn parse(text: &str) -> Result<Self, CommandError> {
         let words: Vec<&str> = text.split_whitespace().collect();
         let Some((name, values)) = words.split_first() else {

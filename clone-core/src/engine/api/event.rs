@@ -1,69 +1,69 @@
-//! What the engine is told.
+//! Events: the input of the engine, which the driver sends.
 
 use crate::engine::api::action::OpId;
 use crate::engine::api::command::Command;
 use crate::engine::api::request::{Device, Request, RequestError};
 
-/// Something that happened.
+/// An input to the engine.
 #[derive(Debug)]
 pub enum Event {
-    /// A user wants something.
+    /// A user submits a request.
     Submit(Request),
     /// An operation has ended.
     Done {
-        /// Which.
+        /// The operation.
         op: OpId,
-        /// How.
+        /// Its result.
         result: Result<Done, Failure>,
     },
     /// Time has passed, as [`Engine::next_tick`](crate::engine::Engine::next_tick) wanted it to.
     Tick,
     /// A message for the clone.
     Command(Command),
-    /// The source is not what it was: what has not been copied is lost, and hydration stops. Told
-    /// as often as it is seen.
+    /// The source has changed: regions that were not copied are lost, and hydration stops. The
+    /// driver sends this each time it notices the change.
     SourceChanged {
-        /// What about it, for people.
+        /// A description of the change, for people.
         reason: String,
     },
-    /// Begin nothing new; when all that is under way has ended, commit and tell it.
+    /// Start nothing new; when all work in flight has ended, commit and report the suspend.
     Suspend,
-    /// Go on.
+    /// Resume the clone.
     Resume,
 }
 
-/// What an operation that succeeded has to say.
+/// The result of a successful operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Done {
-    /// Nothing but that.
+    /// Success with no further information.
     Plain,
-    /// A fetch: the source knows that it holds zeroes from the beginning of the range to here at
-    /// least, which is the end of the range or after it. Bytes of the clone, or more.
+    /// The source knows that a fetched range is all zeroes, and that the zeroes go on to `until`.
     Zeroes {
-        /// Where the zeroes end.
+        /// End of the zeroes, in bytes: the end of the range or a later offset, possibly past the
+        /// end of the clone. More zeroes may follow.
         until: u64,
     },
-    /// A commit: so many blocks of the metadata device are in use now.
+    /// A commit succeeded; `used` blocks of the metadata device are in use.
     Blocks {
-        /// How many.
+        /// Number of blocks.
         used: u64,
     },
 }
 
-/// Why an operation failed.
+/// The reason why an operation failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// Which device it was: a store can fail for no other reason than the destination, but a fetch
-    /// may have more to say than the source.
+    /// The device that failed. A store fails only because of the destination; a fetch can fail
+    /// because of other devices than the source.
     pub device: Device,
-    /// What it said, for people.
+    /// The error, for people.
     pub reason: String,
-    /// Whether that was that there is no room left.
+    /// True if the device is out of space.
     pub is_full: bool,
 }
 
 impl Failure {
-    /// What becomes of a request that needed the device.
+    /// Returns the error of a request that needed the device.
     pub(in crate::engine) fn error(&self) -> RequestError {
         if self.is_full {
             RequestError::Full(self.device)

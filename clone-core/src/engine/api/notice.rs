@@ -1,55 +1,55 @@
-//! Events for users, with numbers, so that whoever waits for one misses none.
+//! Numbered events for users: the numbers let a waiting user detect a missed event.
 
 use std::fmt;
 
 use crate::engine::api::event::Failure;
 use crate::engine::api::request::ByteRange;
 
-/// Something that users wait for.
+/// An event for users.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
-    /// The first is 1, and each is one more than the one before.
+    /// Sequence number: 1 for the first event, then one more for each.
     pub number: u64,
-    /// What happened.
+    /// The event itself.
     pub what: Happening,
 }
 
-/// What happened.
+/// The kind of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Happening {
-    /// Every region is hydrated, and that is committed.
+    /// Every region is hydrated and committed.
     Finished,
-    /// A write or flush of the destination or of metadata failed: regions can no more become
+    /// A write or flush of the destination or of the metadata failed: regions can no longer become
     /// hydrated.
     ReadOnly(Failure),
-    /// The destination of a complete clone could not be flushed: what was written to it since the
-    /// last flush may be lost.
+    /// The destination of a complete clone could not be flushed: data written since the last flush
+    /// may be lost.
     FlushFailed(Failure),
-    /// Metadata could not be brought back to its last commit: nothing works any more.
+    /// The metadata could not be restored to its last commit: all requests fail.
     Failed(Failure),
     /// Hydration stopped after failures; `enable_hydration` starts it again.
     HydrationStopped {
-        /// Copies that failed in a row.
+        /// Number of consecutive failed copies.
         failures: u32,
-        /// Which bytes the last of them would have copied.
+        /// Range of the last failed copy, in bytes.
         range: ByteRange,
-        /// Why it failed.
+        /// The reason for that failure.
         failure: Failure,
     },
-    /// The source is not what it was when the clone was started, and hydration stopped. What has
-    /// been hydrated can be read and written; the rest can no more be told from a mixture of two
-    /// sources. Told again if `enable_hydration` is tried and it is still so.
+    /// The source has changed since the clone was started, and hydration stopped. Hydrated data can
+    /// be read and written; the rest can no longer be distinguished from a mixture of two sources.
+    /// Reported again if `enable_hydration` is tried and the source is still different.
     SourceChanged {
-        /// What about it.
+        /// A description of the change.
         reason: String,
     },
     /// Hydration has copied as much as [`Command::HydrationLimit`](crate::engine::Command::HydrationLimit)
     /// allowed, and stopped; `enable_hydration` starts it again, without a limit.
     LimitReached,
-    /// All is at rest, and committed unless the clone is not writable.
+    /// The clone is suspended, and committed if it is writable.
     Suspended,
-    /// It goes on.
+    /// The clone runs again.
     Resumed,
 }
 

@@ -1,76 +1,79 @@
-//! What a user asks of a clone, and what can come of it.
+//! Requests of users, and their errors.
 
 use std::ops::Range;
 
 use thiserror::Error;
 
-/// Bytes of the clone, half-open.
+/// Half-open range in bytes of the clone.
 pub type ByteRange = Range<u64>;
 
-/// Names a request from its submission to its answer. Whoever submits it chooses the number, and
-/// does not use it twice at a time.
+/// Identifies a request from its submission to its answer. The submitter chooses the number, which
+/// must not be in use by another request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
 
-/// What a request is for.
+/// The operation of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
-    /// Fill the request's buffer.
+    /// Read the range into the buffer of the request.
     Read,
-    /// Store the request's data.
+    /// Write the data of the request.
     Write,
-    /// Make the range read as zeroes; `deallocate` lets the destination give up the room.
+    /// Make the range read as zeroes.
     WriteZeroes {
-        /// Whether the destination may punch a hole.
+        /// True if the destination may punch a hole.
         deallocate: bool,
     },
-    /// The range is needed no more. Only regions that it covers count, as in the kernel.
+    /// The content of the range is no longer needed. Only fully covered regions count, as in the
+    /// kernel.
     Discard,
-    /// Copy what is not hydrated in the range now, and answer when all of it is.
+    /// Copy the regions of the range that are not hydrated, and answer when all of them are.
     Hydrate,
-    /// Make durable whatever was answered before this was submitted. The range is of no account.
+    /// Make all changes durable that were answered before this request was submitted. Ignores the
+    /// range.
     Flush,
-    /// Commit what changed, if anything did, and leave the destination alone otherwise: what the
-    /// kernel does before it tells its status. The range is of no account.
+    /// Commit the changes, if there are any; otherwise do not touch the destination. The kernel
+    /// does this before it reports its status. Ignores the range.
     Commit,
 }
 
 /// A request of a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// Its name in what follows.
+    /// Identifies the request in actions.
     pub id: RequestId,
-    /// What is to be done.
+    /// The operation.
     pub operation: Operation,
-    /// With which bytes of the clone, of any alignment.
+    /// Bytes of the clone; any alignment is allowed.
     pub range: ByteRange,
-    /// Answer only when the outcome is durable (FUA). Of no account for reads.
+    /// Answer only when the change is durable (FUA). Ignored for reads.
     pub durable: bool,
 }
 
-/// Why a request failed. The reason of the device is in the notice that goes with it, if any.
+/// The reason why a request failed. The error of the device is in the event, if there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum RequestError {
-    /// The range goes past the end of the clone.
+    /// The range ends past the end of the clone.
     #[error("past the end of the clone")]
     PastEnd,
-    /// A device that it needed failed.
+    /// A device that the request needed failed.
     #[error("the {0} failed")]
     Device(Device),
-    /// A device that it needed has no room left. What was there before can be read and written.
+    /// A device that the request needed is out of space. Existing data can still be read and
+    /// written.
     #[error("no room is left on the {0}")]
     Full(Device),
-    /// A region would have to be marked as hydrated, and metadata is read-only.
+    /// A region would have to be marked as hydrated, and the metadata is read-only.
     #[error("the clone is read-only: a write or a flush of it failed")]
     ReadOnly,
-    /// Nothing works any more.
+    /// The clone has failed: all requests fail.
     #[error("the clone has failed")]
     Failed,
-    /// Hydration gave these regions up.
+    /// Regions of a hydrate request could not be copied.
     #[error("regions cannot be copied")]
     NotCopied,
-    /// The clone does not run any more.
+    /// The clone no longer runs.
     #[error("the clone has been stopped")]
     Stopped,
 }
@@ -78,11 +81,11 @@ pub enum RequestError {
 /// A device of a clone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Device {
-    /// What is cloned; only ever read.
+    /// The device that is cloned; it is only read.
     Source,
-    /// What it is cloned to.
+    /// The device that receives the copy.
     Destination,
-    /// Which regions have been.
+    /// The device that records which regions are hydrated.
     Metadata,
 }
 

@@ -1,36 +1,36 @@
-//! What can be set on a clone.
+//! Settings of a clone.
 
 use crate::dm_target::Options;
 
-/// All that can be set on a clone beside its geometry.
+/// All settings of a clone besides its geometry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// What a table line can say.
+    /// The options of a table line.
     pub options: Options,
-    /// The most bytes a second that hydration copies in the background; `None` for no limit.
+    /// Maximum background copy rate, in bytes per second; `None` for no limit.
     pub hydration_rate: Option<u64>,
-    /// Whether reads of regions that are not hydrated hydrate them.
+    /// True if reads hydrate the regions that they read.
     pub hydrate_on_read: bool,
-    /// After so many failed copies in a row hydration stops; 0 for never. What failed as a whole is
-    /// tried again in halves, which do not count until they are single regions.
+    /// Number of consecutive failed copies after which hydration stops; 0 for never. A failed copy
+    /// of several regions is retried in halves, which do not count until they are single regions.
     pub max_failures: u32,
-    /// What a discard of regions that are not hydrated does.
+    /// Effect of a discard of regions that are not hydrated.
     pub discards: Discards,
-    /// The most bytes that are copied in one go, whatever the batch size is: buffers are no larger.
-    /// Rounded down to a power of two, 64 KiB or more.
+    /// Maximum size of a copy buffer, in bytes, regardless of the batch size. Rounded down to a
+    /// power of two; at least 64 KiB.
     pub copy_bytes: u64,
-    /// How many such buffers there may be for what hydration and reads copy, and as many again for
-    /// what writes wait for. Smaller copies are more in number.
+    /// Maximum number of such buffers for hydration and reads; writes may use as many again. If
+    /// copies are smaller, there may be more of them.
     pub copies: u32,
 }
 
-/// What a discard of regions that are not hydrated does.
+/// Effect of a discard of regions that are not hydrated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Discards {
-    /// They read as zeroes afterwards, and a short last region counts as covered by a discard that
-    /// goes up to the end of the clone.
+    /// The regions read as zeroes afterwards. A short last region counts as covered by a discard
+    /// that ends at the end of the clone.
     Zero,
-    /// What the kernel target does: they are called hydrated, whatever the destination holds there,
+    /// As in the kernel target: the regions are marked as hydrated whatever the destination holds,
     /// and a short last region is never covered.
     AsKernel,
 }

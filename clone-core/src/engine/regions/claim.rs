@@ -1,8 +1,11 @@
-//! Regions that are being made hydrated.
+//! Claims: regions that are becoming hydrated, by a copy or by a request that overwrites them.
+//!
+//! `plan.rs` and `copying.rs` add claims and end them.
 //!
 //! *Invariants:* claims do not overlap. A region that is not hydrated is written to on the
 //! destination only by the claim that holds it, and its bit is set only at the end of that claim.
-//! Whatever else wants to change it waits there, or is laid over what is being copied.
+//! Any other change to the region waits for the end of the claim, or is laid over the data that is
+//! copied.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -13,7 +16,7 @@ use crate::engine::api::request::{ByteRange, RequestId};
 use crate::engine::work::window::Sample;
 use crate::geometry::RegionRange;
 
-/// Names a claim.
+/// Identifies a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in crate::engine) struct ClaimId(u64);
 
@@ -24,63 +27,63 @@ pub(in crate::engine) struct Part {
     pub(in crate::engine) range: ByteRange,
 }
 
-/// Regions that are being made hydrated.
+/// Regions that are becoming hydrated.
 #[derive(Debug)]
 pub(in crate::engine) struct Claim {
     pub(in crate::engine) regions: RegionRange,
     pub(in crate::engine) work: Work,
-    /// What has to be planned anew when the claim ends, in the order in which it came.
+    /// Parts of requests to plan again when the claim ends, in order of arrival.
     pub(in crate::engine) waiters: Vec<Part>,
 }
 
-/// How the regions of a claim become hydrated.
+/// The way in which the regions of a claim become hydrated.
 #[derive(Debug)]
 pub(in crate::engine) enum Work {
-    /// A request gives them all of their bytes.
+    /// A request overwrites all of their bytes.
     Overwrite,
-    /// They are copied.
+    /// They are copied from the source.
     Copy(Copy),
 }
 
-/// Regions being copied, in chunks if they are large.
+/// A copy of regions; a large copy has several chunks.
 #[derive(Debug)]
 pub(in crate::engine) struct Copy {
     pub(in crate::engine) why: Why,
-    /// Who waits for it now; it only rises.
+    /// Current priority; it only rises.
     pub(in crate::engine) priority: Priority,
-    /// Nothing more of it is begun, and its regions stay as they are: nobody waits for it, and the
-    /// clone is being suspended or hydration was switched off.
+    /// True if no further chunk begins and the regions stay as they are. Set when no user waits for
+    /// the copy and the clone is being suspended, or hydration was switched off.
     pub(in crate::engine) is_cancelled: bool,
-    /// When it was begun.
+    /// Time at which the copy began.
     pub(in crate::engine) since: Duration,
-    /// How many regions were begun then.
+    /// Number of regions at that time.
     pub(in crate::engine) nr_begun: u64,
-    /// All of its bytes; the end moves when the source tells of a hole.
+    /// All bytes of the copy. The end moves when the source reports a hole.
     pub(in crate::engine) range: ByteRange,
-    /// Where the chunks end that have been begun.
+    /// End of the last chunk that has begun.
     pub(in crate::engine) begun: u64,
     pub(in crate::engine) chunks: Vec<Chunk>,
-    /// What requests write over it, in the order in which they came.
+    /// Changes that requests lay over the copy, in order of arrival.
     pub(in crate::engine) overlays: Vec<LaidOver>,
-    /// The first thing that went wrong. Nothing more is begun then.
+    /// The first failure. No further chunk begins after it.
     pub(in crate::engine) failure: Option<Failure>,
 }
 
-/// Who wants a copy.
+/// The reason for a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::engine) enum Why {
-    /// A request that changes a part of a region waits for it.
+    /// A request that changes part of a region waits for it.
     Demand,
-    /// A read hydrates what it reads, or what will be read next.
+    /// Hydration on read, or readahead.
     Read,
-    /// A user asked for the range to be copied next, and may be waiting for it.
+    /// A hydrate request, which may wait for the end of the copy.
     Wanted(Option<RequestId>),
-    /// Hydration has come to it.
+    /// Background hydration.
     Background,
 }
 
 impl Why {
-    /// With which priority such a copy begins.
+    /// Returns the initial priority of the copy.
     pub(in crate::engine) fn priority(self) -> Priority {
         match self {
             Self::Demand => Priority::Demand,
@@ -89,63 +92,63 @@ impl Why {
         }
     }
 
-    /// Whether it takes the line to the source for data that nobody reads: as much of that is
-    /// under way at a time as the line needs.
+    /// Returns true if the copy counts against the window of the source: the bytes in flight that
+    /// no user reads are limited to what keeps the line busy.
     pub(in crate::engine) fn is_bulk(self) -> bool {
         matches!(self, Self::Wanted(_) | Self::Background)
     }
 
-    /// Whether the limit of what is copied counts it.
+    /// Returns true if the copy counts against the hydration limit.
     pub(in crate::engine) fn has_limit(self) -> bool {
         matches!(self, Self::Background | Self::Wanted(None))
     }
 }
 
-/// Who waits for a copy, highest first.
+/// The priority of a copy, highest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::engine) enum Priority {
-    /// A request that changes something waits for the end of the claim. Such copies have their own
-    /// share of memory.
+    /// A request that changes data waits for the end of the claim. Such copies have their own share
+    /// of the buffers.
     Demand,
-    /// A user waits for the data, or for the region to be hydrated.
+    /// A user waits for the data, or for the region to become hydrated.
     User,
-    /// Nobody waits: such copies keep to the rate and make way for users.
+    /// No user waits. Such copies keep to the hydration rate and give way to users.
     Background,
 }
 
-/// A part of a copy that is in one buffer.
+/// The part of a copy that one buffer holds.
 #[derive(Debug)]
 pub(in crate::engine) struct Chunk {
     pub(in crate::engine) copy: CopyId,
-    /// What is under way for it: reading the source, then writing.
+    /// The operation in flight: the fetch from the source, then the store.
     pub(in crate::engine) op: OpId,
-    /// When it was begun, and what the source had delivered by then.
+    /// The start of the fetch and the bytes that the source had delivered by then.
     pub(in crate::engine) sample: Sample,
-    /// Whose share of memory its buffer is of.
+    /// The share of memory that the buffer counts against.
     pub(in crate::engine) share: Priority,
-    /// Whether it counts as under way for nobody.
+    /// True if the chunk counts as background work in flight.
     pub(in crate::engine) is_background: bool,
-    /// Whether it was paid for by the rate.
+    /// True if the chunk was charged to the rate.
     pub(in crate::engine) is_paid: bool,
-    /// What is written for it: no overlay is taken there once it is being stored.
+    /// The bytes that the chunk writes. It takes no overlay once it is being stored.
     pub(in crate::engine) range: ByteRange,
-    /// The bytes in its buffer.
+    /// Size of the buffer, in bytes.
     pub(in crate::engine) room: u64,
     pub(in crate::engine) state: ChunkState,
 }
 
-/// How far a chunk is.
+/// The state of a chunk.
 #[derive(Debug)]
 pub(in crate::engine) enum ChunkState {
-    /// Being read from the source; these reads wait for it.
+    /// Being read from the source; these reads wait for the data.
     Fetching(Vec<Part>),
-    /// Being written to the destination: what it is made of cannot change any more.
+    /// Being written to the destination; its data can no longer change.
     Storing,
-    /// Done, or failed.
+    /// Completed or failed.
     Ended,
 }
 
-/// A part of a request that is written together with the region around it.
+/// A part of a request that is written together with the rest of its region.
 #[derive(Clone, Debug)]
 pub(in crate::engine) struct LaidOver {
     pub(in crate::engine) part: Part,
@@ -153,7 +156,7 @@ pub(in crate::engine) struct LaidOver {
 }
 
 impl Copy {
-    /// Of the bytes `range`; nothing of it is begun.
+    /// Creates a copy of the bytes `range`, with no chunk begun.
     pub(in crate::engine) fn new(
         why: Why,
         since: Duration,
@@ -175,12 +178,13 @@ impl Copy {
         }
     }
 
-    /// Whether no more of it will be begun.
+    /// Returns true if no further chunk will begin.
     pub(in crate::engine) fn is_begun(&self) -> bool {
         self.begun == self.range.end || self.failure.is_some() || self.is_cancelled
     }
 
-    /// Whether bytes in `range` can still be laid over it: none of them is being written.
+    /// Returns true if a change to `range` can be laid over the copy: no byte of it is being
+    /// stored.
     pub(in crate::engine) fn takes_overlay(&self, range: &ByteRange) -> bool {
         let is_free = |chunk: &Chunk| {
             matches!(chunk.state, ChunkState::Fetching(_)) || !overlap(&chunk.range, range)
@@ -188,7 +192,7 @@ impl Copy {
         self.failure.is_none() && !self.is_cancelled && self.chunks.iter().all(is_free)
     }
 
-    /// The chunk that is still being fetched and holds the byte at `offset`.
+    /// Returns the chunk that is being fetched and contains the byte at `offset`, with its end.
     pub(in crate::engine) fn fetching(&mut self, offset: u64) -> Option<(&mut Chunk, u64)> {
         self.chunks.iter_mut().find_map(|chunk| {
             let is_it =
@@ -198,19 +202,19 @@ impl Copy {
         })
     }
 
-    /// The chunk in the buffer `copy`.
+    /// Returns the chunk with the buffer `copy`.
     pub(in crate::engine) fn chunk(&mut self, copy: CopyId) -> &mut Chunk {
         let found = self.chunks.iter_mut().find(|chunk| chunk.copy == copy);
         found.expect("a chunk stays until its claim ends")
     }
 
-    /// Whether nothing of it is under way.
+    /// Returns true if no chunk is in flight.
     pub(in crate::engine) fn is_idle(&self) -> bool {
         self.chunks.iter().all(|chunk| matches!(chunk.state, ChunkState::Ended))
     }
 }
 
-/// Whether two ranges have a byte in common.
+/// Returns true if two ranges have a byte in common.
 pub(in crate::engine) fn overlap(a: &ByteRange, b: &ByteRange) -> bool {
     a.start < b.end && b.start < a.end
 }
@@ -220,13 +224,13 @@ pub(in crate::engine) fn overlap(a: &ByteRange, b: &ByteRange) -> bool {
 pub(in crate::engine) struct Claims {
     by_id: HashMap<ClaimId, Claim>,
     by_start: BTreeMap<u64, ClaimId>,
-    /// Regions of all of them.
+    /// Total number of claimed regions.
     nr_regions: u64,
     next: u64,
 }
 
 impl Claims {
-    /// Claims regions of which none is claimed.
+    /// Claims `regions`, none of which may be claimed already.
     pub(in crate::engine) fn add(&mut self, regions: RegionRange, work: Work) -> ClaimId {
         assert!(regions.start < regions.end, "a claim of nothing");
         let id = ClaimId(self.next);
@@ -238,7 +242,7 @@ impl Claims {
         id
     }
 
-    /// Adds the regions up to `end`, of which none is claimed.
+    /// Extends a claim to the regions up to `end`, none of which may be claimed already.
     pub(in crate::engine) fn extend(&mut self, id: ClaimId, end: u64) {
         let regions = self.get(id).regions.clone();
         assert!(regions.end <= end && self.next_from(regions.end) >= end, "claims overlap");
@@ -246,7 +250,7 @@ impl Claims {
         self.get(id).regions.end = end;
     }
 
-    /// Ends a claim.
+    /// Ends a claim and returns it.
     pub(in crate::engine) fn remove(&mut self, id: ClaimId) -> Claim {
         let claim = self.by_id.remove(&id).expect("a claim ends once");
         self.by_start.remove(&claim.regions.start);
@@ -254,12 +258,12 @@ impl Claims {
         claim
     }
 
-    /// A claim that has not ended.
+    /// Returns a claim that has not ended.
     pub(in crate::engine) fn get(&mut self, id: ClaimId) -> &mut Claim {
         self.by_id.get_mut(&id).expect("a claim stays while its operations are under way")
     }
 
-    /// What is being copied for a claim that copies.
+    /// Returns the copy of a claim that copies.
     pub(in crate::engine) fn copy(&mut self, id: ClaimId) -> &mut Copy {
         match &mut self.get(id).work {
             Work::Copy(copy) => copy,
@@ -267,29 +271,29 @@ impl Claims {
         }
     }
 
-    /// The claim that holds `region`, and where it ends.
+    /// Returns the claim that holds `region`, and the end of the claim.
     pub(in crate::engine) fn at(&self, region: u64) -> Option<(ClaimId, u64)> {
         let (_, id) = self.by_start.range(..=region).next_back()?;
         let end = self.by_id[id].regions.end;
         (region < end).then_some((*id, end))
     }
 
-    /// Where the first claim begins that begins at `region` or after it; `u64::MAX` if none does.
+    /// Returns the start of the first claim at or after `region`; `u64::MAX` if there is none.
     pub(in crate::engine) fn next_from(&self, region: u64) -> u64 {
         self.by_start.range(region..).next().map_or(u64::MAX, |(&start, _)| start)
     }
 
-    /// How many regions are claimed.
+    /// Returns the number of claimed regions.
     pub(in crate::engine) fn nr_regions(&self) -> u64 {
         self.nr_regions
     }
 
-    /// Whether nothing is claimed.
+    /// Returns true if there are no claims.
     pub(in crate::engine) fn is_empty(&self) -> bool {
         self.by_id.is_empty()
     }
 
-    /// All copies, lowest region first.
+    /// Returns all copies, lowest region first.
     pub(in crate::engine) fn copies(&self) -> impl Iterator<Item = (ClaimId, &Copy)> {
         self.by_start.values().filter_map(|id| match &self.by_id[id].work {
             Work::Copy(copy) => Some((*id, copy)),

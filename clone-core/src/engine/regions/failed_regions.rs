@@ -1,4 +1,6 @@
-//! Regions that could not be copied, until it is time to try them again.
+//! Failed regions: regions that could not be copied, with the time of their next attempt.
+//!
+//! Hydration adds regions when a copy fails, and takes the due ones from here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
@@ -8,30 +10,30 @@ use std::time::Duration;
 use crate::engine::api::event::Failure;
 use crate::geometry::RegionRange;
 
-/// How long the first wait is, and the longest: each is twice the one before.
+/// First and longest back-off; each wait is twice the previous one.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(64);
 
-/// The most places that are kept.
+/// Maximum number of entries.
 const PLACES_MAX: usize = 4096;
 
-/// Regions that could not be copied, and are tried again later.
+/// Failed regions that are tried again later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetAside {
-    /// Which.
+    /// The regions, a half-open range.
     pub regions: RegionRange,
-    /// How often they failed by themselves. 0 for what failed as part of a larger copy and was not
-    /// tried alone yet.
+    /// Number of failed attempts to copy these regions alone. 0 if they failed only as part of a
+    /// larger copy.
     pub tries: u32,
-    /// Why they failed the last time.
+    /// The last failure.
     pub failure: Failure,
 }
 
-/// What is set aside. Places do not overlap.
+/// The failed regions. *Invariant:* entries do not overlap.
 #[derive(Debug, Default)]
 pub(in crate::engine) struct Aside {
     by_start: BTreeMap<u64, Place>,
-    /// When each place is due, and where it starts.
+    /// Due time and start of each entry.
     by_due: BTreeSet<(Duration, u64)>,
 }
 
@@ -45,11 +47,11 @@ struct Place {
 }
 
 impl Aside {
-    /// Sets `regions` aside: halves of what failed as a whole are due at once, what failed alone
-    /// has to wait, the longer the more often it did.
+    /// Adds failed `regions`. After a failed copy of several regions both halves are due at once; a
+    /// single region backs off, longer after each failure.
     pub(in crate::engine) fn add(&mut self, now: Duration, regions: RegionRange, failure: Failure) {
         let RegionRange { start, end } = regions;
-        // The place of a region that is tried again is still there, and knows how long it waited.
+        // The entry of a retried region is still there, and holds its last wait.
         let known = self.take_within(regions);
         if end - start > 1 {
             let middle = start + (end - start) / 2;
@@ -64,7 +66,7 @@ impl Aside {
         }
     }
 
-    /// Sets `regions` aside to be tried at once, since somebody else failed with them.
+    /// Adds `regions` that failed under another claim; they are due at once.
     pub(in crate::engine) fn add_due(
         &mut self,
         now: Duration,
@@ -76,14 +78,14 @@ impl Aside {
         self.insert(regions.start, place);
     }
 
-    /// Forgets what was set aside within `regions`, which are hydrated.
+    /// Removes all entries within `regions`.
     pub(in crate::engine) fn remove(&mut self, regions: RegionRange) {
         if !self.by_start.is_empty() {
             self.take_within(regions);
         }
     }
 
-    /// Makes all of it due.
+    /// Makes all entries due.
     pub(in crate::engine) fn make_due(&mut self, now: Duration) {
         for (start, mut place) in mem::take(self).by_start {
             (place.due, place.wait) = (now, Duration::ZERO);
@@ -91,20 +93,20 @@ impl Aside {
         }
     }
 
-    /// The places that are due, those that are longest first.
+    /// Returns the due entries, earliest due time first.
     pub(in crate::engine) fn due(&self, now: Duration) -> impl Iterator<Item = RegionRange> + '_ {
         let due = self.by_due.range(..=(now, u64::MAX));
         due.map(|&(_, start)| start..self.by_start[&start].end)
     }
 
-    /// When the next one is due that is not by `now`.
+    /// Returns the first due time after `now`.
     pub(in crate::engine) fn next_due(&self, now: Duration) -> Option<Duration> {
         let later = self.by_due.range((Bound::Excluded((now, u64::MAX)), Bound::Unbounded));
         later.map(|&(due, _)| due).next()
     }
 
-    /// Of the regions from `region` on: the end of the place that it is in, or else where the next
-    /// one begins.
+    /// Returns the end of the entry that contains `region`, if any, and the start of the next entry
+    /// after `region`, or `u64::MAX`.
     pub(in crate::engine) fn look(&self, region: u64) -> (Option<u64>, u64) {
         let before = self.by_start.range(..=region).next_back();
         let inside = before.map(|(_, place)| place.end).filter(|&end| region < end);
@@ -112,7 +114,7 @@ impl Aside {
         (inside, next)
     }
 
-    /// All of it, ascending.
+    /// Returns all entries in ascending order.
     pub(in crate::engine) fn places(&self) -> impl Iterator<Item = SetAside> + '_ {
         self.by_start.iter().map(|(&start, place)| SetAside {
             regions: start..place.end,
@@ -121,7 +123,7 @@ impl Aside {
         })
     }
 
-    /// Whether there are as many places as may be.
+    /// Returns true if the number of entries has reached the limit.
     pub(in crate::engine) fn is_full(&self) -> bool {
         self.by_start.len() >= PLACES_MAX
     }
@@ -131,7 +133,7 @@ impl Aside {
         self.by_start.insert(start, place);
     }
 
-    /// Takes out the part of all places that lies within `regions`; one of these places.
+    /// Removes the parts of all entries that lie within `regions`, and returns one affected entry.
     fn take_within(&mut self, regions: RegionRange) -> Option<Place> {
         let mut one = None;
         let before = self.by_start.range(..regions.start).next_back();

@@ -1,11 +1,12 @@
-//! The short way: requests to regions that are hydrated pass the engine by.
+//! The fast path: requests to hydrated regions bypass the engine.
 //!
-//! Whoever serves users has a [`Lane`] for each of its threads. A request that gets a [`Pass`] goes
-//! to the destination and nowhere else, by the thread that has it. That costs one look into the map
-//! and two additions to a counter that no other thread adds to.
+//! Each thread that serves users has a [`Lane`]. A request with a [`Pass`] goes directly to the
+//! destination, on the thread that holds the pass. This costs one lookup in the map and two
+//! additions to a counter that no other thread adds to. The engine closes the lanes to suspend the
+//! clone or to record reads.
 //!
-//! *Invariant:* no pass is given while lanes are closed, and when they are, the passes that were
-//! given before can be counted: closing and entering a lane change the same atomic word.
+//! *Invariant:* no pass is given while lanes are closed, and the passes given before can then be
+//! counted: closing a lane and entering it change the same atomic word.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -16,11 +17,11 @@ use crate::engine::api::request::ByteRange;
 use crate::engine::regions::map::Map;
 use crate::geometry::{Geometry, SECTOR_SIZE};
 
-/// What engine and lanes share.
+/// The state that the engine shares with the lanes.
 #[derive(Debug)]
 pub struct Front {
     size_bytes: u64,
-    /// Regions are powers of two.
+    /// Base-2 logarithm of the region size in bytes.
     region_shift: u32,
     /// `None` when all regions are hydrated and will stay so.
     map: ArcSwapOption<Map>,
@@ -33,8 +34,8 @@ struct Lanes {
     states: Vec<Weak<LaneState>>,
 }
 
-/// How many passes are out, and [`CLOSED`]. Alone in its cache lines: two of them, since
-/// processors fetch in pairs.
+/// The number of passes held, and [`CLOSED`]. Aligned to two cache lines, since processors prefetch
+/// them in pairs: lanes must not share any.
 #[derive(Debug)]
 #[repr(align(128))]
 struct LaneState(AtomicU64);
@@ -52,7 +53,7 @@ impl Front {
         }
     }
 
-    /// A lane for one thread, or for whatever serves one request at a time.
+    /// Creates a lane for one thread, or for another user that serves one request at a time.
     pub fn lane(self: &Arc<Self>) -> Lane {
         let mut lanes = self.lanes();
         lanes.states.retain(|state| state.strong_count() > 0);
@@ -61,7 +62,7 @@ impl Front {
         Lane { front: self.clone(), state }
     }
 
-    /// How many passes are out.
+    /// Returns the number of passes held.
     pub fn passes(&self) -> u64 {
         let of = |state: &Weak<LaneState>| {
             state.upgrade().map_or(0, |state| state.0.load(Ordering::SeqCst) & !CLOSED)
@@ -69,17 +70,17 @@ impl Front {
         self.lanes().states.iter().map(of).sum()
     }
 
-    /// Whether the clone is complete and the map gone.
+    /// Returns true if the clone is complete and the map is gone.
     pub fn is_complete(&self) -> bool {
         self.map.load().is_none()
     }
 
-    /// From now on no pass is given. Those that are out can be waited for.
+    /// Stops giving passes. The caller can wait for those that are held.
     pub(crate) fn close(&self) {
         self.set_closed(true);
     }
 
-    /// Passes are given again.
+    /// Gives passes again.
     pub(in crate::engine) fn open(&self) {
         self.set_closed(false);
     }
@@ -96,7 +97,7 @@ impl Front {
         }
     }
 
-    /// Forgets the map: every region is hydrated, and that is committed.
+    /// Drops the map: every region is hydrated and committed.
     pub(in crate::engine) fn retire(&self) {
         self.map.store(None);
     }
@@ -106,7 +107,7 @@ impl Front {
     }
 }
 
-/// Where requests that need no engine go through.
+/// One thread's access to the fast path.
 #[derive(Debug)]
 pub struct Lane {
     front: Arc<Front>,
@@ -114,18 +115,18 @@ pub struct Lane {
 }
 
 impl Lane {
-    /// Whether these bytes are still hydrated. A change that had a [`Pass`] asks again when it has
-    /// been made: a commit that failed meanwhile may have taken the regions back, and then nobody
-    /// will see the change.
+    /// Returns true if all bytes of `range` are hydrated. After a change under a [`Pass`] the
+    /// caller checks again: a commit that failed meanwhile may have cleared the bits, and then no
+    /// read will see the change.
     pub fn is_hydrated(&self, range: &ByteRange) -> bool {
         let shift = self.front.region_shift;
         let regions = range.start >> shift..(range.end.saturating_sub(1) >> shift) + 1;
         self.front.map.load().as_ref().is_none_or(|map| map.all(regions))
     }
 
-    /// Whether the region is hydrated that `range` begins in, and up to where those are like it
-    /// that follow, in bytes; no further than the end of the regions that `range` is in. `None` if
-    /// no byte of the clone is in it.
+    /// Returns whether the first region of `range` is hydrated, and the end, in bytes, of the run
+    /// of regions in that state; the run ends with the last region of `range` at the latest.
+    /// Returns `None` if `range` contains no byte of the clone.
     pub fn run(&self, range: &ByteRange) -> Option<(bool, u64)> {
         let Front { size_bytes, region_shift, .. } = *self.front;
         let (start, end) = (range.start, range.end.min(size_bytes));
@@ -134,14 +135,14 @@ impl Lane {
         }
         let Some(map) = &*self.front.map.load() else { return Some((true, size_bytes)) };
         let (last, hydrated) = map.run(start >> region_shift..((end - 1) >> region_shift) + 1);
-        // A clone has fewer than 2^63 bytes, and so the end of a region can be counted.
+        // A clone has fewer than 2^63 bytes, so the shift does not overflow.
         Some((hydrated, (last << region_shift).min(size_bytes)))
     }
 
-    /// Lets a read, or a write or discard that need not be durable, of these bytes go to the
-    /// destination; `None` if the engine has to see it.
+    /// Returns a pass for a read, or for a write or discard that need not be durable, of these
+    /// bytes; `None` if the request must go to the engine.
     ///
-    /// The pass is held until the destination has done it.
+    /// The caller holds the pass until the destination has completed the request.
     pub fn pass(&self, range: &ByteRange) -> Option<Pass<'_>> {
         let before = self.state.0.fetch_add(1, Ordering::SeqCst);
         let pass = Pass { state: &self.state };
@@ -153,7 +154,7 @@ impl Lane {
     }
 }
 
-/// Lets one request go to the destination while it is held.
+/// The right to send one request to the destination, for as long as it is held.
 #[derive(Debug)]
 #[must_use = "it is given back when it is dropped"]
 pub struct Pass<'a> {

@@ -1,4 +1,4 @@
-//! Which regions are hydrated, for all threads to look at.
+//! The map of hydrated regions, which all threads may read.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,17 +7,17 @@ use persistent_data::bitset::BITS_PER_WORD;
 use crate::geometry::RegionRange;
 use crate::metadata::bits::low_bits;
 
-/// One bit a region, set when the region's data has landed on the destination.
+/// One bit per region, set when the data of the region is on the destination.
 ///
-/// *Invariant:* whoever sees a bit may read the region from the destination: bits are set with
-/// [`Ordering::Release`] after the data has landed, and looked at with [`Ordering::Acquire`].
+/// *Invariant:* a thread that sees a set bit may read the region from the destination: bits are set
+/// with [`Ordering::Release`] after the data was written, and read with [`Ordering::Acquire`].
 #[derive(Debug)]
 pub(in crate::engine) struct Map {
     words: Box<[AtomicU64]>,
 }
 
 impl Map {
-    /// Of `nr_regions` regions, as `words` have them; words that are missing are zero.
+    /// Creates a map of `nr_regions` regions with the bits of `words`; missing words are zero.
     pub(in crate::engine) fn new(nr_regions: u64, words: impl IntoIterator<Item = u64>) -> Self {
         let nr_words = nr_regions.div_ceil(BITS_PER_WORD) as usize;
         let mut all = Vec::with_capacity(nr_words);
@@ -30,18 +30,18 @@ impl Map {
         map
     }
 
-    /// How many are hydrated.
+    /// Returns the number of hydrated regions.
     pub(in crate::engine) fn count(&self) -> u64 {
         let count = |word: &AtomicU64| u64::from(word.load(Ordering::Relaxed).count_ones());
         self.words.iter().map(count).sum()
     }
 
-    /// Whether all of `regions` are hydrated.
+    /// Returns true if all of `regions` are hydrated.
     pub(in crate::engine) fn all(&self, regions: RegionRange) -> bool {
         masks(regions).all(|(index, mask)| self.word(index) & mask == mask)
     }
 
-    /// Marks `regions`, and tells how many were not before.
+    /// Sets the bits of `regions`, and returns how many were clear before.
     pub(in crate::engine) fn set(&self, regions: RegionRange) -> u64 {
         let set = |(index, mask): (u64, u64)| {
             let before = self.words[index as usize].fetch_or(mask, Ordering::Release);
@@ -50,7 +50,7 @@ impl Map {
         masks(regions).map(set).sum()
     }
 
-    /// Takes marks back, and tells how many there were.
+    /// Clears the bits of `regions`, and returns how many were set before.
     pub(in crate::engine) fn clear(&self, regions: RegionRange) -> u64 {
         let clear = |(index, mask): (u64, u64)| {
             let before = self.words[index as usize].fetch_and(!mask, Ordering::Release);
@@ -59,8 +59,8 @@ impl Map {
         masks(regions).map(clear).sum()
     }
 
-    /// Where the regions that begin at `regions.start`, and are like it, end; and whether those are
-    /// hydrated. `regions` is not empty.
+    /// Returns the end of the run of regions with the same state as `regions.start`, and true if
+    /// they are hydrated. `regions` must not be empty.
     pub(in crate::engine) fn run(&self, regions: RegionRange) -> (u64, bool) {
         let hydrated = self.all(regions.start..regions.start + 1);
         let end = masks(regions.clone()).find_map(|(index, mask)| {
@@ -76,7 +76,7 @@ impl Map {
     }
 }
 
-/// The words that hold `regions`, and the bits in each.
+/// Returns the words that hold `regions`, and the bits in each.
 fn masks(regions: RegionRange) -> impl Iterator<Item = (u64, u64)> {
     let RegionRange { start, end } = regions;
     (start / BITS_PER_WORD..end.div_ceil(BITS_PER_WORD)).map(move |index| {

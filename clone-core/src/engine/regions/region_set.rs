@@ -1,4 +1,4 @@
-//! Some regions of many.
+//! A sparse set of regions.
 
 use std::collections::BTreeMap;
 
@@ -7,16 +7,16 @@ use persistent_data::bitset::BITS_PER_WORD;
 use crate::geometry::RegionRange;
 use crate::metadata::bits::{BitRuns, set_bits};
 
-/// Regions of a piece.
+/// Regions per piece.
 const PIECE: u64 = 1024;
 
 const WORDS: usize = (PIECE / BITS_PER_WORD) as usize;
 
-/// A set of regions that takes memory for the places only where there are some: a bit and a
-/// quarter for each region around them, and much less where all of a piece is in it.
+/// A set of regions that uses memory only near its members: about 1.25 bits for each region of a
+/// piece with members, and much less for a piece that is entirely in the set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RegionSet {
-    /// `None` for all of a piece.
+    /// `None` for a piece that is entirely in the set.
     pieces: BTreeMap<u64, Option<Box<[u64; WORDS]>>>,
 }
 
@@ -42,12 +42,12 @@ impl RegionSet {
         }
     }
 
-    /// Whether there is no region in it.
+    /// Returns true if the set is empty.
     pub fn is_empty(&self) -> bool {
         self.pieces.is_empty()
     }
 
-    /// Whether `region` is in it.
+    /// Returns true if `region` is in the set.
     pub fn contains(&self, region: u64) -> bool {
         self.pieces.get(&(region / PIECE)).is_some_and(|bits| {
             let bit = region % PIECE;
@@ -58,7 +58,7 @@ impl RegionSet {
         })
     }
 
-    /// How many regions there are in it.
+    /// Returns the number of regions in the set.
     pub fn len(&self) -> u64 {
         let count = |words: &[u64; WORDS]| -> u64 {
             words.iter().map(|word| u64::from(word.count_ones())).sum()
@@ -66,12 +66,12 @@ impl RegionSet {
         self.pieces.values().map(|bits| bits.as_deref().map_or(PIECE, count)).sum()
     }
 
-    /// How many pieces of memory it takes, of 1024 regions each.
+    /// Returns the number of stored pieces, of 1024 regions each.
     pub(crate) fn nr_pieces(&self) -> usize {
         self.pieces.len()
     }
 
-    /// The regions as runs, ascending, half-open; runs may touch where the set is stored in pieces.
+    /// Returns the regions as ascending half-open runs; runs may touch at borders of pieces.
     pub fn runs(&self) -> impl Iterator<Item = RegionRange> + '_ {
         self.pieces.iter().flat_map(|(&piece, bits)| {
             let words = bits.as_deref().unwrap_or(&[u64::MAX; WORDS]);
@@ -93,7 +93,7 @@ mod tests {
         fn it_holds_what_was_put_in(ranges: Vec<(u16, u8)>) -> bool {
             let (mut set, mut model) = (RegionSet::default(), BTreeSet::new());
             for (start, len) in ranges {
-                // Far enough for ranges that reach over several pieces.
+                // Long enough to span several pieces.
                 let range = u64::from(start)..u64::from(start) + 17 * u64::from(len);
                 set.insert(range.clone());
                 model.extend(range);

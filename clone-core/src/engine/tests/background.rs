@@ -58,13 +58,13 @@ fn no_copy_begins_while_users_are_at_work_but_some_progress_is_made() {
     let mut world = World::new(8 * 64, 0..1, hydrating(8, 4));
     world.write(0..10, 1);
     let begun = world.take_log();
-    // At first there is no reason to be patient, and one copy is under way.
+    // Initially nothing is paced, and one copy is in flight.
     assert_eq!(begun, ["write 0..0.00244140625", "fetch 1..5"]);
     world.now = 10 * MS;
     world.end_first("fetch");
     world.end_first("store");
     assert_eq!(world.take_log(), ["store 1..5"]);
-    // It took 10 ms, so that the next one has to wait for 90.
+    // The copy took 10 ms, so the next one has to wait for 90 ms.
     let mut ticks = 0;
     while world.log.is_empty() {
         let next = world.engine.next_tick().unwrap();
@@ -104,7 +104,7 @@ fn the_rate_is_kept() {
     for second in 1..=5u64 {
         world.run_until(Duration::from_secs(second));
         let copied = world.figures().hydrated;
-        // A copy may begin as soon as the one before is paid for, and there is a burst at first.
+        // A copy may begin as soon as the previous one is paid for, after an initial burst.
         assert!((10 * second..=10 * second + 5).contains(&copied), "{copied} in {second} s");
     }
     world.command(Command::HydrationRate(None));
@@ -120,7 +120,7 @@ fn what_turns_out_to_be_a_hole_counts_for_no_rate_and_no_limit() {
     world.holes.push(4 * 4096..60 * 4096);
     world.command(Command::HydrationLimit(Some(6 * REGION)));
     world.run_until(SECOND);
-    // The hole was followed at once, and four regions cost 0.4 s.
+    // The copy was extended into the hole at once, and four regions cost 0.4 s.
     assert_eq!(world.told, [Happening::LimitReached]);
     assert!(!world.figures().options.hydration);
     assert_eq!(world.take_log().iter().filter(|line| line.starts_with("store")).count(), 2);
@@ -140,7 +140,7 @@ fn a_limit_is_never_exceeded_and_keeps_no_user_waiting() {
     world.command(Command::Kernel(Message::HydrationBatchSize(4)));
     world.run();
     assert_eq!((world.figures().hydrated, &world.told[..]), (10, &[Happening::LimitReached][..]));
-    // Where the limit is too small for one region nothing is copied, but for users.
+    // If the limit is too small for one region, only user requests cause copies.
     world.command(Command::HydrationLimit(Some(REGION - 1)));
     let waiting = world.submit(Operation::Hydrate, 50 * REGION..52 * REGION, 0);
     world.command(Command::Kernel(Message::EnableHydration));
@@ -157,7 +157,7 @@ fn a_bad_region_is_set_aside_and_the_rest_goes_on() {
     assert_eq!(world.figures().hydrated, 63);
     assert!(world.told.is_empty());
     assert_eq!(world.take_log().iter().filter(|line| *line == "fetch 20..21").count(), 1);
-    // It is tried again, less and less often.
+    // It is retried at growing intervals.
     world.run_until(16 * SECOND);
     let retries = world.take_log().iter().filter(|line| *line == "fetch 20..21").count();
     assert_eq!(retries, 4);
@@ -203,7 +203,7 @@ fn a_source_that_has_changed_stops_hydration_and_is_told_once() {
     assert_eq!(world.told, std::slice::from_ref(&told));
     assert!(!world.figures().options.hydration);
     assert!(world.figures().hydrated < 64);
-    // What is on the destination is as good as before.
+    // Regions that are on the destination are not affected.
     let healthy = world.write(0..REGION, 1);
     world.run_until(11 * SECOND);
     assert_eq!(world.answers[&healthy], Ok(()));
@@ -298,7 +298,7 @@ fn a_region_larger_than_a_buffer_is_copied_in_pieces_that_find_room() {
     let mut world = World::large_regions(512, 2, settings);
     world.event(Event::Tick);
     assert_eq!(world.take_log(), ["fetch 0..16", "fetch 16..32"]);
-    // A write to what has not been read yet goes along, one to what is being written waits.
+    // A write to a chunk not yet fetched is laid over it; a write to a chunk being stored waits.
     world.end_first("fetch 0..16");
     let along = world.write(200_000..200_100, 0xaa);
     let waits = world.write(50..60, 0xbb);
@@ -319,7 +319,7 @@ fn a_large_region_keeps_the_rate_too_and_is_given_up_for_a_suspension() {
     world.run_until(5 * SECOND);
     let fetched = world.take_log().iter().filter(|line| line.starts_with("fetch")).count();
     assert!((5..=7).contains(&fetched), "{fetched} pieces in 5 s");
-    // What is under way ends, and no more of the region is read.
+    // The chunk in flight ends, and no more of the region is read.
     world.event(Event::Suspend);
     world.run();
     assert_eq!(world.told, [Happening::Suspended]);

@@ -1,4 +1,4 @@
-//! Rounds, modes and rest.
+//! Commit rounds, modes and suspending.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ fn a_flush_is_answered_by_a_round_that_began_after_it() {
     assert!(!world.answers.contains_key(&second));
     world.run();
     assert_eq!(world.answers[&second], Ok(()));
-    // What landed after the destination was flushed was not in the first commit.
+    // The first commit does not contain data written after the flush of the destination.
     let log = world.take_log();
     assert_eq!(
         log[1..],
@@ -42,7 +42,7 @@ fn flushes_that_wait_together_share_a_round_and_one_without_changes_commits_noth
     world.run();
     assert!(flushes.iter().all(|flush| world.answers[flush].is_ok()));
     assert_eq!(world.take_log(), ["flush", "flush"]);
-    // A status has nothing to commit and leaves the destination alone.
+    // A status has nothing to commit, and does not touch the destination.
     let commit = world.submit(Operation::Commit, 0..0, 0);
     assert!(world.answers[&commit].is_ok() && world.take_log().is_empty());
 }
@@ -94,7 +94,7 @@ fn after_a_failed_commit_only_what_was_committed_counts() {
     assert_eq!(world.log.last().unwrap(), "abort");
     let figures = world.figures();
     assert_eq!((figures.hydrated, figures.mode), (1, Mode::ReadOnly));
-    // The first region keeps what was written to it, the second one is the source's again.
+    // The first region keeps its committed data; the second one belongs to the source again.
     assert!(world.read(0..2 * 4096).unwrap() == [[2; 4096], [2; 4096]].concat());
     assert_eq!(world.take_log().last().unwrap(), "source 1..2");
     let (hydrated, other) = (world.write(5..10, 4), world.write(4096..4100, 4));
@@ -232,14 +232,14 @@ fn a_complete_clone_needs_neither_map_nor_metadata() {
     world.run();
     assert!([write, discard, flush].iter().all(|id| world.answers[id].is_ok()));
     assert_eq!(world.take_log(), ["write 0..0.001220703125", "discard 0..1", "flush"]);
-    // A failed flush of it leaves nothing to be aborted, but no later flush can be believed.
+    // A failed flush leaves nothing to abort, but no later flush can be trusted.
     world.fails = Some("flush");
     let flush = world.flush();
     world.run();
     world.fails = None;
     let later = world.flush();
     assert!(world.answers[&flush].is_err() && world.answers[&later].is_err());
-    // There is nothing that could not be committed.
+    // There was nothing to commit.
     assert_eq!((world.figures().hydrated, world.figures().mode), (8, Mode::ReadWrite));
     assert!(matches!(world.told[..], [Happening::Finished, Happening::FlushFailed(_)]));
     let write = world.write(0..5, 1);
@@ -247,7 +247,7 @@ fn a_complete_clone_needs_neither_map_nor_metadata() {
     assert_eq!(world.answers[&write], Ok(()));
 }
 
-/// Flushes that follow each other without a gap leave none for the end either.
+/// Back-to-back flushes must not prevent completion.
 #[test]
 fn a_clone_is_complete_though_there_is_always_a_flush_under_way() {
     let mut world = World::new(8 * 8, 0..7, World::quiet());
@@ -298,7 +298,7 @@ fn who_asked_for_regions_that_are_committed_is_not_refused_by_a_later_failure() 
             world.submit(Operation::Hydrate, regions.start * REGION..regions.end * REGION, 0)
         })
         .into();
-    // A user is faster, and has it committed, while the first one is being copied.
+    // Meanwhile a user overwrites another range and has it committed.
     world.write(16 * REGION..32 * REGION, 1);
     world.end_first("write");
     world.flush();

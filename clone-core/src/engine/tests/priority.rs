@@ -1,4 +1,4 @@
-//! Copies that users wait for, beside hydration.
+//! Copies that users wait for, next to hydration.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::geometry::{Geometry, RegionSize, Sectors};
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A region of 1 MiB, which is copied in pieces of 64 KiB at 64 KiB a second.
+/// Regions of 1 MiB, copied in chunks of 64 KiB at 64 KiB per second.
 fn slow_large_regions(nr_regions: u64) -> World {
     let settings =
         Settings { copy_bytes: 64 << 10, hydration_rate: Some(64 << 10), ..hydrating(1, 1) };
@@ -72,7 +72,7 @@ fn copies_of_readers_leave_one_to_hydration() {
     let settings =
         Settings { hydrate_on_read: true, copy_bytes: 64 << 10, copies: 1, ..hydrating(1, 1) };
     let mut world = World::new(8 * 256, 0..0, settings);
-    // There is never a moment without a copy that a reader waits for.
+    // At each moment a reader waits for a copy.
     let mut at = 0;
     let mut read = |world: &mut World| {
         at += 1;
@@ -91,15 +91,15 @@ fn copies_of_readers_leave_one_to_hydration() {
         }
     }
     let log = world.take_log();
-    // From the lowest region on, where no reader is.
+    // The background copies begin at the lowest region, where no reader is.
     let copies = (0..50).filter(|region| log.contains(&format!("store {region}..{}", region + 1)));
     assert!(copies.count() >= 20);
 }
 
 #[test]
 fn a_huge_request_to_hydrate_is_not_looked_at_from_its_start_at_each_event() {
-    // Of 2^24 regions each event would look at all between the first, which is claimed, and where
-    // the copies are.
+    // With 2^24 regions, each event would otherwise scan all regions between the first one, which
+    // is claimed, and the position of the copies.
     let nr_regions = 1 << 24;
     let geometry = Geometry::new(RegionSize::new(Sectors(8)).unwrap(), Sectors(8 * nr_regions));
     let opened = Opened { geometry: geometry.unwrap(), metadata_used: 7, metadata_total: 100 };

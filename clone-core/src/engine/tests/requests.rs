@@ -1,4 +1,4 @@
-//! Requests of users.
+//! User requests.
 
 use super::world::{REGION, World};
 use crate::engine::{Discards, Event, Operation, RequestError, Settings};
@@ -13,7 +13,7 @@ fn a_request_is_cut_only_where_hydrated_and_other_regions_meet() {
     let data = world.read(regions(0, 64)).unwrap();
     assert!(data == world.source);
     assert_eq!(world.take_log(), ["source 0..10", "destination 10..20", "source 20..64"]);
-    // All of it is overwritten: there is nothing to be copied, and nothing to be cut.
+    // The write overwrites whole regions: there is nothing to copy and nothing to split.
     let write = world.write(regions(5, 40), 7);
     assert_eq!(world.take_log(), ["write 5..40"]);
     assert_eq!(world.figures().hydrated, 10);
@@ -28,7 +28,7 @@ fn a_write_to_parts_of_regions_reads_the_source_once_and_writes_once() {
     let mut world = World::new(8 * 64, 0..0, World::quiet());
     let write = world.write(4096 + 100..4 * 4096 + 5, 0xaa);
     assert_eq!(world.take_log(), ["fetch 1..2", "write 2..4", "fetch 4..5"]);
-    // Another one to the same region meanwhile goes along.
+    // Another write to the same region is laid over the copy in flight.
     let other = world.write(4096..4096 + 50, 0xab);
     world.run();
     assert_eq!(world.take_log(), ["store 1..2", "store 4..5"]);
@@ -107,7 +107,7 @@ fn a_discard_counts_where_it_covers_regions() {
     let mut world = World::new(8 * 8 - 3, 4..5, World::quiet());
     let small = world.submit(Operation::Discard, 100..8191, 0);
     assert!(world.started.is_empty() && world.answers[&small].is_ok());
-    // The short last region is covered too.
+    // The short last region is covered, too.
     let discard = world.submit(Operation::Discard, 8000..8 * 4096 - 3 * 512, 0);
     assert_eq!(world.take_log(), ["zero 2..7.625"]);
     world.run();
@@ -177,7 +177,7 @@ fn a_request_past_the_end_is_refused_and_an_empty_one_is_done() {
     let mut world = World::new(8 * 8, 0..0, World::quiet());
     for operation in [Operation::Read, Operation::Write, Operation::Discard, Operation::Hydrate] {
         for range in [regions(8, 9), 7 * REGION..8 * REGION + 1, u64::MAX..u64::MAX] {
-            // No buffer is as long as that.
+            // No buffer has this length.
             let id = crate::engine::RequestId(1000);
             let request = crate::engine::Request { id, operation, range, durable: false };
             world.event(Event::Submit(request));
@@ -220,7 +220,7 @@ fn reads_hydrate_what_they_read_if_they_are_told_to() {
     world.run();
     assert_eq!(world.take_log(), ["store 1..3"]);
     assert_eq!(world.figures().hydrated, 2);
-    // This one goes on where the first one was, so that what follows is fetched too.
+    // This read continues the first one, so the data after it is fetched, too.
     assert!(world.read(3 * 4096 - 5..5 * 4096).unwrap()[5..] == world.source[3 * 4096..5 * 4096]);
     assert_eq!(
         world.take_log(),

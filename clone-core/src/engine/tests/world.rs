@@ -1,4 +1,4 @@
-//! Devices in memory, on which the actions of an engine are carried out one by one.
+//! In-memory devices, on which the test carries out the actions of an engine one by one.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -11,28 +11,28 @@ use crate::engine::{
 };
 use crate::geometry::{Geometry, RegionRange, RegionSize, Sectors};
 
-/// Bytes of a region.
+/// Bytes per region.
 pub(super) const REGION: u64 = 4096;
 
-/// A clone whose operations end when they are told to.
+/// A clone whose operations end when the test ends them.
 pub(super) struct World {
     pub(super) engine: Engine,
     pub(super) now: Duration,
     pub(super) source: Vec<u8>,
     pub(super) destination: Vec<u8>,
-    /// Operations that have not ended, in the order in which they were begun.
+    /// Operations in flight, in the order in which they began.
     pub(super) started: VecDeque<(OpId, Io)>,
-    /// Of each operation that was begun, what it was.
+    /// The log line of each operation that began.
     pub(super) log: Vec<String>,
     pub(super) answers: BTreeMap<u64, Result<(), RequestError>>,
     pub(super) told: Vec<Happening>,
     pub(super) is_retired: bool,
     pub(super) committed: RegionSet,
-    /// Bytes of the source that cannot be read.
+    /// Ranges of the source that cannot be read.
     pub(super) bad: Vec<ByteRange>,
-    /// What the source knows to be zeroes.
+    /// Ranges that the source knows to be zeroes.
     pub(super) holes: Vec<ByteRange>,
-    /// The operation that fails from now on, by the first word of its log line.
+    /// Operations that fail from now on: the first word of their log lines.
     pub(super) fails: Option<&'static str>,
     buffers: BTreeMap<u64, (u64, Vec<u8>)>,
     copies: BTreeMap<CopyId, (u64, Vec<u8>)>,
@@ -40,8 +40,8 @@ pub(super) struct World {
 }
 
 impl World {
-    /// A clone of `sectors` in regions of 4 KiB. Its source holds the number of the region, from 1
-    /// on, in each byte; its destination 0xdd.
+    /// A clone of `sectors` sectors in regions of 4 KiB. Each byte of its source is the number of
+    /// its region, from 1; each byte of its destination is 0xdd.
     pub(super) fn new(sectors: u64, hydrated: RegionRange, settings: Settings) -> Self {
         let region_size = RegionSize::new(Sectors(8)).unwrap();
         Self::with(Geometry::new(region_size, Sectors(sectors)).unwrap(), hydrated, settings)
@@ -86,14 +86,14 @@ impl World {
         }
     }
 
-    /// The settings of a clone that copies nothing by itself.
+    /// Settings of a clone without background copies.
     pub(super) fn quiet() -> Settings {
         let mut settings = Settings::default();
         settings.options.hydration = false;
         settings
     }
 
-    /// Lets something happen.
+    /// Sends an event to the engine.
     pub(super) fn event(&mut self, event: Event) {
         let mut actions = Vec::new();
         self.engine.handle(self.now, event, &mut actions);
@@ -137,7 +137,7 @@ impl World {
         self.event(Event::Command(command));
     }
 
-    /// Submits a request whose data is `fill` in each byte; its number.
+    /// Submits a request whose data is `fill` in each byte, and returns its id.
     pub(super) fn submit(&mut self, operation: Operation, range: ByteRange, fill: u8) -> u64 {
         self.submit_as(operation, range, fill, false)
     }
@@ -166,7 +166,7 @@ impl World {
         self.submit(Operation::Flush, 0..0, 0)
     }
 
-    /// Reads, with all that has to be done for it, and returns what was read.
+    /// Reads `range`, runs all operations, and returns the data.
     pub(super) fn read(&mut self, range: ByteRange) -> Result<Vec<u8>, RequestError> {
         let id = self.submit(Operation::Read, range, 0xee);
         self.run();
@@ -174,14 +174,14 @@ impl World {
         Ok(self.buffers[&id].1.clone())
     }
 
-    /// Ends all operations, and those that come of it, in their order.
+    /// Ends all operations, and those that follow from them, in order.
     pub(super) fn run(&mut self) {
         while !self.started.is_empty() {
             self.end(0);
         }
     }
 
-    /// Ends all operations, also those that take time to come, until the clock stands at `until`.
+    /// Ends all operations, also those that start later, until the clock reaches `until`.
     pub(super) fn run_until(&mut self, until: Duration) {
         self.event(Event::Tick);
         loop {
@@ -194,13 +194,13 @@ impl World {
         self.now = until;
     }
 
-    /// Ends the operation whose log line begins like this.
+    /// Ends the first operation whose log line starts with `begins`.
     pub(super) fn end_first(&mut self, begins: &str) {
         let found = self.started.iter().position(|(_, io)| line(io).starts_with(begins));
         self.end(found.unwrap_or_else(|| panic!("no {begins} in {:?}", self.started)));
     }
 
-    /// Ends the operation that was begun at this place among those under way.
+    /// Ends the operation at `index` among those in flight.
     pub(super) fn end(&mut self, index: usize) {
         let (op, io) = self.started.remove(index).unwrap();
         let result = self.perform(io);
@@ -296,13 +296,13 @@ impl World {
         }
     }
 
-    /// What was begun since this was asked last.
+    /// Returns the log lines since the last call.
     pub(super) fn take_log(&mut self) -> Vec<String> {
         std::mem::take(&mut self.log)
     }
 }
 
-/// An operation in few words, with its range in regions of 4 KiB: `write 1..2.5`.
+/// Describes an operation, with its range in regions of 4 KiB: `write 1..2.5`.
 fn line(io: &Io) -> String {
     let (word, range) = match io {
         Io::ReadSource { range, .. } => ("source", range),

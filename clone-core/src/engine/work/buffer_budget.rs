@@ -1,33 +1,36 @@
-//! The memory of copies, and who waits for a part of it.
+//! The budget of copy buffers, and the copies that wait for a part of it.
+//!
+//! The engine decides on copies within this budget; the driver holds the memory itself.
 
 use std::collections::VecDeque;
 
 use crate::engine::regions::claim::{ClaimId, Priority};
 
-/// How far a hole is followed in one go, at first and at the most: a user who writes there has to
-/// wait for it, and not every destination can make a hole without writing all of it.
+/// Initial and maximum number of bytes by which a copy is extended into a hole of the source. A
+/// user who writes there waits for the whole hole, and some destinations have to write zeroes to
+/// it.
 pub(in crate::engine) const HOLE_BYTES: (u64, u64) = (64 << 20, 1 << 30);
 
-/// Bytes that are in buffers, for what users wait for and for everything else: neither can starve
-/// the other.
+/// Bytes in buffers, in two shares: one for copies that a change waits for ([`Priority::Demand`]),
+/// one for all other copies. Neither share can starve the other.
 #[derive(Debug)]
 pub(in crate::engine) struct Buffers {
     pub(in crate::engine) demand: Share,
     pub(in crate::engine) other: Share,
-    /// Of `other`, what nobody waits for.
+    /// The part of `other` used by copies that no user waits for.
     pub(in crate::engine) background_bytes: u64,
-    /// What is under way, in either share, for data that nobody reads.
+    /// Bytes in flight, in either share, that no user reads.
     pub(in crate::engine) bulk_bytes: u64,
-    /// Copies of nobody with chunks that found no room, or have to be patient.
+    /// Background copies whose chunks found no room, or have to be paced.
     pub(in crate::engine) background_stalled: VecDeque<ClaimId>,
-    /// How far a hole is followed.
+    /// Current limit for the extension of a copy into a hole, in bytes.
     pub(in crate::engine) hole_bytes: u64,
 }
 
 #[derive(Debug, Default)]
 pub(in crate::engine) struct Share {
     pub(in crate::engine) bytes: u64,
-    /// Copies that users wait for with chunks that found no room, in the order in which they came.
+    /// Copies that users wait for and whose chunks found no room, in order of arrival.
     pub(in crate::engine) stalled: VecDeque<ClaimId>,
 }
 

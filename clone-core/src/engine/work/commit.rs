@@ -1,9 +1,13 @@
-//! Making things durable: rounds of flushing the destination and committing metadata.
+//! Commit rounds: each flushes the destination and then commits the metadata.
+//!
+//! The engine calls `begin_round` after each event. A round begins one second after a change, or
+//! earlier if a request waits for it, the clone is being suspended, all regions are marked or there
+//! are too many changes.
 //!
 //! *Invariants:* a round commits the regions that were marked before its flush of the destination
-//! began, and no other: those that are marked meanwhile belong to the next round. It answers the
-//! requests that came before it began. After a flush or a commit that failed there are no more
-//! rounds: what waits for one fails.
+//! began, and no others: regions marked later belong to the next round. It answers the requests
+//! that arrived before it began. After a failed flush or commit there are no more rounds: requests
+//! that wait for one fail.
 
 use std::mem;
 use std::sync::Arc;
@@ -17,34 +21,34 @@ use crate::engine::regions::region_set::RegionSet;
 use crate::engine::{Engine, Mode, Op, Rest};
 use crate::geometry::RegionRange;
 
-/// How long a change may wait for its commit.
+/// Maximum time from a change to its commit.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// The most memory that changes may take before they are committed: a few MiB.
+/// Maximum number of pieces of uncommitted changes, which limits their memory to a few MiB.
 const PIECES_MAX: usize = 1 << 15;
 
-/// What is not durable yet, and who waits for that.
+/// Changes that are not durable yet, and requests that wait for them.
 #[derive(Debug, Default)]
 pub(in crate::engine) struct Rounds {
     state: State,
-    /// Marked since the round under way began, or since the last one.
+    /// Regions marked since the current round began, or since the last one.
     changed: RegionSet,
-    /// When the first of them was.
+    /// Time of the first change in `changed`.
     changed_since: Option<Duration>,
-    /// Marked before the round under way began.
+    /// Regions marked before the current round began.
     committing: Arc<RegionSet>,
-    /// Whom the next round answers.
+    /// Requests that the next round answers.
     waiting: Vec<Waiter>,
-    /// Whom the round under way answers.
+    /// Requests that the current round answers.
     served: Vec<Waiter>,
-    /// Why no flush can be believed any more, though the clone is not read-only.
+    /// The error of all later flushes after one failed, if the clone is not read-only.
     flush_failed: Option<RequestError>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Waiter {
     request: RequestId,
-    /// Whether it wants the destination flushed even if there is nothing to commit.
+    /// True if the request needs a flush of the destination even if there is nothing to commit.
     needs_flush: bool,
 }
 
@@ -58,29 +62,30 @@ enum State {
 }
 
 impl Rounds {
-    /// Takes down that `regions` were marked.
+    /// Records that `regions` were marked.
     pub(in crate::engine) fn note(&mut self, now: Duration, regions: RegionRange) {
         self.changed_since.get_or_insert(now);
         self.changed.insert(regions);
     }
 
-    /// Has the next round answer a request.
+    /// Makes a request wait for the next round.
     pub(in crate::engine) fn join(&mut self, request: RequestId, operation: Operation) {
         let needs_flush = operation != Operation::Commit;
         self.waiting.push(Waiter { request, needs_flush });
     }
 
-    /// Whether nothing is under way and nothing is left to commit.
+    /// Returns true if no round is in progress and no change is left to commit.
     pub(in crate::engine) fn is_settled(&self) -> bool {
         self.state == State::Idle && self.changed.is_empty()
     }
 
-    /// Whether all that was marked is committed. A flush of the destination alone may be under way.
+    /// Returns true if all marked regions are committed. A flush of the destination may be in
+    /// flight.
     pub(in crate::engine) fn is_committed(&self) -> bool {
         self.changed.is_empty() && self.committing.is_empty()
     }
 
-    /// When a round has to begin if nothing else makes it.
+    /// Returns the time at which a round has to begin without other cause.
     pub(in crate::engine) fn due(&self) -> Option<Duration> {
         let since = self.changed_since.filter(|_| self.state == State::Idle);
         since.map(|since| since.saturating_add(PERIOD))
@@ -88,7 +93,7 @@ impl Rounds {
 }
 
 impl Engine {
-    /// Begins a round if there is reason to.
+    /// Begins a round if there is a reason to.
     pub(in crate::engine) fn begin_round(&mut self) {
         if self.rounds.state != State::Idle {
             return;
@@ -99,7 +104,7 @@ impl Engine {
         }
         let rounds = &mut self.rounds;
         if rounds.changed.is_empty() {
-            // Whoever wants no more than a commit has it.
+            // With no changes, requests that need only a commit are complete.
             let (flush, commit) =
                 mem::take(&mut rounds.waiting).into_iter().partition(|w| w.needs_flush);
             rounds.waiting = flush;
@@ -126,7 +131,7 @@ impl Engine {
         self.start(Op::Flush, Io::Flush);
     }
 
-    /// The destination was flushed, or could not be.
+    /// Handles the end of the flush of the destination.
     pub(in crate::engine) fn flushed(&mut self, result: Result<Done, Failure>) {
         match result {
             Ok(_) if self.rounds.committing.is_empty() => self.end_round(),
@@ -135,14 +140,14 @@ impl Engine {
                 let regions = Arc::clone(&self.rounds.committing);
                 self.start(Op::Commit, Io::Commit { regions });
             }
-            // No bit depends on it any more.
+            // On a complete clone no bit depends on the flush.
             Err(failure) if self.map.is_none() => self.flush_failed(failure),
             Err(failure) => self.become_read_only(failure),
         }
     }
 
-    /// A complete clone could not be flushed. What was lost is still lost when the destination is
-    /// well again, and nobody knows whose it was: later flushes fail, too.
+    /// Handles a failed flush of a complete clone. Lost data stays lost even if the destination
+    /// recovers, and the engine does not know which data it was: all later flushes fail, too.
     fn flush_failed(&mut self, failure: Failure) {
         let error = RequestError::Device(failure.device);
         self.rounds.state = State::Idle;
@@ -152,7 +157,7 @@ impl Engine {
         self.tell(Happening::FlushFailed(failure));
     }
 
-    /// Metadata was committed, or could not be.
+    /// Handles the end of the metadata commit.
     pub(in crate::engine) fn committed(&mut self, result: Result<Done, Failure>) {
         match result {
             Ok(done) => {
@@ -172,8 +177,8 @@ impl Engine {
         self.answer_waiters(served, Ok(()));
     }
 
-    /// A write or a flush failed: what it held is unknown, so that nothing can be marked any more.
-    /// What is not committed is taken back, as it would be by a crash.
+    /// Makes the clone read-only after a failed flush or commit: the state on disk is unknown, so
+    /// no more regions can be marked. Uncommitted bits are cleared, as after a crash.
     fn become_read_only(&mut self, failure: Failure) {
         self.mode = Mode::ReadOnly;
         let committing = mem::take(&mut self.rounds.committing);
@@ -197,7 +202,7 @@ impl Engine {
         self.end_stalled();
     }
 
-    /// Metadata is back at its last commit, or cannot be brought there.
+    /// Handles the end of the restore of the metadata to its last commit.
     pub(in crate::engine) fn aborted(&mut self, result: Result<Done, Failure>) {
         self.rounds.state = State::Idle;
         match result {
@@ -207,16 +212,16 @@ impl Engine {
                 self.mode = Mode::Failed;
                 self.tell(Happening::Failed(failure));
                 self.set_gate();
-                // Nobody need wait any more to hear that.
+                // Held requests can fail immediately.
                 self.take_held();
             }
         }
     }
 
-    /// Whoever waits for a round that will not be.
+    /// Answers the requests that wait for a round that will not take place.
     fn fail_waiters(&mut self) {
         let waiting = mem::take(&mut self.rounds.waiting);
-        // A status is told in any mode.
+        // The status is reported in any mode.
         let (flush, commit): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|w| w.needs_flush);
         let error = self.mode_error();
         self.answer_waiters(flush, Err(error));
@@ -230,7 +235,7 @@ impl Engine {
         }
     }
 
-    /// Once every region is hydrated and that is committed, neither map nor metadata is needed.
+    /// Retires the map and the metadata once every region is hydrated and committed.
     pub(in crate::engine) fn retire_if_complete(&mut self) {
         let is_complete = self.map.is_some()
             && self.mode == Mode::ReadWrite

@@ -1,4 +1,8 @@
-//! Copies, from their beginning to the end of their claim.
+//! Copies of regions, from their first chunk to the end of their claim.
+//!
+//! `hydration.rs`, `wanted.rs` and `plan.rs` begin copies. Each chunk is fetched from the source,
+//! then stored on the destination together with the overlays on it. When all chunks have ended, the
+//! regions are marked as hydrated and the claim ends.
 
 use std::mem;
 use std::time::Duration;
@@ -14,20 +18,20 @@ use crate::engine::work::plan::State;
 use crate::engine::{Engine, Mode, Op};
 use crate::geometry::RegionRange;
 
-/// A hole that took no longer than this lets the next one be twice as long.
+/// If a hole is zeroed within this time, the limit for the next one doubles.
 const HOLE_TIME: Duration = Duration::from_millis(50);
 
-/// What became of the attempt to go on with a copy.
+/// The result of an attempt to continue a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
-    /// All of it is begun.
+    /// All chunks have begun.
     Begun,
-    /// There is no room, or it has to be patient.
+    /// There is no room for the next chunk, or it has to be paced.
     Stalled,
 }
 
 impl Engine {
-    /// Begins to copy regions that are free.
+    /// Begins to copy `regions`, which are free.
     pub(in crate::engine) fn begin_copy(
         &mut self,
         regions: RegionRange,
@@ -39,7 +43,7 @@ impl Engine {
         copy.overlays.extend(overlay);
         let priority = copy.priority;
         let id = self.claims.add(regions, Work::Copy(copy));
-        // Writes that wait for room are served as they came.
+        // Copies that writes wait for get room in order of arrival.
         let must_wait = priority == Priority::Demand && !self.buffers.demand.stalled.is_empty();
         if must_wait || self.fetch_more(id) == Progress::Stalled {
             self.buffers.stalled(priority).push_back(id);
@@ -47,7 +51,7 @@ impl Engine {
         id
     }
 
-    /// Lets those of these priorities go on that found no room, or had to be patient.
+    /// Continues copies of these priorities that found no room or had to be paced.
     pub(in crate::engine) fn fetch_stalled(&mut self, priorities: &[Priority]) {
         for &priority in priorities {
             while let Some(first) = self.buffers.stalled(priority).pop_front() {
@@ -77,7 +81,7 @@ impl Engine {
             if !self.has_room(end - start, why, priority) {
                 return Progress::Stalled;
             }
-            // The first chunk was asked for by what began the copy.
+            // The pacing of the first chunk was checked before the copy began.
             let is_background = priority == Priority::Background;
             if is_background && !is_first && !self.has_patience() {
                 return Progress::Stalled;
@@ -86,7 +90,8 @@ impl Engine {
         }
     }
 
-    /// Whether a chunk of so many bytes finds room, in memory and on the line to the source.
+    /// Returns true if a chunk of `bytes` bytes finds room, in memory and in the window of the
+    /// source.
     fn has_room(&mut self, bytes: u64, why: Why, priority: Priority) -> bool {
         if priority == Priority::Background && self.is_background_idle() {
             return true;
@@ -100,8 +105,8 @@ impl Engine {
         !is_limited || bulk == 0 || bytes <= self.window.room(self.now, bulk)
     }
 
-    /// Whether a background chunk may be begun whatever room there is: however much users copy, one
-    /// of these is under way. So there is at most one chunk more in buffers than they share.
+    /// Returns true if a background chunk may begin regardless of the room: however much users
+    /// copy, one such chunk is in flight. Buffers exceed their share by one chunk at most.
     pub(in crate::engine) fn is_background_idle(&self) -> bool {
         self.buffers.background_bytes == 0 && self.buffers.other.bytes <= self.share_bytes
     }
@@ -142,7 +147,7 @@ impl Engine {
         });
     }
 
-    /// A user waits for a copy from now on: it goes on with that priority.
+    /// Raises the priority of a copy for which a user now waits.
     pub(in crate::engine) fn promote(&mut self, id: ClaimId, priority: Priority) {
         let Work::Copy(copy) = &mut self.claims.get(id).work else { return };
         let before = copy.priority;
@@ -167,8 +172,8 @@ impl Engine {
         }
     }
 
-    /// A user waits for what is being fetched for the byte at `offset`, if something is; returns
-    /// up to where that goes.
+    /// Attaches a read to the chunk that is being fetched and contains `range.start`, if there is
+    /// one. Returns the end of the attached part.
     pub(in crate::engine) fn attach_read(
         &mut self,
         id: ClaimId,
@@ -186,8 +191,8 @@ impl Engine {
         Some(end)
     }
 
-    /// Gives up copies that take more chunks; their regions stay as they are. `is_it` says which,
-    /// none of them such that a change waits for it.
+    /// Cancels the copies selected by `is_it` that have chunks left to begin; their regions stay as
+    /// they are. `is_it` must not select a copy that a change waits for.
     pub(in crate::engine) fn cancel_copies(&mut self, is_it: impl Fn(&Copy) -> bool) {
         let is_cancelled = |copy: &Copy| !copy.is_begun() && is_it(copy);
         let copies = self.claims.copies();
@@ -201,7 +206,7 @@ impl Engine {
         }
     }
 
-    /// A chunk has been read, or could not be.
+    /// Handles the end of a fetch.
     pub(in crate::engine) fn fetched(
         &mut self,
         id: ClaimId,
@@ -227,7 +232,7 @@ impl Engine {
             Err(failure) => {
                 copy.failure.get_or_insert(failure);
                 self.end_chunk(id, buffer);
-                // Their part of the source may be sound.
+                // The parts of these reads may still be readable.
                 for Part { request, range } in reads {
                     self.read_source(request, &range);
                     self.end_part(request, Ok(()));
@@ -240,7 +245,8 @@ impl Engine {
             self.end_part(request, Ok(()));
         }
         if self.mode != Mode::ReadWrite {
-            // It cannot become hydrated any more: what others wrote must not be touched.
+            // The regions can no longer become hydrated, so their bytes on the destination, which
+            // others may have written, must not be changed.
             self.end_chunk(id, buffer);
             return;
         }
@@ -268,7 +274,7 @@ impl Engine {
         self.claims.copy(id).chunk(buffer).op = op;
     }
 
-    /// What a chunk would have cost is given back: it was zeroes that nobody had to read.
+    /// Returns the cost of a chunk to the rate and the limit: it was zeroes that were not read.
     fn refund(&mut self, id: ClaimId, buffer: CopyId) {
         let copy = self.claims.copy(id);
         let has_limit = copy.why.has_limit();
@@ -282,8 +288,8 @@ impl Engine {
         }
     }
 
-    /// Makes the only chunk of a copy take in the rest of it, and the free regions behind it that
-    /// are zeroes too.
+    /// Extends the only chunk of a copy to the rest of the copy, and to the free regions after it
+    /// that are zeroes too.
     fn follow_hole(&mut self, id: ClaimId, buffer: CopyId, until: u64) -> ByteRange {
         let regions = self.claims.get(id).regions.clone();
         let range = self.claims.copy(id).range.clone();
@@ -307,7 +313,7 @@ impl Engine {
         range
     }
 
-    /// A hole took so long to be made.
+    /// Adapts the hole limit to the time that a hole took.
     pub(in crate::engine) fn learn_of_hole(&mut self, took: Duration) {
         let hole_bytes = &mut self.buffers.hole_bytes;
         if took <= HOLE_TIME {
@@ -317,7 +323,7 @@ impl Engine {
         }
     }
 
-    /// A chunk has been written, or could not be.
+    /// Handles the end of a store.
     pub(in crate::engine) fn stored(
         &mut self,
         id: ClaimId,
@@ -330,7 +336,7 @@ impl Engine {
         self.end_chunk(id, buffer);
     }
 
-    /// Gives up the buffer of a chunk, goes on with the copy or ends it, and lets others go on.
+    /// Releases the buffer of a chunk, and continues or ends its copy.
     fn end_chunk(&mut self, id: ClaimId, buffer: CopyId) {
         self.actions.push(Action::Release { copy: buffer });
         let copy = self.claims.copy(id);
@@ -349,7 +355,7 @@ impl Engine {
         self.end_copy_if_idle(id);
     }
 
-    /// Ends a copy of which nothing is under way and nothing will be begun.
+    /// Ends a copy with no chunk in flight and none left to begin.
     fn end_copy_if_idle(&mut self, id: ClaimId) {
         let copy = self.claims.copy(id);
         if copy.is_idle() && copy.is_begun() {
@@ -357,7 +363,7 @@ impl Engine {
         }
     }
 
-    /// Ends all copies that wait for room: nothing can become hydrated any more.
+    /// Ends all stalled copies, after the clone became read-only.
     pub(in crate::engine) fn end_stalled(&mut self) {
         let mut stalled = mem::take(&mut self.buffers.demand.stalled);
         stalled.append(&mut self.buffers.other.stalled);
@@ -389,7 +395,7 @@ impl Engine {
         };
         let try_again = result.is_err() && copy.why != Why::Demand;
         let overlays = mem::take(&mut copy.overlays);
-        // Where somebody else wanted the copy, those whose writes were laid over it try alone.
+        // If the copy was not begun for these writes, its failure is not theirs: plan them again.
         for LaidOver { part, .. } in overlays {
             if try_again {
                 self.plan(&part);
@@ -400,7 +406,7 @@ impl Engine {
         self.plan_waiters(waiters);
     }
 
-    /// A request has written to the regions of a claim, or could not.
+    /// Handles the end of an overwrite of the regions of a claim.
     pub(in crate::engine) fn overwritten(
         &mut self,
         request: RequestId,
@@ -431,14 +437,14 @@ impl Engine {
         }
     }
 
-    /// Marks regions whose data has landed on the destination.
+    /// Marks regions as hydrated whose data is on the destination.
     pub(in crate::engine) fn mark(&mut self, regions: RegionRange) {
         let Some(map) = self.map.clone() else { return };
         self.hydration.aside.remove(regions.clone());
         let mut at = regions.start;
         while at < regions.end {
             let (end, hydrated) = map.run(at..regions.end);
-            // What was committed before must not be taken back with what was not.
+            // Only newly set bits join the commit round: an abort must not clear committed bits.
             if !hydrated {
                 self.hydrated += map.set(at..end);
                 self.rounds.note(self.now, at..end);
@@ -448,7 +454,7 @@ impl Engine {
     }
 }
 
-/// A user waits for a chunk from now on.
+/// Turns a background chunk into one that a user waits for.
 fn promote_chunk(chunk: &mut Chunk, buffers: &mut Buffers, actions: &mut Vec<Action>) {
     if mem::take(&mut chunk.is_background) {
         buffers.background_bytes -= chunk.room;
@@ -456,7 +462,7 @@ fn promote_chunk(chunk: &mut Chunk, buffers: &mut Buffers, actions: &mut Vec<Act
     }
 }
 
-/// The parts of all overlays of a copy that lie within `range`.
+/// Returns the parts of all overlays of a copy that lie within `range`.
 fn overlays_within(copy: &Copy, range: &ByteRange) -> Vec<Overlay> {
     let within = copy.overlays.iter().filter(|laid| overlap(&laid.part.range, range));
     within

@@ -1,7 +1,8 @@
-//! Copying in the background.
+//! Hydration: the background copy of all regions.
 //!
-//! Users go first: while a request of theirs is under way, at most one copy is, and between two of
-//! them there is nine times as much rest as the first one took. So there is always some progress.
+//! Users go first: while a user's request is in flight, at most one background copy runs, followed
+//! by a pause of nine times its duration, but 1 ms to 100 ms. Hydration therefore always makes some
+//! progress. The engine calls `hydrate` after each event.
 
 use std::time::Duration;
 
@@ -14,45 +15,45 @@ use crate::engine::work::rate::Rate;
 use crate::engine::{Engine, Mode, Rest};
 use crate::geometry::RegionRange;
 
-/// How much longer than a copy the rest after it is, while users are at work.
+/// Ratio of the pause after a copy to the duration of the copy, while user requests are in flight.
 const REST_FACTOR: u32 = 9;
-/// The shortest of these rests, and the longest.
+/// Shortest and longest pause.
 const RESTS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
-/// How often it is looked whether users have gone: those that pass the engine by do not tell.
+/// Interval for checking whether users are idle: requests on the fast path send no event.
 const GLANCE: Duration = Duration::from_millis(5);
 
-/// Where hydration is.
+/// The state of hydration.
 #[derive(Debug, Default)]
 pub(in crate::engine) struct Hydration {
-    /// The region to look at next.
+    /// The next region to look at.
     cursor: u64,
-    /// Whether nothing was free in a whole round from there, nor has become so since.
+    /// True if a whole pass over the regions found none free, and none has become free since.
     exhausted: bool,
-    /// Regions under way for nobody in particular.
+    /// Number of regions in flight in background copies.
     regions: u64,
     pub(in crate::engine) aside: Aside,
     pub(in crate::engine) rate: Rate,
-    /// How many bytes may still be copied; `None` for all.
+    /// Bytes that may still be copied; `None` for no limit.
     budget: Option<u64>,
-    /// Copies that failed since one succeeded.
+    /// Number of failed copies since the last success.
     failures: u32,
-    /// It was told, and hydration not switched on since.
+    /// True if the change was reported and hydration was not switched on since.
     source_changed: bool,
-    /// No copy begins before this while users are at work.
+    /// While user requests are in flight, no copy begins before this time.
     patient_until: Duration,
-    /// When to look again.
+    /// The time to look again.
     look_at: Option<Duration>,
 }
 
 impl Hydration {
-    /// So many bytes were not copied after all: the limit has room for others.
+    /// Returns `bytes` to the limit: they were not copied after all.
     pub(in crate::engine) fn refund(&mut self, bytes: u64) {
         self.budget = self.budget.map(|budget| budget.saturating_add(bytes));
     }
 }
 
 impl Engine {
-    /// Begins what may be copied now.
+    /// Begins all copies that may begin now.
     pub(in crate::engine) fn hydrate(&mut self) {
         self.hydration.look_at = None;
         self.window.expire(self.now);
@@ -73,7 +74,7 @@ impl Engine {
         self.stop_at_limit();
     }
 
-    /// When [`Self::hydrate`] has to be called if nothing happens.
+    /// Returns the time at which [`Self::hydrate`] has to run if no event comes first.
     pub(in crate::engine) fn hydration_due(&self) -> Option<Duration> {
         if self.mode != Mode::ReadWrite || self.rest != Rest::Running {
             return None;
@@ -84,22 +85,22 @@ impl Engine {
         [self.hydration.look_at, retry, window].into_iter().flatten().min()
     }
 
-    /// Whether a copy that no user waits for may begin, or go on; if not, when to ask again is
-    /// noted. A clone that comes to rest has no time for patience.
+    /// Returns true if a copy that no user waits for may begin or continue. If not, sets the time
+    /// to check again. Copies of a clone that is being suspended are not paced.
     pub(in crate::engine) fn has_patience(&mut self) -> bool {
         if self.rest != Rest::Running {
             return true;
         }
         let hydration = &self.hydration;
         let mut wait_until = hydration.rate.ready_at();
-        // A line that is idle need not be shared.
+        // An idle line need not be shared.
         if self.buffers.bulk_bytes > 0 {
             wait_until = wait_until.max(self.window.paced_at());
         }
         if self.users > 0 || self.front.passes() > 0 {
             // Copies that users wait for do not count: they may never leave a gap.
             if self.buffers.background_bytes > 0 {
-                // Its end will be heard of.
+                // The end of that copy is an event, which leads here again.
                 return false;
             }
             if hydration.patient_until > self.now {
@@ -114,34 +115,34 @@ impl Engine {
         false
     }
 
-    /// Takes what is going to be copied off the limit.
+    /// Charges the bytes of `regions` to the limit.
     pub(in crate::engine) fn spend(&mut self, regions: &RegionRange) {
         let bytes = self.sizes.bytes_of(regions);
         let bytes = bytes.end - bytes.start;
         self.hydration.budget = self.hydration.budget.map(|budget| budget.saturating_sub(bytes));
     }
 
-    /// A copy that nobody waited for has taken so long: while users are at work the next one
-    /// leaves them nine times as long.
+    /// Sets the pause after a background copy that took `took`: while users are active, the next
+    /// background copy waits nine times as long.
     pub(in crate::engine) fn be_patient(&mut self, took: Duration) {
         let rest = took.saturating_mul(REST_FACTOR);
         self.hydration.patient_until = self.now + rest.clamp(RESTS.0, RESTS.1);
     }
 
-    /// Limits how much is copied from now on of what no user waits for.
+    /// Limits the number of bytes that hydration copies from now on.
     pub(in crate::engine) fn set_limit(&mut self, bytes: Option<u64>) {
         self.hydration.budget = bytes;
     }
 
-    /// Whether one more region would be too much.
+    /// Returns true if one more region would exceed the limit.
     fn is_at_limit(&self) -> bool {
         self.hydration.budget.is_some_and(|budget| budget < self.sizes.region_bytes())
     }
 
-    /// Switches hydration off when all has been copied that was allowed.
+    /// Switches hydration off once the limit is used up.
     fn stop_at_limit(&mut self) {
         let has_more = self.hydrated < self.sizes.nr_regions;
-        // What is under way may turn out to be a hole, and leave room for more.
+        // A copy in flight may turn out to be a hole, which leaves room for more.
         let is_idle = self.buffers.background_bytes == 0;
         let is_on = self.settings.options.hydration || self.has_wants();
         if self.is_at_limit() && is_idle && has_more && is_on {
@@ -152,13 +153,13 @@ impl Engine {
         }
     }
 
-    /// What could not be copied, ascending.
+    /// Returns the failed regions in ascending order.
     pub fn set_aside(&self) -> impl Iterator<Item = SetAside> + '_ {
         self.hydration.aside.places()
     }
 
-    /// Free regions that begin at `regions.start`, as many as one copy may have now; `None` if
-    /// there is no room, or if one region takes more than a copy.
+    /// Returns as many of the free `regions`, from their start, as one copy may have now; `None` if
+    /// there is no room, or if one region is larger than a copy.
     pub(in crate::engine) fn room_for_copy(&self, regions: RegionRange) -> Option<RegionRange> {
         let used = self.buffers.other.bytes;
         let room = self.share_bytes.saturating_sub(used).min(self.chunk_bytes);
@@ -166,7 +167,7 @@ impl Engine {
         (most > 0).then(|| regions.start..regions.end.min(regions.start + most))
     }
 
-    /// The next regions for a copy in the background, within threshold and batch size.
+    /// Returns the next regions to copy in the background, within threshold and batch size.
     fn next_in_background(&mut self) -> Option<RegionRange> {
         let room = self.most_regions_for_nobody()?;
         let options = &self.settings.options;
@@ -193,7 +194,7 @@ impl Engine {
         Some(free)
     }
 
-    /// At most `most` regions that were set aside, are due and free.
+    /// Returns at most `most` failed regions that are due and free.
     fn next_due(&mut self, most: u64) -> Option<RegionRange> {
         let due: Vec<RegionRange> = self.hydration.aside.due(self.now).collect();
         for mut place in due {
@@ -211,27 +212,27 @@ impl Engine {
         None
     }
 
-    /// How many bytes one chunk of what nobody reads should have.
+    /// Returns the chunk size for copies that no user reads, in bytes.
     pub(in crate::engine) fn piece_bytes(&self) -> u64 {
         self.window.piece_bytes().min(self.chunk_bytes)
     }
 
-    /// How many regions the next copy may have, going by the room in buffers and on the line to
-    /// the source; `None` if none.
+    /// Returns the maximum number of regions of the next copy, given the room in buffers and in the
+    /// window of the source; `None` if there is no room.
     pub(in crate::engine) fn most_regions(&mut self) -> Option<u64> {
         let piece = self.piece_bytes();
         let bulk = self.buffers.bulk_bytes;
         let line = if bulk == 0 { u64::MAX } else { self.window.room(self.now, bulk) };
         let room = self.share_bytes.saturating_sub(self.buffers.other.bytes).min(line);
         if self.sizes.region_bytes() > piece {
-            // Its chunks find room one by one.
+            // The chunks of a large region find room one by one.
             return (room > 0 && line >= piece).then_some(1);
         }
         Some(room.min(piece) >> self.sizes.region_shift).filter(|&most| most > 0)
     }
 
-    /// The same where no user waits for it: however much users copy, one such copy may be under
-    /// way.
+    /// Like [`Self::most_regions`] for a copy that no user waits for: however much users copy, one
+    /// such copy may be in flight.
     pub(in crate::engine) fn most_regions_for_nobody(&mut self) -> Option<u64> {
         let most = if self.is_background_idle() {
             (self.piece_bytes() >> self.sizes.region_shift).max(1)
@@ -242,10 +243,10 @@ impl Engine {
         Some(most.min(allowed.unwrap_or(most))).filter(|&most| most > 0)
     }
 
-    /// The first of `regions` that are free and were not set aside, at most `most` of them.
+    /// Returns the first of `regions` that are free and not failed, at most `most` of them.
     ///
-    /// Only what is hydrated is walked over as far as it goes: the cursor does not come back to it
-    /// before all else was looked at.
+    /// The search skips only hydrated regions in one step up to their end: the cursor does not
+    /// return to skipped regions before it has looked at all others.
     fn next_free(&self, regions: RegionRange, most: u64) -> Option<RegionRange> {
         let map = self.map.as_ref()?;
         let mut at = regions.start;
@@ -265,11 +266,11 @@ impl Engine {
         None
     }
 
-    /// Somebody else could not make regions hydrated: hydration looks at them again.
+    /// Makes hydration look again at regions that another claim failed to make hydrated.
     pub(in crate::engine) fn look_again(&mut self, regions: RegionRange, failure: Failure) {
         let hydration = &mut self.hydration;
         if !hydration.exhausted {
-            // It will come by.
+            // The cursor will reach them.
         } else if hydration.aside.is_full() {
             hydration.exhausted = false;
         } else {
@@ -277,7 +278,7 @@ impl Engine {
         }
     }
 
-    /// A copy has ended: counts it, and sets aside what failed.
+    /// Handles the end of a copy: counts it, and adds its regions to the failed ones on failure.
     pub(in crate::engine) fn copy_ended(&mut self, regions: RegionRange, copy: Copy) {
         let Copy { why, since, nr_begun, failure, is_cancelled, .. } = copy;
         if regions.end - regions.start > nr_begun {
@@ -304,18 +305,19 @@ impl Engine {
         }
     }
 
-    /// A copy was given up before it was complete: it is begun anew when the clone goes on.
+    /// Makes the regions of a cancelled copy available again: it starts over when the clone
+    /// resumes.
     fn copy_later(&mut self, regions: RegionRange, why: Why) {
         if why.has_limit() {
             let bytes = self.sizes.bytes_of(&regions);
             self.hydration.refund(bytes.end - bytes.start);
         }
-        // Also where somebody else wanted the copy: what is wanted may be dropped.
+        // Also for other reasons than hydration: the queue of prefetches may be dropped.
         self.hydration.exhausted = false;
         match why {
             Why::Background => self.hydration.cursor = regions.start,
             Why::Wanted(None) => self.want_first(regions),
-            // What is asked for is looked at again.
+            // These requests look at their regions again.
             Why::Wanted(Some(_)) | Why::Read | Why::Demand => {}
         }
     }
@@ -330,7 +332,7 @@ impl Engine {
         } else {
             hydration.aside.add(self.now, regions.clone(), failure.clone());
         }
-        // That a half fails tells nothing new: the whole did.
+        // The failure of a half is not counted: that of the whole was.
         hydration.failures = hydration.failures.saturating_add(u32::from(!is_half));
         let max = self.settings.max_failures;
         let is_enough = max > 0 && hydration.failures >= max || is_too_many;
@@ -343,7 +345,7 @@ impl Engine {
         }
     }
 
-    /// Switches hydration on, with what failed before tried again at once, or off.
+    /// Switches hydration on, with an immediate retry of all failed regions, or off.
     pub(in crate::engine) fn set_hydration(&mut self, on: bool) {
         self.settings.options.hydration = on;
         if !on {
@@ -357,7 +359,7 @@ impl Engine {
         }
     }
 
-    /// Stops hydration, and tells why, once until hydration is switched on again.
+    /// Stops hydration, and reports the reason once until hydration is switched on again.
     pub(in crate::engine) fn source_changed(&mut self, reason: String) {
         self.settings.options.hydration = false;
         if !self.hydration.source_changed {
@@ -366,7 +368,7 @@ impl Engine {
         }
     }
 
-    /// Nothing can be copied any more, or need be.
+    /// Ends hydration when nothing can or need be copied any more.
     pub(in crate::engine) fn hydration_is_over(&mut self) {
         self.drop_wants();
         self.end_asked();

@@ -1,5 +1,7 @@
-//! How requests are cut: only where hydrated and other regions meet, or where some other work is
-//! under way.
+//! Planning: splits requests into operations, only at borders between hydrated and other regions
+//! and at regions with other work in flight.
+//!
+//! `requests.rs` calls it for each new request, and for parts that waited for a claim.
 
 use crate::engine::api::action::{Io, OverlayBytes};
 use crate::engine::api::request::{ByteRange, RequestError, RequestId};
@@ -8,24 +10,24 @@ use crate::engine::regions::claim::{ClaimId, LaidOver, Part, Priority, Why, Work
 use crate::engine::{Engine, Mode, Op, Rest};
 use crate::geometry::RegionRange;
 
-/// The most pieces of a discard that are under way at a time.
+/// Maximum number of pieces of a discard that are in flight at a time.
 const DISCARDS_AT_ONCE: u32 = 1024;
 
-/// What can be said of regions.
+/// The state of regions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::engine) enum State {
     Hydrated,
-    /// Not hydrated, and nobody makes them so.
+    /// Not hydrated, and not claimed.
     Free,
-    /// Being made hydrated.
+    /// Becoming hydrated.
     Claimed(ClaimId),
 }
 
-/// Bytes that go to the destination as one.
+/// Bytes that are changed on the destination by one operation.
 #[derive(Debug)]
 struct Group {
     range: ByteRange,
-    /// From the first to the last of its regions that are not hydrated, if there are any.
+    /// The smallest range that contains all regions of the group that are not hydrated, if any.
     claim: Option<RegionRange>,
 }
 
@@ -44,7 +46,8 @@ impl Group {
 }
 
 impl Engine {
-    /// The state of the first of `regions`, and where those like it end.
+    /// Returns the end of the run of regions with the same state as `regions.start`, and that
+    /// state.
     pub(in crate::engine) fn look(&self, regions: RegionRange) -> (u64, State) {
         let Some(map) = &self.map else {
             return (regions.end, State::Hydrated);
@@ -59,21 +62,21 @@ impl Engine {
         }
     }
 
-    /// The same of bytes.
+    /// Like [`Self::look`], for bytes.
     fn look_at(&self, range: &ByteRange) -> (ByteRange, State) {
         let (end, state) = self.look(self.sizes.touched(range));
         let end = range.end.min(end << self.sizes.region_shift);
         (range.start..end, state)
     }
 
-    /// Reads each piece from where it is.
+    /// Plans a read: each piece is read from the device that holds it.
     pub(in crate::engine) fn plan_read(&mut self, part: &Part) {
         let hydrates = self.settings.hydrate_on_read
             && self.mode == Mode::ReadWrite
             && self.rest == Rest::Running;
         let Part { request, mut range } = part.clone();
         let whole = range.clone();
-        // What the source is read for at once, up to where the next piece begins.
+        // Bytes to read from the source in one operation, up to the next piece.
         let mut from_source = range.start..range.start;
         while range.start < range.end {
             let (piece, state) = self.look_at(&range);
@@ -110,16 +113,17 @@ impl Engine {
         }
     }
 
-    /// Reads from the source, whatever is under way there.
+    /// Reads from the source, regardless of copies in flight.
     pub(in crate::engine) fn read_source(&mut self, request: RequestId, range: &ByteRange) {
         if range.start < range.end {
             self.start_part(request, Io::ReadSource { request, range: range.clone() });
         }
     }
 
-    /// Hydrates the regions of `piece`, which are free, and reads what the copies fetch. Where
-    /// there is no room for a copy the source is read for this request alone. `before` is what
-    /// remains to be read before `piece`. Returns where the bytes end that are taken care of.
+    /// Hydrates the regions of `piece`, which are free, and reads the data that the copies fetch.
+    /// If there is no room for a copy, the source is read for this request alone. `before` is the
+    /// range before `piece` that is still to be read. Returns the end of the bytes that were
+    /// handled.
     fn read_and_hydrate(
         &mut self,
         request: RequestId,
@@ -129,7 +133,7 @@ impl Engine {
         let region_bytes = self.sizes.region_bytes();
         let is_whole = piece.end - piece.start >= region_bytes;
         if region_bytes > self.chunk_bytes || !is_whole && region_bytes > self.window.user_bytes() {
-            // Too much for a user to wait for, on this source. It is a hint all the same.
+            // The copy would delay the read too much on this source. Queue a prefetch instead.
             self.want_soon(piece);
             return before.start;
         }
@@ -152,7 +156,7 @@ impl Engine {
         before.start
     }
 
-    /// Writes data, or zeroes if `zeroes` tells whether a hole is welcome.
+    /// Plans a write, or a write of zeroes if `zeroes` says whether the range may be deallocated.
     pub(in crate::engine) fn plan_change(&mut self, part: &Part, zeroes: Option<bool>) {
         let Part { request, mut range } = part.clone();
         if self.mode != Mode::ReadWrite && !self.is_hydrated(&range) {
@@ -199,7 +203,7 @@ impl Engine {
         self.change_group(request, group, zeroes);
     }
 
-    /// Sends a group to the destination.
+    /// Starts the operation of a group.
     fn change_group(&mut self, request: RequestId, group: Group, zeroes: Option<bool>) {
         let Group { range, claim } = group;
         if range.start == range.end {
@@ -229,7 +233,7 @@ impl Engine {
         Some(claim)
     }
 
-    /// Changes parts of regions that are free: each is copied, with the change laid over it.
+    /// Changes parts of free regions: copies each region with the change laid over it.
     fn change_parts_of_regions(&mut self, request: RequestId, range: ByteRange, zeroes: bool) {
         for region in self.sizes.touched(&range) {
             let bytes = self.sizes.bytes_of(&(region..region + 1));
@@ -240,12 +244,12 @@ impl Engine {
         }
     }
 
-    /// Changes bytes of regions that somebody is making hydrated: together with that, or after it.
+    /// Changes bytes of claimed regions: together with the copy, or after the claim.
     fn change_claimed(&mut self, id: ClaimId, part: Part, zeroes: bool) {
         self.add_part(part.request);
         let claim = self.claims.get(id);
         match &mut claim.work {
-            // A change that waits already must not be overtaken by one that came later.
+            // A later change must not overtake one that waits already.
             Work::Copy(copy) if claim.waiters.is_empty() && copy.takes_overlay(&part.range) => {
                 copy.overlays.push(laid_over(part, zeroes));
             }
@@ -254,7 +258,7 @@ impl Engine {
         self.promote(id, Priority::Demand);
     }
 
-    /// Discards the regions that are covered.
+    /// Plans a discard of the regions that it covers.
     pub(in crate::engine) fn plan_discard(&mut self, part: &Part) {
         let Part { request, range } = part.clone();
         let zeroes = self.settings.discards == Discards::Zero;
@@ -282,7 +286,7 @@ impl Engine {
                     let last = self.discard_group(request, group);
                     group = Group::at(piece.end);
                     groups += 1;
-                    // The rest goes on when this has been done.
+                    // The rest of the discard waits for the end of this claim.
                     if let Some(last) = last.filter(|_| groups >= DISCARDS_AT_ONCE) {
                         self.add_part(request);
                         let range = piece.end..bytes.end;
@@ -308,7 +312,7 @@ impl Engine {
         self.discard_group(request, group);
     }
 
-    /// Starts what becomes of a group; the claim on it, if there is one.
+    /// Starts the operation of a group, and returns its claim, if it has one.
     fn discard_group(&mut self, request: RequestId, group: Group) -> Option<ClaimId> {
         let Group { range, claim } = group;
         let passdown = self.settings.options.discard_passdown;
@@ -325,7 +329,7 @@ impl Engine {
         None
     }
 
-    /// Whether all of these bytes, of which there is one at least, are hydrated.
+    /// Returns true if all bytes of `range`, which is not empty, are hydrated.
     pub(in crate::engine) fn is_hydrated(&self, range: &ByteRange) -> bool {
         let regions = self.sizes.touched(range);
         self.map.as_ref().is_none_or(|map| map.all(regions))

@@ -1,5 +1,7 @@
-//! What users want copied next, whether hydration is switched on or not: ranges that somebody
-//! waits for, ranges that nobody does, and what reads will probably come to.
+//! Prefetch: ranges that users want copied next, whether hydration is on or off.
+//!
+//! There are hydrate requests, ranges that no request waits for (also from hydration on read), and
+//! readahead. The engine begins their copies before those of hydration.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -10,35 +12,35 @@ use crate::engine::work::plan::State;
 use crate::engine::{Engine, Mode};
 use crate::geometry::RegionRange;
 
-/// The most ranges that wait to be copied next; what is beyond is left to hydration.
+/// Maximum number of queued ranges; later ones are left to hydration.
 const WANTS_MAX: usize = 1 << 20;
-/// The most of them up to which reads add to them.
+/// Number of queued ranges above which reads add no more.
 const HINTS_MAX: usize = 64;
-/// How many requests are worked for at a time; those behind have to wait for these.
+/// Number of hydrate requests that are served at a time; later ones wait for these.
 const ASKED_AT_ONCE: usize = 64;
 
-/// What users want copied.
+/// The queues of prefetches.
 #[derive(Debug, Default)]
 pub(in crate::engine) struct Wanted {
-    /// Requests that wait for regions, in the order in which they came.
+    /// Hydrate requests, in order of arrival.
     asked: VecDeque<Asked>,
-    /// Regions that nobody waits for.
+    /// Regions that no request waits for.
     wants: VecDeque<RegionRange>,
 }
 
-/// A request that waits until regions are hydrated.
+/// A hydrate request.
 #[derive(Debug)]
 struct Asked {
     request: RequestId,
-    /// The regions that are left: those before are hydrated.
+    /// The remaining regions: all before them are hydrated.
     regions: RegionRange,
-    /// Copies of those before this one have been begun. It only goes back where one was given up,
-    /// so that no region is looked at again at each event.
+    /// Copies of all remaining regions before this one have begun. It moves back only when a copy
+    /// was cancelled or failed, so that an event does not look at all regions again.
     cursor: u64,
 }
 
 impl Engine {
-    /// A user wants a range copied now, and waits for it.
+    /// Begins a hydrate request: copies `range` and answers when it is hydrated.
     pub(in crate::engine) fn ask(&mut self, range: &ByteRange, request: RequestId) {
         if range.start == range.end || self.is_hydrated(range) {
             self.end_part(request, Ok(()));
@@ -52,8 +54,8 @@ impl Engine {
         }
     }
 
-    /// A range is to be copied next, after those that were wanted before. What lies past the end
-    /// of the clone is left out.
+    /// Queues a range to be copied after the ranges queued before. Ignores the part past the end of
+    /// the clone.
     pub(in crate::engine) fn want(&mut self, range: &ByteRange) {
         let range = range.start..range.end.min(self.sizes.size_bytes);
         let is_of_use = self.map.is_some() && self.mode == Mode::ReadWrite;
@@ -62,19 +64,19 @@ impl Engine {
         }
     }
 
-    /// A range is to be copied before the others that are wanted.
+    /// Queues regions to be copied before all other queued ranges.
     pub(in crate::engine) fn want_first(&mut self, regions: RegionRange) {
         self.wanted.wants.push_front(regions);
     }
 
-    /// Users read here: a range to be copied next, unless there are enough of them.
+    /// Queues a range around a read, unless there are enough queued ranges.
     pub(in crate::engine) fn want_soon(&mut self, range: &ByteRange) {
         if self.wanted.wants.len() < HINTS_MAX {
             self.want(range);
         }
     }
 
-    /// Begins copies for those who wait, as many as there is room for.
+    /// Begins copies for hydrate requests, as many as there is room for.
     pub(in crate::engine) fn copy_asked(&mut self) {
         let mut index = 0;
         while index < self.wanted.asked.len().min(ASKED_AT_ONCE) {
@@ -86,20 +88,21 @@ impl Engine {
                 continue;
             }
             let (_, first) = self.look(regions.start..regions.start + 1);
-            // A copy of it that somebody began may have failed, or been given up.
+            // A copy of the region that another request began may have failed or been cancelled.
             let cursor = match first {
                 State::Free => regions.start,
                 State::Hydrated | State::Claimed(_) => cursor.max(regions.start),
             };
             let cursor = self.copy_from(request, cursor..regions.end);
-            // Where there is no room, those behind may wait for something else.
+            // If there is no room for this request, later ones may still find their regions
+            // claimed.
             self.wanted.asked[index] = Asked { request, regions, cursor };
             index += 1;
         }
     }
 
-    /// Begins copies of those of `regions` that are free, and has users wait for those that are
-    /// being copied. Returns where it had to stop, for want of room.
+    /// Begins copies of the free regions in `regions`, and raises the priority of copies in flight.
+    /// Returns the region at which it ran out of room, or the end.
     fn copy_from(&mut self, request: RequestId, mut regions: RegionRange) -> u64 {
         while regions.start < regions.end {
             let hydrated = self.hydrated_until(&regions);
@@ -126,7 +129,7 @@ impl Engine {
         regions.end
     }
 
-    /// Where those of `regions` end that are hydrated from its start on.
+    /// Returns the end of the run of hydrated regions from `regions.start`.
     fn hydrated_until(&self, regions: &RegionRange) -> u64 {
         let Some(map) = &self.map else { return regions.end };
         let is_empty = regions.start == regions.end;
@@ -136,7 +139,7 @@ impl Engine {
         map.run(regions.clone()).0
     }
 
-    /// Begins copies of what is wanted and nobody waits for.
+    /// Begins copies of queued ranges that no request waits for.
     pub(in crate::engine) fn copy_wanted(&mut self) {
         while let Some(regions) = self.wanted.wants.front().cloned() {
             if regions.start == regions.end {
@@ -157,13 +160,13 @@ impl Engine {
         }
     }
 
-    /// As many of `regions` as are worth looking at for one copy.
+    /// Returns the first of `regions`, as many as can matter for one copy.
     fn some(&self, regions: &RegionRange) -> RegionRange {
         let most = (self.chunk_bytes >> self.sizes.region_shift).max(64);
         regions.start..regions.end.min(regions.start + most)
     }
 
-    /// Looks ahead of reads that go on where the last one ended.
+    /// Reads ahead of sequential reads.
     pub(in crate::engine) fn read_ahead(&mut self, read: &ByteRange) {
         let most = self.chunk_bytes.min(self.window.bytes());
         let Some(ahead) = self.streams.read(read, most) else { return };
@@ -182,7 +185,7 @@ impl Engine {
         }
     }
 
-    /// A copy has failed that somebody waits for. One answer is enough.
+    /// Fails a hydrate request after the first failed copy.
     pub(in crate::engine) fn refuse_asked(&mut self, request: RequestId) {
         let asked = &mut self.wanted.asked;
         if let Some(index) = asked.iter().position(|asked| asked.request == request) {
@@ -191,7 +194,7 @@ impl Engine {
         }
     }
 
-    /// Answers those who wait: nothing can be copied any more, or need be.
+    /// Answers all hydrate requests when nothing can or need be copied any more.
     pub(in crate::engine) fn end_asked(&mut self) {
         for Asked { request, regions, .. } in mem::take(&mut self.wanted.asked) {
             let is_done = self.map.as_ref().is_none_or(|map| map.all(regions));
@@ -199,17 +202,17 @@ impl Engine {
         }
     }
 
-    /// Forgets the ranges for which nobody waits.
+    /// Drops the ranges that no request waits for.
     pub(in crate::engine) fn drop_wants(&mut self) {
         self.wanted.wants.clear();
     }
 
-    /// Whether there are ranges for which nobody waits.
+    /// Returns true if there are ranges that no request waits for.
     pub(in crate::engine) fn has_wants(&self) -> bool {
         !self.wanted.wants.is_empty()
     }
 
-    /// Requests that wait for ranges to be copied, and so do not end while nothing is.
+    /// Returns the number of hydrate requests; they do not end while nothing is copied.
     pub(in crate::engine) fn nr_asked(&self) -> usize {
         self.wanted.asked.len()
     }

@@ -1,25 +1,25 @@
-//! How fast hydration may copy.
+//! The hydration rate limit, a token bucket.
 
 use std::time::Duration;
 
-/// What may be copied at once after a rest.
+/// Time whose worth of bytes may be copied at once after a pause.
 const BURST: Duration = Duration::from_millis(100);
 
-/// A limit of bytes a second.
+/// A limit in bytes per second.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::engine) struct Rate {
     per_second: Option<u64>,
-    /// When all that was copied has been paid for.
+    /// Time at which the rate covers all bytes copied so far.
     paid_at: Duration,
 }
 
 impl Rate {
-    /// Limits to so many bytes a second, from now on.
+    /// Sets the limit in bytes per second, from now on; `None` and 0 mean no limit.
     pub(in crate::engine) fn set(&mut self, per_second: Option<u64>) {
         *self = Self { per_second: per_second.filter(|&rate| rate > 0), paid_at: Duration::ZERO };
     }
 
-    /// Takes down that so many bytes are being copied.
+    /// Charges `bytes` that are being copied from now on.
     pub(in crate::engine) fn spend(&mut self, now: Duration, bytes: u64) {
         if self.per_second.is_some() {
             let cost = self.cost(bytes);
@@ -27,7 +27,7 @@ impl Rate {
         }
     }
 
-    /// Takes back that so many bytes are being copied: they were none.
+    /// Refunds `bytes` that were charged but not copied.
     pub(in crate::engine) fn refund(&mut self, bytes: u64) {
         self.paid_at = self.paid_at.saturating_sub(self.cost(bytes));
     }
@@ -38,7 +38,7 @@ impl Rate {
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
-    /// From when on something may be copied.
+    /// Returns the time from which a copy may begin.
     pub(in crate::engine) fn ready_at(&self) -> Duration {
         self.paid_at
     }
@@ -75,7 +75,7 @@ mod tests {
             for (bytes, pause_ms) in pieces {
                 now = rate.ready_at().max(now + Duration::from_millis(pause_ms.into()));
                 let allowed = (now - begin + BURST).as_nanos() * u128::from(per_second);
-                // Of each piece a nanosecond may be lost in rounding.
+                // Rounding loses up to a nanosecond for each piece.
                 if before_last * 1_000_000_000 > allowed + 1000 * u128::from(per_second) {
                     return false;
                 }

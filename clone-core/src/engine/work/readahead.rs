@@ -1,14 +1,16 @@
-//! Reads that go on where others ended.
+//! Readahead: detects sequential reads and sizes their readahead window.
+//!
+//! `read_ahead` in `wanted.rs` asks it after each planned read.
 
 use crate::engine::api::request::ByteRange;
 
-/// How many users may read one behind the other at a time.
+/// Maximum number of sequential streams that are tracked at a time.
 const STREAMS: usize = 8;
 
-/// How far to look ahead at first, in bytes.
+/// Initial readahead window, in bytes.
 const FIRST_WINDOW: u64 = 128 << 10;
 
-/// What is read in sequence, the latest first.
+/// Sequential read streams, most recent first.
 #[derive(Debug, Default)]
 pub(in crate::engine) struct Streams {
     streams: Vec<Stream>,
@@ -16,18 +18,18 @@ pub(in crate::engine) struct Streams {
 
 #[derive(Clone, Debug)]
 struct Stream {
-    /// Where the last read ended.
+    /// End of the last read.
     end: u64,
-    /// How far was looked ahead from there.
+    /// Size of the readahead window behind `end`, in bytes.
     window: u64,
 }
 
 impl Streams {
-    /// Takes down a read. Returns how many bytes behind it to fetch now, at most `most`, if it
-    /// went on where another one ended.
+    /// Records a read. Returns the number of bytes after it to fetch now, at most `most`, if the
+    /// read continues a stream.
     ///
-    /// What was fetched ahead does not come by here: a read that begins within it, or at its end,
-    /// went on too.
+    /// Reads of hydrated regions use the fast path and are not recorded. A read that begins within
+    /// the readahead window of a stream, or at its end, therefore also continues the stream.
     pub(in crate::engine) fn read(&mut self, range: &ByteRange, most: u64) -> Option<u64> {
         let goes_on = |stream: &Stream| {
             (stream.end..=stream.end.saturating_add(stream.window)).contains(&range.start)

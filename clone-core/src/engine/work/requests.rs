@@ -1,4 +1,7 @@
-//! Requests from their submission to their answer.
+//! Requests in flight, from submission to answer.
+//!
+//! `submit` counts the parts that `plan.rs` makes of a request; the end of the last part answers
+//! the request, or makes it join a commit round.
 
 use std::mem;
 
@@ -8,19 +11,20 @@ use crate::engine::regions::claim::Part;
 use crate::engine::{Engine, Mode, Rest};
 use crate::geometry::RegionRange;
 
-/// A request under way.
+/// A request in flight.
 #[derive(Debug)]
 pub(in crate::engine) struct Pending {
     pub(in crate::engine) operation: Operation,
     durable: bool,
-    /// Parts that have not ended.
+    /// Number of parts that have not ended.
     parts: u32,
-    /// The first thing that went wrong.
+    /// The first error.
     error: Option<RequestError>,
 }
 
 impl Engine {
-    /// Takes a request, or keeps it until the clone goes on. Its status can be asked for at rest.
+    /// Begins a request, or holds it until the clone resumes. [`Operation::Commit`], which precedes
+    /// a status report, is never held.
     pub(in crate::engine) fn submit(&mut self, request: Request) {
         let is_held = self.rest != Rest::Running && self.mode != Mode::Failed;
         if !is_held || request.operation == Operation::Commit {
@@ -30,7 +34,7 @@ impl Engine {
         }
     }
 
-    /// Takes the requests that came while the clone was at rest.
+    /// Begins the requests that were held while the clone was not running.
     pub(in crate::engine) fn take_held(&mut self) {
         for request in mem::take(&mut self.held) {
             self.begin(request);
@@ -51,7 +55,7 @@ impl Engine {
             self.actions.push(Action::Answer { request: id, result: Err(error) });
             return;
         }
-        // One part that is not there keeps it from being answered while it is planned.
+        // An extra part prevents the answer while the request is being planned.
         let pending = Pending { operation, durable, parts: 1, error: None };
         let before = self.requests.insert(id, pending);
         assert!(before.is_none(), "request {} is under way already", id.0);
@@ -75,7 +79,7 @@ impl Engine {
         self.end_part(id, Ok(()));
     }
 
-    /// Cuts a part of a request into what can be done.
+    /// Splits a part of a request into operations.
     pub(in crate::engine) fn plan(&mut self, part: &Part) {
         if self.mode == Mode::Failed {
             self.fail_part(part.request, RequestError::Failed);
@@ -92,12 +96,12 @@ impl Engine {
         }
     }
 
-    /// A request has one part more.
+    /// Adds a part to a request.
     pub(in crate::engine) fn add_part(&mut self, request: RequestId) {
         self.pending(request).parts += 1;
     }
 
-    /// A part of a request has ended.
+    /// Ends a part of a request.
     pub(in crate::engine) fn end_part(
         &mut self,
         request: RequestId,
@@ -129,7 +133,7 @@ impl Engine {
         self.requests.get_mut(&request).expect("a request stays until it is answered")
     }
 
-    /// Why a change cannot be made in this mode.
+    /// Returns the error for changes in the current mode.
     pub(in crate::engine) fn mode_error(&self) -> RequestError {
         if self.mode == Mode::Failed { RequestError::Failed } else { RequestError::ReadOnly }
     }
@@ -148,24 +152,24 @@ impl Sizes {
         range.start <= range.end && range.end <= self.size_bytes
     }
 
-    /// Bytes of a region but the last.
+    /// Returns the size of each region but the last, in bytes.
     pub(in crate::engine) fn region_bytes(&self) -> u64 {
         1 << self.region_shift
     }
 
-    /// The bytes of regions.
+    /// Returns the bytes of `regions`.
     pub(in crate::engine) fn bytes_of(&self, regions: &RegionRange) -> ByteRange {
         let byte = |region: u64| (region << self.region_shift).min(self.size_bytes);
         byte(regions.start)..byte(regions.end)
     }
 
-    /// The regions that hold some of these bytes, of which there is one at least.
+    /// Returns the regions that contain a byte of `range`, which is not empty.
     pub(in crate::engine) fn touched(&self, range: &ByteRange) -> RegionRange {
         range.start >> self.region_shift..((range.end - 1) >> self.region_shift) + 1
     }
 
-    /// The regions all of whose bytes are in `range`; the end is before the start if there are
-    /// none.
+    /// Returns the regions that lie completely in `range`; if there are none, the end may be before
+    /// the start.
     pub(in crate::engine) fn covered(&self, range: &ByteRange) -> RegionRange {
         let first = range.start.div_ceil(self.region_bytes());
         let end = if range.end == self.size_bytes {

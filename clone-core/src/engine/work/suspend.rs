@@ -1,22 +1,23 @@
-//! Suspending a clone, and going on.
+//! Suspending and resuming a clone.
 
 use crate::engine::api::notice::Happening;
 use crate::engine::regions::claim::Priority;
 use crate::engine::{Engine, Mode, Rest};
 use std::time::Duration;
 
-/// How often passes are counted while they are waited for.
+/// Interval for counting passes while the engine waits for them.
 const GLANCE: Duration = Duration::from_millis(1);
 
 impl Engine {
-    /// Begins nothing new.
+    /// Suspends the clone: no new work begins.
     pub(in crate::engine) fn suspend(&mut self) {
         match self.rest {
             Rest::Running => {
                 self.rest = Rest::Suspending;
                 self.resume_then = false;
                 self.set_gate();
-                // A large region may take minutes, and is whole again when it is begun anew.
+                // A large region may take minutes. A cancelled copy starts over after the clone
+                // resumes.
                 self.cancel_copies(|copy| copy.priority != Priority::Demand);
             }
             Rest::Suspending => self.resume_then = false,
@@ -24,7 +25,7 @@ impl Engine {
         }
     }
 
-    /// Goes on, at once or when the clone has come to rest.
+    /// Resumes the clone, immediately or as soon as it is suspended.
     pub(in crate::engine) fn resume(&mut self) {
         match self.rest {
             Rest::Running => {}
@@ -38,7 +39,8 @@ impl Engine {
         }
     }
 
-    /// Tells that the clone is at rest, once it is; whether it goes on again at once.
+    /// Completes and reports a suspend if the clone is idle. Returns true if the clone resumes at
+    /// once.
     pub(in crate::engine) fn rest_if_idle(&mut self) -> bool {
         if self.rest != Rest::Suspending || !self.is_idle() || self.front.passes() > 0 {
             return false;
@@ -51,13 +53,14 @@ impl Engine {
         self.resume_then
     }
 
-    /// When to count the passes that are out, if nothing else keeps the clone from its rest.
+    /// Returns the time to count the passes again, if only passes keep the clone from being
+    /// suspended.
     pub(in crate::engine) fn rest_due(&self) -> Option<Duration> {
         let waits = self.rest == Rest::Suspending && self.is_idle();
         waits.then(|| self.now + GLANCE)
     }
 
-    /// Whether nothing is under way, and all is committed that can be.
+    /// Returns true if nothing is in flight and all that can be committed is committed.
     fn is_idle(&self) -> bool {
         self.requests.len() == self.nr_asked()
             && self.claims.is_empty()
@@ -65,7 +68,7 @@ impl Engine {
             && self.rounds.is_settled()
     }
 
-    /// Opens the short way past the engine, or closes it where every request has to be seen.
+    /// Opens the fast path, or closes it if the engine has to see every request.
     pub(in crate::engine) fn set_gate(&mut self) {
         let is_open = self.rest == Rest::Running && self.mode != Mode::Failed && !self.is_recording;
         if is_open {

@@ -1,13 +1,13 @@
-//! How much is read from the source ahead of users.
+//! The hydration window: the bytes that hydration may have in flight on the source.
 //!
-//! A read of a user goes behind whatever the line to the source is carrying. So hydration has no
-//! more bytes under way than it takes to keep the line busy: what the line delivers in the time
-//! that the source needs to answer, and a little more ([`QUEUE_TIME`]). Both are measured from
-//! fetches, as BBR congestion control does (draft-cardwell-iccrg-bbr-congestion-control):
+//! A user's read queues behind the data in flight on the line to the source. Hydration therefore
+//! keeps only as many bytes in flight as the line needs to stay busy: the bytes that it delivers in
+//! the response time of the source, plus a short queue ([`QUEUE_TIME`]). Both values are measured
+//! from fetches, as in BBR congestion control (draft-cardwell-iccrg-bbr-congestion-control):
 //!
-//! - the *rate* is the highest that was delivered lately while the window was full;
-//! - the *base time* is the shortest time that a fetch took. With a full window each fetch waits
-//!   for those before it, so now and then the window is drained and one fetch is timed alone.
+//! - the *rate* is the highest recent delivery rate with a full window;
+//! - the *base time* is the shortest time of a fetch. With a full window each fetch waits for those
+//!   before it, so now and then the window is drained and one fetch is timed alone.
 //!
 //! On a fast source the window is larger than all buffers and limits nothing.
 
@@ -15,82 +15,82 @@ use std::time::Duration;
 
 use crate::engine::CHUNK_MIN;
 
-/// What a read of a user may wait behind bytes that were fetched for nobody.
+/// Target for the time that a user's read waits behind bulk data.
 const QUEUE_TIME: Duration = Duration::from_millis(50);
 
-/// The window before anything was measured, and the smallest, in bytes.
+/// Initial and minimum window, in bytes.
 const INITIAL_BYTES: u64 = 512 << 10;
 const LEAST_BYTES: u64 = 2 * CHUNK_MIN;
 
-/// The window doubles in this time at most: a source that answers a short burst from a cache says
-/// little about the rest.
+/// Minimum time between two doublings of the window: a source that answers a short burst from a
+/// cache says little about the rest.
 const GROWTH_TIME: Duration = Duration::from_millis(50);
 
-/// How long a rate counts, at least; up to twice as long.
+/// Minimum time for which a measured rate is used; the maximum is twice as long.
 const RATE_TIME: Duration = Duration::from_secs(1);
 
-/// How often the base time is measured anew, at most, and when it is for the first time.
+/// Minimum time between two measurements of the base time, and time of the first one.
 const BASE_TIME: Duration = Duration::from_secs(10);
 const FIRST_BASE_TIME: Duration = Duration::from_millis(500);
 
-/// The share of time that may be spent on that.
+/// The inverse of the maximum share of time spent on these measurements.
 const BASE_SHARE: u32 = 50;
 
-/// How long nothing else is fetched for the base time.
+/// Minimum time for which nothing else is fetched during a measurement of the base time.
 const PROBE_TIME: Duration = Duration::from_secs(1);
 
-/// What part of the time that the line takes for a fetch lies between its beginning and that of the
-/// next.
+/// The interval between the starts of two fetches, as a fraction of the time that the line needs
+/// for the first.
 const PACE: (u32, u32) = (4, 5);
 
-/// Rounds without a higher rate after which the line counts as full.
+/// Number of rounds without a higher rate after which the line counts as full.
 const ROUNDS_AT_FULL_RATE: u32 = 3;
 
-/// What was known when a fetch was begun.
+/// The state at the start of a fetch.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::engine) struct Sample {
     at: Duration,
-    /// Bytes that the source had delivered since the beginning.
+    /// Total bytes that the source had delivered.
     delivered: u64,
-    /// Whether the window was full with it: a rate that was measured otherwise may be anything.
+    /// True if this fetch filled the window: only then does the rate show the limit of the line.
     is_full: bool,
-    /// Whether nothing else was under way, in order to measure the base time.
+    /// True if nothing else was in flight, to measure the base time.
     is_probe: bool,
-    /// Whether it tells of the line: fetches for users may be short, and a long one may end during
-    /// them that was nearly over.
+    /// True if the fetch measures the line. Fetches for users do not: they may be short, and a long
+    /// fetch that had nearly completed may end while they run.
     is_bulk: bool,
 }
 
 impl Sample {
-    /// When the fetch was begun.
+    /// Returns the start of the fetch.
     pub(in crate::engine) fn began(&self) -> Duration {
         self.at
     }
 }
 
-/// How many bytes of copies that nobody waits for may be under way.
+/// The limit for the bytes in flight that no user reads.
 #[derive(Debug)]
 pub(in crate::engine) struct Window {
     bytes: u64,
-    /// The most that `bytes` can be.
+    /// Maximum of `bytes`.
     most: u64,
-    /// How many fetches share the window.
+    /// Number of fetches that share the window.
     fetches: u64,
     delivered: u64,
     rate: MaxRate,
     base: Option<Duration>,
-    /// When the base time is to be measured anew.
+    /// Time of the next measurement of the base time.
     base_due: Duration,
     is_probing: bool,
-    /// When that is given up: a fetch that hangs must not keep all others.
+    /// Time at which a measurement is abandoned: a stuck fetch must not block all others.
     probe_until: Duration,
     startup: Option<Startup>,
     grown_at: Duration,
-    /// When the next fetch may begin.
+    /// Earliest start of the next fetch.
     paced_at: Duration,
 }
 
-/// The highest rate, in bytes a second, of this period and the one before.
+/// Maximum rate in the current and the previous period, in bytes per second.
 #[derive(Debug, Default)]
 struct MaxRate {
     current: u64,
@@ -98,27 +98,27 @@ struct MaxRate {
     began: Duration,
 }
 
-/// Until the line is found to be full the window grows twice as fast.
+/// The startup phase: until the line is found to be full, the target window is twice as large.
 #[derive(Debug, Default)]
 struct Startup {
-    /// A fetch that was begun after so many bytes begins the next round.
+    /// A fetch that began after this many delivered bytes starts the next round.
     round_at: u64,
     rate: u64,
     rounds: u32,
 }
 
 impl Window {
-    /// At most `most` bytes, shared by about `fetches` fetches.
+    /// Creates a window of at most `most` bytes, shared by about `fetches` fetches.
     pub(in crate::engine) fn new(most: u64, fetches: u32) -> Self {
         Self {
             bytes: INITIAL_BYTES.min(most),
             most,
-            // One alone would have all of the window, and make room for a longer one each time.
+            // A single fetch would take the whole window, and allow a larger one each time.
             fetches: fetches.max(4).into(),
             delivered: 0,
             rate: MaxRate::default(),
             base: None,
-            // Soon: until then the base time is that of fetches that shared the line.
+            // Early: until then the base time comes from fetches that shared the line.
             base_due: FIRST_BASE_TIME,
             is_probing: false,
             probe_until: Duration::ZERO,
@@ -128,24 +128,24 @@ impl Window {
         }
     }
 
-    /// How many bytes may be under way.
+    /// Returns the size of the window, in bytes.
     pub(in crate::engine) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// The longest fetch, in bytes, that a user may wait for who wants less: an eighth, so that it
-    /// takes little longer than what is asked for.
+    /// Returns the largest fetch, in bytes, for a user who wants less: an eighth of the window, so
+    /// that it takes little longer than the data that the user wants.
     pub(in crate::engine) fn user_bytes(&self) -> u64 {
         self.bytes / 8
     }
 
-    /// How many bytes one fetch should have: a power of two.
+    /// Returns the preferred size of one fetch, in bytes: a power of two.
     pub(in crate::engine) fn piece_bytes(&self) -> u64 {
         (self.bytes / self.fetches).max(CHUNK_MIN).next_power_of_two()
     }
 
-    /// How many bytes more may be begun beside `under_way`; 0 while the base time is measured.
-    /// Where nothing is under way something always may.
+    /// Returns how many bytes may start beside `under_way` bytes in flight: 0 while the base time
+    /// is measured, but never 0 if nothing is in flight.
     pub(in crate::engine) fn room(&mut self, now: Duration, under_way: u64) -> u64 {
         if self.base_due <= now && self.startup.is_none() && !self.is_probing {
             self.is_probing = true;
@@ -159,12 +159,12 @@ impl Window {
         }
     }
 
-    /// When [`expire`](Self::expire) has something to do, if it has.
+    /// Returns the time at which [`expire`](Self::expire) has to run, if any.
     pub(in crate::engine) fn expires_at(&self) -> Option<Duration> {
         self.is_probing.then_some(self.probe_until)
     }
 
-    /// Measures the base time later, if the fetch for it takes too long.
+    /// Abandons a measurement of the base time that takes too long; the next one is tried later.
     pub(in crate::engine) fn expire(&mut self, now: Duration) {
         if self.expires_at().is_some_and(|at| at <= now) {
             self.is_probing = false;
@@ -172,19 +172,20 @@ impl Window {
         }
     }
 
-    /// When the next fetch may begin, though there is room: fetches that begin at once share the
-    /// line and end at once, and then it is idle until the next ones are answered.
+    /// Returns the earliest start of the next fetch, even if there is room. Fetches that begin
+    /// together share the line and end together, and then the line is idle until the next ones are
+    /// answered.
     pub(in crate::engine) fn paced_at(&self) -> Duration {
         self.paced_at
     }
 
-    /// A fetch for a user is begun, which the window does not count.
+    /// Returns the sample of a fetch for a user, which does not count against the window.
     pub(in crate::engine) fn begin_for_user(&self, now: Duration) -> Sample {
         let delivered = self.delivered;
         Sample { at: now, delivered, is_full: false, is_probe: false, is_bulk: false }
     }
 
-    /// A fetch of `bytes` is begun beside `under_way` bytes.
+    /// Returns the sample of a fetch of `bytes` that begins beside `under_way` bytes in flight.
     pub(in crate::engine) fn begin(&mut self, now: Duration, bytes: u64, under_way: u64) -> Sample {
         let is_full = under_way + bytes + self.piece_bytes() > self.bytes;
         let is_probe = self.is_probing && under_way == 0;
@@ -195,7 +196,7 @@ impl Window {
         Sample { at: now, delivered: self.delivered, is_full, is_probe, is_bulk: true }
     }
 
-    /// A fetch of `bytes` has read all of them.
+    /// Handles the end of a fetch that read all of its `bytes`.
     pub(in crate::engine) fn delivered(&mut self, now: Duration, sample: Sample, bytes: u64) {
         self.delivered += bytes;
         if !sample.is_bulk {
@@ -212,7 +213,7 @@ impl Window {
         self.adapt(now);
     }
 
-    /// A fetch has ended without reading: it says nothing of the line.
+    /// Handles the end of a fetch that read nothing, which says nothing about the line.
     pub(in crate::engine) fn ended(&mut self, now: Duration, sample: Sample) {
         if sample.is_probe {
             self.is_probing = false;
@@ -250,7 +251,7 @@ impl Window {
 
     fn adapt(&mut self, now: Duration) {
         let rate = self.rate.get();
-        // The window is filled by whole fetches, and one is carried while the next is answered.
+        // The window is filled by whole fetches, and one is transferred while the next is answered.
         let queue = bytes_in(QUEUE_TIME, rate).max(LEAST_BYTES);
         let target = bytes_in(self.base.unwrap_or_default(), rate).saturating_add(queue);
         let gain = if self.startup.is_some() { 2 } else { 1 };
@@ -269,7 +270,7 @@ impl MaxRate {
         self.current.max(self.previous)
     }
 
-    /// What was not measured with a full window tells only that the line can do as much.
+    /// A rate measured without a full window is only a lower bound for the line.
     fn note(&mut self, now: Duration, period: Duration, rate: u64, is_full: bool) {
         if is_full && self.began.saturating_add(period) <= now {
             (self.previous, self.current, self.began) = (self.current, rate, now);

@@ -1,26 +1,26 @@
-//! What a piece holds on either device.
+//! Reads pieces on both devices, and compares them.
 
 use std::io;
 
 use super::{Piece, ReadData, Side};
 use crate::geometry::SECTOR_SIZE;
 
-/// What comparing told of a region, or of a part of one.
+/// The result of the comparison of a region, or of a part of one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Evidence {
     /// Source and destination are not equal.
     pub(super) differs: bool,
     /// The destination is not all zero.
     pub(super) nonzero: bool,
-    /// A sector of the destination is neither zero nor as on the source. What else is found
-    /// changes nothing any more.
+    /// A sector of the destination is neither zero nor equal to the source. Further data cannot
+    /// change the decision.
     pub(super) foreign: bool,
 }
 
 const ZEROES: [u8; SECTOR_SIZE as usize] = [0; SECTOR_SIZE as usize];
 
 impl Evidence {
-    /// Of bytes on the source, and those in their place on the destination.
+    /// Compares bytes of the source with those at the same offset of the destination.
     pub(super) fn of(source: &[u8], destination: &[u8]) -> Self {
         let is_nonzero = |sector: &[u8]| sector != &ZEROES[..sector.len()];
         let mut sectors = destination.chunks(ZEROES.len());
@@ -40,7 +40,7 @@ impl Evidence {
         found
     }
 
-    /// Of two parts together.
+    /// Combines the evidence of two parts.
     pub(super) fn and(self, other: Self) -> Self {
         Self {
             differs: self.differs | other.differs,
@@ -50,7 +50,7 @@ impl Evidence {
     }
 }
 
-/// What was found in a region, or in a part of one.
+/// The result for a region, or for a part of one.
 pub(super) type Finding = Result<Evidence, Failure>;
 
 /// A device could not be read.
@@ -60,7 +60,7 @@ pub(super) struct Failure {
     pub(super) error: io::Error,
 }
 
-/// Room for a piece of either device.
+/// Buffers for a piece of either device.
 #[derive(Debug)]
 pub(super) struct Buffers {
     source: Vec<u8>,
@@ -88,7 +88,7 @@ impl Buffers {
     }
 }
 
-/// Reads a piece and compares it. One finding a region.
+/// Reads and compares a piece. Returns one finding per region.
 pub(super) fn examine<S: ReadData + ?Sized, D: ReadData + ?Sized>(
     piece: &Piece,
     source: &S,
@@ -102,7 +102,7 @@ pub(super) fn examine<S: ReadData + ?Sized, D: ReadData + ?Sized>(
             regions.map(|(source, destination)| Ok(Evidence::of(source, destination))).collect()
         }
         Err(failure) if piece.len <= stride => vec![Err(failure)],
-        // Only the regions that have a bad sector are to be lost to it, not their neighbours.
+        // Retry each region: only regions with a bad sector stay lost, not their neighbours.
         Err(_) => (0..piece.len)
             .step_by(stride)
             .map(|at| {

@@ -1,8 +1,7 @@
-//! Threads that work on jobs while others wait for their device, and hand the results back in the
-//! order of the jobs.
+//! A worker pool: threads process jobs in parallel; their results are returned in the order of the
+//! jobs.
 //!
-//! A device far away takes its time to answer; what keeps it busy is being asked for several
-//! things at once.
+//! A remote device has a high latency; several concurrent requests keep it busy.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,31 +10,31 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-/// How many work at the same time.
+/// Number of worker threads.
 pub(super) const WORKERS: usize = 8;
 
-/// Jobs that are handed out and whose results have not been taken: one in work and one waiting for
-/// each, so that nobody is idle while the results of others are looked at.
+/// Maximum number of jobs whose results have not been taken: one in progress and one queued per
+/// worker, so that no worker is idle while the caller looks at results.
 pub(super) const JOBS_MAX: usize = 2 * WORKERS;
 
-/// Jobs by number.
+/// A job or result with its sequence number.
 type Numbered<T> = (u64, T);
 
-/// Threads at work.
+/// The worker pool, for the thread that leads it.
 pub(super) struct Crew<J, R> {
     to_do: Sender<Numbered<J>>,
     done: Receiver<Numbered<thread::Result<R>>>,
     /// The number of the first job in `open`.
     first: u64,
-    /// Jobs whose results have not been taken, in order, with the results that are there.
+    /// Jobs whose results have not been taken, in order, with the results that have arrived.
     open: VecDeque<(J, Option<R>)>,
 }
 
-/// Calls `lead` with a crew that does `work`, each of them with `tools` of its own. When it returns
-/// the threads are gone.
+/// Calls `lead` with a worker pool that runs `work`, with separate `tools` for each worker. All
+/// workers have exited when it returns.
 ///
 /// # Errors
-/// The system gives no more threads. `lead` was not called then.
+/// The error of the system if it cannot start a thread. `lead` was then not called.
 pub(super) fn gather<T, J: Clone + Send, R: Send, L>(
     tools: impl Fn() -> T + Sync,
     work: impl Fn(&mut T, &J) -> R + Sync,
@@ -47,10 +46,10 @@ pub(super) fn gather<T, J: Clone + Send, R: Send, L>(
     let worker = |results: Sender<_>| {
         let mut tools = tools();
         loop {
-            // The lock is held while waiting. When nobody hands out jobs any more, work is over.
+            // The lock is held while waiting. Once the sender of jobs is gone, the worker exits.
             let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
             let Ok((number, job)) = job else { return };
-            // Unwinding here would leave the leader waiting for a result for ever. It goes on
+            // Unwinding here would leave the leader waiting for a result forever. The panic resumes
             // where the result is taken.
             let result = catch_unwind(AssertUnwindSafe(|| work(&mut tools, &job)));
             if results.send((number, result)).is_err() {
@@ -71,22 +70,23 @@ pub(super) fn gather<T, J: Clone + Send, R: Send, L>(
 }
 
 impl<J: Clone, R> Crew<J, R> {
-    /// Whether another job may be handed out now.
+    /// Returns true if another job may be handed out now.
     pub(super) fn has_room(&self) -> bool {
         self.open.len() < JOBS_MAX
     }
 
-    /// Has a job done.
+    /// Queues a job for the workers.
     pub(super) fn hand_out(&mut self, job: J) {
         let number = self.first + self.open.len() as u64;
         self.open.push_back((job.clone(), None));
         self.to_do.send((number, job)).expect("the crew waits for jobs as long as it has a leader");
     }
 
-    /// Waits for the first of the jobs that were handed out. `None` if all results were taken.
+    /// Waits for the result of the first job not yet taken. Returns `None` if all results were
+    /// taken.
     ///
     /// # Panics
-    /// If a worker did.
+    /// If a worker panicked.
     pub(super) fn next_done(&mut self) -> Option<(J, R)> {
         while self.open.front()?.1.is_none() {
             let (number, result) = self.done.recv().expect("each job has its result");
@@ -108,7 +108,7 @@ mod tests {
 
     use super::{JOBS_MAX, WORKERS, gather};
 
-    /// Has the numbers below `end` worked on, and gives job and result of each.
+    /// Runs `work` on the numbers below `end`, and returns each job with its result.
     fn work_on(end: u64, work: impl Fn(u64) -> u64 + Sync) -> Vec<(u64, u64)> {
         let mut jobs = 0..end;
         let mut done = Vec::new();
@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn results_come_in_the_order_of_the_jobs_whoever_is_faster() {
-        // Each even job is done only when the odd one behind it has been.
+        // Each even job ends only after the odd one behind it.
         let odd_ones = AtomicU64::new(0);
         let results = work_on(200, |job| {
             if job % 2 == 1 {

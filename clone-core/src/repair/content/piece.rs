@@ -1,4 +1,4 @@
-//! Cutting lost regions into pieces to be read at once.
+//! Splits lost regions into pieces, each of which is read at once.
 
 use std::ops::Range;
 
@@ -7,40 +7,41 @@ use persistent_data::BLOCK_SIZE;
 use crate::geometry::{Geometry, RegionRange, Sectors};
 use crate::metadata::region_map::RegionMap;
 
-/// What is read at once: some regions next to each other, or a part of a large one.
+/// The unit of reads: some adjacent regions, or a part of a large one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Piece {
     pub(super) regions: RegionRange,
-    /// Where it begins on either device, in bytes.
+    /// Start on either device, in bytes.
     pub(super) offset: u64,
     pub(super) len: usize,
-    /// Bytes of it for each region; the last region may have fewer.
+    /// Bytes per region; the last region may have fewer.
     pub(super) stride: usize,
-    /// Bytes of the region behind it, if it is a part of one.
+    /// Bytes of the region after this piece, if the piece is a part of a region.
     pub(super) rest: u64,
 }
 
-/// Cuts pieces off the lost regions of a clone, from front to back.
+/// Splits the lost regions of a clone into pieces, in ascending order.
 ///
-/// No offset overflows: a clone has at most 2^61 bytes.
+/// Offsets cannot overflow: a clone has at most 2^61 bytes.
 #[derive(Debug)]
 pub(super) struct Pieces {
     geometry: Geometry,
     largest: usize,
-    /// The first region of which not all has been cut off.
+    /// The first region that is not completely split.
     region: u64,
-    /// Bytes of it that have been.
+    /// Number of bytes of it that are already in pieces.
     cut: u64,
 }
 
 impl Pieces {
-    /// Pieces of up to `largest` bytes: a power of two, and no less than the smallest region.
+    /// Creates pieces of at most `largest` bytes: a power of two, at least the size of the smallest
+    /// region.
     pub(super) fn new(geometry: Geometry, largest: usize) -> Self {
         assert!(largest.is_power_of_two() && largest >= BLOCK_SIZE);
         Self { geometry, largest, region: 0, cut: 0 }
     }
 
-    /// The most bytes that a piece of this clone has.
+    /// Returns the maximum size of a piece of this clone, in bytes.
     pub(super) fn largest(&self) -> usize {
         usize::try_from(self.size_bytes()).map_or(self.largest, |size| size.min(self.largest))
     }
@@ -49,12 +50,12 @@ impl Pieces {
         self.geometry.nr_regions()
     }
 
-    /// Bytes of the clone.
+    /// Returns the size of the clone, in bytes.
     pub(super) fn size_bytes(&self) -> u64 {
         bytes(self.geometry.target_size())
     }
 
-    /// Blocks of 4096 bytes, begun ones included, in the lost regions.
+    /// Returns the number of blocks of 4096 bytes in the lost regions, including partial ones.
     pub(super) fn nr_blocks(&self, regions: &RegionMap) -> u64 {
         let blocks = |region: u64| {
             let bytes = self.bytes_of(region..region + 1);
@@ -65,8 +66,8 @@ impl Pieces {
         lost(0..last) * blocks(0) + lost(last..last + 1) * blocks(last)
     }
 
-    /// The next piece; `None` if no lost region is left. `regions` may have been settled
-    /// meanwhile as far as they have been cut off.
+    /// Returns the next piece; `None` if no lost region is left. Meanwhile `regions` may have been
+    /// settled, but only up to the regions already split.
     pub(super) fn cut(&mut self, regions: &RegionMap) -> Option<Piece> {
         let run = if self.cut > 0 {
             self.region..self.region + 1
@@ -80,7 +81,7 @@ impl Pieces {
         }
     }
 
-    /// As many regions of `run` as fit.
+    /// Returns a piece with as many regions of `run` as fit.
     fn cut_regions(&mut self, run: RegionRange, stride: usize) -> Piece {
         let count = (self.largest / stride) as u64;
         let regions = run.start..run.end.min(run.start + count);
@@ -90,7 +91,7 @@ impl Pieces {
         Piece { regions, offset: bytes.start, len, stride, rest: 0 }
     }
 
-    /// The next part of a large region.
+    /// Returns the next part of a large region.
     fn cut_part(&mut self, region: u64) -> Piece {
         let bytes = self.bytes_of(region..region + 1);
         let offset = bytes.start + self.cut;
@@ -102,7 +103,7 @@ impl Pieces {
         Piece { regions, offset, len: len as usize, stride: self.largest, rest }
     }
 
-    /// Cuts nothing more off the regions before `region`.
+    /// Skips the rest of the regions before `region`.
     pub(super) fn skip_to(&mut self, region: u64) {
         if self.region < region {
             (self.region, self.cut) = (region, 0);

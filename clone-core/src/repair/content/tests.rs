@@ -1,4 +1,4 @@
-//! What is decided, and what is read for it.
+//! Decisions, and the reads that they require.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,7 +19,7 @@ mod model;
 const SMALL: u64 = RegionSize::MIN.0;
 const LARGE: u64 = RegionSize::MAX.0;
 
-/// A device that nobody may read.
+/// A device that must not be read.
 struct Untouchable(u64);
 
 impl ReadData for Untouchable {
@@ -37,7 +37,7 @@ fn unreadable(decided: &Decided) -> Vec<(RegionRange, Side, Option<i32>)> {
     decided.unreadable.iter().map(tell).collect()
 }
 
-/// Decides with nobody looking on. Returns the lost regions with it.
+/// Decides without progress reports. Returns the lost regions, too.
 fn decided(
     map: &mut RegionMap,
     geometry: Geometry,
@@ -50,7 +50,8 @@ fn decided(
 
 #[test]
 fn the_table_of_decisions_holds_for_whole_regions_and_the_short_last_one() {
-    // One region a row: of its sectors on the source, and on the destination.
+    // One row per region: its sectors on the source, those on the destination, and the expected
+    // counts.
     type Row = (fn(u64) -> u8, fn(u64) -> u8, [u64; 5]);
     let rows: [Row; 10] = [
         (|_| 0, |_| 0, [1, 0, 0, 0, 0]),
@@ -59,7 +60,7 @@ fn the_table_of_decisions_holds_for_whole_regions_and_the_short_last_one() {
         (|_| 0, |_| 8, [0, 1, 0, 0, 0]),
         (|_| 7, |at| 7 + u8::from(at == 2), [0, 1, 0, 0, 0]),
         (|_| 7, |at| 9 * u8::from(at == 2), [0, 1, 0, 0, 0]),
-        // Half copied, by all that can be told: from the front, from the back, all but one sector.
+        // Half copied, as far as can be seen: from the start, from the end, all but one sector.
         (|_| 7, |at| 7 * u8::from(at == 0), [0, 0, 1, 1, 0]),
         (|_| 7, |at| 7 * u8::from(at == 2), [0, 0, 1, 1, 0]),
         (|_| 7, |at| 7 * u8::from(at != 1), [0, 0, 1, 1, 0]),
@@ -67,11 +68,11 @@ fn the_table_of_decisions_holds_for_whole_regions_and_the_short_last_one() {
     ];
     for last_sectors in [SMALL, 3] {
         for (row, (on_source, on_destination, expected)) in rows.into_iter().enumerate() {
-            // Behind a region that is known, and which nobody may look at.
+            // After a region with a known state, which must not be read.
             let geometry = geometry(SMALL, SMALL + last_sectors);
             let map = &mut map_with(geometry, &[1..2]);
             let end = SMALL + last_sectors;
-            // What lies behind the clone's end is none of its business.
+            // Data past the end of the clone must not matter.
             let source = model(end + 5, |at| if at < end { on_source(at - SMALL) } else { 1 });
             let destination =
                 model(end + 5, |at| if at < end { on_destination(at - SMALL) } else { 2 });
@@ -141,7 +142,7 @@ fn regions_of_4_kib_are_read_many_at_once_and_only_those_that_are_lost() {
         [(source.reads(), source.largest_read()), (destination.reads(), destination.largest_read())]
     {
         assert_eq!(largest, PIECE_BYTES as u64);
-        // A run is also cut where array blocks meet.
+        // A run is also split at borders of array blocks.
         let most = nr_lost / per_piece + lost.len() as u64 + 11;
         assert!(reads.len() as u64 <= most, "{} reads", reads.len());
         let mut sectors: Vec<RegionRange> = reads;
@@ -157,7 +158,7 @@ fn regions_of_1_gib_are_read_in_pieces_as_far_as_needed() {
     const UNDECIDED: u64 = 1;
     const WRITTEN: u64 = 2;
     const EQUAL: u64 = 4;
-    // The fourth is known, the last one is short.
+    // The fourth region is known, the last one is short.
     let geometry = geometry(LARGE, 4 * LARGE + 12_345);
     let map = &mut map_with(geometry, &[UNDECIDED..WRITTEN + 1, EQUAL..EQUAL + 1]);
     let source = model(5 * LARGE, |_| 5);
@@ -197,8 +198,8 @@ fn the_end_of_a_large_region_counts_as_much_as_its_beginning() {
         let map = &mut RegionMap::lost_whole(1);
         assert_eq!(counts(&decided(map, geometry, &source, &destination).0), expected);
     }
-    // Pieces that differ and are zero come first, and one that is equal and is not zero last: a
-    // copy that was cut off. Then the same with one sector in it that nobody copied.
+    // The first pieces differ and are zero, and the last one is equal and not zero: an interrupted
+    // copy. Then the same with one sector in the last piece that was not copied.
     let source = model(target, |_| 1);
     let last_piece = target - PIECE_BYTES as u64 / 512;
     for (last, expected) in [(1, [0, 0, 1, 1, 0]), (2, [0, 1, 0, 0, 0])] {
@@ -293,7 +294,7 @@ fn several_reads_are_in_flight_at_once() {
         let geometry = geometry(region, sectors);
         let map = &mut RegionMap::lost_whole(geometry.nr_regions());
         let mut source = model(sectors, |_| 1);
-        // No read of the source ends before so many have begun.
+        // No read of the source ends before this many have begun.
         source.meet = Some(Barrier::new(WORKERS.max(2)));
         let (_, lost) = decided(map, geometry, &source, &model(sectors, |_| 1));
         assert!(lost.is_empty());

@@ -1,4 +1,4 @@
-//! Destinations that become shorter, or lose their name, while they are open.
+//! Destinations that are truncated, or deleted, while they are open.
 
 use std::fs::{self, File};
 use std::io;
@@ -18,17 +18,17 @@ use crate::block_io::{Access, Destination, DestinationLost, Extent, FileDestinat
 
 const SIZE: u64 = 256 << 10;
 const THREADS: usize = 4;
-/// What each thread does before the file is cut off, and again after that.
+/// Steps of each thread before the file is truncated, and again after that.
 const STEPS: usize = 60;
 
 fn set_len(path: &Path, len: u64) {
     File::options().write(true).open(path).unwrap().set_len(len).unwrap();
 }
 
-/// Reads, writes or asks, at random, a file that holds nothing but bytes other than zero. Whatever
-/// succeeds must not have found a zero. Returns whether it succeeded.
+/// Runs a random operation on a file that holds only bytes other than zero. A successful read must
+/// not contain a zero. Returns true if it succeeded.
 fn step(device: &FileDestination, rng: &mut StdRng) -> bool {
-    // Often what lies at the end, where a write could make the file as long as it was.
+    // Often at the end, where a write could restore the length of the file.
     let start = match rng.random_range(0..3) {
         0 => SIZE - rng.random_range(1..=9000),
         _ => rng.random_range(0..SIZE),
@@ -51,7 +51,7 @@ fn step(device: &FileDestination, rng: &mut StdRng) -> bool {
     done.inspect_err(|error| assert!(DestinationLost::of(error).is_some(), "{error}")).is_ok()
 }
 
-/// Everything that can be asked of a destination.
+/// Runs all operations of a destination.
 fn ask_all(device: &FileDestination) -> Vec<io::Error> {
     let asked = [
         device.read_at(0, &mut [0; 512]),
@@ -71,7 +71,7 @@ fn is_lost(error: &io::Error) -> bool {
     DestinationLost::of(error).is_some()
 }
 
-/// Cuts a file off while several threads are at it, which make it longer again.
+/// Truncates a file while several threads use it and make it longer again.
 fn cut(path: &Path, access: Access, rng: &mut StdRng) {
     let device = FileDestination::open(path, access).unwrap();
     let data: Vec<u8> = filling(SIZE as usize);
@@ -103,7 +103,7 @@ fn cut(path: &Path, access: Access, rng: &mut StdRng) {
     assert!(is_lost(&device.flush().unwrap_err()));
     set_len(path, SIZE);
     assert!(ask_all(&device).iter().all(is_lost));
-    // Or a program that another test is about to start might still hold the lock of it.
+    // Otherwise a program that another test is starting might still hold the lock of the file.
     fs::remove_file(path).unwrap();
 }
 
@@ -164,7 +164,7 @@ fn a_file_that_was_cut_off_and_written_to_before_anything_is_read_is_seen_as_suc
         device.write_at(0, &filling(SIZE as usize)).unwrap();
         device.flush().unwrap();
         set_len(&path, 0);
-        // It may succeed, and makes the file longer.
+        // This may succeed, and makes the file longer.
         device.write_at(SIZE - 8192, &[1; 4096]).unwrap();
         assert!(is_lost(&device.read_at(0, &mut [0; 4096]).unwrap_err()));
         assert!(ask_all(&device).iter().all(is_lost));
@@ -192,7 +192,7 @@ fn a_flush_of_a_file_that_was_deleted_fails_and_it_can_be_read() {
         let device = FileDestination::open(&path, access).unwrap();
         device.write_at(0, &filling(SIZE as usize)).unwrap();
         device.flush().unwrap();
-        // Another name is as good.
+        // A rename does not matter.
         let other = path.with_extension("other");
         fs::rename(&path, &other).unwrap();
         device.flush().unwrap();

@@ -1,4 +1,4 @@
-//! Writes, zeroes and discards that overlap and are under way at the same time.
+//! Concurrent writes, zeroes and discards that overlap.
 
 use std::ops::Range;
 use std::sync::Barrier;
@@ -16,10 +16,10 @@ const SIZE: u64 = 64 << 10;
 const THREADS: usize = 3;
 const ROUNDS: usize = 40;
 
-/// What one thread does in one round.
+/// The operation of one thread in one round.
 #[derive(Clone, Debug)]
 enum Change {
-    /// Bytes of this value.
+    /// Write bytes of this value.
     Write(Range<u64>, u8),
     Zero(Range<u64>, bool),
     Discard(Range<u64>),
@@ -27,7 +27,7 @@ enum Change {
 
 impl Change {
     fn draw(rng: &mut StdRng, tag: u8) -> Self {
-        // Most of them meet in a few blocks.
+        // Most of them overlap in a few blocks.
         let block = 1 << rng.random_range(9..=14);
         let start = rng.random_range(0..4) * block;
         let range = match rng.random_bool(0.5) {
@@ -63,20 +63,20 @@ impl Change {
         }
     }
 
-    /// Whether a byte of its range may be `byte` if this change is the last one to reach it;
-    /// `before` lists what it may have been otherwise.
+    /// Returns true if a byte of its range may be `byte` if this change is the last one to reach
+    /// it; `before` lists its other possible values.
     fn may_leave(&self, byte: u8, before: &[u8]) -> bool {
         match self {
             Self::Write(_, tag) => byte == *tag,
             Self::Zero(..) => byte == 0,
-            // Zeroes, or nothing happens.
+            // Zeroes, or no change.
             Self::Discard(_) => byte == 0 || before.contains(&byte),
         }
     }
 }
 
-/// Checks that each byte is what one of the changes that overlapped it made of it, and what it was
-/// before where there is none.
+/// Checks that each byte was left by one of the changes that cover it, or is unchanged if there is
+/// none.
 fn check(before: &[u8], after: &[u8], changes: &[Change]) -> Result<(), String> {
     for (at, (&was, &byte)) in before.iter().zip(after).enumerate() {
         let of: Vec<_> =

@@ -1,5 +1,5 @@
-//! The window on a simulated line: fetches are answered one behind the other at the line's rate,
-//! each after the source's own time.
+//! The window on a simulated line: fetches are answered in sequence at the rate of the line, each
+//! after the latency of the source.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -9,15 +9,15 @@ use super::{LEAST_BYTES, Sample, Window};
 const MS: Duration = Duration::from_millis(1);
 
 struct Line {
-    /// Bytes a second.
+    /// Bytes per second.
     rate: u64,
     latency: Duration,
     now: Duration,
-    /// When the line has carried all that was asked for.
+    /// Time at which the line has transferred all requested bytes.
     busy_until: Duration,
     under_way: VecDeque<(Duration, u64, Sample)>,
     carried: u64,
-    /// The most bytes of a fetch.
+    /// Maximum bytes of a fetch.
     longest: u64,
 }
 
@@ -57,7 +57,7 @@ impl Line {
         }
     }
 
-    /// Keeps the window full for so long.
+    /// Keeps the window full for `time`.
     fn run(&mut self, window: &mut Window, time: Duration) {
         let end = self.now + time;
         self.fill(window);
@@ -78,7 +78,7 @@ impl Line {
         self.now = end;
     }
 
-    /// What a read of a user would wait for what is under way, from now on.
+    /// Returns how long a user's read would wait for the data in flight.
     fn wait(&self) -> Duration {
         self.busy_until.saturating_sub(self.now + self.latency)
     }
@@ -99,8 +99,8 @@ fn the_line_is_kept_busy_and_a_user_waits_little_whatever_rate_and_latency() {
             }
             let used = (line.carried - before) as f64 / (rate as f64 * 20.0);
             assert!(used >= 0.9, "{used} of {rate} bytes/s, {latency} ms");
-            // What is queued on a line that is kept busy, or the smallest window; and after the
-            // base time was measured the window is filled in one go.
+            // The queue of a line that is kept busy, or the smallest window. After a measurement of
+            // the base time the window is filled at once.
             let least = Duration::from_secs_f64(2.0 * LEAST_BYTES as f64 / rate as f64);
             let most = least.max(125 * MS) + line.latency;
             assert!(longest <= most, "{longest:?} at {rate} bytes/s, {latency} ms");

@@ -1,4 +1,4 @@
-//! What is decided of small devices full of chance, held against the rules.
+//! Decisions on small random devices, checked against the rules.
 
 use std::cell::Cell;
 
@@ -31,7 +31,7 @@ impl Progress for Steps {
     }
 }
 
-/// Two small devices full of chance, and what is lost of their clone.
+/// Two small random devices, and the lost regions of their clone.
 struct Chance {
     geometry: Geometry,
     piece_bytes: usize,
@@ -44,7 +44,8 @@ struct Chance {
 impl Chance {
     fn of(seed: u64) -> Self {
         let random = &mut StdRng::seed_from_u64(seed);
-        // Pieces of one to eight blocks, regions of one to sixteen: parts and several at once.
+        // Pieces of 1 to 8 blocks, regions of 1 to 16: parts of regions, and several regions per
+        // piece.
         let piece_bytes = 4096 << random.random_range(0..4);
         let region = SMALL << random.random_range(0..5);
         let sectors = random.random_range(1..40 * region);
@@ -52,7 +53,7 @@ impl Chance {
         let odds = [1, 20, 200, 2000][random.random_range(0..4)];
         let source: Vec<u8> = (0..sectors).map(|_| random.random_range(0..2)).collect();
         let mut destination = source.clone();
-        // Some regions are as they were copied, some half, some not at all, some written.
+        // Some regions are copied, some half copied, some not copied, some written.
         for sectors in destination.chunks_mut(region as usize) {
             let kind = random.random_range(0..4);
             for sector in sectors {
@@ -76,7 +77,7 @@ impl Chance {
         Self { geometry, piece_bytes, source, destination, bad, map }
     }
 
-    /// The same by the rules, one region after the other.
+    /// The expected result by the rules, one region at a time.
     fn expected(&self) -> (RegionMap, [u64; 5], Vec<(u64, Side)>) {
         let mut map = self.map.clone();
         let mut counts = [0; 5];

@@ -25,13 +25,13 @@ pub(super) fn map_with(geometry: Geometry, lost: &[RegionRange]) -> RegionMap {
     map
 }
 
-/// A device whose sectors are each filled with a byte that is computed, so that it takes no room.
+/// A device whose sectors are each filled with a computed byte, so that it uses no memory.
 pub(super) struct Model<F> {
     sectors: u64,
     fill: F,
     /// Sectors that cannot be read, with an error number.
     pub(super) bad: Vec<(u64, i32)>,
-    /// Sectors that were read, one range a read.
+    /// Sectors that were read, one range per read.
     reads: Mutex<Vec<RegionRange>>,
     pub(super) meet: Option<Barrier>,
 }
@@ -79,7 +79,7 @@ impl<F: Fn(u64) -> u8 + Send + Sync> ReadData for Model<F> {
     }
 }
 
-/// What was decided, as numbers: equal, written, undecided, half copied, unreadable.
+/// The counts of a result: equal, written, undecided, half copied, unreadable.
 pub(super) fn counts(decided: &Decided) -> [u64; 5] {
     let Decided { equal, written, undecided, half_copied, nr_unreadable, .. } = *decided;
     [equal, written, undecided, half_copied, nr_unreadable]
