@@ -1,4 +1,4 @@
-//! Clones as block devices.
+//! The ublk exporter: clones as block devices.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,7 @@ use crate::host::Exporter;
 use crate::ublk::Export;
 use crate::volume::Volume;
 
-/// Makes clones block devices.
+/// Exports clones as ublk block devices.
 #[derive(Default)]
 pub(super) struct Disks {
     there: Mutex<HashMap<String, Export>>,

@@ -1,4 +1,4 @@
-//! The ways in which clones are served.
+//! The exporters of a daemon: NBD and FUSE.
 
 use std::collections::HashMap;
 use std::mem;
@@ -13,19 +13,18 @@ use crate::nbd::server::{Address, BindOptions, Connections, Listener, Server, Se
 use crate::source::{NbdAddress, NbdEndpoint, SourceSpec};
 use crate::volume::Volume;
 
-/// Serves clones to NBD clients.
+/// Exports clones to NBD clients.
 pub(super) struct Nbd {
-    /// Where it listens, until it serves.
+    /// Bound listeners, until they serve.
     listeners: Mutex<Vec<Listener>>,
-    /// Where it can be found, but for the name of the export; nobody knows that of systemd's
-    /// sockets.
+    /// Addresses without the export name. Those of sockets that systemd passes are unknown.
     endpoints: Vec<NbdEndpoint>,
     has_tls: bool,
     server: Mutex<Option<Server>>,
 }
 
 impl Nbd {
-    /// Listens, and serves nobody yet.
+    /// Binds the listeners. They do not serve yet.
     pub(super) fn bind(addresses: &[Address], options: &BindOptions) -> Result<Self> {
         let (mut listeners, mut endpoints) = (Vec::new(), Vec::new());
         for address in addresses {
@@ -51,7 +50,7 @@ impl Nbd {
         Ok(Self { listeners, endpoints, has_tls: options.has_tls, server: Mutex::default() })
     }
 
-    /// Serves the clones of `host` to whoever comes.
+    /// Starts to serve the clones of `host` to NBD clients.
     pub(super) fn open(&self, host: &Arc<Host>, options: ServerOptions) -> Result<Connections> {
         let listeners = mem::take(&mut *lock(&self.listeners));
         let server = Server::start(listeners, host.clone(), options)
@@ -61,7 +60,7 @@ impl Nbd {
         Ok(figures)
     }
 
-    /// Lets what is under way be answered, for some time, and ends all connections.
+    /// Lets requests in flight finish for a limited time, then closes all connections.
     pub(super) fn close(&self) {
         let server = lock(&self.server).take();
         if let Some(server) = server {
@@ -87,18 +86,18 @@ impl Exporter for Nbd {
     }
 }
 
-/// Mounts clones by FUSE.
+/// Exports clones as files, by FUSE.
 pub(super) struct Files {
     place: FilePlace,
     who: Who,
     mounted: Mutex<HashMap<String, Export>>,
 }
 
-/// Where clones are mounted.
+/// The mount points.
 pub(super) enum FilePlace {
-    /// The only one: on this file, or in this folder.
+    /// One clone: on this file, or in this directory.
     One(PathBuf),
-    /// Each in this folder, on a file that is called as it is.
+    /// Each clone in this directory, on a file with its name.
     Each(PathBuf),
 }
 
@@ -107,7 +106,7 @@ impl Files {
         Self { place, who, mounted: Mutex::default() }
     }
 
-    /// Where the clone called `name` is mounted.
+    /// Returns the mount point of the clone called `name`.
     fn path(&self, name: &str) -> PathBuf {
         match &self.place {
             FilePlace::One(path) => path.clone(),
