@@ -1,22 +1,23 @@
-//! Clones in userspace: what the dm-clone target does, without it and without root, on the same
-//! metadata.
+//! Userspace clones: the function of the Linux dm-clone target without the kernel and without root,
+//! on the same metadata format.
 //!
-//! The clone itself is [`clone_core::driver`]'s; here is what is around it. A transport knows
-//! nothing of regions, and the engine knows nothing of transports: between them is a [`volume`].
+//! The clone itself is a [`clone_core::driver`]; this crate is everything around it. Transports
+//! know nothing of regions, and the engine knows nothing of transports: a [`volume`] stands between
+//! them.
 //!
-//! - [`spec`], [`clonetab`]: what a clone is to be made of, as people say it.
-//! - [`opening`]: its devices, looked at first and changed only then.
+//! - [`spec`], [`clonetab`]: the description of a clone, from a command line or a table.
+//! - [`opening`]: opens the devices of a clone. It checks everything first and only then changes
+//!   anything.
 //! - [`host`]: the clones of a daemon.
-//! - [`daemon`]: `cloned`, which serves them until somebody wants it to end.
-//! - [`volume`]: a clone as those see it who serve it.
-//! - [`figures`]: what is counted of it.
-//! - [`fuse`]: a clone as a file.
-//! - [`control`]: the socket on which clones are looked at and changed; [`ctl`]: `clonectl`, which
-//!   does that.
-//! - [`metrics`]: what Prometheus asks for.
-//! - [`nbd`]: the NBD protocol, served and spoken to others.
-//! - [`source`]: where data come from that are cloned.
-//! - `ublk`, with the feature of that name: a clone as a block device.
+//! - [`daemon`]: `cloned`, which serves clones until a signal stops it.
+//! - [`volume`]: the block-device view of a clone that all exporters share.
+//! - [`figures`]: counters of a volume.
+//! - [`fuse`]: serves a clone as a file.
+//! - [`control`]: the socket that inspects and changes clones; [`ctl`]: `clonectl`, its client.
+//! - [`metrics`]: the Prometheus endpoint.
+//! - [`nbd`]: the NBD protocol, server and client.
+//! - [`source`]: the backends that a clone copies from.
+//! - `ublk`, with the feature of that name: serves a clone as a block device.
 
 pub mod clonetab;
 pub mod control;
