@@ -1,7 +1,7 @@
 //! Userspace clones: the function of the Linux dm-clone target without the kernel and without root,
 //! on the same metadata format.
 //!
-//! The clone itself is a [`clone_core::driver`]; this crate is everything around it. Transports
+//! [`clone_core::driver`] runs the clone itself; this crate is everything around it. Transports
 //! know nothing of regions, and the engine knows nothing of transports: a [`volume`] stands between
 //! them.
 //!

@@ -56,10 +56,10 @@ pub struct Tuning {
     pub hydrate_on_read: Option<bool>,
     /// Number of consecutive failed copies after which hydration stops; 0 for never.
     pub max_failures: Option<u32>,
-    /// True if a discard of a region that is not hydrated makes it read as zeroes; false if it then
-    /// reads as whatever the destination holds.
+    /// True if a discarded region that is not hydrated reads as zeroes; false if it reads as the
+    /// content of the destination.
     pub discard_zeroes: bool,
-    /// True if the source and the destination are accessed with O_DIRECT.
+    /// True if the source and the destination are accessed with `O_DIRECT`.
     pub direct: bool,
 }
 

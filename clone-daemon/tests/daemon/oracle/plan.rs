@@ -276,8 +276,8 @@ impl Plan {
         self.options.push(option.to_owned());
     }
 
-    /// Removes the option `direct`: on a disk that loses power, neither the page cache nor direct I/O
-    /// may come between the daemon and the disk.
+    /// Removes the option `direct`: on a disk that loses power, neither the page cache nor direct
+    /// I/O may come between the daemon and the disk.
     fn without_direct(&mut self) {
         self.options.retain(|option| option != "direct");
     }
