@@ -1,4 +1,7 @@
-//! `cloned`: from the command line to clones that are served, until somebody wants it to end.
+//! `cloned`: runs clones from the command line until a signal stops it.
+//!
+//! It binds the listeners, starts the clones of a [`Host`], serves them, and stops everything in
+//! order when a signal arrives.
 
 use std::sync::Arc;
 
@@ -21,7 +24,7 @@ mod signals;
 /// Runs `cloned`.
 ///
 /// # Errors
-/// Why it could not start, or that something is not committed at the end.
+/// The arguments are invalid, the daemon cannot start, or not everything is committed at the end.
 pub fn run(_: &Tool, args: &DaemonArgs) -> Result<Exit> {
     match &args.command {
         DaemonCommand::Run(args) if args.dry_run => dry_run(args),
@@ -30,7 +33,7 @@ pub fn run(_: &Tool, args: &DaemonArgs) -> Result<Exit> {
     }
 }
 
-/// Says what a start would do.
+/// Prints what a start would do.
 fn dry_run(args: &RunArgs) -> Result<Exit> {
     let spec = args.spec().map_err(usage_error::<DaemonArgs>)?;
     Doors::check(&args.common, &spec.name)?;
@@ -56,7 +59,8 @@ fn serve(args: &ServeArgs) -> Result<Exit> {
     })
 }
 
-/// Opens the doors, sets up clones by `begin`, and serves them until a signal ends it.
+/// Binds the listeners, sets up clones with `begin`, and serves them until a signal stops the
+/// daemon.
 fn serve_until_asked(
     common: &CommonArgs,
     host: Host,
@@ -68,7 +72,7 @@ fn serve_until_asked(
     let is_written = log.flush();
     match served {
         Ok(()) => Ok(Exit::Success),
-        // It would wait for whoever should read it.
+        // Printing the error would block until stderr is read.
         Err(_) if !is_written => Ok(Exit::Failure),
         Err(error) => Err(error),
     }
@@ -80,7 +84,7 @@ fn serve_watched(
     watch: &Watch,
     begin: impl FnOnce(&Host) -> Result<()> + Send + 'static,
 ) -> Result<()> {
-    // What cannot be listened at is told before anything is made.
+    // Addresses that cannot be bound are reported before anything is created.
     let doors = Doors::bind(common, host)?;
     let begun = match watch.attend(host, begin) {
         Ok(Attended::Done(begun)) => begun,
@@ -93,7 +97,7 @@ fn serve_watched(
     let open = match begun.and_then(|()| doors.open(host)) {
         Ok(open) => open,
         Err(error) => {
-            // That it could not start is what counts.
+            // The failed start is the error to report.
             let _ = host.stop();
             return Err(error);
         }
@@ -108,8 +112,8 @@ fn serve_watched(
         say_ready(host);
     }
     say_stopping();
-    // Sources have some time left, from now on and not only when clients have gone. Nobody waits
-    // for a clone on the control socket any more.
+    // The time limit of remote sources starts now, not when the last client is gone. Requests on
+    // the control socket stop waiting for clones.
     host.begin_stop();
     let control = open.close();
     let stopped = host.stop();

@@ -1,4 +1,8 @@
 //! The clones of a daemon.
+//!
+//! A [`Host`] starts clones through [`opening`](crate::opening), hands them to its
+//! [exporters](Exporter), and stops them. [`daemon`](crate::daemon) and [`control`](crate::control)
+//! call it.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -24,36 +28,36 @@ mod served_clone;
 pub mod setup;
 mod slots;
 
-/// Why something could not be done with a clone.
+/// An error of an operation on a clone.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum HostError {
-    /// There is none of that name.
+    /// No clone has this name.
     #[error("there is no clone {name:?}; {}", names_in(.there))]
     NoSuch {
         /// The name.
         name: String,
-        /// The names that there are.
+        /// The names that exist.
         there: Vec<String>,
     },
-    /// There is one of that name.
+    /// A clone with this name exists already.
     #[error("there is a clone {0:?} already")]
     Exists(String),
-    /// It is being set up or taken down.
+    /// The clone is being set up or taken down.
     #[error("the clone {0:?} is being set up or taken down; try again when that is done")]
     Busy(String),
-    /// The daemon stops.
+    /// The daemon is stopping.
     #[error("the daemon is being stopped")]
     Stopping,
-    /// There is no table of clones to read again.
+    /// The daemon has no clonetab to reload.
     #[error("this daemon has no clonetab: it was started with `cloned run`")]
     NoTable,
-    /// What was tried failed.
+    /// The operation failed.
     #[error("{0:#}")]
     Failed(anyhow::Error),
 }
 
-// Its causes are in its text: as its source they would be told twice.
+// The text already contains the causes: a `source` would print them twice.
 impl From<anyhow::Error> for HostError {
     fn from(error: anyhow::Error) -> Self {
         Self::Failed(error)
@@ -67,36 +71,36 @@ fn names_in(names: &[String]) -> String {
     }
 }
 
-/// What came of reading the table of clones again.
+/// The result of reloading the clonetab.
 #[derive(Debug, Default)]
 pub struct Reloaded {
     /// Clones that were set up.
     pub added: Vec<String>,
     /// Clones that were taken down.
     pub removed: Vec<String>,
-    /// Clones whose lines have changed. They go on as they were.
+    /// Clones whose lines have changed. They keep running unchanged.
     pub changed: Vec<String>,
-    /// What could not be done, and why: names and reasons.
+    /// Failed operations: clone names and reasons.
     pub failed: Vec<(String, String)>,
 }
 
 /// All clones of a daemon.
 ///
-/// *Invariant:* the lock on the clones is not held while a device or a network is waited for.
+/// *Invariant:* the lock on the clones is never held while waiting for a device or the network.
 pub struct Host {
     slots: Arc<Slots>,
     exporters: Mutex<Vec<Arc<dyn Exporter>>>,
     source: SourceOptions,
     clonetab: Option<PathBuf>,
-    /// Held while the table is read again.
+    /// Held during a reload.
     reloading: Mutex<()>,
 }
 
-/// The most bytes of a table of clones.
+/// Maximum size of a clonetab in bytes.
 const CLONETAB_MAX: u64 = 16 << 20;
 
 impl Host {
-    /// No clones yet; those of `clonetab` are set up by [`reload`](Self::reload).
+    /// Creates a host without clones. [`reload`](Self::reload) sets up those of `clonetab`.
     pub fn new(source: SourceOptions, clonetab: Option<PathBuf>) -> Self {
         Self {
             slots: Arc::default(),
@@ -107,48 +111,51 @@ impl Host {
         }
     }
 
-    /// Whether it has a table of clones.
+    /// Returns whether the host has a clonetab.
     pub fn has_table(&self) -> bool {
         self.clonetab.is_some()
     }
 
-    /// Has clones that are set up from now on served by `exporter` too.
+    /// Adds an exporter for clones that are set up from now on.
     pub fn add_exporter(&self, exporter: Arc<dyn Exporter>) {
         lock(&self.exporters).push(exporter);
     }
 
-    /// The clones that run, by name.
+    /// Returns the running clones, sorted by name.
     pub fn list(&self) -> Vec<Arc<Hosted>> {
         self.slots.list()
     }
 
-    /// The clone called `name`, if it runs.
+    /// Returns the running clone called `name`.
     pub fn find(&self, name: &str) -> Option<Arc<Hosted>> {
         self.slots.get(name).ok()
     }
 
-    /// The clone called `name`.
+    /// Returns the running clone called `name`.
     ///
     /// # Errors
-    /// [`HostError::NoSuch`] and [`HostError::Busy`].
+    /// [`HostError::NoSuch`] if no clone has the name; [`HostError::Busy`] if it is being set up or
+    /// taken down.
     pub fn get(&self, name: &str) -> Result<Arc<Hosted>, HostError> {
         self.slots.get(name)
     }
 
-    /// Sets up the clone of a line of a clonetab.
+    /// Sets up the clone that a clonetab line describes.
     ///
     /// # Errors
-    /// [`HostError`]. Nothing runs then that did not before.
+    /// As [`start`](Self::start); [`HostError::Failed`] also for an invalid or empty line.
     pub fn create(&self, line: &str) -> Result<Arc<Hosted>, HostError> {
         let entry = clonetab::parse_line(1, line).map_err(anyhow::Error::from)?;
         let entry = entry.context("an empty line makes no clone")?;
         self.start(entry.spec, None)
     }
 
-    /// Sets up a clone.
+    /// Sets up a clone and exports it. `line` is its clonetab line, if it has one.
     ///
     /// # Errors
-    /// [`HostError`]. Nothing runs then that did not before.
+    /// [`HostError::Exists`] or [`HostError::Busy`] if the name is taken, [`HostError::Stopping`]
+    /// if the daemon is stopping, [`HostError::Failed`] for everything else. On error no new clone
+    /// runs.
     pub fn start(&self, spec: CloneSpec, line: Option<String>) -> Result<Arc<Hosted>, HostError> {
         let reserved = self.slots.reserve(&spec.name)?;
         let hosted = self.start_reserved(spec, line)?;
@@ -161,7 +168,7 @@ impl Host {
         spec: CloneSpec,
         line: Option<String>,
     ) -> Result<Arc<Hosted>, HostError> {
-        // Nothing is changed by that, so it can be left unfinished.
+        // Planning changes nothing, so it can be abandoned.
         let options = self.source.clone();
         let plan = self.slots.unless_stopping(move || Plan::make(spec, &options))??;
         if plan.overwrites() {
@@ -190,13 +197,15 @@ impl Host {
         Ok(hosted)
     }
 
-    /// Takes a clone down: what is under way is ended, flushed and committed. When this returns,
-    /// its metadata and its destination can be opened again. A source across a network that does
-    /// not answer is given up after 5 s.
+    /// Takes a clone down: operations in flight end, and the clone is flushed and committed.
+    /// Afterwards its metadata and destination can be opened again. A remote source that does not
+    /// answer is abandoned after 5 s.
     ///
     /// # Errors
-    /// [`HostError`]. If it could not be withdrawn from where it is served it runs on; if its last
-    /// commit failed it is gone all the same.
+    /// [`HostError::NoSuch`] and [`HostError::Busy`] as for [`get`](Self::get).
+    /// [`HostError::Failed`] if an export cannot be withdrawn, in which case the clone keeps
+    /// running; or if its last commit or its trace file fails, in which case the clone is gone
+    /// anyway.
     pub fn remove(&self, name: &str) -> Result<(), HostError> {
         self.remove_exactly(name, None)
     }
@@ -212,9 +221,9 @@ impl Host {
         Ok(end(reserved, &hosted)?)
     }
 
-    /// From now on no clone is set up, and what is being set up is given up where nothing has been
-    /// made yet. Clones stop hydrating, and cannot be suspended, resumed or changed any more;
-    /// sources across a network have 5 s left to answer. Users are served until
+    /// Begins to stop the daemon. No clone can be set up from now on, and setups that have not
+    /// created anything yet are abandoned. Clones stop hydrating and can no longer be suspended,
+    /// resumed or changed; remote sources have 5 s left to answer. Clients are served until
     /// [`stop`](Self::stop).
     pub fn begin_stop(&self) {
         self.slots.begin_stop();
@@ -223,11 +232,11 @@ impl Host {
         }
     }
 
-    /// Ends all clones, at the same time. Requests that come later fail. Clones that are being set
-    /// up or taken down are waited for, and so there is none when this returns.
+    /// Stops all clones in parallel. Later requests fail. Waits for clones that are being set up or
+    /// taken down, so no clone is left when this returns.
     ///
     /// # Errors
-    /// The first that came of one, after all have been ended.
+    /// The first error of a clone, after all clones have been stopped.
     pub fn stop(&self) -> Result<()> {
         self.begin_stop();
         let mut outcome = Ok(());
@@ -249,7 +258,7 @@ impl Host {
         let count = lock(&clones).len();
         let work = || {
             loop {
-                // Not held while it is ended.
+                // The lock is released before the clone is stopped.
                 let Some((reserved, hosted)) = lock(&clones).next() else { return };
                 withdraw(&exporters, &hosted);
                 let ended = end(reserved, &hosted);
@@ -258,7 +267,7 @@ impl Host {
         };
         thread::scope(|scope| {
             for _ in 1..count {
-                // With fewer threads it takes longer, and this one is left in any case.
+                // With fewer threads it takes longer; the current thread always works.
                 if Builder::new().name("stop".into()).spawn_scoped(scope, work).is_err() {
                     break;
                 }
@@ -268,12 +277,13 @@ impl Host {
         outcomes.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads the table of clones again: sets up what was added, and takes down what was removed.
-    /// Clones that are not from the table are left alone, and so are those whose lines have
-    /// changed.
+    /// Reloads the clonetab: sets up added clones and takes down removed ones. Clones that are not
+    /// from the table and clones whose lines have changed are left alone.
     ///
     /// # Errors
-    /// [`HostError::NoTable`], and that the table cannot be read: then nothing has changed.
+    /// [`HostError::NoTable`] without a clonetab; [`HostError::Failed`] if it cannot be read or
+    /// parsed, in which case nothing has changed. Failures of single clones are in
+    /// [`Reloaded::failed`].
     pub fn reload(&self) -> Result<Reloaded, HostError> {
         let _one = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.clonetab.as_deref().ok_or(HostError::NoTable)?;
@@ -295,7 +305,7 @@ impl Host {
             let name = spec.name.clone();
             match self.start(spec, Some(text)) {
                 Ok(_) => told.added.push(name),
-                // It goes on as it was.
+                // The clone is running already.
                 Err(HostError::Exists(_)) => {}
                 Err(error) => told.failed.push((name, error.to_string())),
             }
@@ -308,10 +318,10 @@ impl Host {
     }
 }
 
-/// Ends a clone that is served no more, and then gives its name back.
+/// Stops a clone that is no longer exported, then releases its name.
 fn end(_name: Reserved, hosted: &Hosted) -> Result<()> {
     let failure = hosted.end();
-    // A file that cannot be written must not keep what is hydrated from being committed.
+    // A trace file that cannot be written must not prevent the commit.
     let recorded = hosted.write_record();
     match failure {
         None => tracing::info!(clone = hosted.name(), "stopped"),
@@ -322,7 +332,7 @@ fn end(_name: Reserved, hosted: &Hosted) -> Result<()> {
     recorded
 }
 
-/// Has a clone served no more, whatever stands against it.
+/// Withdraws a clone from all exporters. Failures are only logged.
 fn withdraw(exporters: &[Arc<dyn Exporter>], hosted: &Hosted) {
     for exporter in exporters {
         if let Err(error) = exporter.remove(hosted.volume()) {
@@ -331,10 +341,10 @@ fn withdraw(exporters: &[Arc<dyn Exporter>], hosted: &Hosted) {
     }
 }
 
-/// Reads a table of clones.
+/// Reads and parses a clonetab.
 ///
 /// # Errors
-/// That it cannot be read, or which line is wrong.
+/// The file cannot be read or is larger than 16 MiB, or a line is invalid ([`clonetab::TabError`]).
 pub fn read_table(path: &Path) -> Result<Vec<Entry>> {
     let name = path.display();
     let text = small_file::read_text(path, CLONETAB_MAX)
@@ -357,7 +367,7 @@ impl Volumes for Host {
     }
 }
 
-/// Writes `text` in the place of the file at `path`.
+/// Replaces the file at `path` with `text`.
 fn write_file(path: &Path, text: &str) -> Result<()> {
     replace(path, |mut file| file.write_all(text.as_bytes()).map_err(anyhow::Error::from))
         .with_context(|| format!("cannot write {}", path.display()))

@@ -1,14 +1,14 @@
-//! Where data come from that are cloned.
+//! The backends that a clone copies from.
 //!
-//! - [`spec`]: what names a source.
-//! - [`open()`]: opening it, and what comes of that.
-//! - [`identity`]: which version of which object it is; [`pin`] keeps that beside the metadata.
-//!   Both are those of `clone_hydrate`.
-//! - [`remote`]: what is across a network; [`retrying`] makes a source of it that can be relied on.
+//! - [`spec`]: the name of a source, a path or a URI.
+//! - [`open()`]: opens a source.
+//! - [`identity`]: the version of an object; [`pin`] stores it next to the metadata.
+//!   `clone_hydrate` shares both.
+//! - [`remote`]: the interface of sources across a network; [`retrying`] retries their requests.
 //!
-//! *Invariant:* no byte is handed out that is not known to be of the version that was opened, as
-//! far as its [identity](identity::Identity::warning) can tell. Once another version was seen,
-//! every read fails.
+//! *Invariant:* no byte is returned unless it is known to belong to the version that was opened, as
+//! far as the [identity](identity::Identity::warning) can prove. Once another version has been
+//! seen, every read fails.
 
 mod http;
 pub mod nbd;

@@ -1,4 +1,4 @@
-//! `clonectl`: see [`clone_daemon::ctl`].
+//! The `clonectl` binary: see [`clone_daemon::ctl`].
 
 use std::process::ExitCode;
 

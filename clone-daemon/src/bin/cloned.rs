@@ -1,4 +1,4 @@
-//! `cloned`: see its `--help`.
+//! The `cloned` binary: see [`clone_daemon::daemon`] and its `--help`.
 
 use std::process::ExitCode;
 

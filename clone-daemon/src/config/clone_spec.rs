@@ -1,4 +1,8 @@
-//! What a clone is to be made of, as people say it.
+//! The description of a clone, as users give it: on a command line, as a table line or in a
+//! clonetab.
+//!
+//! [`clonetab`](crate::clonetab) and the arguments of `cloned` produce a [`CloneSpec`];
+//! [`opening`](crate::opening) consumes it.
 
 use std::path::{Path, PathBuf};
 
@@ -9,53 +13,53 @@ use thiserror::Error;
 
 use crate::source::{SourceSpec, SpecError};
 
-/// What a clone is made of.
+/// The description of a clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CloneSpec {
-    /// What it is called.
+    /// Name of the clone.
     pub name: String,
-    /// Where it is kept which regions are hydrated: a block device or a file.
+    /// The metadata: a block device or a file.
     pub metadata: PathBuf,
-    /// What is copied to: a block device or a file.
+    /// The destination: a block device or a file.
     pub destination: PathBuf,
-    /// What is copied.
+    /// The source.
     pub source: SourceSpec,
-    /// How long it is; as long as the source if nothing is said.
+    /// Length in sectors. `None` means the length of the metadata, or of the source for a new
+    /// clone.
     pub length: Option<Sectors>,
-    /// The region size; that of the metadata if nothing is said.
+    /// Region size. `None` means that of the metadata, or the default for a new clone.
     pub region_size: Option<RegionSize>,
-    /// How it is to go about it.
+    /// Tuning options.
     pub tuning: Tuning,
-    /// Where it is noted, at the end, what was read and in which order.
+    /// File that receives a trace of the reads when the clone stops.
     pub record: Option<PathBuf>,
-    /// What was noted so, and is to be copied first.
+    /// Trace file whose ranges are hydrated first.
     pub prefetch: Option<PathBuf>,
-    /// Whether the source is taken for the one that the clone was begun with, whatever was noted
-    /// then.
+    /// True if this source is accepted as the original one, whatever the pin says.
     pub repin: bool,
 }
 
-/// What can be set on a clone. What is `None` is left to [`Tuning::settings`].
+/// Tuning options of a clone. [`Tuning::settings`] chooses a value for each `None`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tuning {
-    /// Whether regions are copied in the background.
+    /// True if regions are hydrated in the background.
     pub hydration: bool,
-    /// Whether discards go on to the destination.
+    /// True if discards are passed to the destination.
     pub discard_passdown: bool,
-    /// The most regions that are copied at a time.
+    /// Maximum number of regions that are copied at the same time.
     pub hydration_threshold: Option<u32>,
-    /// The most regions that are copied in one go.
+    /// Maximum number of regions in one copy.
     pub hydration_batch_size: Option<u32>,
-    /// The most bytes a second that are copied in the background.
+    /// Maximum background copy rate in bytes per second. `None` means no limit.
     pub hydration_rate: Option<u64>,
-    /// Whether reads hydrate what they read; by default if the source is far away.
+    /// True if a read hydrates the regions that it reads. Default: true for remote sources.
     pub hydrate_on_read: Option<bool>,
-    /// After so many failed copies in a row hydration stops; 0 for never.
+    /// Number of consecutive failed copies after which hydration stops; 0 for never.
     pub max_failures: Option<u32>,
-    /// Whether a discard of what is not hydrated reads as zeroes, rather than as whatever the
-    /// destination holds.
+    /// True if a discarded region that is not hydrated reads as zeroes; false if it reads as the
+    /// content of the destination.
     pub discard_zeroes: bool,
-    /// Whether source and destination are read and written past the page cache.
+    /// True if the source and the destination are accessed with `O_DIRECT`.
     pub direct: bool,
 }
 
@@ -75,14 +79,14 @@ impl Default for Tuning {
     }
 }
 
-/// The most that is copied in one go, in bytes, and how many of these at a time. What comes from
-/// near should still be in the processor's cache when it is written; what comes from afar takes its
-/// time, whatever its size, so that there must be more of it under way.
+/// Maximum bytes of one copy, and the number of such copies at the same time. Data from a local
+/// source should still be in the processor's cache when it is written. A remote source has a high
+/// latency whatever the size of a request, so more copies must be in flight.
 const NEAR: (u64, u32) = (1 << 20, 4);
 const FAR: (u64, u32) = (2 << 20, 16);
 
 impl Tuning {
-    /// The settings of the engine for a clone of these sizes.
+    /// Returns the engine settings for a clone of this geometry.
     pub fn settings(&self, geometry: Geometry, is_remote: bool) -> Settings {
         let (copy_bytes, copies) = if is_remote { FAR } else { NEAR };
         let region_bytes = geometry.region_size().sectors().0.saturating_mul(SECTOR_SIZE);
@@ -106,35 +110,35 @@ impl Tuning {
     }
 }
 
-/// Why something does not say what a clone is made of.
+/// An error in the description of a clone.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum SpecificationError {
-    /// It is no table line.
+    /// The table line is invalid.
     #[error(transparent)]
     Table(#[from] TableError),
-    /// The source is no source.
+    /// The source is invalid.
     #[error(transparent)]
     Source(#[from] SpecError),
-    /// A part of it is missing.
+    /// A required argument is missing.
     #[error("a clone takes --metadata, --destination and --source, or --table")]
     Incomplete,
-    /// A name that no clone can have.
+    /// An invalid clone name.
     #[error(
         "{0:?} cannot be the name of a clone: a name has 1 to {NAME_MAX} letters, digits and \
          #+-.:=@_ and begins with none of -."
     )]
     Name(String),
-    /// There is no name, and none can be made up.
+    /// No name was given, and the destination has no file name to derive one from.
     #[error("{0:?} has no name that the clone could have; give it one with --name")]
     NoName(PathBuf),
 }
 
-/// The most bytes of a name: what device-mapper takes (`DM_NAME_LEN`, less the end).
+/// Maximum length of a name in bytes: `DM_NAME_LEN` of device-mapper without the terminating NUL.
 pub const NAME_MAX: usize = 127;
 
-/// Checks that a clone may be called `name`. A name is the name of an export, of a file, and in
-/// messages; so there is little that it may hold, which is what device-mapper takes unquoted.
+/// Checks that `name` is a valid clone name. A name becomes the name of an export and of a file,
+/// and appears in messages; so only characters that device-mapper accepts unquoted are allowed.
 ///
 /// # Errors
 /// [`SpecificationError::Name`].
@@ -148,11 +152,11 @@ pub fn check_name(name: &str) -> Result<(), SpecificationError> {
     }
 }
 
-/// The name of a clone that nobody has named: that of its destination, with `_` for what a name
-/// cannot hold.
+/// Derives the name of a clone from its destination: the file name, with `_` for characters that a
+/// clone name cannot hold.
 ///
 /// # Errors
-/// [`SpecificationError::NoName`].
+/// [`SpecificationError::NoName`] if the path has no file name, or if nothing valid is left of it.
 pub fn name_after(destination: &Path) -> Result<String, SpecificationError> {
     let none = || SpecificationError::NoName(destination.to_owned());
     let name = destination.file_name().ok_or_else(none)?.to_string_lossy();
@@ -164,11 +168,14 @@ pub fn name_after(destination: &Path) -> Result<String, SpecificationError> {
 }
 
 impl CloneSpec {
-    /// The clone of a table line: the kernel's, word for word; `0 <length>` before the word `clone`
-    /// may be left out, and then the clone is as long as its source.
+    /// Parses a kernel table line. The leading `0 <length>` before the word `clone` may be omitted;
+    /// then the clone is as long as its source. Without `name` the clone is named after its
+    /// destination.
     ///
     /// # Errors
-    /// [`SpecificationError`].
+    /// [`SpecificationError::Table`] if the line is invalid, [`SpecificationError::Source`] if its
+    /// source is, [`SpecificationError::Name`] for an invalid `name`,
+    /// [`SpecificationError::NoName`] if none can be derived.
     pub fn from_table(line: &str, name: Option<&str>) -> Result<Self, SpecificationError> {
         let line = line.trim();
         let short = line.strip_prefix("clone").filter(|rest| rest.starts_with([' ', '\t']));
@@ -209,7 +216,7 @@ impl CloneSpec {
     }
 }
 
-/// A source as it is written: what is no URI may be a device like the others.
+/// Parses a source. Text that is not a URI may name a device as [`device_path`] describes.
 pub(crate) fn source(text: &str) -> Result<SourceSpec, SpecificationError> {
     Ok(match text.parse()? {
         SourceSpec::Path(_) => SourceSpec::Path(device_path(text)),
@@ -217,8 +224,8 @@ pub(crate) fn source(text: &str) -> Result<SourceSpec, SpecificationError> {
     })
 }
 
-/// The path of a device: as it is, by `major:minor`, which the kernel takes too, or by one of the
-/// names that `fstab` knows.
+/// Returns the path of a device given as a path, as `major:minor` (which the kernel accepts too),
+/// or as one of the tags that `fstab` knows.
 pub(crate) fn device_path(text: &str) -> PathBuf {
     let tagged = [
         ("UUID=", "by-uuid"),

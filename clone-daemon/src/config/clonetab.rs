@@ -1,9 +1,8 @@
-//! The table of clones: `/etc/cloned/clonetab`, in the syntax of systemd's clonetab(5).
+//! The table of clones, `/etc/cloned/clonetab`, in the syntax of systemd's clonetab(5).
 //!
-//! A line is `name source destination metadata [options]`, with white space between; a line that
-//! begins with `#` is a comment, and options are comma-separated, `-` for none. A file that was
-//! written for systemd works unchanged: its options that mean something to systemd only are passed
-//! over.
+//! A line is `name source destination metadata [options]`, separated by white space. A line that
+//! begins with `#` is a comment. Options are comma-separated; `-` stands for none. A file written
+//! for systemd works unchanged: options that only systemd uses are ignored.
 
 use std::collections::HashMap;
 
@@ -21,75 +20,75 @@ use crate::config::clone_spec::{
     CloneSpec, SpecificationError, Tuning, check_name, device_path, source,
 };
 
-/// A line of the table that makes a clone.
+/// A table line that describes a clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Its number in the file, from 1 on.
+    /// Line number in the file, from 1.
     pub line: usize,
-    /// What it says, without white space around it: what it is compared by.
+    /// The fields of the line, joined by single spaces. A reload compares lines by this text.
     pub text: String,
-    /// The clone.
+    /// The clone that the line describes.
     pub spec: CloneSpec,
 }
 
-/// What is wrong with a table, and where.
+/// An error in a table, with its line.
 #[derive(Debug, Error)]
 #[error("line {line}: {what}")]
 pub struct TabError {
-    /// The number of the line, from 1 on.
+    /// Line number in the file, from 1.
     pub line: usize,
-    /// What is wrong with it.
+    /// The error in that line.
     pub what: EntryError,
 }
 
-/// What is wrong with a line.
+/// An error in a line.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum EntryError {
-    /// Too few fields, or too many.
+    /// The line has fewer than 4 or more than 5 fields.
     #[error("{found} fields, and there must be 4 or 5: name source destination metadata [options]")]
     Fields {
-        /// How many there are.
+        /// Number of fields found.
         found: usize,
     },
-    /// A field that does not say what it should.
+    /// The name or the source is invalid.
     #[error(transparent)]
     Field(#[from] SpecificationError),
-    /// An option that nobody knows.
+    /// An unknown option.
     #[error("{0:?} is no option; there are {OPTIONS}")]
     Unknown(String),
     /// An option without its value.
     #[error("{name} lacks its value: {wanted}")]
     NoValue {
-        /// The option.
+        /// Name of the option.
         name: String,
-        /// What belongs behind it.
+        /// Description of the missing value.
         wanted: &'static str,
     },
-    /// A value that is none.
+    /// An invalid value.
     #[error("{name}={value}: it must be {wanted}")]
     Value {
-        /// The option.
+        /// Name of the option.
         name: String,
-        /// What was given.
+        /// The value in the line.
         value: String,
-        /// What it should be.
+        /// Description of a valid value.
         wanted: &'static str,
     },
-    /// An option that is given twice, or two that say the same thing.
+    /// An option given twice, or two options that set the same thing.
     #[error("{option}: {name} is given already; which of both counts is yours to say")]
     Repeated {
-        /// The option, as it stands there for the second time.
+        /// The second occurrence, as written.
         option: String,
-        /// What it sets.
+        /// Name of the setting.
         name: &'static str,
     },
-    /// Two clones of one name.
+    /// Two lines that use the same clone name.
     #[error("{name} is on line {first} already")]
     Twice {
-        /// The name.
+        /// The clone name.
         name: String,
-        /// Where it was first.
+        /// Line number of the first occurrence.
         first: usize,
     },
 }
@@ -99,7 +98,7 @@ const OPTIONS: &str = "region_size=SECTORS, region-size=BYTES, length=SECTORS, n
                        hydration_rate=BYTES, hydrate_on_read[=on|off], max_failures=N, \
                        discard_zeroes=on|off, direct, record=FILE and prefetch=FILE";
 
-/// What options set, each of which is set once.
+/// The settings that options control. Each may be given once per line.
 const SETTINGS: [&str; 13] = [
     "region_size",
     "length",
@@ -116,13 +115,14 @@ const SETTINGS: [&str; 13] = [
     "prefetch",
 ];
 
-/// Options that tell systemd when to set a clone up. They say nothing of the clone.
+/// Options that tell systemd when to set up a clone. They do not affect the clone itself.
 const OF_SYSTEMD: [&str; 5] = ["_netdev", "noauto", "auto", "nofail", "defaults"];
 
-/// Reads a table. The file is at most as long as what can be read of it by then.
+/// Parses a table. The caller limits the length of `text`.
 ///
 /// # Errors
-/// [`TabError`], for the first line that is wrong.
+/// [`TabError`] for the first line with an error. Its `what` is [`EntryError::Twice`] if two lines
+/// use the same name; any other variant comes from [`parse_line`].
 pub fn parse(text: &str) -> Result<Vec<Entry>, TabError> {
     let mut entries = Vec::new();
     let mut seen: HashMap<String, usize> = HashMap::new();
@@ -138,10 +138,10 @@ pub fn parse(text: &str) -> Result<Vec<Entry>, TabError> {
     Ok(entries)
 }
 
-/// Reads one line; `None` if it is empty or a comment.
+/// Parses one line. Returns `None` if it is empty or a comment. `line` is its number.
 ///
 /// # Errors
-/// [`EntryError`].
+/// Any [`EntryError`] except [`EntryError::Twice`].
 pub fn parse_line(line: usize, text: &str) -> Result<Option<Entry>, EntryError> {
     let text = text.trim();
     if text.is_empty() || text.starts_with('#') {
@@ -178,14 +178,14 @@ pub fn parse_line(line: usize, text: &str) -> Result<Option<Entry>, EntryError> 
     Ok(Some(Entry { line, text: fields.join(" "), spec }))
 }
 
-/// The words of a line.
+/// Splits a line into fields.
 fn fields(text: &str) -> IResult<&str, Vec<&str>> {
     let is_blank = |letter: char| letter == ' ' || letter == '\t';
     let words = separated_list1(space1, take_till1(is_blank));
     all_consuming(delimited(space0, words, space0)).parse(text)
 }
 
-/// Sets what an option says. Returns the name of what it sets, if that is something of ours.
+/// Applies one option. Returns the name of its setting, or `None` if only systemd uses the option.
 fn apply(spec: &mut CloneSpec, option: &str) -> Result<Option<&'static str>, EntryError> {
     let (name, value) = match option.split_once('=') {
         Some((name, value)) => (name, Some(value)),
@@ -214,12 +214,12 @@ fn apply(spec: &mut CloneSpec, option: &str) -> Result<Option<&'static str>, Ent
         _ if OF_SYSTEMD.contains(&name) || name.starts_with("x-") => {}
         _ => return Err(EntryError::Unknown(option.to_owned())),
     }
-    // Both set one thing.
+    // Both options set the region size.
     let name = if name == "region-size" { "region_size" } else { name };
     Ok(SETTINGS.iter().copied().find(|known| *known == name))
 }
 
-/// An option as it stands there.
+/// An option as written.
 struct Given<'a> {
     name: &'a str,
     value: Option<&'a str>,
@@ -249,13 +249,14 @@ impl Given<'_> {
         self.value(wanted)?.parse().map_err(|_| self.wrong(wanted))
     }
 
-    /// A region size that is counted in `unit`s: sectors in one for bytes.
+    /// Parses a region size. `unit` is the number of units per sector: 1 if a plain number counts
+    /// sectors, [`SECTOR_SIZE`] if it counts bytes.
     fn region_size(&self, unit: u64) -> Result<RegionSize, EntryError> {
         let value = self.value(REGION)?;
         let sectors = match value.parse::<u64>() {
             Ok(number) if number.is_multiple_of(unit) => Sectors(number / unit),
             Ok(_) => return Err(self.wrong(REGION)),
-            // With a unit of its own.
+            // The value has its own unit.
             Err(_) => parse_sectors(value).map_err(|_| self.wrong(REGION))?,
         };
         RegionSize::new(sectors).map_err(|_| self.wrong(REGION))

@@ -1,4 +1,4 @@
-//! What can be said on the command line of `cloned`.
+//! The command line of `cloned`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -318,10 +318,12 @@ pub enum LogFormat {
 }
 
 impl RunArgs {
-    /// The clone that is asked for.
+    /// Returns the description of the requested clone.
     ///
     /// # Errors
-    /// What is wrong with the table line, or that it has no name.
+    /// [`SpecificationError::Incomplete`] without `--table` or all three devices;
+    /// [`SpecificationError::NoName`] if no name can be derived from the destination; any other
+    /// variant if the table line is invalid.
     pub fn spec(&self) -> Result<CloneSpec, SpecificationError> {
         let mut spec = match (&self.table, &self.metadata, &self.destination, &self.source) {
             (None, Some(metadata), Some(destination), Some(source)) => CloneSpec {

@@ -1,4 +1,4 @@
-//! Where a daemon can be reached.
+//! The listeners of a daemon: NBD, the control socket and metrics.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::export::nbd::{Address, BindOptions, Listener, ServerOptions, TlsOptio
 use crate::host::Host;
 use crate::metrics::{self, BoundMetrics};
 
-/// What is listened at; nobody is served yet.
+/// Bound listeners that do not serve yet.
 pub(super) struct Doors {
     nbd: Option<Arc<NbdExporter>>,
     nbd_options: ServerOptions,
@@ -22,7 +22,7 @@ pub(super) struct Doors {
     metrics: Option<BoundMetrics>,
 }
 
-/// What serves.
+/// Running servers.
 pub(super) struct OpenDoors {
     nbd: Option<Arc<NbdExporter>>,
     control: Option<control::Server>,
@@ -30,11 +30,11 @@ pub(super) struct OpenDoors {
 }
 
 impl Doors {
-    /// Finds out whether all can be listened at that the command line of a clone called `name`
-    /// names, as far as that can be seen without changing anything.
+    /// Checks that everything that the command line of a clone called `name` names can be bound, as
+    /// far as this is possible without changing anything.
     ///
     /// # Errors
-    /// What cannot be listened at.
+    /// An address or a path that cannot be used, or a TLS file that cannot be read.
     pub(super) fn check(args: &CommonArgs, name: &str) -> Result<()> {
         if let Some(path) = &args.fuse {
             FuseExporter::new(MountPoint::One(path.clone()), args.fuse_users.into()).check(name)?;
@@ -59,10 +59,10 @@ impl Doors {
         }
     }
 
-    /// Listens at all that the command line names.
+    /// Binds everything that the command line names.
     ///
     /// # Errors
-    /// What cannot be listened at.
+    /// An address or a path that cannot be used, or a TLS file that cannot be read.
     pub(super) fn bind(args: &CommonArgs, host: &Arc<Host>) -> Result<Self> {
         if let Some(path) = &args.fuse {
             let place = match host.has_table() {
@@ -105,10 +105,10 @@ impl Doors {
         Ok(Self { nbd, nbd_options, control, metrics: metrics.transpose()? })
     }
 
-    /// Serves whoever comes.
+    /// Starts to serve clients.
     ///
     /// # Errors
-    /// That there are no threads for it.
+    /// A thread cannot be started.
     pub(super) fn open(self, host: &Arc<Host>) -> Result<OpenDoors> {
         let nbd =
             self.nbd.as_ref().map(|nbd| nbd.open(host.clone(), self.nbd_options)).transpose()?;
@@ -128,7 +128,7 @@ impl Doors {
     }
 }
 
-/// Whether a socket can be made, in words that suit any.
+/// Checks that a socket can be created at `path`. Its errors suit any kind of socket.
 fn check_socket(path: &Path) -> Result<()> {
     control::check_place(path).map_err(|error| match error {
         BindError::Io { source, .. } => source.into(),
@@ -137,7 +137,7 @@ fn check_socket(path: &Path) -> Result<()> {
     })
 }
 
-/// The control socket. One that nobody has named is not worth failing for.
+/// Binds the control socket. A failure is an error only if the user named the path.
 fn control_socket(named: Option<&Path>) -> Result<Option<BoundSocket>> {
     let path = match named {
         Some(path) if path == Path::new("none") => return Ok(None),
@@ -159,8 +159,8 @@ fn control_socket(named: Option<&Path>) -> Result<Option<BoundSocket>> {
 }
 
 impl OpenDoors {
-    /// Lets nobody in any more, and lets what is under way be answered, for some time. What is
-    /// returned is to be stopped when the clones have ended: what is asked there may wait for them.
+    /// Accepts no more clients, and lets requests in flight finish for a limited time. Stop the
+    /// returned server after the clones have stopped: its requests may wait for them.
     pub(super) fn close(self) -> Option<control::Server> {
         if let Some(control) = &self.control {
             control.close();

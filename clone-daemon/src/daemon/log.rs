@@ -1,7 +1,7 @@
-//! What is said of what happens: on stderr, which systemd takes to its journal.
+//! The log: lines on stderr, which systemd forwards to its journal.
 //!
-//! *Invariant:* who says something waits for nobody, and nothing comes of it if it cannot be
-//! written: see [`queue`].
+//! *Invariant:* a thread that logs never waits, and a line that cannot be written has no effect on
+//! it: see [`queue`].
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::env;
@@ -22,17 +22,17 @@ mod queue;
 
 pub(crate) use self::queue::lost_lines;
 
-/// How long lines may take to be written at the end.
+/// Maximum time for writing the remaining lines at the end.
 const FLUSH_TIME: Duration = Duration::from_secs(2);
 
-/// The log, until this is dropped.
+/// The log. Dropping it flushes it.
 pub(super) struct Log {
     queue: Arc<Queue>,
 }
 
 impl Log {
-    /// Waits until all lines are written, but not for long. Whether they are: if not, nobody reads
-    /// stderr, and whoever writes to it waits.
+    /// Waits a limited time until all lines are written, and returns whether they are. If not,
+    /// stderr is not read, and writing to it would block.
     pub(super) fn flush(&self) -> bool {
         self.queue.flush(FLUSH_TIME)
     }
@@ -44,10 +44,10 @@ impl Drop for Log {
     }
 }
 
-/// Has everything said from now on, panics too.
+/// Starts the log. From now on it receives all events and panics.
 ///
 /// # Errors
-/// That the level is none, or that it is said already.
+/// `--log-level` is invalid, the log thread cannot be started, or a log is running already.
 pub(super) fn start(args: &CommonArgs) -> Result<Log> {
     let filter = EnvFilter::try_new(&args.log_level).map_err(|error| {
         usage_error::<DaemonArgs>(format_args!("--log-level {:?}: {error}", args.log_level))
@@ -57,13 +57,13 @@ pub(super) fn start(args: &CommonArgs) -> Result<Log> {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(move || lines.line())
-        // It would tell stderr, and panic if it cannot.
+        // Otherwise such errors go to stderr directly, and panic if that cannot be written.
         .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false);
     let started = match args.log_format {
         LogFormat::Json => log.json().flatten_event(true).try_init(),
-        // The journal notes times itself.
+        // The journal adds timestamps itself.
         LogFormat::Text if env::var_os("JOURNAL_STREAM").is_some() => log.without_time().try_init(),
         LogFormat::Text => log.try_init(),
     };
@@ -72,7 +72,7 @@ pub(super) fn start(args: &CommonArgs) -> Result<Log> {
     Ok(Log { queue })
 }
 
-/// In place of the hook of the standard library, which waits for whoever reads stderr.
+/// Replaces the panic hook of the standard library, which blocks while stderr is not read.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let thread = thread::current();
     let (name, reason) = (thread.name().unwrap_or("?"), panic.payload_as_str().unwrap_or("?"));

@@ -1,4 +1,4 @@
-//! Messages to systemd.
+//! Notifications to systemd.
 
 use std::env;
 use std::io;
@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-/// How long a message may wait for room.
+/// Maximum time that a message waits for socket buffer space.
 const TIME: Duration = Duration::from_secs(1);
 
-/// Tells systemd something, if it has said where. Unlike [`sd_notify::notify`] this does not wait
-/// for long for whoever should read it.
+/// Sends a notification to the socket in `NOTIFY_SOCKET`, if that is set. Unlike
+/// [`sd_notify::notify`] this does not wait long for a reader.
 pub(super) fn notify(states: &[NotifyState<'_>]) -> io::Result<()> {
     let Some(place) = env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
     let address = match place.as_bytes() {

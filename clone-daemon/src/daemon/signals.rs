@@ -1,4 +1,4 @@
-//! Waiting for what ends the daemon, and telling systemd how it is.
+//! Signals, and the state reports to systemd.
 
 use std::cell::Cell;
 use std::io;
@@ -19,47 +19,47 @@ use clone_tools::common::signals::is_ignored;
 use super::notify::notify;
 use crate::host::Host;
 
-/// What a signal asks for.
+/// The request of a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asked {
-    /// The table is to be read again.
+    /// Reload the clonetab.
     Reload,
-    /// It is to end.
+    /// Stop the daemon.
     Stop,
 }
 
-/// What came of something that was done while signals were heard.
+/// The result of a task during which signals are handled.
 pub(super) enum Attended<T> {
-    /// It was done.
+    /// The task is done.
     Done(T),
-    /// It is to end; the thread that does it has been left alone.
+    /// The daemon must stop. The thread of the task has been abandoned.
     Stop,
 }
 
-/// What happens to the daemon.
+/// An event of the daemon.
 enum Event {
     Signal(i32),
-    /// What is [attended](Watch::attend) has been done.
+    /// The [attended](Watch::attend) task is done.
     Done,
 }
 
-/// Signals, as they come.
+/// Receives signals.
 pub(super) struct Watch {
     events: Receiver<Event>,
     told: Sender<Event>,
-    /// The table is to be read again as soon as that can be done.
+    /// True if the clonetab must be reloaded as soon as possible.
     is_reload_due: Cell<bool>,
-    /// How often systemd wants to hear that all is well.
+    /// Interval of the watchdog messages that systemd expects, if any.
     watchdog: Option<Duration>,
 }
 
 impl Watch {
-    /// Catches SIGTERM and SIGINT, which end the daemon, and SIGHUP, which reloads its table; where
-    /// there is none it ends it too, unless it was ignored from the start. A second signal to end
-    /// ends it at once: it loses nothing that was flushed.
+    /// Catches SIGTERM and SIGINT, which stop the daemon, and SIGHUP. SIGHUP reloads the clonetab;
+    /// without one (`reloads` is false) it stops the daemon, unless it was ignored from the start.
+    /// A second SIGTERM or SIGINT ends the process at once; nothing that was flushed is lost.
     ///
     /// # Errors
-    /// Whatever the system says.
+    /// A signal handler cannot be installed, or the thread cannot be started.
     pub(super) fn start(reloads: bool) -> Result<Self> {
         let (told, events) = mpsc::channel();
         let noted = told.clone();
@@ -79,18 +79,18 @@ impl Watch {
             .name("signals".into())
             .spawn(move || {
                 for signal in caught.forever() {
-                    // If nobody waits any more it is ending already.
+                    // A failed send means that the daemon is stopping already.
                     let _ = noted.send(Event::Signal(signal));
                 }
             })
             .context("cannot start a thread")?;
-        // Half of it, as systemd advises.
+        // Half the period, as systemd advises.
         let watchdog = sd_notify::watchdog_enabled().map(|period| period / 2);
         Ok(Self { events, told, is_reload_due: Cell::new(false), watchdog })
     }
 
-    /// Waits for a signal. Meanwhile systemd is told that all is well, as long as every clone
-    /// answers.
+    /// Waits for a signal. Meanwhile sends watchdog messages to systemd, as long as every clone
+    /// responds.
     pub(super) fn wait(&self, host: &Host) -> Asked {
         loop {
             if self.is_reload_due.take() {
@@ -100,17 +100,17 @@ impl Watch {
             match self.next(host) {
                 Event::Signal(SIGHUP) if host.has_table() => self.note_reload(),
                 Event::Signal(signal) => return stop(signal),
-                // Nothing is attended.
+                // No task is attended.
                 Event::Done => {}
             }
         }
     }
 
-    /// Has a thread do something that may wait for sources and devices, and hears signals
-    /// meanwhile.
+    /// Runs a task that may wait for sources and devices on a thread of its own, and handles
+    /// signals meanwhile.
     ///
     /// # Errors
-    /// The system gives no thread, or it panicked.
+    /// The thread cannot be started, or the task panicked.
     pub(super) fn attend<T: Send + 'static>(
         &self,
         host: &Arc<Host>,
@@ -151,13 +151,14 @@ impl Watch {
             match event {
                 Ok(event) => return event,
                 Err(RecvTimeoutError::Timeout) => {
-                    // One that hangs with its lock held is waited for here, and systemd sees it.
+                    // A clone that hangs with its lock held blocks this call, so systemd's watchdog
+                    // expires.
                     let clones = host.list();
                     let failed = clones.iter().filter(|hosted| hosted.has_failed()).count();
                     tracing::trace!(failed, "all clones answer");
                     say(&[NotifyState::Watchdog]);
                 }
-                // One end of it is here.
+                // Unreachable: `self` holds a sender.
                 Err(RecvTimeoutError::Disconnected) => return Event::Signal(SIGTERM),
             }
         }
@@ -170,17 +171,17 @@ fn stop(signal: i32) -> Asked {
     Asked::Stop
 }
 
-/// Tells that something has been done when it is dropped, by a panic too.
+/// Sends [`Event::Done`] when it is dropped, also by a panic.
 struct Tells(Sender<Event>);
 
 impl Drop for Tells {
     fn drop(&mut self) {
-        // If nobody waits for it any more the daemon is ending.
+        // A failed send means that the daemon is ending.
         let _ = self.0.send(Event::Done);
     }
 }
 
-/// Tells systemd that clones are served.
+/// Reports to systemd that clones are served.
 pub(super) fn say_ready(host: &Host) {
     let clones = host.list().len();
     let status = format!("serving {clones} clone{}", if clones == 1 { "" } else { "s" });
@@ -188,12 +189,12 @@ pub(super) fn say_ready(host: &Host) {
     tracing::info!("{status}");
 }
 
-/// Tells systemd that it ends.
+/// Reports to systemd that the daemon is stopping.
 pub(super) fn say_stopping() {
     say(&[NotifyState::Stopping]);
 }
 
-/// Tells systemd something. Where it does not listen there is nobody to be told.
+/// Sends a message to systemd. Does nothing if systemd does not listen.
 fn say(states: &[NotifyState<'_>]) {
     if let Err(error) = notify(states) {
         tracing::warn!("systemd cannot be told: {error}");

@@ -6,26 +6,26 @@ use anyhow::Result;
 
 use crate::export::volume::Volume;
 
-/// What serves clones to others.
+/// A service that exports clones to clients.
 pub trait Exporter: Send + Sync {
-    /// Finds out whether a clone called `name` could be served, before anything is made for it.
+    /// Checks that a clone called `name` could be exported, before anything is created for it.
     ///
     /// # Errors
-    /// Why it could not.
+    /// The export would fail, and why.
     fn check(&self, name: &str) -> Result<()> {
         let _ = name;
         Ok(())
     }
 
-    /// Serves one more clone. Returns where it can be found, for people.
+    /// Exports one more clone. Returns the addresses of the export, for users.
     ///
     /// # Errors
-    /// Why it cannot be served.
+    /// The clone cannot be exported.
     fn add(&self, volume: &Arc<Volume>) -> Result<Vec<String>>;
 
-    /// Serves it no more, and ends the connections to it.
+    /// Withdraws an export and closes the connections to it.
     ///
     /// # Errors
-    /// Why it cannot be withdrawn: then it is served as before.
+    /// The export cannot be withdrawn and stays as it was.
     fn remove(&self, volume: &Arc<Volume>) -> Result<()>;
 }

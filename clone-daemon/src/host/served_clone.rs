@@ -1,4 +1,4 @@
-//! One clone of a daemon.
+//! One running clone of a daemon, with its volume and its exports.
 
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,31 +19,32 @@ use crate::export::volume::Volume;
 use crate::host::setup::Ready;
 use crate::source::{RemoteHandle, SourceFigures};
 
-/// A clone that runs.
+/// A running clone.
 pub struct Hosted {
     spec: CloneSpec,
     table: TableLine,
-    /// The line of the clonetab that it is from.
+    /// The clonetab line that describes it.
     line: Option<String>,
     clone: RunningClone<FileDevice>,
     volume: Arc<Volume>,
     remote: Option<RemoteHandle>,
     exports: Mutex<Vec<String>>,
-    /// Dropped when the clone has ended, if somebody waits for that.
+    /// Dropped when the clone has stopped, if a thread waits for that.
     has_ended: Mutex<Option<Sender<()>>>,
 }
 
-/// How long what is being fetched is waited for at the end.
+/// Time that fetches in flight have left at the end.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Workers beside those that copy, for what users wait for.
+/// Worker threads in addition to those that copy, for user I/O.
 const FOR_USERS: usize = 8;
 
 impl Hosted {
-    /// Has a clone run that `line` of a clonetab made, or nobody's.
+    /// Starts a clone. `line` is its clonetab line, if it has one.
     ///
     /// # Errors
-    /// Why it does not run.
+    /// [`DriverError::TooSmall`] if a device is shorter than the clone, [`DriverError::Thread`] if
+    /// a thread cannot be started; an error if a region is too large to count in bytes.
     pub(super) fn start(ready: Ready, line: Option<String>) -> Result<Self> {
         let Ready { spec, line: table, mut settings, devices, remote, prefetch: first } = ready;
         let name = spec.name.clone();
@@ -70,98 +71,101 @@ impl Hosted {
         Ok(Self { spec, table, line, clone, volume, remote, exports, has_ended })
     }
 
-    /// What it is called.
+    /// Returns the name of the clone.
     pub fn name(&self) -> &str {
         &self.spec.name
     }
 
-    /// What it is made of.
+    /// Returns the description of the clone.
     pub fn spec(&self) -> &CloneSpec {
         &self.spec
     }
 
-    /// The clone as those see it who serve it.
+    /// Returns the block-device view of the clone.
     pub fn volume(&self) -> &Arc<Volume> {
         &self.volume
     }
 
-    /// The line of the clonetab that it is from, if it is from one.
+    /// Returns the clonetab line that describes the clone, if it has one.
     pub fn line(&self) -> Option<&str> {
         self.line.as_deref()
     }
 
-    /// The sizes of the clone.
+    /// Returns the geometry of the clone.
     pub fn geometry(&self) -> Geometry {
         self.table.geometry()
     }
 
-    /// The kernel's table line.
+    /// Returns the kernel's table line for the clone.
     pub fn table(&self) -> String {
         self.table.to_string()
     }
 
-    /// What `dmsetup status` would print; `flush` commits before that, so that it is current.
+    /// Returns the line that `dmsetup status` would print. With `flush` it commits first, so that
+    /// the line is current.
     pub fn status(&self, flush: bool) -> StatusLine {
         let status = if flush { self.clone.status() } else { self.clone.status_now() };
         StatusLine { place: Some((Sectors(0), self.geometry().target_size())), status }
     }
 
-    /// Gives it a message.
+    /// Sends a message to the clone.
     ///
     /// # Errors
-    /// Why nothing can come of it: see [`RunningClone::try_command`].
+    /// [`DriverError::Ending`], [`DriverError::Failed`], [`DriverError::ReadOnly`] and
+    /// [`DriverError::SourceChanged`]: see [`RunningClone::try_command`].
     pub fn command(&self, command: Command) -> Result<(), DriverError> {
         tracing::info!(clone = self.name(), "message: {command}");
         self.clone.try_command(command)
     }
 
-    /// Brings it to rest: what is under way is ended and committed, and requests wait from then on.
+    /// Suspends the clone: operations in flight end and are committed, and new requests wait.
     ///
     /// # Errors
-    /// That it has failed, was resumed before it came to rest, or ends.
+    /// [`DriverError::Failed`] if the clone has failed, [`DriverError::Resumed`] if it was resumed
+    /// before it was suspended, [`DriverError::Ending`] if it is stopping.
     pub fn suspend(&self) -> Result<(), DriverError> {
         self.clone.suspend()
     }
 
-    /// Lets it go on, and ends the wait of those who suspend it.
+    /// Resumes the clone. Pending calls of [`suspend`](Self::suspend) return.
     ///
     /// # Errors
-    /// That it ends.
+    /// [`DriverError::Ending`] if the clone is stopping.
     pub fn resume(&self) -> Result<(), DriverError> {
         self.clone.resume()
     }
 
-    /// How many panics were caught of those who are told answers and events.
+    /// Returns the number of panics caught in callbacks of requests and events.
     pub fn caught_panics(&self) -> u64 {
         self.clone.caught_panics()
     }
 
-    /// The notices after number `after`; waits for one, but no longer than `timeout`.
+    /// Returns the events after number `after`. Waits for one, at most for `timeout`.
     pub fn wait_for(&self, after: u64, timeout: Duration) -> Vec<Notice> {
         self.clone.wait_for(after, timeout)
     }
 
-    /// The same, and when they came.
+    /// As [`wait_for`](Self::wait_for), with the time of each event.
     pub fn wait_for_dated(&self, after: u64, timeout: Duration) -> Vec<Dated> {
         self.clone.wait_for_dated(after, timeout)
     }
 
-    /// How far it is.
+    /// Returns the hydration progress.
     pub fn progress(&self) -> HydrationProgress {
         self.clone.progress()
     }
 
-    /// What could not be copied.
+    /// Returns the failed regions.
     pub fn set_aside(&self) -> Vec<SetAside> {
         self.clone.set_aside()
     }
 
-    /// What is set now.
+    /// Returns the current settings.
     pub fn settings(&self) -> Settings {
         self.clone.settings()
     }
 
-    /// Where it is served, for people.
+    /// Returns the addresses of its exports, for users.
     pub fn exports(&self) -> Vec<String> {
         self.exports.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -170,12 +174,12 @@ impl Hosted {
         self.exports.lock().unwrap_or_else(PoisonError::into_inner).extend(places);
     }
 
-    /// Whether nothing works any more.
+    /// Returns whether the clone has failed.
     pub fn has_failed(&self) -> bool {
         matches!(self.clone.status_now(), Status::Fail)
     }
 
-    /// Notes what was read, if it was asked for.
+    /// Writes the trace of the reads, if one was requested.
     pub(super) fn write_record(&self) -> Result<()> {
         let (Some(path), Some(trace)) = (&self.spec.record, self.clone.trace()) else {
             return Ok(());
@@ -183,14 +187,14 @@ impl Hosted {
         super::write_file(path, &trace.to_text())
     }
 
-    /// What is counted of its source, if that is across a network.
+    /// Returns the counters of the source, if it is remote.
     pub fn source_figures(&self) -> Option<&Arc<SourceFigures>> {
         self.remote.as_ref().map(|remote| &remote.figures)
     }
 
-    /// Begins its end: it hydrates no more, and nobody can suspend, resume or change it. A source
-    /// across a network is given up if it has not [ended](Self::end) after [`PATIENCE`]. Users are
-    /// served until then.
+    /// Begins to stop the clone. It stops hydrating and can no longer be suspended, resumed or
+    /// changed. A remote source is abandoned if the clone has not [stopped](Self::end) within
+    /// [`PATIENCE`]. Clients are served until then.
     pub(super) fn begin_end(&self) {
         self.clone.command(Command::Kernel(Message::DisableHydration));
         self.clone.begin_end();
@@ -205,13 +209,14 @@ impl Hosted {
             }
         });
         if thread.is_err() {
-            // Nobody would end a wait for it.
+            // No thread could end the wait later.
             remote.abandon();
         }
     }
 
-    /// Ends it. Returns why what was answered may not be stored, or what was hydrated last not be
-    /// committed. Its metadata and destination can be opened again then.
+    /// Stops the clone. Its metadata and destination can be opened again afterwards. Returns a
+    /// failure if data that was acknowledged may not be stored, or if the last hydrated regions may
+    /// not be committed.
     pub(super) fn end(&self) -> Option<Failure> {
         self.begin_end();
         let failure = self.clone.end();
@@ -219,7 +224,7 @@ impl Hosted {
         failure
     }
 
-    /// One line on how it stands.
+    /// Returns a summary of the clone in one line.
     pub fn summary(&self) -> String {
         let HydrationProgress { hydrated, regions, .. } = self.progress();
         let share = Share { part: hydrated, whole: regions };
@@ -233,7 +238,7 @@ impl Hosted {
     }
 }
 
-/// Tells the log what happened to the clone called `name`.
+/// Logs an event of the clone called `name`.
 fn log(name: &str, notice: &Notice) {
     let Notice { number, what } = notice;
     match what {

@@ -1,5 +1,8 @@
-//! From what a clone is to be made of to devices that it can run on: first all is looked at, and
-//! only then is anything changed.
+//! Opens the devices of a clone and makes it ready to start.
+//!
+//! [`Plan::make`] opens and checks everything and changes nothing; [`Plan::carry_out`] then makes,
+//! formats and pins. [`host`](crate::host) calls both; a dry run of [`daemon`](crate::daemon) calls
+//! only the first.
 
 use std::fmt;
 use std::fs;
@@ -39,13 +42,14 @@ use crate::source::{Opened, Pin, RemoteHandle, SourceOptions, SourceSpec, pin};
 mod made;
 mod record;
 
-/// Everything that a clone needs, opened and claimed, and found to fit. Nothing was changed yet.
+/// A checked start of a clone: everything that it needs is opened and claimed, and fits together.
+/// Nothing is changed yet.
 pub struct Plan {
     spec: CloneSpec,
     line: TableLine,
     settings: Settings,
     source: Opened,
-    /// What the source is to be pinned as, and where.
+    /// The new pin of the source and its file.
     pin: Option<(PathBuf, Pin)>,
     metadata: MetadataPlan,
     destination: DestinationPlan,
@@ -53,30 +57,30 @@ pub struct Plan {
 }
 
 enum MetadataPlan {
-    /// There is none.
+    /// The path does not exist: create the file.
     Make,
-    /// There is a device or file that is all zero where a superblock would be.
+    /// The superblock is all zeroes: format the device or file.
     Format(FileDevice),
-    /// There is metadata of this clone.
+    /// Metadata of this clone exists.
     Go(Box<Metadata<FileDevice>>),
 }
 
 enum DestinationPlan {
-    /// There is none.
+    /// The path does not exist: create the file.
     Make,
-    /// There is one.
+    /// The destination exists.
     Use(Arc<FileDestination>),
 }
 
 impl MetadataPlan {
-    /// Makes what is to be made. All blocks of a file are allocated: a destination that fills the
-    /// file system must not keep a commit from its room.
+    /// Creates or formats the metadata as planned. All blocks of a file are allocated, so that a
+    /// commit does not fail for lack of space when the destination fills the file system.
     fn carry_out(self, spec: &CloneSpec, geometry: Geometry) -> Result<Metadata<FileDevice>> {
         let path = &spec.metadata;
         let header = Header { uuid: [0; 16], geometry };
         let (metadata, warning) = match self {
             Self::Go(metadata) => {
-                // It may do without more room.
+                // Existing metadata may not need more space, so a failure is only a warning.
                 let room = room::allocate(metadata.device(), path);
                 let warning = match room {
                     Ok(room) => room.warning(path),
@@ -105,10 +109,12 @@ impl MetadataPlan {
 }
 
 impl Plan {
-    /// Opens and checks all that a clone needs. All of it stays claimed while the plan is there.
+    /// Opens and checks everything that a clone needs. All devices stay claimed while the plan
+    /// exists.
     ///
     /// # Errors
-    /// What is missing, in use, damaged, or of another size, and what can be done.
+    /// A device is missing, in use, damaged, of the wrong size or given twice; the record or trace
+    /// file cannot be used. The message says what to do.
     pub fn make(spec: CloneSpec, options: &SourceOptions) -> Result<Self> {
         check_distinct(&spec)?;
         if let Some(record) = &spec.record {
@@ -145,32 +151,33 @@ impl Plan {
         Ok(Self { spec, line, settings, source, pin, metadata, destination, prefetch })
     }
 
-    /// What the clone is made of.
+    /// Returns the description of the clone.
     pub fn spec(&self) -> &CloneSpec {
         &self.spec
     }
 
-    /// The sizes of the clone.
+    /// Returns the geometry of the clone.
     pub fn geometry(&self) -> Geometry {
         self.line.geometry()
     }
 
-    /// Whether metadata is made anew beside a destination that holds something already: that will
-    /// be overwritten.
+    /// Returns whether new metadata would be made for a destination that already holds data. That
+    /// data will be overwritten.
     pub fn overwrites(&self) -> bool {
         let is_new = !matches!(self.metadata, MetadataPlan::Go(_));
         let is_there = matches!(self.destination, DestinationPlan::Use(_));
         is_new && is_there && holds_something(&self.spec.destination)
     }
 
-    /// Makes what is to be made, and opens all of it.
+    /// Creates what is missing and opens all devices.
     ///
     /// # Errors
-    /// What failed. What was made by then is removed again, or is as good as new.
+    /// A device cannot be created, allocated, formatted or opened, or the pin cannot be written. A
+    /// file created by then is removed again, or is as good as new.
     pub fn carry_out(self) -> Result<Ready> {
         let Self { spec, line, settings, source, pin, metadata, destination, prefetch } = self;
         let geometry = line.geometry();
-        // The destination is there for good before any metadata says what is on it.
+        // The destination must be durable before any metadata describes its content.
         let (destination, made) = match destination {
             DestinationPlan::Use(destination) => (destination, None),
             DestinationPlan::Make => {
@@ -190,23 +197,23 @@ impl Plan {
     }
 }
 
-/// A clone that only has to be started.
+/// A clone that is ready to start.
 pub struct Ready {
-    /// What it is made of.
+    /// The description of the clone.
     pub spec: CloneSpec,
     /// The kernel's table line for it.
     pub line: TableLine,
-    /// Its devices.
+    /// The devices.
     pub devices: Devices<FileDevice>,
-    /// How it is to go about it.
+    /// The engine settings.
     pub settings: Settings,
-    /// The source, if it is across a network.
+    /// The handle of the source, if it is remote.
     pub remote: Option<RemoteHandle>,
-    /// What is to be copied first.
+    /// The ranges to hydrate first.
     pub prefetch: Option<Trace>,
 }
 
-/// What a start would do, for people.
+/// Describes to users what a start would do.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let CloneSpec { name, metadata, destination, source, .. } = &self.spec;
@@ -242,7 +249,7 @@ impl fmt::Display for Plan {
     }
 }
 
-/// Refuses one device in the place of two.
+/// Fails if two of the three devices are the same.
 fn check_distinct(spec: &CloneSpec) -> Result<()> {
     let CloneSpec { metadata, destination, source, .. } = spec;
     let mut pairs = vec![(metadata, destination)];
@@ -262,7 +269,7 @@ fn check_distinct(spec: &CloneSpec) -> Result<()> {
     Ok(())
 }
 
-/// Whether two paths lead to one file, or would if it were made.
+/// Returns whether two paths name the same file, or would if it were created.
 fn is_one_path(a: &Path, b: &Path) -> bool {
     let would_be = || {
         let folder = |path| folder_of(path).canonicalize().ok();
@@ -271,7 +278,7 @@ fn is_one_path(a: &Path, b: &Path) -> bool {
     a == b || are_same(a, b) || would_be()
 }
 
-/// What lies where metadata should.
+/// The content of the metadata path.
 enum Found {
     Nothing,
     Zeroes(FileDevice),
@@ -288,13 +295,13 @@ fn look_at_metadata(path: &Path) -> Result<Found> {
         .read(BlockNr(0), &mut superblock)
         .with_context(|| format!("cannot read {}", path.display()))?;
     if superblock[0].bytes().iter().all(|&byte| byte == 0) {
-        // As the kernel has it: what is all zero is a new device.
+        // As in the kernel, an all-zero superblock marks a new device.
         return Ok(Found::Zeroes(device));
     }
     Ok(Found::Metadata(Box::new(open_clone(device, path)?)))
 }
 
-/// Fails if metadata of these sizes does not fit.
+/// Fails if the device is too small for the metadata of this geometry.
 fn check_room(path: &Path, device: &FileDevice, geometry: Geometry) -> Result<()> {
     let (has, needs) = (device.nr_blocks(), MetadataSize::of(geometry));
     if has < needs.least_blocks() {
@@ -310,15 +317,15 @@ fn check_room(path: &Path, device: &FileDevice, geometry: Geometry) -> Result<()
     Ok(())
 }
 
-/// Opens the source, which is the one that the clone was begun with. Also gives what it is to be
-/// pinned as, if it is not yet.
+/// Opens the source and checks it against the pin of an existing clone. Also returns the new pin
+/// and its file, if the source is not pinned yet.
 fn look_at_source(
     spec: &CloneSpec,
     metadata: &Found,
     options: &SourceOptions,
 ) -> Result<(Opened, Option<(PathBuf, Pin)>)> {
     let place = pin::place(&spec.metadata);
-    // What another clone left there is of no account.
+    // For a new clone, a pin left by another clone is ignored.
     let goes_on = matches!(metadata, Found::Metadata(_)) && !spec.repin;
     let access = if spec.tuning.direct { Access::Direct } else { Access::Buffered };
     let options = SourceOptions { access, ..options.clone() };
@@ -360,7 +367,7 @@ fn is_missing(path: &Path) -> bool {
     fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
-/// The sizes that metadata tells, which are those that were asked for.
+/// Returns the geometry in the metadata, after checking that it matches the description.
 fn geometry_of(
     spec: &CloneSpec,
     metadata: &Metadata<FileDevice>,
@@ -397,10 +404,10 @@ fn geometry_of(
     Ok(found)
 }
 
-/// The region size of a clone for which nobody has said one.
+/// The region size of a new clone if none is given.
 const USUAL_REGION: Sectors = Sectors(8);
 
-/// The sizes of a clone that is begun.
+/// Computes the geometry of a new clone.
 fn new_geometry(spec: &CloneSpec, source: &Opened) -> Result<Geometry> {
     let bytes = source.source.size_bytes();
     let source = source.limits;
@@ -424,7 +431,7 @@ fn new_geometry(spec: &CloneSpec, source: &Opened) -> Result<Geometry> {
     Ok(Geometry::new(region_size, length)?)
 }
 
-/// The kernel's table line for the clone.
+/// Returns the kernel's table line for the clone.
 fn table_line(spec: &CloneSpec, geometry: Geometry, settings: &Settings) -> Result<TableLine> {
     let devices = DevicePaths {
         metadata: spec.metadata.display().to_string(),
@@ -479,7 +486,8 @@ fn open_destination(spec: &CloneSpec) -> Result<Arc<FileDestination>, OpenError>
     FileDestination::open(&spec.destination, access).map(Arc::new)
 }
 
-/// Whether a regular file has data in it. Of a block device nobody can tell.
+/// Returns whether a regular file has data blocks. For a block device this is unknown, and the
+/// result is false.
 fn holds_something(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.blocks() > 0)
 }

@@ -1,7 +1,8 @@
-//! The names of clones, and what has them.
+//! The names of clones and their owners.
 //!
-//! *Invariant:* what is looked at and what is changed by it are one locking. A name that is being
-//! set up or taken down is held by a [`Reserved`], which gives it back however its thread ends.
+//! *Invariant:* each check of a name and the change that depends on it happen under one lock. A
+//! [`Reserved`] holds a name while its clone is set up or taken down, and releases it even if the
+//! thread panics.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -13,18 +14,18 @@ use anyhow::anyhow;
 
 use super::{HostError, Hosted};
 
-/// Where a clone is in its life.
+/// The state of a clone's name.
 enum Slot {
-    /// It is being set up or taken down.
+    /// The clone is being set up or taken down.
     Busy,
     Runs(Arc<Hosted>),
 }
 
-/// All names that are in use.
+/// All names in use.
 #[derive(Default)]
 pub(super) struct Slots {
     state: Mutex<State>,
-    /// A slot has changed, something was done, or the daemon stops.
+    /// Signals that a slot has changed, a task has finished, or the daemon is stopping.
     changed: Condvar,
 }
 
@@ -34,8 +35,8 @@ struct State {
     is_stopping: bool,
 }
 
-/// A name that nobody else can use until this is dropped. Then it is free, unless a clone was
-/// [put in](Self::fill).
+/// A reserved name. When this is dropped the name is free again, unless a clone was [put
+/// in](Self::fill).
 pub(super) struct Reserved {
     slots: Arc<Slots>,
     name: String,
@@ -43,7 +44,7 @@ pub(super) struct Reserved {
 }
 
 impl Reserved {
-    /// The clone has the name from now on.
+    /// Assigns the name to a running clone.
     pub(super) fn fill(mut self, hosted: Arc<Hosted>) {
         self.fills = Some(hosted);
     }
@@ -66,7 +67,7 @@ impl Slots {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The clones that run, by name.
+    /// Returns the running clones, sorted by name.
     pub(super) fn list(&self) -> Vec<Arc<Hosted>> {
         let running = |slot: &Slot| match slot {
             Slot::Runs(hosted) => Some(hosted.clone()),
@@ -75,12 +76,12 @@ impl Slots {
         self.lock().slots.values().filter_map(running).collect()
     }
 
-    /// The clone called `name`.
+    /// Returns the running clone called `name`.
     pub(super) fn get(&self, name: &str) -> Result<Arc<Hosted>, HostError> {
         self.lock().get(name).cloned()
     }
 
-    /// Takes a name that is free.
+    /// Reserves a free name.
     pub(super) fn reserve(self: &Arc<Self>, name: &str) -> Result<Reserved, HostError> {
         let mut state = self.lock();
         if state.is_stopping {
@@ -98,8 +99,8 @@ impl Slots {
         Ok(self.reserved(name))
     }
 
-    /// Takes the name of a clone away from it; of `only` that one, if another one has its name by
-    /// now.
+    /// Reserves the name of a running clone and returns the clone. With `only`, fails if the name
+    /// belongs to another clone by now.
     pub(super) fn take(
         self: &Arc<Self>,
         name: &str,
@@ -114,8 +115,8 @@ impl Slots {
         Ok((self.reserved(name), hosted))
     }
 
-    /// Takes the names of all clones that run. Waits until there is one, as long as any name is in
-    /// use; none when no name is.
+    /// Reserves the names of all running clones. Waits until there is one; returns nothing when no
+    /// name is in use.
     pub(super) fn take_all(self: &Arc<Self>) -> Vec<(Reserved, Arc<Hosted>)> {
         let is_busy = |slot: &Slot| matches!(slot, Slot::Busy);
         let waits =
@@ -136,15 +137,16 @@ impl Slots {
         Reserved { slots: self.clone(), name: name.to_owned(), fills: None }
     }
 
-    /// From now on no name can be reserved, and nobody [waits](Self::unless_stopping) any more.
+    /// Begins to stop: no name can be reserved, and calls of
+    /// [`unless_stopping`](Self::unless_stopping) return.
     pub(super) fn begin_stop(&self) {
         self.lock().is_stopping = true;
         self.changed.notify_all();
     }
 
-    /// Has a thread do what may take as long as it likes, and waits for it, but no longer than
-    /// until the daemon stops: then that thread is left alone. It may hang in a system call that
-    /// nothing can interrupt, and it ends with the process.
+    /// Runs `act` on a thread of its own and waits for it, but only until the daemon stops. The
+    /// thread is then abandoned: it may hang in a system call that cannot be interrupted, and it
+    /// ends with the process.
     pub(super) fn unless_stopping<T: Send + 'static>(
         self: &Arc<Self>,
         act: impl FnOnce() -> T + Send + 'static,
@@ -154,7 +156,8 @@ impl Slots {
         let thread = Builder::new().name("set-up".into()).spawn(move || {
             let acted = catch_unwind(AssertUnwindSafe(act));
             *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(acted);
-            // With the lock: whoever waits looks, or hears of this.
+            // Takes the lock, so that a waiting thread either sees the result or gets the
+            // notification.
             drop(slots.lock());
             slots.changed.notify_all();
         });

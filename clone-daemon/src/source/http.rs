@@ -1,4 +1,4 @@
-//! What a web server has, by range requests (RFC 9110, section 14).
+//! Objects of a web server, by range requests (RFC 9110, section 14).
 
 use std::io::{self, Read};
 use std::ops::Range;
@@ -23,22 +23,22 @@ pub(super) mod answer;
 mod redirect;
 mod trust;
 
-/// How often a server may send somewhere else (as browsers do it).
+/// Maximum number of redirects, as in browsers.
 const REDIRECTS_MAX: usize = 10;
-/// The longest header of an answer, in bytes.
+/// Maximum size of a response header in bytes.
 const HEADER_MAX: usize = 32 << 10;
-/// The longest file of headers, in bytes.
+/// Maximum size of a header file in bytes.
 const HEADER_FILE_MAX: u64 = 64 << 10;
-/// A body that nobody wants is read up to this length, so that its connection can be used again.
+/// An unused body is read up to this length in bytes, so that its connection can be reused.
 const DRAIN_MAX: u64 = 4096;
 
-/// A web server, of which no object is known yet.
+/// A web server; its object is not identified yet.
 pub(super) struct Server {
     agent: Agent,
     origin: Uri,
-    /// For the server that was named, and for no other.
+    /// Headers for the named server only.
     secrets: HeaderMap,
-    /// Where it sent us last.
+    /// The last redirect target.
     sent_to: Mutex<Option<Uri>>,
 }
 
@@ -62,9 +62,9 @@ impl Server {
         Ok(Self { agent: agent(options)?, origin, secrets, sent_to: Mutex::default() })
     }
 
-    /// Asks for the first byte, and so for what the object is.
+    /// Requests the first byte to identify the object.
     pub(super) fn identify(&self, deadline: Instant) -> Result<Identity, Trouble> {
-        // Not HEAD: a signature of a URL counts for one method only, and it tells less of ranges.
+        // Not HEAD: a signed URL is valid for one method only, and HEAD tells less about ranges.
         let mut response = self.get(&(0..1), None, deadline)?;
         let found = found(response.status(), response.headers());
         drain(&mut response);
@@ -74,7 +74,8 @@ impl Server {
         }
     }
 
-    /// Asks for a range, if the object is still the one that `pinned` says; goes where it is sent.
+    /// Requests a half-open range, on the condition that the object still has the version `pinned`.
+    /// Follows redirects.
     fn get(
         &self,
         range: &Range<u64>,
@@ -92,7 +93,7 @@ impl Server {
                 drain(&mut response);
                 continue;
             }
-            // Where one was sent may be good for a while only, as a URL with a signature is.
+            // A redirect target may expire, as a signed URL does.
             if is_remembered && is_stale(status) {
                 is_remembered = false;
                 *self.lock() = None;
@@ -142,19 +143,20 @@ impl Server {
         self.sent_to.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The object that was [identified](Self::identify).
+    /// Returns the object that was [identified](Self::identify).
     pub(super) fn object(self, identity: Identity) -> Http {
         Http { server: self, identity }
     }
 }
 
-/// A client, which keeps its connections.
+/// Returns an HTTP client with a connection pool.
 pub(super) fn agent(options: &SourceOptions) -> Result<Agent, SourceError> {
-    // The crate takes for granted that it can be sent.
+    // The crate assumes that this header is valid.
     HeaderValue::from_str(&options.user_agent).map_err(|_| SourceError::UserAgent)?;
     let config = Agent::config_builder()
         .http_status_as_error(false)
-        // Followed here: only here is it known who may hear the secrets.
+        // Redirects are followed here, because only this code knows which server may receive the
+        // secrets.
         .max_redirects(0)
         .redirect_auth_headers(RedirectAuthHeaders::Never)
         .user_agent(&options.user_agent)
@@ -183,7 +185,7 @@ impl Remote for Http {
         }
         let mut body = response.body_mut().as_reader();
         body.read_exact(into).map_err(|error| passing("the body", error))?;
-        // Nothing more may come; seeing that gives the connection back, too.
+        // More bytes are an error. Reading to the end also returns the connection to the pool.
         match body.read(&mut [0]) {
             Ok(0) => Ok(()),
             Ok(_) => Err(Trouble::Passing(io::Error::other("more bytes came than asked for"))),
@@ -201,7 +203,7 @@ fn passing(what: &str, error: io::Error) -> Trouble {
     Trouble::Passing(io::Error::new(kind, format!("{what} did not come: {error}")))
 }
 
-/// What an error of the protocol, of TLS or of the system means.
+/// Classifies an error of the protocol, of TLS or of the system.
 pub(super) fn trouble(error: ureq::Error) -> Trouble {
     match error {
         ureq::Error::Io(error) if is_distrust(&error) => Trouble::Final(error),
@@ -218,13 +220,13 @@ pub(super) fn trouble(error: ureq::Error) -> Trouble {
     }
 }
 
-/// Whether the certificate of the server is not trusted, and will not be the next time.
+/// Returns whether the server's certificate is not trusted, which a retry cannot change.
 fn is_distrust(error: &io::Error) -> bool {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     matches!(tls, Some(rustls::Error::InvalidCertificate(_)))
 }
 
-/// Whether a status may mean that the place where one was sent is not good any more.
+/// Returns whether a status may mean that a redirect target has expired.
 fn is_stale(status: StatusCode) -> bool {
     matches!(
         status,
@@ -236,16 +238,16 @@ fn is_stale(status: StatusCode) -> bool {
     )
 }
 
-/// Reads a short body that nobody wants.
+/// Reads a short unused body.
 fn drain(response: &mut ureq::http::Response<Body>) {
     if size_of(response.headers()).is_some_and(|size| size <= DRAIN_MAX) {
         let body = response.body_mut().as_reader();
-        // If it fails the connection is not used again: nothing else comes of it.
+        // On failure the connection is not reused; there is no other effect.
         let _ = io::copy(&mut body.take(DRAIN_MAX + 1), &mut io::sink());
     }
 }
 
-/// The URL without user and password, and these as a header (RFC 7617).
+/// Separates user and password from a URL and encodes them as a header (RFC 7617).
 fn origin(url: &Url) -> Result<(Uri, Option<HeaderValue>), SourceError> {
     let wrong = |reason: &str| SourceError::Url { place: url.to_string(), reason: reason.into() };
     let (scheme, rest) = url.full().split_once("://").ok_or_else(|| wrong("it has no scheme"))?;
@@ -270,7 +272,7 @@ fn origin(url: &Url) -> Result<(Uri, Option<HeaderValue>), SourceError> {
     Ok((uri, Some(value)))
 }
 
-/// RFC 4648, section 4.
+/// Encodes base64 (RFC 4648, section 4).
 fn base64(bytes: &[u8]) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
@@ -285,7 +287,7 @@ fn base64(bytes: &[u8]) -> String {
     text
 }
 
-/// The headers of a file: a line each, `Name: value`.
+/// Reads a header file: one `Name: value` per line.
 fn headers(path: &std::path::Path) -> io::Result<HeaderMap> {
     let text = small_file::read_text(path, HEADER_FILE_MAX)?;
     let mut headers = HeaderMap::new();
@@ -297,7 +299,7 @@ fn headers(path: &std::path::Path) -> io::Result<HeaderMap> {
             let name: HeaderName = name.trim().parse().ok()?;
             Some((name, HeaderValue::from_str(value.trim()).ok()?))
         });
-        // The line is a secret.
+        // The line may be a secret, so the message does not contain it.
         let told = || io::Error::other(format!("line {} is not of the form Name: value", at + 1));
         let (name, mut value) = parsed.ok_or_else(told)?;
         value.set_sensitive(true);

@@ -1,8 +1,8 @@
-//! What an object store has: S3 and what speaks like it, Google Cloud Storage, Azure.
+//! Objects of an object store: S3 and compatible services, Google Cloud Storage, Azure.
 //!
-//! The crate `object_store` knows their dialects: where an object is, and how a request is signed.
-//! The requests themselves are made here, by the client that web servers are asked with: so trust,
-//! time limits and what is believed of an answer are the same.
+//! The crate `object_store` knows their dialects: the location of an object and the signature of a
+//! request. The requests themselves are made here, with the same client as for web servers, so
+//! trust, time limits and the checks of a response are the same.
 
 use std::fmt;
 use std::io;
@@ -35,10 +35,10 @@ use super::options::SourceOptions;
 use super::remote::{Remote, Trouble};
 use super::uri::{Url, decode};
 
-/// The longest body that is no data, in bytes: tokens, and what goes wrong.
+/// Maximum size in bytes of a body that is not data: tokens and error messages.
 const TEXT_MAX: u64 = 1 << 20;
 
-/// An object store, of which one object is meant.
+/// An object store and the path of one object in it.
 pub(super) struct Bucket {
     store: Box<dyn ObjectStore>,
     path: Path,
@@ -51,13 +51,13 @@ pub(super) struct Object {
     identity: Identity,
 }
 
-/// A request for data, which goes through the crate and comes out in [`Client::call`].
+/// A request for data. It passes through the crate and arrives in [`Client::call`].
 #[derive(Clone)]
 struct Call {
     deadline: Instant,
-    /// Bytes of data that were asked for.
+    /// Number of data bytes requested.
     len: u64,
-    /// What came of the last request that was made for it.
+    /// The outcome of the last HTTP request made for it.
     outcome: Arc<Mutex<Option<Outcome>>>,
 }
 
@@ -77,7 +77,7 @@ impl Bucket {
         let path = Path::parse(&key).map_err(|error| wrong(error.to_string()))?;
         let agent = agent(options)?;
         let connector = Connector { agent: agent.clone(), timeout: options.timeout };
-        // It is tried again around this.
+        // The caller applies the retry policy.
         let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
         let place = format!("{scheme}://{bucket}");
         let settings = &options.object_settings;
@@ -114,8 +114,8 @@ impl Bucket {
         Ok(Self { store, path, agent })
     }
 
-    /// Asks for the first byte, and so for what the object is: of the version that `pinned` says,
-    /// where the store keeps old ones.
+    /// Requests the first byte to identify the object. Requests the version in `pinned`, if the
+    /// store keeps old versions.
     pub(super) fn identify(
         &self,
         pinned: Option<&Identity>,
@@ -133,7 +133,7 @@ impl Bucket {
         let Version::Etag { etag } = identity.version else { return Ok(identity) };
         let etag_alone = Identity { version: Version::Etag { etag: etag.clone() }, ..identity };
         let Some(generation) = told else { return Ok(etag_alone) };
-        // Not everybody who may read an object may read its versions.
+        // The credentials may permit reading an object but not its versions.
         let call = Call::new(1, deadline);
         let told = self.get(&(0..1), None, Some(&generation), &call);
         let version = Version::Generation { etag, generation };
@@ -148,7 +148,7 @@ impl Bucket {
         }
     }
 
-    /// Asks for a range: its bytes, and the name of the version that they are of.
+    /// Requests a half-open range of bytes. Returns them with the name of their version.
     fn get(
         &self,
         range: &Range<u64>,
@@ -167,8 +167,8 @@ impl Bucket {
             store: "runtime",
             source: Box::new(error),
         };
-        // The crate speaks in futures. This one never waits for another thread but to share a
-        // token, so a runtime of the moment is enough, which costs next to nothing.
+        // The crate is asynchronous. Its future waits for another thread only to share a token, so
+        // a temporary runtime is enough, and it costs almost nothing.
         let runtime = Builder::new_current_thread().enable_time().build().map_err(store)?;
         runtime.block_on(async {
             let get = self.store.get_opts(&self.path, options);
@@ -176,18 +176,18 @@ impl Bucket {
             let got = tokio::time::timeout(left, get).await;
             let got = got.map_err(|_| store(io::ErrorKind::TimedOut.into()))??;
             let generation = got.meta.version.clone();
-            // The body came with the answer.
+            // The body arrived with the response.
             Ok((got.bytes().await?.into(), generation))
         })
     }
 
-    /// The object that was [identified](Self::identify).
+    /// Returns the object that was [identified](Self::identify).
     pub(super) fn object(self, identity: Identity) -> Object {
         Object { bucket: self, identity }
     }
 }
 
-/// Sets what a builder can set; or says what it cannot.
+/// Applies settings to a builder. Fails for a setting that it does not have.
 fn set<B, K: FromStr>(
     builder: B,
     settings: &[(String, String)],
@@ -230,7 +230,7 @@ impl Remote for Object {
     }
 }
 
-/// An answer that is right by what we know, and that the crate does not understand.
+/// The error for a response that passes the checks here but that the crate rejects.
 fn unusable(error: object_store::Error) -> Trouble {
     Trouble::Passing(io::Error::other(error.to_string()))
 }
@@ -240,7 +240,7 @@ impl Call {
         Self { deadline, len, outcome: Arc::default() }
     }
 
-    /// What the server said; without that, `error` tells what the crate could not do.
+    /// Returns the response of the server. Without a response, `error` is the failure of the crate.
     fn answer(
         &self,
         error: Option<&object_store::Error>,
@@ -249,7 +249,7 @@ impl Call {
         match (outcome, error) {
             (Some(Outcome::Answer(status, headers)), _) => Ok((status, headers)),
             (Some(Outcome::Trouble(trouble)), _) => Err(trouble),
-            // No credentials, for instance, or those who give them out cannot be reached.
+            // For example, credentials are missing, or their provider is unreachable.
             (None, Some(error)) => Err(Trouble::Passing(io::Error::other(error.to_string()))),
             (None, None) => Err(Trouble::Passing(io::Error::other("nothing was asked"))),
         }
@@ -260,7 +260,7 @@ impl Call {
     }
 }
 
-/// How the crate makes requests.
+/// Makes the HTTP requests of the crate.
 #[derive(Debug)]
 struct Connector {
     agent: Agent,
@@ -278,7 +278,7 @@ impl HttpConnector for Connector {
 
 struct Client {
     agent: Agent,
-    /// For requests that are not for data.
+    /// Time limit of requests that are not for data.
     timeout: Duration,
     allows_http: bool,
 }
@@ -329,7 +329,7 @@ impl Client {
         let mut response = response.map_err(trouble)?;
         let is_data = call.is_some() && response.status() == StatusCode::PARTIAL_CONTENT;
         let most = call.filter(|_| is_data).map_or(TEXT_MAX, |call| call.len);
-        // Of the whole object, where a part was asked for, nothing is of any use.
+        // If the server sends the whole object instead of the range, the body is useless.
         let is_whole = call.is_some() && response.status() == StatusCode::OK;
         let bytes = if is_whole { Vec::new() } else { body_of(&mut response, most)? };
         if let Some(call) = call {
@@ -348,7 +348,7 @@ impl Client {
     }
 }
 
-/// All of a body that has no more than `most` bytes.
+/// Reads a body of at most `most` bytes.
 fn body_of(response: &mut Response<Body>, most: u64) -> Result<Vec<u8>, Trouble> {
     let told = size_of(response.headers()).unwrap_or(0).min(most);
     let mut bytes = Vec::with_capacity(usize::try_from(told).unwrap_or(0));

@@ -1,4 +1,4 @@
-//! Opening a source.
+//! Opens a source: chooses the backend, finds the identity, checks it against the pin.
 
 use std::io;
 use std::path::PathBuf;
@@ -23,21 +23,20 @@ use super::stats::SourceFigures;
 use super::uri::{NbdAddress, SourceSpec, Url};
 use crate::source::nbd::{NbdOptions, NbdRemote};
 
-/// A source that can be read.
+/// An open source.
 pub struct Opened {
-    /// For the clone.
+    /// The data.
     pub source: Arc<dyn Source>,
-    /// What it is, to be [pinned](super::pin).
+    /// Identity, to be [pinned](super::pin).
     pub identity: Identity,
-    /// What a clone has to know of it.
+    /// Size and block size, for the checks of a clone.
     pub limits: DeviceLimits,
-    /// What is across a network; `None` for what is of this machine.
+    /// Handle of a remote source; `None` for a local one.
     pub remote: Option<RemoteHandle>,
 }
 
 impl Opened {
-    /// In the place of a source that nobody needs any more, of a clone that is complete. Every read
-    /// fails.
+    /// Returns a placeholder for the source of a complete clone. Every read fails.
     pub fn absent(size: Sectors) -> Self {
         let size_bytes = size.0.saturating_mul(SECTOR_SIZE);
         let limits = DeviceLimits { size, logical_block_size: SECTOR_SIZE };
@@ -45,13 +44,13 @@ impl Opened {
         Self { source: Arc::new(Absent(size_bytes)), identity, limits, remote: None }
     }
 
-    /// Whether it is across a network.
+    /// Returns whether the source is remote.
     pub fn is_remote(&self) -> bool {
         self.remote.is_some()
     }
 }
 
-/// A source that is not there, and its size in bytes.
+/// A missing source, with its size in bytes.
 struct Absent(u64);
 
 impl ReadData for Absent {
@@ -66,70 +65,73 @@ impl ReadData for Absent {
 
 impl Source for Absent {}
 
-/// A source across a network, for whoever is in charge of it.
+/// Controls a remote source.
 #[derive(Clone)]
 pub struct RemoteHandle {
-    /// What is counted of it.
+    /// Counters of the source.
     pub figures: Arc<SourceFigures>,
     abandon: Arc<dyn Fn() + Send + Sync>,
 }
 
 impl RemoteHandle {
-    /// Ends what is under way: from now on every read fails, and soon. For a clone that is to be
-    /// stopped, which else waits for a source that does not answer.
+    /// Aborts requests in flight. All reads fail soon, now and later. A clone that stops calls
+    /// this, so that it does not wait for a source that does not answer.
     pub fn abandon(&self) {
         (self.abandon)();
     }
 }
 
-/// Why a source cannot be used.
+/// An error in opening a source.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum SourceError {
-    /// A file or a block device.
+    /// A file or a block device cannot be opened.
     #[error(transparent)]
     Local(#[from] OpenError),
-    /// It is not what the clone was begun with, or that is not known or cannot be written down.
+    /// The source does not match the pin, or the pin cannot be read or written.
     #[error(transparent)]
     Pin(#[from] PinError),
-    /// It was tried, and this came of it.
+    /// A remote source cannot be opened.
     #[error("cannot open the source: {0}")]
     Remote(io::Error),
-    /// A URL that a web server cannot be asked for.
+    /// An invalid URL.
     #[error("{place} is not a URL: {reason}")]
     Url {
         /// The URL, without secrets.
         place: String,
-        /// What is wrong.
+        /// The error in it.
         reason: String,
     },
-    /// A file that an option names.
+    /// A file named by an option cannot be used.
     #[error("cannot use {path}: {source}")]
     Setting {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// A name of this program that is none.
+    /// An invalid `User-Agent`.
     #[error("the user agent has characters that cannot be sent")]
     UserAgent,
-    /// A kind of source that this program was built without.
+    /// A kind of source that this binary was built without.
     #[error("{place}: this program was built without {what}; {way_out}")]
     NotBuilt {
         /// The source.
         place: String,
-        /// What is missing.
+        /// The missing feature.
         what: &'static str,
-        /// What to do.
+        /// A way out.
         way_out: &'static str,
     },
 }
 
-/// Opens a source. What is across a network is tried for [`SourceOptions::give_up_after`].
+/// Opens a source. A remote source is tried for [`SourceOptions::give_up_after`].
 ///
 /// # Errors
-/// [`SourceError`]; in it [`PinError::Differs`] if `pinned` is another version.
+/// [`SourceError::Local`], [`SourceError::Remote`] or [`SourceError::Url`] if the source cannot be
+/// opened; [`SourceError::Setting`] and [`SourceError::UserAgent`] for invalid options;
+/// [`SourceError::NotBuilt`] for an object store without the feature `object-store`;
+/// [`SourceError::Pin`] with [`PinError::Differs`] if the source is not the `pinned` version.
 pub fn open(
     spec: &SourceSpec,
     pinned: Option<&Identity>,
@@ -206,7 +208,7 @@ fn open_object(
     Ok(opened(Retrying::with_patience(remote, patience, options), identity))
 }
 
-/// What is opened across a network. Such a source can be read from any byte on.
+/// Returns a remote source. It can be read from any byte.
 fn opened<R: Remote>(source: Retrying<R>, identity: Identity) -> Opened {
     let source = Arc::new(source);
     let size = Sectors(source.size_bytes() / SECTOR_SIZE);

@@ -1,36 +1,36 @@
-//! What can be set on a source.
+//! Options of a source.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clone_core::block_io::Access;
 
-/// What can be set on a source. What a kind of source has no use for it does not heed.
+/// Options of a source. A backend ignores options that do not apply to it.
 #[derive(Clone, Debug)]
 pub struct SourceOptions {
-    /// How a file or a block device is read.
+    /// Access mode of a file or a block device.
     pub access: Access,
-    /// How long a request to a remote source may take the first time; each time that it is tried
-    /// again twice as long as before, up to eight times as long.
+    /// Time limit of the first attempt of a request to a remote source. It doubles with each retry,
+    /// up to eight times the initial value.
     pub timeout: Duration,
-    /// How long connecting may take, as a part of that.
+    /// Time limit for connecting, part of `timeout`.
     pub connect_timeout: Duration,
-    /// How long a read is tried before it fails.
+    /// Time after which a read fails for good.
     pub give_up_after: Duration,
-    /// How many requests may be under way at a time; 1 at least.
+    /// Maximum number of requests in flight; at least 1.
     pub requests_max: usize,
-    /// Reads that are longer, in bytes, become several requests; 4096 at least.
+    /// Longer reads, in bytes, are split into several requests; at least 4096.
     pub request_bytes: usize,
-    /// What web servers are told as the name of this program.
+    /// `User-Agent` header for web servers.
     pub user_agent: String,
-    /// Certificates in PEM that are trusted, and no others. Without it those of the system are, or
-    /// where there are none those that browsers trust.
+    /// Trusted certificates in PEM, exclusively. `None` means those of the system, or those that
+    /// browsers trust if there are none.
     pub ca_file: Option<PathBuf>,
-    /// A file of lines `Name: value`, which are sent to web servers with each request, but not to
-    /// others that these redirect to. Tokens belong there, and not into a command line.
+    /// File of `Name: value` lines that are sent to the web server with each request, but not to
+    /// other servers that it redirects to. Tokens belong here, not on a command line.
     pub header_file: Option<PathBuf>,
-    /// Settings of object stores, which count before those of the environment and have the same
-    /// names, as `aws_endpoint`.
+    /// Settings of object stores, as `aws_endpoint`. They override environment variables of the
+    /// same names.
     pub object_settings: Vec<(String, String)>,
 }
 

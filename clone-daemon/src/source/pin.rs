@@ -1,4 +1,4 @@
-//! Opening a source as the one that a clone was begun with.
+//! Opens a source and checks that it is the one the clone was created with.
 
 use std::path::Path;
 
@@ -8,12 +8,13 @@ use super::open::{Opened, SourceError};
 use super::options::SourceOptions;
 use super::uri::SourceSpec;
 
-/// Opens the source of a clone whose pin is at `path`; without a path it is not pinned. Also gives
-/// what it is to be pinned as, if it is not yet. Nothing is written.
+/// Opens the source of a clone whose pin is at `path`; without a path it is not checked. Also
+/// returns the new pin, if there is none yet. Nothing is written.
 ///
 /// # Errors
-/// [`SourceError`]; in it [`PinError`], and with that [`Differs`](PinError::Differs) if another
-/// version is pinned.
+/// [`SourceError::Pin`] if the pin cannot be read or names another source; with
+/// [`PinError::Differs`] if another version is pinned. Any other [`SourceError`] if the source
+/// cannot be opened.
 pub fn open(
     spec: &SourceSpec,
     path: Option<&Path>,

@@ -1,4 +1,4 @@
-//! Sources across a network, which fail now and then.
+//! Sources across a network, whose requests can fail.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -6,48 +6,49 @@ use std::time::{Duration, Instant};
 use clone_core::block_io::{Extent, SourceChanged};
 use thiserror::Error;
 
-/// Why something could not be had from afar.
+/// An error of a remote source.
 #[derive(Debug, Error)]
 pub enum Trouble {
-    /// It may go better the next time: a connection was lost, a server was busy.
+    /// Temporary: a retry may succeed. Examples: a lost connection, a busy server.
     #[error(transparent)]
     Passing(io::Error),
-    /// It will not: the object is gone, or access is denied.
+    /// Permanent: the object is gone, or access is denied.
     #[error(transparent)]
     Final(io::Error),
-    /// It is another version of the object, or another object: nothing of it may be used.
+    /// Another version of the object, or another object: none of its data may be used.
     #[error(transparent)]
     Changed(#[from] SourceChanged),
 }
 
-/// The error of a server that is busy, inside the [`io::Error`] of [`Trouble::Passing`]: it said
-/// when to come back.
+/// The error of a busy server that said when to retry. It is inside the [`io::Error`] of
+/// [`Trouble::Passing`].
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{told}")]
 pub struct Busy {
-    /// What it said.
+    /// The message of the server.
     pub told: String,
-    /// How long it wants to be left alone.
+    /// The delay that the server asks for.
     pub wait: Duration,
 }
 
 impl Busy {
-    /// How long the server wants to be left alone, if `error` says so.
+    /// Returns the delay that the server asks for, if `error` is a [`Busy`].
     pub fn wait_of(error: &io::Error) -> Option<Duration> {
         error.get_ref()?.downcast_ref::<Self>().map(|busy| busy.wait)
     }
 }
 
-/// A source across a network, which does what it does once: when to try again, how often and for
-/// how long is decided around it. Many threads use it at a time.
+/// A source across a network. Each call makes one attempt; [`retrying`](super::retrying) decides
+/// about retries. Many threads call it at the same time.
 pub trait Remote: Send + Sync + 'static {
-    /// Bytes that can be read, as they were found when it was opened.
+    /// Size in bytes when the source was opened.
     fn size_bytes(&self) -> u64;
 
-    /// Reads from `offset` on; every byte of `into` is of the version that was opened.
+    /// Fills `into` with the bytes from `offset`. Every byte belongs to the version that was
+    /// opened.
     ///
     /// # Errors
-    /// [`Trouble`]. It is [passing](Trouble::Passing) if `deadline` passes before all is read.
+    /// [`Trouble`]. It is [`Trouble::Passing`] if `deadline` passes before everything is read.
     fn read_at(&self, offset: u64, into: &mut [u8], deadline: Instant) -> Result<(), Trouble>;
 
     /// The stretch that begins at `offset`, as far as the other side knows; see
@@ -60,7 +61,7 @@ pub trait Remote: Send + Sync + 'static {
         Ok(Extent { zeroes: false, end: self.size_bytes() })
     }
 
-    /// Ends what is under way, so that no thread waits for it any more. Nothing is asked for
-    /// afterwards. One that does nothing here ends when its deadlines pass.
+    /// Aborts requests in flight, so that no thread waits for them, and rejects new ones. With the
+    /// default, which does nothing, they end at their deadlines.
     fn abandon(&self) {}
 }

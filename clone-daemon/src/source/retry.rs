@@ -1,4 +1,4 @@
-//! A source across a network as one that a clone can be made from.
+//! Turns a [`Remote`] into a [`Source`] for clones: splits reads and applies the retry policy.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,11 +13,11 @@ use super::remote::Remote;
 use super::retry_policy::{Doing, End, Patience};
 use super::stats::SourceFigures;
 
-/// A [`Remote`] that is asked again where that may help.
+/// A [`Remote`] whose requests are retried where that may help.
 ///
-/// - No read takes longer than [`SourceOptions::give_up_after`], and the remote's own slack.
+/// - No read takes longer than [`SourceOptions::give_up_after`] plus the slack of the remote.
 /// - Once the source has changed, or was [abandoned](Self::abandon), every read fails.
-/// - A long read becomes several requests, which are made at the same time.
+/// - A long read becomes several requests at the same time.
 pub struct Retrying<R> {
     remote: R,
     patience: Patience,
@@ -25,7 +25,7 @@ pub struct Retrying<R> {
 }
 
 impl<R: Remote> Retrying<R> {
-    /// Reads `remote`, which errors call `place`.
+    /// Wraps `remote`. `place` is its name in errors.
     pub fn new(remote: R, place: impl Into<String>, options: &SourceOptions) -> Self {
         Self::with_patience(remote, Patience::new(place.into(), options), options)
     }
@@ -34,12 +34,12 @@ impl<R: Remote> Retrying<R> {
         Self { remote, patience, request_bytes: options.request_bytes.max(4096) }
     }
 
-    /// What is counted of it.
+    /// Returns the counters.
     pub fn figures(&self) -> &Arc<SourceFigures> {
         &self.patience.figures
     }
 
-    /// Ends what is under way: from now on every read fails, soon.
+    /// Aborts requests in flight. All reads fail soon, now and later.
     pub fn abandon(&self) {
         self.patience.end(End::Abandoned);
         self.remote.abandon();
@@ -54,8 +54,8 @@ impl<R: Remote> Retrying<R> {
         Ok(())
     }
 
-    /// Reads in several requests at a time, on threads that live for this read: next to what a
-    /// request takes, beginning one costs nothing.
+    /// Reads with several requests at the same time, on threads that exist only for this read:
+    /// starting a thread is cheap compared to a request.
     fn read_pieces(&self, offset: u64, into: &mut [u8], deadline: Instant) -> io::Result<()> {
         let count = into.len().div_ceil(self.request_bytes);
         let pieces = Mutex::new(into.chunks_mut(self.request_bytes).enumerate());
@@ -72,7 +72,7 @@ impl<R: Remote> Retrying<R> {
         thread::scope(|scope| {
             for _ in 1..count.min(self.patience.requests_max()) {
                 let thread = thread::Builder::new().name("source".into());
-                // Without it there are fewer requests at a time.
+                // Without the thread there are fewer requests at the same time.
                 if thread.spawn_scoped(scope, work).is_err() {
                     break;
                 }
@@ -80,7 +80,7 @@ impl<R: Remote> Retrying<R> {
             work();
         });
         let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
-        // That the source has changed is told rather than what else failed.
+        // A changed source takes precedence over other errors.
         match self.patience.ended().or(failed) {
             Some(error) => Err(error),
             None => Ok(()),

@@ -1,4 +1,4 @@
-//! When to try again what failed, how often, and for how long.
+//! The retry policy of remote sources: when, how often and how long to retry.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -14,29 +14,29 @@ use super::options::SourceOptions;
 use super::remote::{Busy, Trouble};
 use super::stats::SourceFigures;
 
-/// The first wait before something is tried again; each that follows is twice as long.
+/// The first delay before a retry; each following delay is twice as long.
 const WAIT_MIN: Duration = Duration::from_millis(50);
-/// The longest wait that nobody asked for.
+/// Maximum delay, unless the server asks for a longer one.
 const WAIT_MAX: Duration = Duration::from_secs(5);
-/// The longest wait that a server can ask for.
+/// Maximum delay that a server can ask for.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
-/// How often something has failed when that is told.
+/// Number of failures in a row after which a warning is logged.
 const TOLD_AFTER: u32 = 3;
-/// How often the time that a request may take is doubled at most.
+/// Maximum number of times that the time limit of a request is doubled.
 const DOUBLINGS_MAX: u32 = 3;
 
-/// The patience that is had with one remote source, by all who read it.
+/// The retry policy of one remote source, shared by all its readers.
 ///
-/// *Invariant:* once it has [ended](Self::end), for the source has changed or nobody wants it any
-/// more, nothing succeeds.
+/// *Invariant:* once it has [ended](Self::end), because the source has changed or was abandoned,
+/// nothing succeeds.
 pub(super) struct Patience {
-    /// The source, as errors name it.
+    /// Name of the source in errors.
     place: String,
     timeout: Duration,
     give_up_after: Duration,
     requests_max: usize,
     state: Mutex<State>,
-    /// A request has ended, or everything has.
+    /// Signals that a request has ended, or that the policy has.
     changed: Condvar,
     pub(super) figures: Arc<SourceFigures>,
 }
@@ -44,19 +44,19 @@ pub(super) struct Patience {
 #[derive(Default)]
 struct State {
     under_way: usize,
-    /// The server wants to be left alone until then.
+    /// Time until which the server asked for no requests.
     rest_until: Option<Instant>,
-    /// It was told that the source does not answer, and it has not answered since.
+    /// True after a warning that the source does not answer, until it answers again.
     is_told: bool,
     end: Option<End>,
 }
 
-/// Why there will be no more requests.
+/// The reason why no more requests are made.
 #[derive(Clone)]
 pub(super) enum End {
-    /// The source is not what it was.
+    /// The source has changed.
     Changed(SourceChanged),
-    /// Nobody wants it any more.
+    /// The source was abandoned.
     Abandoned,
 }
 
@@ -69,14 +69,14 @@ impl End {
     }
 }
 
-/// What is tried, for errors.
+/// The operation that is tried, for errors.
 #[derive(Clone)]
 pub(super) enum Doing {
-    /// To open the source.
+    /// Open the source.
     Open,
-    /// To read bytes of it.
+    /// Read a half-open range of bytes.
     Read(Range<u64>),
-    /// To ask for what is known of the bytes from one on.
+    /// Get the extent at a byte offset.
     Extent(u64),
 }
 
@@ -90,14 +90,14 @@ impl std::fmt::Display for Doing {
     }
 }
 
-/// A request that is under way.
+/// A permit for one request in flight.
 struct Pass<'a>(&'a Patience);
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
         self.0.figures.end();
         self.0.lock().under_way -= 1;
-        // Not all who wait are waiting for this.
+        // Waiters wait for different things, so all must wake.
         self.0.changed.notify_all();
     }
 }
@@ -119,29 +119,29 @@ impl Patience {
         self.requests_max
     }
 
-    /// Until when something that begins now is tried.
+    /// Returns the deadline of an operation that begins now.
     pub(super) fn deadline(&self, doing: &Doing) -> Instant {
         let limit = match doing {
-            // Reading tells as well, and has its own time.
+            // A read also reports zeroes, and has its own time limit.
             Doing::Extent(_) => self.timeout.min(self.give_up_after),
             Doing::Open | Doing::Read(_) => self.give_up_after,
         };
         later(Instant::now(), limit)
     }
 
-    /// From now on nothing succeeds. The first reason counts.
+    /// Ends the policy: nothing succeeds from now on. The first reason counts.
     pub(super) fn end(&self, end: End) {
         self.lock().end.get_or_insert(end);
         self.changed.notify_all();
     }
 
-    /// The error of everything, if all has ended.
+    /// Returns the error of all operations, if the policy has ended.
     pub(super) fn ended(&self) -> Option<io::Error> {
         self.lock().end.clone().map(End::error)
     }
 
-    /// Has `act` done by `deadline`, again and again where that may help. It is given the time by
-    /// which it must have ended.
+    /// Runs `act` until it succeeds, fails permanently, or `deadline` passes. `act` receives the
+    /// deadline of the attempt.
     pub(super) fn persist<T>(
         &self,
         doing: &Doing,
@@ -152,7 +152,7 @@ impl Patience {
         let mut tries = 0;
         let mut last = None;
         loop {
-            // What is known of extents is no reason to let data wait.
+            // Extents take no permit: data must not wait for them.
             let pass = match doing {
                 Doing::Extent(_) => {
                     self.pause(began)?;
@@ -167,7 +167,7 @@ impl Patience {
             if let Err(Trouble::Passing(error)) = &result
                 && let Some(wait) = Busy::wait_of(error)
             {
-                // Before others may enter in its place.
+                // Before the permit is dropped, so that no other request enters first.
                 self.rest(wait.min(RETRY_AFTER_MAX));
             }
             drop(pass);
@@ -203,8 +203,8 @@ impl Patience {
         }
     }
 
-    /// Says once that the source fails, until it does not any more. That one request fails for
-    /// once is nothing.
+    /// Warns once that the source fails, until it succeeds again. A few failures of one request are
+    /// not reported.
     fn tell_failure(&self, doing: &Doing, tries: u32, error: &io::Error) {
         let is_news = !matches!(doing, Doing::Extent(_)) && tries == TOLD_AFTER;
         if is_news && !mem::replace(&mut self.lock().is_told, true) {
@@ -219,12 +219,12 @@ impl Patience {
         }
     }
 
-    /// How long a request may take that has been tried so often.
+    /// Returns the time limit of an attempt after `tries` failed ones.
     fn time_for(&self, tries: u32) -> Duration {
         self.timeout.saturating_mul(1 << tries.min(DOUBLINGS_MAX))
     }
 
-    /// Waits until a request may be made, `None` if that takes too long.
+    /// Waits for a permit. Returns `None` at the deadline.
     fn enter(&self, deadline: Instant) -> io::Result<Option<Pass<'_>>> {
         let mut state = self.lock();
         loop {
@@ -246,7 +246,7 @@ impl Patience {
         }
     }
 
-    /// Waits until that time, unless all ends meanwhile.
+    /// Waits until the given time. Fails if the policy ends meanwhile.
     fn pause(&self, until: Instant) -> io::Result<()> {
         let mut state = self.lock();
         loop {
@@ -267,7 +267,7 @@ impl Patience {
         waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// Leaves the server alone for so long.
+    /// Blocks new requests for the given time.
     fn rest(&self, wait: Duration) {
         let until = later(Instant::now(), wait);
         let mut state = self.lock();
@@ -305,22 +305,22 @@ impl Patience {
     }
 }
 
-/// The wait after so many tries.
+/// Returns the delay after the given number of attempts.
 fn wait_after(tries: u32) -> Duration {
     let doublings = tries.saturating_sub(1).min(16);
     WAIT_MIN.saturating_mul(1 << doublings).min(WAIT_MAX)
 }
 
-/// Between half of `wait` and all of it, so that those who failed together do not come back
-/// together.
+/// Returns a random time between half of `wait` and `wait`, so that requests that failed together
+/// are not retried together.
 fn jittered(wait: Duration) -> Duration {
-    // The only randomness of the standard library: each has keys of its own.
+    // The standard library has no other source of randomness: each `RandomState` has its own keys.
     let part = RandomState::new().hash_one(()) % 1024;
     wait / 2 + wait / 2 * u32::try_from(part).unwrap_or(0) / 1024
 }
 
-/// A time that is never before `from`.
+/// Adds without overflow.
 fn later(from: Instant, wait: Duration) -> Instant {
-    // Whoever wants to wait for ever waits for a century.
+    // An unlimited wait becomes a century.
     from.checked_add(wait).unwrap_or_else(|| from + Duration::from_secs(100 * 365 * 86_400))
 }

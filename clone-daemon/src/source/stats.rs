@@ -1,21 +1,21 @@
-//! What is counted of a remote source.
+//! Counters of a remote source.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What is counted of a remote source, since it was opened.
+/// Counters of a remote source since it was opened.
 #[derive(Debug, Default)]
 pub struct SourceFigures {
-    /// Requests that were begun.
+    /// Requests started.
     pub requests: AtomicU64,
-    /// Those of them that tried again what had failed.
+    /// Requests that retried a failed one.
     pub retries: AtomicU64,
-    /// Bytes that were read, and are right.
+    /// Bytes read successfully.
     pub bytes: AtomicU64,
-    /// What was given up: reads, or pieces of them, that failed for good.
+    /// Reads, or pieces of reads, that failed for good.
     pub failures: AtomicU64,
-    /// Requests that are under way.
+    /// Requests in flight.
     pub in_flight: AtomicU64,
-    /// The most that there have been at a time.
+    /// Maximum number of requests in flight at the same time.
     pub in_flight_max: AtomicU64,
 }
 

@@ -1,4 +1,4 @@
-//! What names a source: a path, or a URI.
+//! The name of a source: a path or a URI.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -8,10 +8,10 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-/// Where the data of a clone come from.
+/// The backend that a clone copies from.
 ///
-/// A text of which a scheme and `://` are the beginning is a URI; any other is a path. Shown as
-/// text it holds no secrets, and so may not be what it was read from.
+/// Text that begins with a scheme and `://` is a URI; any other text is a path. `Display` omits
+/// secrets, so the result may differ from the parsed text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceSpec {
     /// A file or a block device.
@@ -19,71 +19,71 @@ pub enum SourceSpec {
     /// An export of an NBD server: `nbd://host[:port]/export`,
     /// `nbd+unix:///export?socket=PATH`, and `nbds://`, `nbds+unix://` with TLS.
     Nbd(NbdAddress),
-    /// What a web server has: `http://…`, `https://…`.
+    /// An object of a web server: `http://…`, `https://…`.
     Http(Url),
-    /// What an object store has: `s3://bucket/key`, `gs://bucket/key`, `az://container/key`.
+    /// An object of an object store: `s3://bucket/key`, `gs://bucket/key`, `az://container/key`.
     Object(Url),
 }
 
 /// An export of an NBD server: see `doc/uri.md` in the NetworkBlockDevice/nbd repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NbdAddress {
-    /// Where the server listens.
+    /// The address of the server.
     pub endpoint: NbdEndpoint,
-    /// The name of the export; the default export has none. 4096 bytes at most.
+    /// The name of the export, at most 4096 bytes; empty for the default export.
     pub export: String,
-    /// Whether the connection must be under TLS.
+    /// True if the connection must use TLS.
     pub tls: bool,
 }
 
-/// Where an NBD server listens.
+/// The address of an NBD server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NbdEndpoint {
-    /// Over TCP.
+    /// TCP.
     Tcp {
-        /// A name, or an address, without brackets around one of IPv6.
+        /// A host name or an address. An IPv6 address has no brackets here.
         host: String,
-        /// The port, 10809 unless another is given.
+        /// The port; 10809 by default.
         port: u16,
     },
-    /// At a socket of this machine.
+    /// A Unix socket.
     Unix(PathBuf),
 }
 
-/// A URL. What of it may be secret is never shown: the user, the password and the query, which may
-/// be a signature.
+/// A URL. `Display` and `Debug` omit what may be secret: the user, the password and the query,
+/// which may contain a signature.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Url(String);
 
-/// Why a text names no source.
+/// An error in the name of a source.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum SpecError {
-    /// A scheme that is none of ours.
+    /// An unknown scheme.
     #[error(
         "{scheme}:// is none of nbd, nbd+unix, nbds, nbds+unix, http, https, s3, gs, az and file; \
          write ./ before a path that looks like that"
     )]
     Scheme {
-        /// What stands before `://`.
+        /// The scheme, before `://`.
         scheme: String,
     },
-    /// A URI that lacks something, or has too much.
+    /// A URI with missing or extra parts.
     #[error("{scheme}:// wants {wanted}")]
     Form {
-        /// What stands before `://`.
+        /// The scheme, before `://`.
         scheme: String,
-        /// What is missing, or wrong.
+        /// Description of the missing or wrong part.
         wanted: &'static str,
     },
-    /// Nothing at all.
+    /// The text is empty.
     #[error("the source has no name")]
     Empty,
 }
 
-/// The port of NBD servers (IANA).
+/// The default port of NBD (IANA).
 const NBD_PORT: u16 = 10_809;
-/// The longest string of the NBD protocol, in bytes.
+/// Maximum length of a string in the NBD protocol, in bytes.
 const EXPORT_MAX: usize = 4096;
 
 impl FromStr for SourceSpec {
@@ -127,7 +127,7 @@ impl FromStr for SourceSpec {
 }
 
 impl SourceSpec {
-    /// Where it lies, if it is a file or a block device.
+    /// Returns the path of a file or a block device.
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::Path(path) => Some(path),
@@ -136,7 +136,8 @@ impl SourceSpec {
     }
 }
 
-/// The scheme, in small letters, and what follows `://`, if it is a scheme (RFC 3986, section 3.1).
+/// Splits text into the scheme, in lower case, and the rest after `://`. Returns `None` without a
+/// valid scheme (RFC 3986, section 3.1).
 fn split_scheme(text: &str) -> Option<(String, &str)> {
     let (scheme, rest) = text.split_once("://")?;
     let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
@@ -190,7 +191,7 @@ fn nbd_unix(rest: &str, tls: bool) -> Result<NbdAddress, &'static str> {
     Ok(NbdAddress { endpoint, export: export_name(export)?, tls })
 }
 
-/// Cuts off the query, and a fragment, which no server sees.
+/// Splits off the query. Removes the fragment, which is never sent to a server.
 fn split_query(rest: &str) -> (&str, &str) {
     let rest = rest.split('#').next().unwrap_or_default();
     rest.split_once('?').unwrap_or((rest, ""))
@@ -201,7 +202,7 @@ fn export_name(text: &str) -> Result<String, &'static str> {
     name.ok_or("the name of an export in UTF-8, 4096 bytes at most, with %XX for odd characters")
 }
 
-/// Bytes with `%XX` in them (RFC 3986, section 2.1); `None` if hexadecimal digits are missing.
+/// Decodes `%XX` (RFC 3986, section 2.1). Returns `None` if hexadecimal digits are missing.
 pub(crate) fn decode(text: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
@@ -222,7 +223,7 @@ fn decode_text(text: &str) -> Option<String> {
     String::from_utf8(decode(text)?).ok()
 }
 
-/// Writes `bytes` so that [`decode`] gives them back and no character has a meaning in a URI.
+/// Encodes `bytes` for [`decode`], so that no character has a meaning in a URI.
 fn encode(bytes: &[u8]) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/:".contains(&byte);
     let character = |&byte: &u8| match is_plain(byte) {
@@ -233,12 +234,12 @@ fn encode(bytes: &[u8]) -> String {
 }
 
 impl Url {
-    /// All of it, secrets too.
+    /// Returns the whole URL, including secrets.
     pub fn full(&self) -> &str {
         &self.0
     }
 
-    /// The host, and the port, of what follows `://`.
+    /// Returns the host and the port of the text after `://`.
     fn host(rest: &str) -> &str {
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
         authority.rsplit('@').next().unwrap_or_default()

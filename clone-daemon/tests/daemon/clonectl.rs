@@ -1,4 +1,4 @@
-//! `clonectl`, as people and scripts run it.
+//! `clonectl`, as users and scripts run it.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -13,7 +13,7 @@ const VERBS: [&str; 12] = [
     "reload", "watch",
 ];
 
-/// `UPDATE_GOLDEN=1` makes what is printed the truth.
+/// `UPDATE_GOLDEN=1` accepts the printed text as the expected one.
 #[test]
 fn help_is_word_for_word_what_was_agreed() {
     let clonectl = |args: &[&str]| {

@@ -1,4 +1,4 @@
-//! `cloned` as a process: what it refuses, what it makes, and how it ends.
+//! `cloned` as a process: errors, created files and exit.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -19,7 +19,7 @@ use crate::support::{LONG, skipped};
 
 const SIZE: usize = 4 << 20;
 
-/// A folder with a source in it.
+/// Creates a directory with a source.
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let mut content = vec![0; SIZE];
@@ -38,7 +38,7 @@ fn told(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// What lies in a folder, and what is in it.
+/// Returns the files of a directory with their content.
 fn content(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| {
         let entry = entry.unwrap();
@@ -97,7 +97,7 @@ fn a_dry_run_says_what_a_start_would_do_and_changes_nothing() {
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(said.contains("sound; 0 of 1024 regions hydrated"), "{said}");
     assert!(content(folder.path()) == before);
-    // The line that it tells is one for a start, too.
+    // The table line of a dry run can also start the clone.
     let line = said.lines().find_map(|line| line.strip_prefix("table: ")).unwrap();
     assert!(run(folder.path(), &["run", "--dry-run", "--table", line]).status.success());
     assert!(content(folder.path()) == before);
@@ -109,8 +109,8 @@ fn what_does_not_fit_is_refused_with_a_reason_and_nothing_is_changed() {
     let path = folder.path();
     let paused = [&RUN[..], &["--no-hydration"]].concat();
     assert!(Cloned::start(path, &paused).stop().success());
-    // Something is hydrated, so that no other destination will do, and not all, so that the source
-    // is needed.
+    // Some regions are hydrated, so that no other destination is accepted, but not all, so that the
+    // source is needed.
     let device = FileDevice::open_write(path.join("metadata")).unwrap();
     let mut metadata = Metadata::open(device).unwrap();
     metadata.set_hydrated(3..7).unwrap();
@@ -174,7 +174,7 @@ fn two_daemons_never_have_the_same_metadata_or_destination() {
         assert!(told(&output).contains(name), "{}", told(&output));
     }
     assert!(!folder.path().join("other").exists());
-    // QEMU does not open it either.
+    // QEMU cannot open it either.
     if let Some(qemu_io) = crate::support::program("qemu-io") {
         let path = folder.path().join("destination");
         let output =
@@ -219,7 +219,7 @@ fn what_was_copied_before_a_signal_is_not_copied_again() {
     assert_eq!(Metadata::open(device).unwrap().nr_hydrated(), 1024);
 }
 
-/// Whether nothing of a destination has been written.
+/// Returns whether nothing has been written to a destination.
 fn is_empty(file: &File) -> bool {
     file.metadata().is_ok_and(|metadata| metadata.blocks() == 0)
 }
@@ -255,7 +255,7 @@ fn a_table_of_clones_is_read_again_and_the_others_are_left_alone() {
     daemon.wait_for("a.img is in use");
     daemon.wait_for("1 set up, 1 taken down, 1 failed");
     assert!(daemon.said.iter().any(|said| said.contains("its line has changed")));
-    // A table that is wrong changes nothing.
+    // An invalid clonetab changes nothing.
     fs::write(&tab, "a\n").unwrap();
     daemon.signal(Signal::HUP);
     daemon.wait_for("clonetab: line 1: 1 fields");

@@ -1,4 +1,4 @@
-//! The control socket, by those who do not use clonectl.
+//! The control socket, without clonectl.
 
 use std::io::Write;
 use std::net::Shutdown;
@@ -36,7 +36,7 @@ fn who_waits_holds_up_nobody_and_hears_of_it_when_it_happens() {
         panic!("{events:?}");
     };
     assert_eq!((&*event.name, event.number, &*event.what), ("disk", 1, "suspended"));
-    // A connection takes one request after the other.
+    // A connection serves one request after another.
     waiting.send(wait(1));
     assert!(other.ask(Verb::Resume { name: "disk".into() }).1.end);
     assert_eq!(answer(&mut waiting.lines()).0.len(), 1);
@@ -47,12 +47,12 @@ fn a_wait_ends_with_the_clone_and_with_the_daemon() {
     let names = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "other"];
     let mut hosting = Hosting::new(&names);
     let other = hosting.connect();
-    // Nobody can see whether the wait has begun when the clone is removed. What is asked of a clone
-    // that is gone, or about to be, is refused: then the next one has twice the time.
+    // It cannot be seen whether the wait has begun when the clone is removed. A request for a clone
+    // that is gone, or about to be, is refused: then the next attempt has twice the time.
     let waited = names[..9].iter().enumerate().find_map(|(tries, name)| {
         let name = String::from(*name);
         let waiting = hosting.connect();
-        // Its last notice is that it is at rest.
+        // The last event of the clone is that it is suspended.
         waiting.send(Verb::Wait { name: name.clone(), after: 1 });
         thread::sleep(Duration::from_millis(50 << tries));
         assert!(other.ask(Verb::Remove { name }).1.end);
@@ -98,7 +98,7 @@ fn too_many_who_wait_are_told_so_and_there_is_room_again_when_one_has_gone() {
     let hosting = Hosting::new(&["disk"]);
     let mut peers: Vec<_> = (0..CONNECTIONS_MAX).map(|_| hosting.connect()).collect();
     for peer in &peers {
-        // They are served, and not only on their way: each is told an event, and follows.
+        // Each peer receives an event and follows, so all are served, not only connecting.
         peer.send(Verb::Events { name: None, follow: true });
     }
     hosting.host.get("disk").unwrap().suspend().unwrap();
@@ -110,12 +110,12 @@ fn too_many_who_wait_are_told_so_and_there_is_room_again_when_one_has_gone() {
     peers.pop();
     let served = || {
         let peer = hosting.connect();
-        // One that is refused may be hung up on before it asks.
+        // A refused connection may be closed before it sends a request.
         let asked = write(&mut &peer.0, &Request::new(status("disk")));
         let reply = peer.lines().next::<Reply>(LONG, LONG);
         asked.is_ok() && reply.is_ok_and(|reply| reply.is_some_and(|reply| reply.item.is_some()))
     };
-    // The thread of the one that has gone notices it in its own time.
+    // The server thread of the closed connection notices this later.
     while !served() {
         std::thread::yield_now();
     }
@@ -128,11 +128,11 @@ fn those_who_ask_for_nothing_make_way_for_those_who_do_and_those_who_wait_stay()
     let waiting = hosting.connect();
     waiting.send(Verb::Events { name: None, follow: true });
     let mut events = waiting.lines();
-    // What comes next it waits for.
+    // It waits for the next event.
     assert!(events.next::<Reply>(LONG, LONG).unwrap().is_some());
     let idle: Vec<_> = (0..2 * CONNECTIONS_MAX).map(|_| hosting.connect()).collect();
     assert!(hosting.clonectl(&["status", "disk"]).text().starts_with("0 2048 clone"));
-    // The one that has asked for nothing for longest has been hung up on.
+    // The connection that was idle for longest has been closed.
     assert_eq!(idle[0].lines().next::<Reply>(LONG, LONG).unwrap(), None);
     assert!(idle.last().unwrap().ask(Verb::Resume { name: "disk".into() }).1.end);
     assert!(events.next::<Reply>(LONG, LONG).unwrap().is_some());

@@ -1,4 +1,4 @@
-//! Destinations that are cut off while they are in use.
+//! Destinations that are truncated while they are in use.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -26,8 +26,8 @@ const ARGUMENTS: [&str; 11] = [
     "none",
 ];
 
-/// Reads and writes, at random, what holds nothing but bytes other than zero, until `is_over`.
-/// Returns how many reads found a zero.
+/// Reads and writes at random until `is_over`. The content has no zero bytes. Returns the number of
+/// reads that found a zero.
 fn use_it(folder: &Path, seed: u64, is_over: &AtomicBool, steps: &AtomicUsize) -> usize {
     let mut client = NbdClient::connect(&folder.join("socket"), "disk").unwrap();
     let mut state = seed;
@@ -44,7 +44,7 @@ fn use_it(folder: &Path, seed: u64, is_over: &AtomicBool, steps: &AtomicUsize) -
             let read = client.read(offset, &mut bytes);
             zeroes += usize::from(read.is_ok() && bytes.contains(&0));
         } else {
-            // Whether it succeeds does not matter: what is read is judged.
+            // The result of a write does not matter: only reads are checked.
             let _ = client.write(offset, &bytes, random(8) == 0);
         }
         steps.fetch_add(1, Ordering::Relaxed);
@@ -89,7 +89,7 @@ fn a_clone_whose_destination_is_truncated_fails_and_hands_out_no_zeroes() {
     drop(client);
     assert!(!daemon.stop().success());
 
-    // What is left is no destination for the metadata that is there.
+    // The truncated file does not fit the metadata.
     disk.set_len(SIZE / 3).unwrap();
     let again = cloned(path, &ARGUMENTS).output().unwrap();
     assert!(!again.status.success());
@@ -97,7 +97,7 @@ fn a_clone_whose_destination_is_truncated_fails_and_hands_out_no_zeroes() {
     assert!(told.contains("the destination disk has "), "{told}");
 }
 
-/// Numbers that have little to do with each other.
+/// Returns unrelated numbers.
 fn seed_of(client: u64) -> u64 {
     (client + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }

@@ -1,4 +1,4 @@
-//! A destination with too little room.
+//! Destinations without enough space.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -12,11 +12,11 @@ use crate::support::skipped;
 
 const MIB: usize = 1 << 20;
 
-/// A small file system. It is unmounted when this is dropped.
+/// A small file system. It is unmounted on drop.
 pub(crate) struct Small(PathBuf);
 
 impl Small {
-    /// One of so many MiB. `None` if this user may not mount.
+    /// Mounts one of this many MiB. Returns `None` if this user may not mount.
     pub(crate) fn mount(at: &Path, mib: usize) -> Option<Self> {
         fs::create_dir(at).unwrap();
         let mut mount = Command::new("mount");
@@ -30,7 +30,7 @@ impl Small {
 }
 
 impl Small {
-    /// Makes it larger.
+    /// Enlarges the file system.
     fn grow(&self, mib: usize) {
         let mut mount = Command::new("mount");
         mount.args(["-o", &format!("remount,size={mib}m")]).arg(&self.0);
@@ -40,7 +40,7 @@ impl Small {
 
 impl Drop for Small {
     fn drop(&mut self) {
-        // Nothing can be done about it.
+        // A failure cannot be handled here.
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
 }
@@ -78,7 +78,7 @@ fn a_full_destination_is_told_as_such_and_the_clone_goes_on_when_there_is_room()
         assert!(written < 4 * MIB, "all of it was written");
     };
     assert_eq!(full.kind(), ErrorKind::StorageFull, "{full}");
-    // What is there can be read, and the rest comes from the source.
+    // Written data can be read, and the rest comes from the source.
     let mut bytes = vec![0; 4 * MIB];
     client.read(0, &mut bytes).unwrap();
     assert!(
@@ -98,7 +98,7 @@ fn a_destination_that_fills_the_file_system_of_its_metadata_keeps_no_commit_from
     let Some(small) = Small::mount(&folder.path().join("small"), 8) else { return };
     let source = folder.path().join("source");
     fs::write(&source, vec![7; 16 * MIB]).unwrap();
-    // The metadata is large, and only its first blocks are written when it is made.
+    // The metadata is large, and only its first blocks are written at creation.
     File::options().write(true).open(&source).unwrap().set_len(4 << 30).unwrap();
     let arguments = [
         "run",
@@ -117,7 +117,7 @@ fn a_destination_that_fills_the_file_system_of_its_metadata_keeps_no_commit_from
     daemon.wait_for("hydration stopped");
     let mut client = NbdClient::connect(&folder.path().join("socket"), "disk").unwrap();
     client.flush().unwrap();
-    // What is there can be written, for good.
+    // Writes are possible, and durable.
     client.write(0, &[9; 4096], true).unwrap();
     drop(client);
     assert!(daemon.stop().success(), "all is committed");

@@ -1,10 +1,10 @@
-//! The daemon is killed at any moment, while clients write and flush: what was flushed is there
-//! afterwards, the rest is old or new, and the metadata is sound.
+//! Kills the daemon at arbitrary moments while clients write and flush. Flushed data is there
+//! afterwards, other data is old or new, and the metadata is sound.
 //!
-//! A sector holds its number and that of the write that it is from, so that from any sector it can
-//! be told what it should be. The kernel keeps what a killed process has written, so this shows
-//! that nothing is called hydrated too early and nothing is lost by the daemon; what a power cut
-//! does the simulation shows, and `tests/kernel`.
+//! A sector holds its number and that of its write, so that any sector reveals what it should be.
+//! The kernel keeps what a killed process has written. So this shows that no region is marked
+//! hydrated too early and that the daemon loses nothing; the simulation and `tests/kernel` cover
+//! power cuts.
 
 use std::env;
 use std::fs;
@@ -28,25 +28,25 @@ const SECTOR: u64 = 512;
 /// Regions of 8 sectors.
 const REGIONS: u64 = 8192;
 const SECTORS: u64 = REGIONS * 8 + 5;
-/// Each has a part of the sectors of its own.
+/// Each writer owns a part of the sectors.
 const WRITERS: u64 = 3;
 
-/// How often it is killed. All of it takes a minute; `KILLS` sets another number.
+/// Number of kills. They take a minute in all; `KILLS` overrides the number.
 const KILLS: u64 = 200;
 
-/// What a sector holds that the write with this number has left: 0 is the source.
+/// Fills a sector with the content of the write of this number; 0 is the source.
 fn fill(sector: u64, write: u64, into: &mut [u8]) {
-    // Not even the first sector of the source is zeroes.
+    // Not even the first sector of the source is all zeroes.
     let tag = [(!sector).to_le_bytes(), write.to_le_bytes()].concat();
     for chunk in into.chunks_mut(tag.len()) {
         chunk.copy_from_slice(&tag[..chunk.len()]);
     }
 }
 
-/// The write that a sector is from.
+/// Returns the number of the write that a sector is from.
 ///
 /// # Panics
-/// If it is no whole sector of anybody.
+/// If the sector is not from a single write.
 fn author(sector: u64, bytes: &[u8]) -> u64 {
     if bytes.iter().all(|&byte| byte == 0) {
         return ZEROES;
@@ -58,18 +58,18 @@ fn author(sector: u64, bytes: &[u8]) -> u64 {
     write
 }
 
-/// In the place of a write, for zeroes.
+/// The number that stands for zeroes instead of a write.
 const ZEROES: u64 = u64::MAX;
 
-/// What a sector may hold: what it held at the last flush, and all that came after that.
+/// The possible contents of a sector: that of the last flush, and all later ones.
 #[derive(Clone, Debug)]
 struct Sector {
     may_be: Vec<u64>,
-    /// How many of these a flush that begins now makes durable: those that were answered.
+    /// Number of contents that a flush that begins now makes durable: the acknowledged ones.
     answered: usize,
 }
 
-/// What is known of one writer's sectors.
+/// The known state of one writer's sectors.
 struct Part {
     sectors: Range<u64>,
     known: Vec<Sector>,
@@ -78,7 +78,7 @@ struct Part {
     flushes: u64,
 }
 
-/// How many requests of all writers have been answered in this life of the daemon.
+/// Number of requests of all writers acknowledged since the daemon started.
 static ANSWERED: AtomicU64 = AtomicU64::new(0);
 
 impl Part {
@@ -150,7 +150,7 @@ impl Part {
         Ok(())
     }
 
-    /// Checks what was found after a restart. It is what will be there from now on.
+    /// Checks the content after a restart. It is the known content from now on.
     fn check(&mut self, content: &[u8]) {
         for (sector, known) in self.sectors.clone().zip(&mut self.known) {
             let at = (sector * SECTOR) as usize;
@@ -180,7 +180,7 @@ fn start(folder: &Path, random: &mut StdRng) -> Cloned {
         "--control",
         "none",
     ];
-    // So slow that there is something left to be hydrated for some lives.
+    // Slow enough that hydration lasts for several runs of the daemon.
     arguments.extend(["--hydration-rate", if hydration { "2M" } else { "64k" }]);
     Cloned::start(folder, &arguments)
 }
@@ -201,7 +201,7 @@ fn whatever_was_flushed_survives_kill_9_and_the_rest_is_old_or_new() {
     for kill in 0..kills {
         let daemon = start(path, &mut random);
         let connect = || {
-            // The only export has every name that is empty.
+            // The only export also has the empty name.
             NbdClient::connect(&path.join("socket"), "").unwrap()
         };
         let mut content = vec![0; (SECTORS * SECTOR) as usize];
@@ -212,7 +212,7 @@ fn whatever_was_flushed_survives_kill_9_and_the_rest_is_old_or_new() {
         for part in &parts {
             part.lock().unwrap().check(&content);
         }
-        // However slow the machine is, much has been done at every other kill.
+        // At every other kill much has been done, even on a slow machine.
         let answers = if kill % 2 == 0 { 0 } else { random.random_range(0..200) };
         let rest = Duration::from_micros(random.random_range(0..20_000));
         ANSWERED.store(0, Ordering::Relaxed);
@@ -233,7 +233,7 @@ fn whatever_was_flushed_survives_kill_9_and_the_rest_is_old_or_new() {
         assert!(report.damage.is_empty(), "after kill {kill}: {:?}", report.damage);
         drop(device);
         if report.regions.unwrap().hydrated() == REGIONS + 1 {
-            // What a complete clone does is shown by now. Another one begins.
+            // A complete clone has been tested by now. Start a new one.
             complete += 1;
             begin_again(path, &parts);
         }
@@ -243,7 +243,7 @@ fn whatever_was_flushed_survives_kill_9_and_the_rest_is_old_or_new() {
     assert!(flushes >= kills && complete <= kills / 2, "that proves too little");
 }
 
-/// A clone of the same source, of which nothing is hydrated.
+/// Creates a new clone of the same source.
 fn begin_again(path: &Path, parts: &[Mutex<Part>]) {
     for name in ["metadata", "metadata.source.json", "destination"] {
         fs::remove_file(path.join(name)).unwrap();

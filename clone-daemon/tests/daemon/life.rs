@@ -1,4 +1,4 @@
-//! Clones that come and go, and the end of the daemon.
+//! Clones that are created and removed, and the end of the daemon.
 
 use std::fs;
 use std::path::Path;
@@ -20,10 +20,10 @@ use crate::support::cloned::{Cloned, cloned};
 use crate::support::hosting::Hosting;
 use crate::support::web::{Act, Web};
 
-/// No request ends by itself within the time of a test.
+/// No request times out during a test.
 const PATIENT: [&str; 4] = ["--source-timeout", "3000", "--source-give-up", "3000"];
 
-/// A server whose source can be opened, and cannot be read.
+/// Starts a server whose source can be opened but not read.
 fn dead_source() -> Web {
     let web = Web::start(&vec![7; 4 << 20]);
     web.script(|ask| {
@@ -64,7 +64,7 @@ fn a_name_and_its_files_are_free_at_once_whoever_removes_the_clone_and_whoever_s
     }
 }
 
-/// An exporter that keeps a clone from being set up until it is told to go on.
+/// An exporter that delays the setup of a clone until it is told to go on.
 struct Gate {
     came: Mutex<Sender<()>>,
     goes: Mutex<Receiver<()>>,
@@ -97,7 +97,7 @@ fn a_clone_that_is_set_up_while_the_host_stops_does_not_run_on() {
         has_come.recv().unwrap();
         let stopped = scope.spawn(|| hosting.host.stop());
         wait_until(|| hosting.host.find("other").is_none());
-        // One that does not wait for the other has returned by then.
+        // A stop that does not wait for the other clone has returned by then.
         thread::sleep(Duration::from_millis(300));
         go.send(()).unwrap();
         created.join().unwrap().unwrap();
@@ -120,7 +120,7 @@ fn a_daemon_ends_in_time_though_a_clone_is_suspended_whose_source_does_not_answe
     let web = dead_source();
     let mut daemon = run(folder.path(), &web.url(), &["--region-size", "64k"]);
     daemon.wait_for("serving ");
-    // It copies, and that does not end.
+    // A copy is in flight, and does not end.
     wait_until(|| {
         web.asked().iter().any(|ask| ask.range.as_ref().is_some_and(|r| r.len() >= 4096))
     });
@@ -130,7 +130,7 @@ fn a_daemon_ends_in_time_though_a_clone_is_suspended_whose_source_does_not_answe
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // By then it waits; if not, this shows less.
+    // It is waiting by then; otherwise the test shows less.
     thread::sleep(Duration::from_millis(500));
     daemon.signal(Signal::TERM);
     assert!(daemon.wait().success());
@@ -151,7 +151,7 @@ fn a_daemon_that_opens_a_source_which_does_not_answer_ends_when_it_is_told_to() 
     assert!(daemon.wait().success());
     assert!(!folder.path().join("metadata").exists() && !folder.path().join("control").exists());
 
-    // The same while it reads its table again.
+    // The same during a reload.
     let tab = folder.path().join("clonetab");
     fs::write(&tab, "").unwrap();
     let serve = ["serve", "--clonetab", "clonetab", "--control", "none"];
@@ -169,7 +169,7 @@ fn clones_whose_sources_do_not_answer_are_ended_at_the_same_time() {
     let folder = tempfile::tempdir().unwrap();
     let web = dead_source();
     let line = |disk| format!("disk{disk} {} data{disk} meta{disk} region_size=128\n", web.url());
-    // One after the other, with the patience that is had with each, they would take too long.
+    // In sequence, with the time limit of each source, they would take too long.
     let table: String = (0..16).map(line).collect();
     fs::write(folder.path().join("clonetab"), table).unwrap();
     let serve = ["serve", "--clonetab", "clonetab", "--control", "none"];

@@ -1,4 +1,4 @@
-//! The daemon, from outside.
+//! Tests of the daemon from outside.
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, and says where")]
 
 mod clonectl;

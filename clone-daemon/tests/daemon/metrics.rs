@@ -1,4 +1,4 @@
-//! Metrics, by those who ask for them: Prometheus, and whoever speaks HTTP badly.
+//! The metrics endpoint, with Prometheus and with clients that break HTTP.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -20,7 +20,7 @@ fn serve(hosting: &Hosting) -> Server {
     bound.serve(hosting.host.clone()).unwrap()
 }
 
-/// What comes back when `request` is sent.
+/// Sends `request` and returns the response.
 fn ask(server: &Server, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(server.address().0).unwrap();
     stream.set_read_timeout(Some(LONG)).unwrap();
@@ -96,7 +96,7 @@ fn all_numbers_of_a_clone_are_told() {
 fn whoever_speaks_http_badly_is_told_so_and_holds_up_nobody() {
     let hosting = Hosting::new(&["disk"]);
     let server = serve(&hosting);
-    // These say nothing, or not all that they should.
+    // Clients that send nothing, or an incomplete request.
     let silent: Vec<TcpStream> =
         (0..5).map(|_| TcpStream::connect(server.address().0).unwrap()).collect();
     (&silent[0]).write_all(b"GET /met").unwrap();
@@ -112,7 +112,7 @@ fn whoever_speaks_http_badly_is_told_so_and_holds_up_nobody() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
     }
     assert!(metrics(&server).contains("cloned_regions"));
-    // It does not wait for those who are silent.
+    // Stopping does not wait for silent clients.
     server.stop();
     drop(silent);
 }
@@ -126,7 +126,7 @@ fn those_who_say_nothing_make_way_for_those_who_ask() {
     for _ in 0..3 {
         assert!(metrics(&server).contains("cloned_log_lines_lost_total 0"));
     }
-    // The first one had to go at once, and the last one did not.
+    // The first connection was closed at once, the last one was not.
     silent[0].set_read_timeout(Some(LONG)).unwrap();
     assert_eq!((&silent[0]).read(&mut [0; 1]).unwrap(), 0);
     let mut last = silent.last().unwrap();
@@ -134,7 +134,7 @@ fn those_who_say_nothing_make_way_for_those_who_ask() {
     last.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
     let mut answer = String::new();
     last.read_to_string(&mut answer).unwrap();
-    // It may have been too late with that, and is told so.
+    // The request may have been too late, which the response says.
     let is_told = ["HTTP/1.1 200 ", "HTTP/1.1 408 "].iter().any(|told| answer.starts_with(told));
     assert!(is_told, "{answer}");
 }
@@ -157,7 +157,7 @@ fn promtool_finds_no_fault_with_the_metrics() {
     assert!(ran.status.success() && said.is_empty(), "{said}");
 }
 
-/// A Prometheus that scrapes.
+/// A running Prometheus.
 struct Prometheus {
     process: Child,
     base: String,
@@ -184,7 +184,7 @@ impl Prometheus {
         Self { process, base: format!("http://{address}/api/v1/query") }
     }
 
-    /// What a query gives, or what is wrong with it; `None` while there is no answer at all.
+    /// Returns the result of a query, or its error. `None` while there is no response.
     fn query(&self, query: &str) -> Option<Value> {
         let agent: ureq::Agent =
             ureq::Agent::config_builder().http_status_as_error(false).build().into();
@@ -206,7 +206,7 @@ fn dashboard() -> Value {
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
 }
 
-/// The queries of all panels, with what Grafana puts in for its variables.
+/// Returns the queries of all panels, with values for Grafana's variables.
 fn queries() -> Vec<String> {
     let dashboard = dashboard();
     let panels = dashboard["panels"].as_array().unwrap();
@@ -242,7 +242,7 @@ fn prometheus_answers_every_query_of_the_dashboard() {
         use_clone(&hosting, "disk");
         left.retain(|query| {
             let Some(answer) = prometheus.query(query) else { return true };
-            // One that is wrong stays so.
+            // A wrong query stays wrong, so waiting would not help.
             assert_eq!(answer["status"], "success", "{query}: {answer}");
             answer["data"]["result"].as_array().is_none_or(Vec::is_empty)
         });

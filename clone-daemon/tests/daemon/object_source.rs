@@ -1,4 +1,4 @@
-//! Sources that an object store has: moto, which speaks like S3.
+//! Sources in an object store: moto, which emulates S3.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -16,10 +16,10 @@ use clone_daemon::source::{self, Opened, SourceError, SourceOptions, SourceSpec,
 use crate::support::{LONG, Rig, free_address, open_pinned, program};
 use crate::web_source::content;
 
-/// What is put in front of the answers of moto; `None` for nothing.
+/// Returns a response to send instead of that of moto; `None` to pass the request on.
 type Script = Box<dyn Fn(usize, &str) -> Option<&'static str> + Send + Sync>;
 
-/// moto, and a proxy before it, until it is dropped.
+/// moto behind a proxy. Dropping it stops both.
 struct Moto {
     child: Child,
     address: SocketAddr,
@@ -30,7 +30,7 @@ struct Moto {
 }
 
 impl Moto {
-    /// Starts it with an empty bucket; `None` if it is not installed.
+    /// Starts moto with an empty bucket. Returns `None` if it is not installed.
     fn start() -> Option<Self> {
         let moto = program("moto_server")?;
         let address = free_address();
@@ -55,7 +55,7 @@ impl Moto {
 
     fn put(&self, path: &str, body: &[u8]) {
         let url = format!("http://{}/bucket{path}", self.address);
-        // It is looked at who asks, and not whether the signature is theirs.
+        // moto checks the user, but not the signature.
         let who = "AWS4-HMAC-SHA256 Credential=me/20261123/us-east-1/s3/aws4_request, \
                    SignedHeaders=host, Signature=0";
         let request = ureq::put(url).header("authorization", who);
@@ -94,7 +94,7 @@ impl Drop for Moto {
     }
 }
 
-/// A proxy before `server`, for requests without a body and one on each connection.
+/// Starts a proxy in front of `server`. It supports requests without a body, one per connection.
 fn listen(
     server: SocketAddr,
     script: Arc<Mutex<Arc<Script>>>,
@@ -106,7 +106,7 @@ fn listen(
         for client in listener.incoming() {
             let Ok(client) = client else { return };
             let (script, asked) = (script.lock().unwrap().clone(), asked.clone());
-            // Whoever hangs up ends it.
+            // An error on either side ends the connection.
             thread::spawn(move || drop(pass_on(client, server, &script, &asked)));
         }
     });
@@ -190,7 +190,7 @@ fn an_object_that_is_overwritten_under_way_is_not_read_any_more() {
     open().unwrap();
     assert!(!fs::read_to_string(&pin).unwrap().contains("secret"));
 
-    // Shorter now, and the condition is not heeded.
+    // Shorter now, and the server ignores the condition.
     let opened = open().unwrap();
     moto.put("/disk", &bytes[..4096]);
     moto.script(|_, _| {
@@ -227,7 +227,7 @@ fn where_a_store_keeps_old_versions_a_clone_goes_on_with_the_one_it_was_begun_wi
         assert_eq!(into, bytes[60_000..61_000]);
     }
 
-    // Who may read objects, but not their versions, has the ETag.
+    // Credentials that permit reading objects but not versions: the ETag is used.
     moto.put("/disk", &bytes);
     moto.script(|_, head| {
         let forbidden = "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
@@ -253,7 +253,7 @@ fn what_a_store_refuses_is_said_and_what_is_asked_wrongly_is_not_asked() {
     assert!(told("s3://none/none", &options).contains("404 Not Found"));
     moto.put("/empty", b"");
     assert!(told("s3://bucket/empty", &options).contains("it is empty"));
-    // It wants to be left alone for longer than anybody is patient: that ends it at once.
+    // The server asks for a longer delay than the time limit: opening fails at once.
     moto.script(|_, _| {
         Some(
             "HTTP/1.1 503 Slow Down\r\nconnection: close\r\nretry-after: 30\r\n\

@@ -1,19 +1,19 @@
-//! The daemon against a model of every byte: users of several connections who write to each other's
-//! ranges, controllers who suspend, resume and remove, signals, and sources and disks that fail.
-//! Whatever is answered must be what a plain copy of the source could answer, no request may fail
-//! without a reason, and nothing may take longer than its world explains.
+//! Tests the daemon against a model of every byte: users on several connections write to each
+//! other's ranges; controllers suspend, resume and remove the clone; signals arrive; sources and
+//! disks fail. Every reply must be one that a plain copy of the source could give, no request may
+//! fail without a reason, and nothing may take longer than its environment explains.
 //!
-//! A seed decides what is asked for and what befalls the daemon, but not when: what one run has
-//! found another one with the same seed may miss. In the environment, beside `TEST_SEED` and
+//! A seed determines the requests and the events, but not their timing: one run may miss what
+//! another run with the same seed found. Environment variables, in addition to `TEST_SEED` and
 //! `TEST_SEED_COUNT`:
 //!
 //! | | |
 //! |---|---|
-//! | `ORACLE_SECONDS=1800` | goes on for so long, with one seed after the other |
-//! | `ORACLE_FROM=1000` | begins with this seed |
-//! | `ORACLE_THEME=Direct` | runs only the seeds of one of the [themes](plan::Theme) |
-//! | `ORACLE_GO_ON=1` | goes on with other seeds when something is found |
-//! | `ORACLE_BOUND=20` | seconds that anything may take, in place of 60 |
+//! | `ORACLE_SECONDS=1800` | runs for this time, with one seed after another |
+//! | `ORACLE_FROM=1000` | starts with this seed |
+//! | `ORACLE_THEME=Direct` | runs only the seeds of one [theme](plan::Theme) |
+//! | `ORACLE_GO_ON=1` | continues with other seeds after a finding |
+//! | `ORACLE_BOUND=20` | time limit of every operation in seconds; default 60 |
 //! | `ORACLE_CLONED=PATH` | another build of `cloned` |
 
 use std::env;
@@ -45,13 +45,13 @@ mod verbs;
 mod watchdog;
 mod wire;
 
-/// One turn of all themes.
+/// Number of seeds that cover all themes once.
 const SEEDS: u64 = 18;
 
 /// A file system in memory, if there is one.
 const MEMORY: &str = "/dev/shm";
 
-/// Runs one seed. What was found is the error.
+/// Runs one seed. The error is the finding.
 fn run(seed: u64, tally: &Tally) -> Result<(), String> {
     let plan = Plan::new(seed);
     let in_memory = plan.place != Place::Disk && Path::new(MEMORY).is_dir();
@@ -85,18 +85,19 @@ fn run(seed: u64, tally: &Tally) -> Result<(), String> {
     }
 }
 
-/// Says past what the test harness catches that a seed is left out.
+/// Reports a skipped seed on stderr directly, past the capture of the test harness.
 fn skip(seed: u64, why: &str) -> Result<(), String> {
     let _ = writeln!(io::stderr(), "SKIPPED: seed {seed} of the oracle: {why}");
     Ok(())
 }
 
-/// A number in the environment.
+/// Returns a number from the environment.
 fn number(variable: &str) -> Option<u64> {
     env::var(variable).ok().map(|text| text.parse().unwrap())
 }
 
-/// What must have happened in a turn of all themes, or it shows less than it seems to.
+/// Operations that must occur in one pass over all themes; otherwise the test shows less than it
+/// seems to.
 const SEEN: [&str; 8] =
     ["read", "write", "flush", "zeroes", "suspend", "event Kill", "event Remove", "truncations"];
 

@@ -1,4 +1,4 @@
-//! Logs, traces and the like that cannot be written: the clones are served all the same.
+//! Logs, traces and the like that cannot be written: the clones are served anyway.
 
 use std::fs::{self, File};
 use std::io::{Read, Write, pipe};
@@ -43,7 +43,7 @@ fn folder() -> tempfile::TempDir {
 
 fn wait_until_served(folder: &Path) -> Peer {
     loop {
-        // It listens before it serves, and answers when it does.
+        // The socket listens before it serves, and replies when it does.
         if let Ok(stream) = UnixStream::connect(folder.join("control")) {
             return Peer(stream);
         }
@@ -51,7 +51,7 @@ fn wait_until_served(folder: &Path) -> Peer {
     }
 }
 
-/// Events, messages, and a write that is stored.
+/// Causes events, sends messages, and does a durable write.
 fn use_clone(folder: &Path, peer: &Peer) {
     let name = || "disk".to_owned();
     for verb in [Verb::Suspend { name: name() }, Verb::Resume { name: name() }] {
@@ -90,7 +90,7 @@ fn a_reader_of_the_log_that_reads_no_more_holds_up_nobody_not_even_the_end() {
     let (mut reader, writer) = pipe().unwrap();
     let mut daemon = Cloned::spawn_telling(cloned(folder.path(), &RUN), writer);
     let peer = wait_until_served(folder.path());
-    // Far more lines than a pipe takes, and more than are kept.
+    // Far more lines than the pipe and the queue can hold.
     for _ in 0..10_000 {
         let message = Verb::Message { name: "disk".into(), message: "hydration_rate 1M".into() };
         assert!(peer.ask(message).1.end);
@@ -120,7 +120,7 @@ fn what_a_log_has_lost_is_told_when_it_can_be_written_again_and_counted() {
     let mut file = File::create(&ballast).unwrap();
     while file.write_all(&[1; 4096]).is_ok() {}
     let before = said().len();
-    // Also the rest of the last page is used up.
+    // The rest of the last page is used up too.
     while said().len() < before.next_multiple_of(4096) {
         use_clone(folder.path(), &peer);
     }
@@ -147,7 +147,7 @@ fn what_a_log_has_lost_is_told_when_it_can_be_written_again_and_counted() {
 #[test]
 fn a_supervisor_that_does_not_listen_holds_up_nobody() {
     let folder = folder();
-    // Its queue has room for some messages, and nobody takes them out.
+    // Its queue has room for some messages, which are never read.
     let _supervisor = UnixDatagram::bind(folder.path().join("notify")).unwrap();
     let mut command = cloned(folder.path(), &RUN);
     command.env("NOTIFY_SOCKET", folder.path().join("notify")).env("WATCHDOG_USEC", "2000");
@@ -193,7 +193,7 @@ fn what_cannot_be_written_or_listened_at_is_found_before_anything_is_made_and_by
             assert_eq!(ran.status.code(), Some(1), "{option} {value}: {said}");
             assert!(said.contains(reason), "{option} {value}: {said}");
             let mut now = names(folder.path());
-            // A lock file of the control socket stays behind; it means nothing.
+            // The lock file of the control socket remains; it has no meaning.
             now.retain(|name| !name.to_string_lossy().ends_with(".lock"));
             assert_eq!(now, before, "{option} {value}");
         }

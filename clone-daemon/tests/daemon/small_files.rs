@@ -1,4 +1,4 @@
-//! Small files that are named to the daemon, and are none.
+//! Paths of small files that are not regular files.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -8,7 +8,7 @@ use std::process::Command;
 
 use crate::support::cloned::{Cloned, cloned};
 
-/// A folder with a source, a table, and what is no regular file.
+/// Creates a directory with a source, a clonetab, and files that are not regular.
 fn folder() -> (tempfile::TempDir, UnixListener) {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
@@ -23,7 +23,7 @@ fn folder() -> (tempfile::TempDir, UnixListener) {
     (folder, socket)
 }
 
-/// Runs it until it ends, which it does by itself; it has said `words`.
+/// Runs the daemon until it ends by itself, after logging `words`.
 fn is_refused(folder: &Path, arguments: &[&str], words: &str) {
     let mut daemon = Cloned::spawn(cloned(folder, arguments));
     let said = daemon.wait_for(words);

@@ -1,4 +1,4 @@
-//! A clone of a file, and a volume of it, for the tests of what serves it.
+//! A clone of a file and its volume, for the tests of exporters.
 
 use std::env;
 use std::fs::{self, File};
@@ -30,7 +30,7 @@ pub(crate) mod cloned;
 pub(crate) mod hosting;
 pub(crate) mod web;
 
-/// A folder with the devices of a clone.
+/// A directory with the devices of a clone.
 pub(crate) struct Rig {
     pub(crate) folder: TempDir,
     pub(crate) region: Sectors,
@@ -38,8 +38,8 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
-    /// Devices for a clone whose source holds `source`, a whole number of sectors. Nothing is
-    /// hydrated, and what the destination holds is not what the source does.
+    /// Creates devices for a clone with this source content, a whole number of sectors. Nothing is
+    /// hydrated, and the destination has other content than the source.
     pub(crate) fn new(region: Sectors, source: &[u8]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let size = Sectors(source.len() as u64 / 512);
@@ -62,7 +62,7 @@ impl Rig {
         Geometry::new(RegionSize::new(self.region).unwrap(), self.size).unwrap()
     }
 
-    /// Runs the clone. It copies in the background if `hydration` is true.
+    /// Runs the clone. It hydrates in the background if `hydration` is true.
     pub(crate) fn start(&self, hydration: bool) -> RunningClone<FileDevice> {
         let source = FileSource::open(self.path("source"), Access::Buffered).unwrap();
         self.start_from(Arc::new(source), hydration)
@@ -94,7 +94,7 @@ impl Rig {
         RunningClone::start(devices, settings, DriverOptions::default()).unwrap()
     }
 
-    /// The bytes that are on the destination.
+    /// Returns the content of the destination.
     pub(crate) fn destination(&self) -> Vec<u8> {
         let file = File::open(self.path("destination")).unwrap();
         let mut bytes = vec![0; self.size.to_bytes().unwrap() as usize];
@@ -103,7 +103,7 @@ impl Rig {
     }
 }
 
-/// Opens the source of a clone whose pin is at `path`. If there is none it is pinned.
+/// Opens the source of a clone whose pin is at `path`. Pins it if there is no pin.
 pub(crate) fn open_pinned(
     spec: &SourceSpec,
     path: &Path,
@@ -114,8 +114,8 @@ pub(crate) fn open_pinned(
     Ok(opened)
 }
 
-/// Opens what was locked here before. A program that another test is just starting has the lock
-/// too, for a moment.
+/// Opens a device that was locked by this process before. A process that another test is just
+/// starting inherits the lock for a moment.
 fn unlocked<T>(open: impl Fn() -> Result<T, OpenError>) -> T {
     for _ in 0..3000 {
         match open() {
@@ -126,12 +126,12 @@ fn unlocked<T>(open: impl Fn() -> Result<T, OpenError>) -> T {
     open().unwrap()
 }
 
-/// A clone that runs as the volume `name`.
+/// Returns a running clone as the volume `name`.
 pub(crate) fn volume(rig: &Rig, name: &str, clone: &RunningClone<FileDevice>) -> Arc<Volume> {
     Arc::new(Volume::new(name, rig.region.to_bytes().unwrap(), clone.client()))
 }
 
-/// Some volumes.
+/// A list of volumes.
 pub(crate) struct List(pub(crate) Vec<Arc<Volume>>);
 
 impl Volumes for List {
@@ -149,11 +149,11 @@ impl Volumes for List {
     }
 }
 
-/// Longer than anything takes that does not hang, also on a machine that is busy with other things.
+/// Longer than any operation that does not hang, also on a busy machine.
 pub(crate) const LONG: Duration = Duration::from_secs(300);
 
-/// An address for a server that takes no port from the kernel. Each has a loopback address of its
-/// own, so that nobody else takes the port before the server does.
+/// Returns an address for a server that cannot get its port from the kernel. Each call returns
+/// another loopback address, so that no other process takes the port first.
 pub(crate) fn free_address() -> SocketAddr {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -163,14 +163,14 @@ pub(crate) fn free_address() -> SocketAddr {
     TcpListener::bind((address, 0)).unwrap().local_addr().unwrap()
 }
 
-/// Says why the test that runs here is skipped, past what the test harness catches of tests that
-/// pass; `tests/all` counts these lines.
+/// Reports on stderr directly, past the capture of the test harness, why the current test is
+/// skipped; `tests/all` counts these lines.
 pub(crate) fn skipped(why: &str) {
     let test = thread::current().name().unwrap_or_default().to_owned();
     let _ = writeln!(io::stderr(), "SKIPPED: {test}: {why}");
 }
 
-/// Where a program is that a test needs; it says so if it is nowhere.
+/// Returns the path of a program that a test needs. Reports a skipped test if it is missing.
 pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let sbin = [PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")];

@@ -1,4 +1,4 @@
-//! A volume, by those who use it.
+//! A volume and its users.
 
 use std::sync::mpsc;
 

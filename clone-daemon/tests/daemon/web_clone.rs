@@ -1,4 +1,4 @@
-//! Clones of what a web server has.
+//! Clones of objects on a web server.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -21,7 +21,7 @@ fn options() -> SourceOptions {
     SourceOptions { timeout: LONG, give_up_after: LONG, ..SourceOptions::default() }
 }
 
-/// A clone of what a server has, in regions of 64 KiB.
+/// A clone of an object on a web server, with 64 KiB regions.
 struct Cloned {
     rig: Rig,
     web: Web,
@@ -37,7 +37,7 @@ impl Cloned {
         Self { rig, web, opened, bytes }
     }
 
-    /// Runs the clone, with copies of 256 KiB, eight at a time. Nothing is copied yet.
+    /// Starts the clone with copies of 256 KiB, eight at a time. Hydration is still disabled.
     fn start(&self) -> RunningClone<FileDevice> {
         let clone = self.rig.start_from(self.opened.source.clone(), false);
         clone.command(Command::Kernel(Message::HydrationBatchSize(4)));
@@ -54,7 +54,7 @@ fn resume(clone: &RunningClone<FileDevice>) {
     clone.command(Command::Kernel(Message::EnableHydration));
 }
 
-/// What happens first after notice number `after`, and its own number.
+/// Returns the first event after number `after`, with its own number.
 fn next(clone: &RunningClone<FileDevice>, after: u64) -> (u64, Happening) {
     let mut notices = clone.wait_for(after, LONG);
     assert!(!notices.is_empty(), "nothing happens");
@@ -64,7 +64,7 @@ fn next(clone: &RunningClone<FileDevice>, after: u64) -> (u64, Happening) {
 
 #[test]
 fn a_clone_is_complete_and_right_whatever_fails_now_and_then() {
-    // Long enough for a whole answer, and short enough to wait for those that do not come.
+    // Long enough for a complete response, and short enough to wait for the missing ones.
     let options = SourceOptions { timeout: Duration::from_secs(2), ..options() };
     let cloned = Cloned::new(content(4 << 20), &options);
     let tries = Mutex::new(HashMap::new());
@@ -97,7 +97,7 @@ fn a_source_that_changes_under_way_ends_hydration_is_told_once_and_is_never_mixe
     let client = clone.client();
     client.hydrate(0..1 << 20).unwrap();
     let other: Vec<u8> = cloned.bytes.iter().map(|byte| !byte).collect();
-    // Of the same length: only the ETag tells.
+    // The length is the same: only the ETag differs.
     cloned.web.change(|object| {
         object.content = other.into();
         object.etag = Some("\"two\"".into());
@@ -112,13 +112,13 @@ fn a_source_that_changes_under_way_ends_hydration_is_told_once_and_is_never_mixe
     assert!(matches!(read, Err(RequestError::Device(_))), "{read:?}");
     client.read(0, &mut into).unwrap();
     assert_eq!(into, cloned.bytes[..4096]);
-    // What is wholly overwritten needs no source.
+    // A write of a whole region needs no source.
     client.write(3 << 20, &[9; 64 << 10], true).unwrap();
     let after: Vec<_> = clone.wait_for(number, Duration::ZERO);
     assert!(after.is_empty(), "{after:?}");
 
-    // Tried again it is said again, and the server is not asked any more. What was on its way when
-    // the change was found has come.
+    // A retry reports the change again without asking the server. Requests in flight at the time of
+    // the change have ended by then.
     let until = Instant::now() + LONG;
     while cloned.figures().in_flight.load(Ordering::Relaxed) > 0 {
         assert!(Instant::now() < until, "requests that do not end");
@@ -181,7 +181,7 @@ fn a_server_that_is_gone_stops_hydration_and_one_that_is_back_is_used_again() {
         if failure.reason.contains("the server says 502 Bad Gateway") {
             break;
         }
-        // The last try may have begun when its time was all but over.
+        // The last attempt may have begun just before its time limit.
         assert!(failure.reason.contains("timeout"), "{failure}");
     }
     let mut into = vec![0; 4096];
@@ -199,8 +199,8 @@ fn a_server_that_is_gone_stops_hydration_and_one_that_is_back_is_used_again() {
     assert_eq!(cloned.rig.destination(), cloned.bytes);
 }
 
-/// Hydrates 64 MiB in copies of 1 MiB at 50 ms a request, with at most so many requests under way,
-/// and says how long that took.
+/// Hydrates 64 MiB in copies of 1 MiB at 50 ms per request, with at most `requests_max` requests in
+/// flight. Returns the time that it took.
 fn hydrate_slowly(requests_max: usize) -> Duration {
     let options = SourceOptions { requests_max, ..options() };
     let cloned = Cloned::new(content(64 << 20), &options);
@@ -208,7 +208,7 @@ fn hydrate_slowly(requests_max: usize) -> Duration {
     let clone = cloned.start();
     clone.command(Command::Kernel(Message::HydrationBatchSize(16)));
     clone.command(Command::Kernel(Message::HydrationThreshold(256)));
-    // Whatever hydration asks for from now on.
+    // Ignore the requests before hydration.
     let opening = cloned.web.asked().len();
     let began = Instant::now();
     resume(&clone);

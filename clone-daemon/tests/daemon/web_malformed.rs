@@ -1,4 +1,4 @@
-//! Web servers that say two things of one body.
+//! Web servers whose headers contradict themselves about a body.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -15,7 +15,7 @@ use crate::support::Rig;
 use crate::support::web::{Act, Object, Web};
 use crate::web_source::content;
 
-/// Long enough for whatever is waited for here.
+/// Longer than any wait here.
 const LONG: Duration = Duration::from_secs(60);
 
 const SIZE: usize = 1 << 20;
@@ -25,7 +25,7 @@ fn open(web: &Web) -> Opened {
     source::open(&web.url().parse().unwrap(), None, &options).unwrap()
 }
 
-/// What is not in the object at `range`, in the place of it.
+/// Returns bytes that differ from the object at `range`.
 fn garbage(range: &Range<usize>) -> Vec<u8> {
     content(SIZE)[range.clone()].iter().map(|byte| !byte).collect()
 }
@@ -34,8 +34,8 @@ fn in_one_chunk(body: &[u8]) -> Vec<u8> {
     [format!("{:x}\r\n", body.len()).as_bytes(), body, b"\r\n0\r\n\r\n"].concat()
 }
 
-/// An answer with a part of the object, of these lines. `ASKED` in them is the range that was asked
-/// for as it should be told, `OTHER` is another one of as many bytes, `LENGTH` their number.
+/// Returns a response with a part of the object and these header lines. In them `ASKED` stands for
+/// the requested range, `OTHER` for another range of the same length, `LENGTH` for the length.
 fn answer(lines: &[&str], range: &Range<usize>, body: &[u8]) -> Act {
     let (first, last, length) = (range.start, range.end - 1, range.len());
     let text = |line: &&str| {
@@ -54,11 +54,11 @@ const RANGE: &str = "content-range: ASKED";
 const ETAG: &str = "etag: \"one\"";
 const LENGTH: &str = "content-length: LENGTH";
 
-/// Headers none of which says clearly what the body is.
+/// Headers that do not clearly describe the body.
 const MALFORMED: [&[&str]; 21] = [
     &[RANGE, "content-range: OTHER", ETAG, LENGTH],
     &["content-range: OTHER", RANGE, ETAG, LENGTH],
-    // Once more is no clearer: a cache has put two answers together.
+    // A repetition is not clearer: a cache has joined two responses.
     &[RANGE, RANGE, ETAG, LENGTH],
     &["content-range: ASKED, OTHER", ETAG, LENGTH],
     &["content-range: ASKED, ASKED", ETAG, LENGTH],
@@ -93,7 +93,7 @@ fn an_answer_that_contradicts_itself_is_not_used_and_asked_for_again() {
         assert!(into == content(SIZE)[range.clone()], "the body of {lines:?} is used");
         assert_eq!(web.asked().len(), before + 2, "{lines:?}");
     }
-    // What is encoded will be the next time, too.
+    // An encoded response would be encoded again on a retry.
     for encodings in [["identity", "gzip"], ["gzip", "identity"], ["identity, gzip", "identity"]] {
         let encodings = encodings.map(|encoding| format!("content-encoding: {encoding}"));
         let lines = [RANGE, ETAG, LENGTH, &encodings[0], &encodings[1]];
@@ -168,7 +168,7 @@ fn a_source_is_not_opened_as_what_an_answer_says_that_contradicts_itself() {
         opened.source.read_at(0, &mut into).unwrap();
         assert!(into == content(SIZE)[..4096], "{lines:?}");
     }
-    // And a total that is not that of the object is another version.
+    // A total size other than that of the object means another version.
     let web = Web::start(&content(SIZE));
     let opened = open(&web);
     let bad =
@@ -192,7 +192,7 @@ fn a_clone_takes_nothing_from_answers_that_contradict_themselves() {
         let nth = tries.entry(range.start).or_insert(0);
         *nth += 1;
         match nth {
-            // Of each range first nonsense, and of another kind each time.
+            // The first response for each range is malformed, in varying ways.
             1 => answer(MALFORMED[number % MALFORMED.len()], &range, &garbage(&range)),
             _ => Act::Serve,
         }

@@ -1,4 +1,4 @@
-//! Sources behind TLS, and those that nginx has.
+//! Sources with TLS, and sources on nginx.
 
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpStream};
@@ -25,7 +25,8 @@ fn open(url: &str, options: &SourceOptions) -> Result<source::Opened, SourceErro
     source::open(&url.parse().unwrap(), None, options)
 }
 
-/// A certificate for `name`, as a server uses it, and as a file for those who are to trust it.
+/// Creates a certificate for `name`: the configuration of a server, and a file for clients that
+/// trust it.
 fn certificate(name: &str, folder: &Path) -> (ServerConfig, PathBuf) {
     let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
@@ -55,7 +56,7 @@ fn a_server_under_tls_must_be_the_one_it_says_it_is() {
     }
     assert!(web.asked().iter().all(|ask| ask.connection == 0));
 
-    // Nobody of whom the system knows has signed it: that does not get better by waiting.
+    // No authority known to the system has signed it: a retry cannot change that.
     let told = |options: &SourceOptions| match open(&web.url(), options) {
         Ok(_) => panic!("it was trusted"),
         Err(error) => error.to_string(),
@@ -83,7 +84,7 @@ fn a_server_under_tls_must_be_the_one_it_says_it_is() {
     }
 }
 
-/// nginx, with a folder of files, until it is dropped.
+/// nginx with a directory of files. Dropping it stops it.
 struct Nginx {
     child: Child,
     folder: TempDir,
@@ -91,7 +92,7 @@ struct Nginx {
 }
 
 impl Nginx {
-    /// Starts it with these lines for its server; `None` if it is not installed.
+    /// Starts nginx with these lines in its server block. Returns `None` if it is not installed.
     fn start(server: &str) -> Option<Self> {
         let nginx = program("nginx")?;
         let folder = tempfile::tempdir().unwrap();
@@ -125,7 +126,7 @@ impl Drop for Nginx {
     }
 }
 
-/// One process that needs nothing outside of `folder`.
+/// Returns a configuration with one process that needs nothing outside of `folder`.
 fn configuration(folder: &Path, address: SocketAddr, server: &str) -> String {
     let folder = folder.display();
     let kinds = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
@@ -156,7 +157,7 @@ fn a_clone_of_what_nginx_has_is_right_and_ends_when_the_file_is_replaced() {
     let other: Vec<u8> = bytes.iter().map(|byte| !byte).collect();
     fs::write(nginx.folder.path().join("new"), other).unwrap();
     let new = File::options().write(true).open(nginx.folder.path().join("new")).unwrap();
-    // nginx makes ETags of the size and of the second of the last change.
+    // nginx derives ETags from the size and the second of the last change.
     new.set_modified(SystemTime::now() + Duration::from_secs(5)).unwrap();
     fs::rename(nginx.folder.path().join("new"), &path).unwrap();
     let mut into = vec![0; 512];

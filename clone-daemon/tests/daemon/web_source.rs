@@ -1,4 +1,4 @@
-//! Sources that a web server has, and what becomes of them when it misbehaves.
+//! Sources on a web server that misbehaves.
 
 use std::fs;
 use std::ops::Range;
@@ -13,12 +13,12 @@ use clone_daemon::source::{self, Opened, SourceError, SourceOptions, pin};
 use crate::support::web::{Act, Ask, Web};
 use crate::support::{LONG, open_pinned};
 
-/// Bytes that tell where they are from.
+/// Returns bytes that reveal their offset.
 pub(crate) fn content(len: usize) -> Vec<u8> {
     (0..len).map(|at| ((at / 4096) as u8).wrapping_mul(31) ^ at as u8 | 1).collect()
 }
 
-/// Waits for as long as it takes.
+/// Returns options with very long time limits.
 fn patient() -> SourceOptions {
     SourceOptions { timeout: LONG, give_up_after: LONG, ..SourceOptions::default() }
 }
@@ -27,8 +27,7 @@ fn open(url: &str, options: &SourceOptions) -> Result<Opened, SourceError> {
     source::open(&url.parse().unwrap(), None, options)
 }
 
-/// Answers the request that opens the source, and then does what `act` says of the others, which
-/// are counted from 0.
+/// Serves the request that opens the source, then follows `act` for the others, counted from 0.
 fn then(act: impl Fn(usize, &Ask) -> Act + Send + Sync + 'static) -> impl Fn(&Ask) -> Act {
     move |ask| ask.number.checked_sub(1).map_or(Act::Serve, |number| act(number, ask))
 }
@@ -71,7 +70,7 @@ fn what_goes_wrong_once_is_tried_again_and_only_right_bytes_are_handed_out() {
         let web = Web::start(&bytes);
         let once = act.clone();
         web.script(then(move |number, _| if number == 0 { once.clone() } else { Act::Serve }));
-        // What never comes is given up; what is only slow must not be.
+        // Responses that never come time out; slow ones must not.
         let timeout = if act.stalls() { Duration::from_secs(4) } else { LONG };
         let opened = open(&web.url(), &SourceOptions { timeout, ..patient() }).unwrap();
         let mut into = vec![0; 4096];
@@ -133,7 +132,7 @@ fn another_version_is_seen_in_whatever_way_it_shows_and_nothing_is_read_any_more
     let longer = [&bytes[..], &[0; 512]].concat();
     type Case = (&'static str, Option<&'static str>, Vec<u8>, Act, &'static str);
     let cases: [Case; 8] = [
-        // A server that heeds If-Match.
+        // A server that supports If-Match.
         (
             "\"one\"",
             Some("\"two\""),
@@ -141,7 +140,7 @@ fn another_version_is_seen_in_whatever_way_it_shows_and_nothing_is_read_any_more
             Act::Serve,
             "has not the ETag \"one\" any more",
         ),
-        // One that does not.
+        // Servers that do not.
         ("\"one\"", Some("\"two\""), other.clone(), Act::Late(Duration::ZERO), "ETag \"two\""),
         ("\"one\"", Some("\"two\""), other.clone(), Act::Whole, "ETag \"two\""),
         ("\"one\"", Some("\"one\""), longer.clone(), Act::Serve, "and has 66048"),
@@ -168,7 +167,7 @@ fn another_version_is_seen_in_whatever_way_it_shows_and_nothing_is_read_any_more
         assert!(changed.0.contains(told), "{act:?}: {changed}");
         assert_eq!(into, bytes[4096..8192], "{act:?} put bytes of the other version there");
 
-        // Even if the old one comes back: what was read meanwhile nobody knows.
+        // Even if the old version comes back: the data read meanwhile is unknown.
         web.change(|object| {
             object.etag = Some(before.into());
             object.content = bytes.clone().into();
@@ -205,10 +204,10 @@ fn a_read_that_never_succeeds_fails_in_time_and_says_what_was_tried() {
             if error.contains(told) {
                 break error;
             }
-            // The last try may have begun when the time was all but over.
+            // The last attempt may have begun just before the time limit.
             assert!(error.contains("timeout") && failures < 20, "{act:?}: {error}");
         };
-        // It is not lost for ever.
+        // The source is not lost forever.
         web.script(|_| Act::Serve);
         if !error.contains("once") {
             opened.source.read_at(512, &mut [0; 1024]).unwrap();
@@ -267,7 +266,8 @@ fn a_server_that_cannot_serve_a_clone_is_refused_at_the_start() {
         (Act::Redirect(302, "/disk".into()), "somewhere else more than 10 times"),
         (Act::Redirect(301, "ftp://localhost/".into()), "to what is no URL"),
     ] {
-        // What may pass is tried until the time is over, and the last try may have no time.
+        // Temporary failures are retried until the time limit, and the last attempt may have no
+        // time left.
         let passes = matches!(act, Act::Status(503, _) | Act::Silent);
         web.script(move |_| act.clone());
         let told = || told(&web, if passes { &hasty } else { &patient });
@@ -310,7 +310,7 @@ fn a_source_is_opened_again_only_as_what_it_was() {
     new.unwrap().store(&pin).unwrap();
     open().unwrap();
 
-    // A file that makes no sense is not taken for none.
+    // An invalid file is not treated as a missing one.
     fs::write(&pin, "{}").unwrap();
     assert!(open().is_err());
 }
@@ -342,13 +342,13 @@ fn one_goes_where_a_server_sends_one_and_secrets_stay_behind() {
     }
     assert!(back.asked().iter().all(|ask| ask.header("authorization").is_none()));
     assert!(back.asked().iter().all(|ask| ask.header("x-token").is_none()));
-    // The way is remembered, and asked for anew when it leads nowhere any more.
+    // The redirect target is remembered, and requested again when it has expired.
     assert_eq!((front.asked().len(), back.asked().len()), (2, 3));
     back.script(|ask| if ask.number == 3 { Act::Status(403, "") } else { Act::Serve });
     opened.source.read_at(0, &mut into).unwrap();
     assert_eq!((front.asked().len(), back.asked().len()), (4, 5));
 
-    // Whatever it leads to must be the same.
+    // Every target must lead to the same version.
     back.change(|object| object.etag = Some("\"two\"".into()));
     let error = opened.source.read_at(0, &mut into).unwrap_err();
     assert!(SourceChanged::of(&error).is_some(), "{error}");
@@ -358,7 +358,7 @@ fn one_goes_where_a_server_sends_one_and_secrets_stay_behind() {
 fn a_long_read_becomes_several_requests_and_no_more_than_allowed() {
     let bytes = content(1 << 20);
     let web = Web::start(&bytes);
-    // Those that come first are answered when there are three of them.
+    // The first three requests are served only when all three have arrived.
     let together = Barrier::new(3);
     web.script(move |ask| {
         if (1..4).contains(&ask.number) {
@@ -375,7 +375,7 @@ fn a_long_read_becomes_several_requests_and_no_more_than_allowed() {
     assert_eq!(count(&opened, |figures| &figures.in_flight_max), 3);
     assert_eq!(count(&opened, |figures| &figures.in_flight), 0);
 
-    // If one piece cannot be had the read fails, and the others are not asked for to the end.
+    // If one piece fails the read fails, and the remaining pieces are not requested.
     web.script(|ask| match ask.range {
         Some(Range { start: 0, .. }) => Act::Status(404, ""),
         _ => Act::Late(Duration::from_secs(1)),
@@ -396,7 +396,7 @@ fn a_server_that_wants_to_be_left_alone_is_left_alone_by_all() {
     thread::scope(|scope| {
         let read = |offset| opened.source.read_at(offset, &mut [0; 512]).unwrap();
         scope.spawn(move || read(0));
-        // Whatever comes after the server has spoken waits as well.
+        // Requests after the response of the server wait too.
         while count(&opened, |figures| &figures.requests) < 2
             || count(&opened, |figures| &figures.in_flight) > 0
         {

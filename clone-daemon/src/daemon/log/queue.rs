@@ -1,8 +1,8 @@
-//! Lines on their way to stderr.
+//! The queue of log lines in front of stderr.
 //!
-//! *Invariant:* putting a line in waits for nobody and cannot fail. One thread writes, and if it
-//! waits for a reader, or cannot write, lines are dropped and counted. When lines can be written
-//! again, one tells how many are missing.
+//! *Invariant:* adding a line never waits and never fails. One thread writes; while it waits for a
+//! reader or cannot write, lines are dropped and counted. When writing works again, a line reports
+//! the number of lost lines.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -15,22 +15,22 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-/// The most lines that wait, and the most bytes of them.
+/// Limits of the queue, in lines and in bytes.
 const LINES_MAX: usize = 8192;
 const BYTES_MAX: usize = 4 << 20;
 
-/// Lines that were dropped. There is one stderr, and so there is one of these.
+/// Number of dropped lines. It is global because there is one stderr.
 static LOST: AtomicU64 = AtomicU64::new(0);
 
-/// How many lines were not written since the process began.
+/// Returns the number of lines lost since the process started.
 pub(crate) fn lost_lines() -> u64 {
     LOST.load(Ordering::Relaxed)
 }
 
-/// Lines that wait to be written.
+/// The queued lines.
 pub(super) struct Queue {
     state: Mutex<State>,
-    /// There is a line, or the last one was written.
+    /// Signals that a line was added or written.
     changed: Condvar,
 }
 
@@ -38,14 +38,14 @@ pub(super) struct Queue {
 struct State {
     lines: VecDeque<Vec<u8>>,
     bytes: usize,
-    /// Whether one that was taken out is being written.
+    /// True while a line taken from the queue is being written.
     is_writing: bool,
 }
 
 impl Queue {
     /// Starts the thread that writes to stderr.
     pub(super) fn start() -> io::Result<Arc<Self>> {
-        // Not by the lock of the standard library, which others would wait for.
+        // A file of its own: the lock of the standard library would make other threads wait.
         let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
         let queue = Arc::new(Self::new());
         let lines = queue.clone();
@@ -61,7 +61,7 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What takes a line.
+    /// Returns a writer for one line.
     pub(super) fn line(self: &Arc<Self>) -> Line {
         Line(self.clone())
     }
@@ -78,7 +78,7 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// The next line; waits for it.
+    /// Removes the next line. Waits for one.
     fn next(&self) -> Vec<u8> {
         let mut state = self.lock();
         loop {
@@ -96,7 +96,7 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// Waits until all lines are written or lost, but no longer than `time`. Whether they are.
+    /// Waits until all lines are written or lost, at most for `time`. Returns whether they are.
     pub(super) fn flush(&self, time: Duration) -> bool {
         let until = Instant::now() + time;
         let mut state = self.lock();
@@ -111,7 +111,7 @@ impl Queue {
         true
     }
 
-    /// What the thread lives for.
+    /// The loop of the writer thread.
     fn write_all_to(&self, to: &(impl AsFd + AsRawFd)) {
         let mut output = Output { to, is_cut: false };
         let mut told = 0;
@@ -123,11 +123,11 @@ impl Queue {
                     if lost > told {
                         let count = lost - told;
                         told = lost;
-                        // It comes back here as a line.
+                        // This line passes through the queue again.
                         tracing::warn!("{count} log lines could not be written");
                     }
                 }
-                // The reason may be different for each. Nobody can be told.
+                // Each error may have another cause, and there is nowhere to report it.
                 Err(_) => drop(LOST.fetch_add(1, Ordering::Relaxed)),
             }
             self.end_line();
@@ -135,7 +135,7 @@ impl Queue {
     }
 }
 
-/// Takes one line.
+/// A writer that queues what it receives as one line.
 pub(super) struct Line(Arc<Queue>);
 
 impl Write for Line {
@@ -149,10 +149,10 @@ impl Write for Line {
     }
 }
 
-/// Where lines are written to.
+/// The output stream.
 struct Output<'a, T> {
     to: &'a T,
-    /// Whether only a part of the last line was written.
+    /// True if only a part of the last line was written.
     is_cut: bool,
 }
 
@@ -172,7 +172,7 @@ impl<T: AsFd> Output<'_, T> {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(len) => bytes = &bytes[len..],
                 Err(rustix::io::Errno::INTR) => {}
-                // Whoever has passed stderr on may have made it so.
+                // The process that passed stderr on may have made it non-blocking.
                 Err(rustix::io::Errno::AGAIN) => {
                     poll(&mut [PollFd::new(self.to, PollFlags::OUT)], None)?;
                 }
@@ -203,7 +203,7 @@ mod tests {
         thread::spawn(move || lines.write_all_to(&writer));
         let before = lost_lines();
         let line = [&[b'x'; 99][..], b"\n"].concat();
-        // The pipe takes some of them, and the queue no more than it may.
+        // The pipe takes some of the lines; the queue takes no more than its limit.
         for _ in 0..2 * LINES_MAX {
             queue.line().write_all(&line).unwrap();
         }

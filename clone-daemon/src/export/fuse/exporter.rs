@@ -11,18 +11,18 @@ use crate::export::exporter::Exporter;
 use crate::export::fuse::{Export, Options, Who};
 use crate::export::volume::Volume;
 
-/// Mounts clones by FUSE.
+/// Exports clones as files, by FUSE.
 pub struct FuseExporter {
     place: MountPoint,
     who: Who,
     mounted: Mutex<HashMap<String, Export>>,
 }
 
-/// Where clones are mounted.
+/// The mount points.
 pub enum MountPoint {
-    /// The only one: on this file, or in this folder.
+    /// One clone: on this file, or in this directory.
     One(PathBuf),
-    /// Each in this folder, on a file that is called as it is.
+    /// Each clone in this directory, on a file with its name.
     Each(PathBuf),
 }
 
@@ -32,7 +32,7 @@ impl FuseExporter {
         Self { place, who, mounted: Mutex::default() }
     }
 
-    /// Where the clone called `name` is mounted.
+    /// Returns the mount point of the clone called `name`.
     fn path(&self, name: &str) -> PathBuf {
         match &self.place {
             MountPoint::One(path) => path.clone(),

@@ -14,17 +14,16 @@ use crate::source::{NbdAddress, NbdEndpoint, SourceSpec};
 
 /// Serves clones to NBD clients, all at the same addresses.
 pub struct NbdExporter {
-    /// Where it listens, until it serves.
+    /// Bound listeners, until they serve.
     listeners: Mutex<Vec<Listener>>,
-    /// Where it can be found, but for the name of the export; nobody knows that of systemd's
-    /// sockets.
+    /// Addresses without the export name. Those of sockets that systemd passes are unknown.
     endpoints: Vec<NbdEndpoint>,
     has_tls: bool,
     server: Mutex<Option<Server>>,
 }
 
 impl NbdExporter {
-    /// Listens, and serves nobody yet.
+    /// Binds the listeners. They do not serve yet.
     pub fn bind(addresses: &[Address], options: &BindOptions) -> Result<Self> {
         let (mut listeners, mut endpoints) = (Vec::new(), Vec::new());
         for address in addresses {
@@ -60,7 +59,7 @@ impl NbdExporter {
         Ok(figures)
     }
 
-    /// Lets what is under way be answered, for some time, and ends all connections.
+    /// Lets requests in flight finish for a limited time, then closes all connections.
     pub fn close(&self) {
         let server = lock(&self.server).take();
         if let Some(server) = server {

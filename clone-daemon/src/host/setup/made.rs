@@ -1,4 +1,4 @@
-//! A destination that is made.
+//! Creation of a destination file.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -8,12 +8,12 @@ use clone_core::geometry::Sectors;
 use clone_core::size::human;
 use clone_tools::common::output::{folder_of, sync_folder};
 
-/// A destination that did not exist before. It is removed again unless it is kept.
+/// A newly created destination. It is removed on drop unless it is kept.
 #[must_use]
 pub(super) struct Made(Option<PathBuf>);
 
 impl Made {
-    /// Whatever happens from now on, it stays.
+    /// Keeps the file from now on.
     pub(super) fn keep(mut self) {
         self.0 = None;
     }
@@ -22,16 +22,17 @@ impl Made {
 impl Drop for Made {
     fn drop(&mut self) {
         if let Some(path) = &self.0 {
-            // There is another error to be told, and this one would add nothing to it.
+            // The original error is reported; this one would add nothing to it.
             let _ = fs::remove_file(path);
         }
     }
 }
 
-/// Makes a file that is all hole.
+/// Creates a sparse file of `size`.
 ///
 /// # Errors
-/// Why it cannot be made; nothing is left of it then.
+/// The size is too large for a file, the file exists, or it cannot be created and synced. No file
+/// is left then.
 pub(super) fn make_destination(path: &Path, size: Sectors) -> Result<Made> {
     let name = path.display();
     let bytes = size.to_bytes().filter(|&bytes| i64::try_from(bytes).is_ok());

@@ -1,4 +1,4 @@
-//! The file that a trace is written to at the end.
+//! Checks the file that a trace is written to at the end.
 
 use std::fs;
 use std::io;
@@ -12,8 +12,9 @@ use super::is_one_path;
 use crate::config::clone_spec::CloneSpec;
 use crate::source::SourceSpec;
 
-/// Fails if no trace can be written to `path`, as far as that can be seen without changing
-/// anything. Otherwise it would be found when all that was read has been noted.
+/// Fails if a trace cannot be written to `path`, as far as this can be checked without changing
+/// anything. Without this check the error would appear at the end, when everything has been
+/// recorded.
 pub(super) fn check(path: &Path, spec: &CloneSpec) -> Result<()> {
     let name = path.display();
     let source = match &spec.source {
@@ -38,7 +39,7 @@ pub(super) fn check(path: &Path, spec: &CloneSpec) -> Result<()> {
     if !folder.is_dir() {
         bail!("cannot record to {name}: there is no directory {place}");
     }
-    // The trace becomes a new file there, which takes the place of the old one.
+    // The trace is written to a new file, which then replaces the old one.
     access(&folder, Access::WRITE_OK | Access::EXEC_OK)
         .with_context(|| format!("cannot record to {name}: no file can be made in {place}"))
 }

@@ -1,4 +1,6 @@
-//! What an answer to a range request says, and whether its body may be used.
+//! Judges the response to a range request: the identity in it, and whether its body may be used.
+//!
+//! [`http`](super) and the object stores share this code. It does no I/O.
 
 use std::io;
 use std::ops::Range;
@@ -13,10 +15,10 @@ use crate::source::remote::{Busy, Trouble};
 
 pub(super) mod fields;
 
-/// How long a server is left alone that says when to come back by a date: nobody compares clocks.
+/// Delay if `Retry-After` is a date. Clocks may differ, so the date itself is not used.
 const DATE_WAIT: Duration = Duration::from_secs(2);
 
-/// What was found when an object was asked for its first byte.
+/// The result of a request for the first byte of an object.
 #[derive(Debug)]
 pub(in crate::source) enum Found {
     Object(Identity),
@@ -35,21 +37,21 @@ fn changed(told: impl Into<String>) -> Trouble {
     Trouble::Changed(SourceChanged(told.into()))
 }
 
-/// Another answer may make sense: it may come from one server of several, or past a proxy.
+/// A retry may get a sane response, from another server or without the proxy.
 impl From<Malformed> for Trouble {
     fn from(Malformed(what): Malformed) -> Self {
         passing(format!("the answer is malformed: {what}"))
     }
 }
 
-/// What the answer to a request for the first byte says of the object.
+/// Identifies the object from the response to a request for its first byte.
 pub(in crate::source) fn found(status: StatusCode, headers: &HeaderMap) -> Result<Found, Trouble> {
     match status {
         StatusCode::PARTIAL_CONTENT => {}
         StatusCode::OK => {
             return Err(lasting("the server sends the whole object where a part was asked for"));
         }
-        // There is no first byte. Not all servers say how long the object is.
+        // The object has no first byte. Some servers do not send its size here.
         StatusCode::RANGE_NOT_SATISFIABLE if total_of(headers)?.unwrap_or(0) == 0 => {
             return Ok(Found::Empty);
         }
@@ -66,8 +68,8 @@ pub(in crate::source) fn found(status: StatusCode, headers: &HeaderMap) -> Resul
     Ok(Found::Object(Identity { size_bytes, version: version(headers)? }))
 }
 
-/// Whether the body that goes with an answer is what was asked for: `range` of the object that is
-/// `pinned`. What tells of another version is heeded first, whatever else is wrong.
+/// Checks that the body of a response is `range` of the object that is `pinned`. A sign of another
+/// version takes precedence over all other errors.
 pub(in crate::source) fn check(
     status: StatusCode,
     headers: &HeaderMap,
@@ -119,16 +121,16 @@ fn lengths(had: u64, has: u64) -> String {
     format!("it had {had} bytes, and has {has}")
 }
 
-/// What a status means that brings no data.
+/// Classifies a status that brings no data.
 fn refusal(status: StatusCode, headers: &HeaderMap) -> Trouble {
     let told = format!("the server says {status}");
     let is_passing = match status.as_u16() {
-        // The timeouts and the crowds of the 4xx.
+        // The temporary ones of 4xx: timeouts and too many requests.
         408 | 425 | 429 => true,
-        // Not implemented, or not in this version of the protocol: it never will be.
+        // Not implemented, or not in this HTTP version: permanent.
         501 | 505 => false,
-        // An object that is gone may come back, and if it is another its ETag will tell: so 404
-        // and 410 end reads, but not the clone.
+        // A missing object may come back, and its ETag will show if it is another one. So 404 and
+        // 410 end reads, but not the clone.
         code => (500..600).contains(&code),
     };
     match (is_passing, retry_after(headers)) {
@@ -138,10 +140,10 @@ fn refusal(status: StatusCode, headers: &HeaderMap) -> Trouble {
     }
 }
 
-/// When the server wants to be asked again (RFC 9110, section 10.2.3).
+/// Returns the delay that the server asks for (RFC 9110, section 10.2.3).
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let wait = |text: &str| {
-        // A number too large for us is one that will be cut down anyway.
+        // A number that overflows is limited later anyway.
         let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         let seconds = is_number.then(|| text.parse().unwrap_or(u64::MAX));
         seconds.map_or(DATE_WAIT, Duration::from_secs)
@@ -149,7 +151,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     fields::retry_after(headers).map(wait).max()
 }
 
-/// What tells this version of the object from others.
+/// Returns the version of the object.
 fn version(headers: &HeaderMap) -> Result<Version, Malformed> {
     let last_modified = fields::last_modified(headers)?.map(str::to_owned);
     Ok(match (fields::etag(headers)?.map(str::to_owned), last_modified) {
@@ -160,8 +162,8 @@ fn version(headers: &HeaderMap) -> Result<Version, Malformed> {
     })
 }
 
-/// Whether the answer is of the version that is pinned. Where an answer does not tell, it cannot be
-/// used; another may.
+/// Checks that a response belongs to the pinned version. If the response does not say, it cannot be
+/// used, but another one may.
 fn same_version(headers: &HeaderMap, pinned: &Identity) -> Result<(), Trouble> {
     let has = version(headers)?;
     let had = &pinned.version;
@@ -200,12 +202,12 @@ fn same_version(headers: &HeaderMap, pinned: &Identity) -> Result<(), Trouble> {
     }
 }
 
-/// The length of the body, if it is told, for what is of no account.
+/// Returns the length of the body, if known. Only for uses where a wrong value does no harm.
 pub(in crate::source) fn size_of(headers: &HeaderMap) -> Option<u64> {
     length(headers).ok().flatten()
 }
 
-/// Whether the body is `length` bytes as they are in the object.
+/// Checks that the body consists of `wanted` unencoded bytes of the object.
 fn plain(headers: &HeaderMap, wanted: u64) -> Result<(), Trouble> {
     if fields::is_encoded(headers) {
         return Err(lasting("the server encodes what it sends, though it was asked not to"));

@@ -1,4 +1,4 @@
-//! Where a server sends one (RFC 9110, section 15.4; RFC 3986, section 5).
+//! Redirects (RFC 9110, section 15.4; RFC 3986, section 5).
 
 use std::io;
 
@@ -10,13 +10,14 @@ pub(super) fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-/// Where the server at `from` sends one.
+/// Returns the target of a redirect from `from`. Fails for a redirect from HTTPS to HTTP, and for a
+/// target that is not an HTTP URL.
 pub(super) fn target(from: &Uri, headers: &HeaderMap) -> io::Result<Uri> {
     let told = |Malformed(what)| io::Error::other(format!("sent somewhere else: {what}"));
     let Some(location) = location(headers).map_err(told)? else {
         return Err(io::Error::other("sent somewhere else, without being told where"));
     };
-    // The place may hold a signature, and is not told.
+    // The target may contain a signature, so no message shows it.
     let wrong = || io::Error::other("sent somewhere else, to what is no URL of a web server");
     let to: Uri = resolve(from, location).ok_or_else(wrong)?;
     match (from.scheme_str(), to.scheme_str(), to.host()) {
@@ -52,7 +53,7 @@ fn resolve(from: &Uri, location: &str) -> Option<Uri> {
     format!("{scheme}://{authority}{path}").parse().ok()
 }
 
-/// Takes `.` and `..` out of a path (RFC 3986, section 5.2.4).
+/// Removes `.` and `..` from a path (RFC 3986, section 5.2.4).
 fn without_dots(path: &str) -> String {
     let (path, query) = match path.find('?') {
         Some(at) => path.split_at(at),
@@ -76,7 +77,7 @@ fn without_dots(path: &str) -> String {
     format!("/{}{query}", kept.join("/"))
 }
 
-/// Whether both are of the same scheme, host and port (RFC 6454, section 5).
+/// Returns whether both URIs have the same scheme, host and port (RFC 6454, section 5).
 pub(super) fn is_same_origin(one: &Uri, other: &Uri) -> bool {
     let port = |uri: &Uri| match (uri.port_u16(), uri.scheme_str()) {
         (Some(port), _) => Some(port),
@@ -116,7 +117,7 @@ mod tests {
             ("?z", "http://a:81/b/c/d?z"),
             ("y:z/a", "http://a:81/b/c/y:z/a"),
         ] {
-            // A colon in a first part looks like a scheme, and is refused below.
+            // A colon in the first segment looks like a scheme; the next test covers it.
             if location != "y:z/a" {
                 assert_eq!(from(base, location).as_deref(), Ok(to), "{location}");
             }

@@ -1,4 +1,4 @@
-//! Whom to trust.
+//! Trusted root certificates.
 
 use std::env;
 use std::io;
@@ -10,14 +10,14 @@ use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use crate::source::open::SourceError;
 use crate::source::options::SourceOptions;
 
-/// Where systems keep what they trust: Debian, Fedora, SUSE, Alpine.
+/// Certificate bundles of Debian, Fedora, SUSE and Alpine.
 const BUNDLES: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",
 ];
-/// The longest file of certificates, in bytes; those above have a quarter of a MiB.
+/// Maximum size of a certificate file in bytes; the bundles above have a quarter of a MiB.
 const BUNDLE_MAX: u64 = 16 << 20;
 
 pub(super) fn tls(options: &SourceOptions) -> Result<TlsConfig, SourceError> {

@@ -1,28 +1,28 @@
-//! What the bytes of a clone can be, so that a byte tells which write it is from.
+//! The content of a clone, chosen so that a byte tells which write it is from.
 //!
-//! A byte of data is never zero. At one offset any two of the [`TAGS`] tags have different bytes,
-//! so that writes which are under way at the same time can be told apart byte by byte.
+//! A byte of data is never zero. At each offset any two of the [`TAGS`] tags have different bytes,
+//! so that writes in flight at the same time can be distinguished byte by byte.
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-/// How many tags there are. The first is that of the source.
+/// Number of tags. The first belongs to the source.
 const TAGS: usize = 255;
 
-/// What a write leaves in its range.
+/// The result of a write in its range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Value {
-    /// What the source has there.
+    /// The data of the source.
     Source,
     /// Zeroes.
     Zeroes,
-    /// Data, of the write with this tag: 1 to 254.
+    /// Data of the write with this tag, 1 to 254.
     Tag(u8),
-    /// Nobody can tell what.
+    /// Unknown data.
     Unknown,
 }
 
-/// The content of a source, and of all writes to a clone of it.
+/// The content of a source and of all writes to its clone.
 pub(super) struct Content {
     source: Vec<u8>,
     /// For each offset a number below [`TAGS`].
@@ -32,7 +32,7 @@ pub(super) struct Content {
 }
 
 impl Content {
-    /// A source of `len` bytes with holes, that `seed` decides.
+    /// Creates a source of `len` bytes with holes, determined by `seed`.
     pub(super) fn new(seed: u64, len: usize) -> Self {
         let mut random = StdRng::seed_from_u64(seed ^ 0xc0_47e4);
         let mut template = vec![0; len];
@@ -47,7 +47,7 @@ impl Content {
         content.fill(Value::Tag(0), 0, &mut source);
         let mut at = 0;
         while at < len {
-            // Most holes are short of a region or have odd ends; some are long.
+            // Most holes are shorter than a region or have unaligned ends; some are long.
             at += random.random_range(1..=len / 4);
             let longest = if random.random_bool(0.3) { len / 4 } else { 20_000 };
             let end = len.min(at + random.random_range(1..=longest.max(1)));
@@ -60,7 +60,7 @@ impl Content {
         content
     }
 
-    /// Bytes of the clone.
+    /// Returns the size of the clone in bytes.
     pub(super) fn len(&self) -> u64 {
         self.source.len() as u64
     }
@@ -69,10 +69,10 @@ impl Content {
         &self.source
     }
 
-    /// Fills `into` with what `value` is from `offset` on.
+    /// Fills `into` with the content of `value` from `offset`.
     ///
     /// # Panics
-    /// If nobody can tell what that is.
+    /// If the value is [`Value::Unknown`].
     pub(super) fn fill(&self, value: Value, offset: u64, into: &mut [u8]) {
         let at = offset as usize;
         match value {
@@ -89,7 +89,7 @@ impl Content {
         }
     }
 
-    /// Whether `data` is what `value` is from `offset` on.
+    /// Returns whether `data` is the content of `value` from `offset`.
     pub(super) fn is(&self, value: Value, offset: u64, data: &[u8]) -> bool {
         let at = offset as usize;
         match value {
@@ -104,7 +104,7 @@ impl Content {
         }
     }
 
-    /// Whose byte this is, if it is one of the content of this offset.
+    /// Returns the value that a byte at this offset belongs to.
     pub(super) fn author(&self, offset: u64, byte: u8) -> Value {
         let Some(number) = byte.checked_sub(1) else { return Value::Zeroes };
         let template = usize::from(self.template[offset as usize]);

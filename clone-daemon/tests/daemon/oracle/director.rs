@@ -1,4 +1,4 @@
-//! A run, from its start to its end: who uses the clone, and what befalls it meanwhile.
+//! Directs a run from start to end: starts the users and triggers the events.
 
 use std::fs::File;
 use std::io::Write;
@@ -27,11 +27,11 @@ pub(super) struct Director<'a> {
     small: Option<Small>,
     random: StdRng,
     is_troubled: bool,
-    /// How often users have come.
+    /// Number of times that users were started.
     round: u64,
 }
 
-/// Who the director is, for people.
+/// The name of the director in messages.
 const WHO: &str = "the director";
 
 impl<'a> Director<'a> {
@@ -45,11 +45,11 @@ impl<'a> Director<'a> {
         Self { run, daemon, source, small, random, is_troubled: false, round: 0 }
     }
 
-    /// All of it.
+    /// Runs the whole plan.
     pub(super) fn direct(&mut self) {
         self.is_troubled = true;
         self.start();
-        // If users rested once, that would be when a clone finishes that they have filled.
+        // The clone that users have filled would finish during such a pause.
         if self.run.plan.theme != Theme::Busy {
             self.while_users_work(Self::let_things_happen);
         }
@@ -92,7 +92,7 @@ impl<'a> Director<'a> {
     fn let_things_happen(&mut self) {
         let plan = &self.run.plan;
         if plan.theme == Theme::Stalled {
-            // Before users have fetched all of it.
+            // Before users have fetched everything.
             self.source.set_stalled(true);
         }
         let until = Instant::now() + Duration::from_millis(plan.duration_ms);
@@ -111,7 +111,7 @@ impl<'a> Director<'a> {
         }
     }
 
-    /// Waits for so long, unless something is found.
+    /// Sleeps for this time, unless there is a finding.
     fn rest(&self, time: Duration) {
         let until = Instant::now() + time;
         while Instant::now() < until && !self.run.is_over() {
@@ -155,8 +155,8 @@ impl<'a> Director<'a> {
         self.start();
     }
 
-    /// A flush of the destination fails. The clone is read-only from then on, and what was not
-    /// committed may be lost, at once or when it is started again.
+    /// Makes a flush of the destination fail. From then on the clone is read-only, and writes that
+    /// were not committed may be lost, immediately or at the next start.
     fn fail_a_flush(&mut self) {
         self.run.known().model.is_lossy = true;
         self.run.is_read_only.store(true, Ordering::Release);
@@ -186,8 +186,8 @@ impl<'a> Director<'a> {
         self.start();
     }
 
-    /// Starts the daemon, and lets users in. A source that fails while it is opened is a reason not
-    /// to start.
+    /// Starts the daemon and admits users. The source does not fail while it is opened: the daemon
+    /// would rightly refuse to start.
     fn start(&mut self) {
         self.source.set_troubled(false);
         if self.daemon.start() {
@@ -196,7 +196,7 @@ impl<'a> Director<'a> {
         }
     }
 
-    /// Removes the clone and creates it again, or another one.
+    /// Removes the clone and creates it again, or a new one.
     fn remove(&mut self, twice: bool, renew: bool) {
         let run = self.run;
         run.gate.close();
@@ -246,8 +246,8 @@ impl<'a> Director<'a> {
         }
     }
 
-    /// Somebody else cuts off the destination while nobody uses the clone. From then on errors are
-    /// right, and so is all that was there.
+    /// Truncates the destination while the clone is not in use. From then on errors are correct,
+    /// and so is all data that was there.
     fn truncate(&mut self) {
         let run = self.run;
         if !run.gate.wait_until_empty(run) {
@@ -262,7 +262,7 @@ impl<'a> Director<'a> {
         self.daemon.end();
     }
 
-    /// All troubles end, and the clone becomes complete.
+    /// Ends all failures and completes the clone.
     fn complete(&mut self) {
         self.source.set_troubled(false);
         self.source.set_stalled(false);
@@ -270,7 +270,7 @@ impl<'a> Director<'a> {
             small.grow(self.run.plan.size * 2 + (1 << 20));
         }
         match self.run.plan.theme {
-            // Users never rest.
+            // Users never pause.
             Theme::Busy => self.while_users_work(|director| {
                 let wait = Duration::from_millis(director.run.plan.duration_ms);
                 director.rest(wait);
@@ -330,7 +330,7 @@ impl<'a> Director<'a> {
         items.iter().any(|item| matches!(item, Item::Event(event) if event.what == "finished"))
     }
 
-    /// Reads all of the clone, as one user.
+    /// Reads the whole clone as one user.
     fn read_all(&self) {
         let waiting = self.run.waits.begin("all of the clone is read");
         let read = self.try_to_read_all();
@@ -368,7 +368,7 @@ impl<'a> Director<'a> {
         Ok(())
     }
 
-    /// The clone is complete, and nobody uses it: the destination is the clone.
+    /// Checks that the destination equals the clone, which is complete and not in use.
     fn check_destination(&self) {
         if self.run.is_over() {
             return;
@@ -388,7 +388,7 @@ impl<'a> Director<'a> {
     }
 }
 
-/// Directs a run while the watchdog looks on.
+/// Directs a run under the watchdog.
 pub(super) fn direct(mut director: Director<'_>) {
     let (run, source) = (director.run, director.source);
     let is_done = AtomicBool::new(false);

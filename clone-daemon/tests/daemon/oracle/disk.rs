@@ -1,10 +1,9 @@
-//! A disk with a volatile cache, for metadata and destination: two files that FUSE mounts in their
-//! places, in the memory of the test.
+//! A disk with a volatile cache, for metadata and destination: two files that FUSE mounts, in the
+//! memory of the test.
 //!
-//! When the power goes, each sector that was not flushed is as it was at the last flush, or as it
-//! was written since. A flush makes durable what had been written before it began, and takes its
-//! time. One that fails has stored some sectors, and has forgotten the others: no later flush
-//! stores them.
+//! After a loss of power each sector that was not flushed has the content of the last flush, or of
+//! a write since then. A flush makes durable what had been written before it began, and takes time.
+//! A flush that fails has stored some sectors and forgotten the others: no later flush stores them.
 
 use std::collections::HashSet;
 use std::fs;
@@ -25,19 +24,19 @@ use rustix::process::{getegid, geteuid};
 
 const SECTOR: usize = 512;
 
-/// The number of the destination; that of the metadata is 0.
+/// Number of the destination; the metadata is 0.
 const DESTINATION: usize = 1;
 
-/// How long the kernel may remember what the files look like: it does not change.
+/// Cache time for file attributes, which never change.
 const FOREVER: Duration = Duration::from_secs(1 << 30);
 
 #[derive(Default)]
 struct File {
-    /// What is read.
+    /// The content that reads return.
     bytes: Vec<u8>,
-    /// What is on the medium.
+    /// The content on the medium.
     stored: Vec<u8>,
-    /// Sectors that differ, as far as the cache knows.
+    /// Sectors that differ, according to the cache.
     dirty: HashSet<usize>,
 }
 
@@ -47,7 +46,7 @@ impl File {
         Self { bytes: stored.clone(), stored, dirty: HashSet::new() }
     }
 
-    /// Has `change` happen to a range that lies in the file.
+    /// Applies `change` to a range that lies in the file.
     fn change(&mut self, start: usize, end: usize, change: impl FnOnce(&mut [u8])) {
         change(&mut self.bytes[start..end]);
         self.dirty.extend(start / SECTOR..end.div_ceil(SECTOR));
@@ -62,17 +61,17 @@ impl File {
 struct State {
     files: [File; 2],
     random: StdRng,
-    /// A flush takes half of that to all of it.
+    /// A flush takes between half of this time and all of it.
     flush: Duration,
-    /// The next flush of the destination fails.
+    /// True if the next flush of the destination fails.
     fails: bool,
-    /// How often the power went. What a flush was about to store before that, it does not store.
+    /// Number of power losses. A flush that was interrupted by one stores nothing.
     cuts: u64,
 }
 
 struct Shared {
     state: Mutex<State>,
-    /// Held while a file is flushed: the next flush waits for what this one stores.
+    /// Held during a flush of a file: the next flush waits for what this one stores.
     flushing: [Mutex<()>; 2],
 }
 
@@ -80,7 +79,7 @@ fn lock(shared: &Shared) -> MutexGuard<'_, State> {
     shared.state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The disk, until it is dropped.
+/// The disk. Dropping it unmounts the files.
 pub(super) struct Disk {
     shared: Arc<Shared>,
     sessions: Vec<BackgroundSession>,
@@ -88,7 +87,7 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// Mounts files of these sizes at these paths, first the metadata. They are made.
+    /// Creates files of these sizes at these paths, the metadata first, and mounts them.
     pub(super) fn mount(
         paths: [&Path; 2],
         sizes: [usize; 2],
@@ -114,19 +113,19 @@ impl Disk {
         Ok(disk)
     }
 
-    /// All is as if it had never been written to.
+    /// Resets the files to their initial content.
     pub(super) fn forget(&self) {
         lock(&self.shared).files = self.sizes.map(File::new);
     }
 
-    /// The power goes, and comes back.
+    /// Simulates a loss of power.
     pub(super) fn lose_power(&self) {
         let state = &mut *lock(&self.shared);
         state.cuts += 1;
         for file in &mut state.files {
             let mut dirty: Vec<usize> = std::mem::take(&mut file.dirty).into_iter().collect();
             dirty.sort_unstable();
-            // All of them, none, or some.
+            // All dirty sectors, none, or some.
             let chance = [0.0, 0.1, 0.5, 0.9, 1.0][state.random.random_range(0..5)];
             for sector in dirty {
                 if state.random.random_bool(chance) {
@@ -137,7 +136,7 @@ impl Disk {
         }
     }
 
-    /// The next flush of the destination fails.
+    /// Makes the next flush of the destination fail.
     pub(super) fn fail_a_flush(&self) {
         lock(&self.shared).fails = true;
     }
@@ -146,13 +145,13 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         for session in self.sessions.drain(..) {
-            // Whoever has a file open keeps it until the end.
+            // A process that has the file open keeps it until it ends.
             let _ = session.umount_and_join();
         }
     }
 }
 
-/// One of the files, as the kernel's FUSE sees it: the root of its mount.
+/// One of the files, as the root of its FUSE mount.
 struct OneFile {
     shared: Arc<Shared>,
     number: usize,
@@ -180,7 +179,7 @@ impl OneFile {
         }
     }
 
-    /// Has `act` happen to the part of a range that lies in the file.
+    /// Applies `act` to the part of a range that lies in the file.
     fn at<T>(&self, offset: u64, len: u64, act: impl FnOnce(&mut File, usize, usize) -> T) -> T {
         let file = &mut lock(&self.shared).files[self.number];
         let size = file.bytes.len() as u64;
@@ -192,7 +191,7 @@ impl OneFile {
     fn store(&self) -> Result<(), Errno> {
         let number = self.number;
         let _one = self.shared.flushing[number].lock().unwrap_or_else(PoisonError::into_inner);
-        // What has been written by now is what it makes durable, and only when it ends.
+        // The flush stores what has been written by now, and only when it ends.
         let (cached, wait, fails, cuts) = {
             let state = &mut *lock(&self.shared);
             let file = &mut state.files[number];
@@ -230,7 +229,7 @@ impl Filesystem for OneFile {
     }
 
     fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        // Nothing stays in the page cache, which knows of no power cut.
+        // Bypasses the page cache, which would survive the simulated loss of power.
         let how = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
         reply.opened(FileHandle(0), how);
     }
@@ -273,7 +272,7 @@ impl Filesystem for OneFile {
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        // That is what a close says; it makes nothing durable.
+        // A close sends this; it makes nothing durable.
         reply.ok();
     }
 

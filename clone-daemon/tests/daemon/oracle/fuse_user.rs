@@ -1,4 +1,4 @@
-//! Users of the clone as a file: one request at a time each.
+//! Users of the clone as a file, with one request at a time each.
 
 use std::fs::File;
 use std::io;
@@ -18,7 +18,7 @@ use crate::oracle::content::Value;
 const PUNCH: FallocateFlags = FallocateFlags::PUNCH_HOLE.union(FallocateFlags::KEEP_SIZE);
 const ZERO: FallocateFlags = FallocateFlags::ZERO_RANGE;
 
-/// Uses the file until users come to an end.
+/// Uses the file until users must stop.
 pub(super) fn use_file(run: &Run, number: u32, round: u64) {
     let mut random = StdRng::seed_from_u64(run.plan.seed << 20 ^ round << 8 ^ u64::from(number));
     let path = run.folder.join("fuse").join(NAME);
@@ -94,7 +94,7 @@ impl FuseUser<'_> {
         read.map(|()| fits)
     }
 
-    /// Writes at once: the rest of a write that is cut short is not tried again.
+    /// Writes in one call: the rest of a short write is not retried.
     fn write(&self, start: u64, end: u64) -> io::Result<Result<(), Mismatch>> {
         let mut model = self.run.known();
         let value = model.model.tag();
@@ -127,7 +127,7 @@ impl FuseUser<'_> {
         Ok(done.map(Ok)?)
     }
 
-    /// A hole is zeroes.
+    /// Checks that a hole reads as zeroes.
     fn seek(&self, start: u64) -> io::Result<Result<(), Mismatch>> {
         let submitted = self.run.known().model.begin_read();
         let data = match rustix::fs::seek(&self.file, SeekFrom::Data(start)) {

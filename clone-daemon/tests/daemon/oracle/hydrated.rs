@@ -1,4 +1,4 @@
-//! Which regions are known to be hydrated. They stay so, unless the daemon is killed.
+//! The regions that are known to be hydrated. They stay hydrated unless the daemon is killed.
 
 use std::ops::Range;
 
@@ -9,9 +9,9 @@ const NEVER: Moment = Moment::MAX;
 pub(super) struct Hydrated {
     size: u64,
     region: u64,
-    /// Since when it is known of each.
+    /// For each region, the moment since which it is known.
     since: Vec<Moment>,
-    /// The most that were counted, and when.
+    /// The largest count, and its moment.
     most: (Moment, u64),
 }
 
@@ -21,7 +21,7 @@ impl Hydrated {
         Self { size, region, since: vec![NEVER; regions], most: (0, 0) }
     }
 
-    /// Nothing is known any more.
+    /// Forgets everything.
     pub(super) fn forget(&mut self) {
         *self = Self::new(self.size, self.region);
     }
@@ -31,7 +31,7 @@ impl Hydrated {
         (range.start / self.region) as usize..end as usize
     }
 
-    /// Somebody who asked at `submitted` hears that `range` is hydrated, or that it is not.
+    /// Records a reply to a request submitted at `submitted`: `range` is hydrated, or it is not.
     pub(super) fn told(
         &mut self,
         range: &Range<u64>,
@@ -52,7 +52,7 @@ impl Hydrated {
         Ok(())
     }
 
-    /// Somebody who asked at `submitted` hears how many regions are hydrated.
+    /// Records the number of hydrated regions in a reply to a request submitted at `submitted`.
     pub(super) fn counted(
         &mut self,
         count: u64,

@@ -1,4 +1,4 @@
-//! What an answer must be.
+//! Checks replies against the model.
 
 use clone_daemon::nbd_protocol::{self, allocation, command, errno, flag, hydrated};
 
@@ -7,7 +7,7 @@ use super::run::{Known, Mark, Run};
 use super::user::{Asked, Doing, name};
 use super::wire::What;
 
-/// Judges a request that is answered, and takes note of what it tells of the clone.
+/// Checks the reply to a request and records what it reveals about the clone.
 pub(super) fn judge(run: &Run, asked: &Asked, mark: Mark) -> Result<(), String> {
     let what = name(asked.request.command);
     run.tally.add(what, 1);
@@ -102,7 +102,7 @@ fn read(run: &Run, known: &mut Known, asked: &Asked, moment: u64) -> Result<(), 
 
 fn status(known: &mut Known, asked: &Asked, moment: u64) -> Result<(), String> {
     let end = asked.request.offset + asked.request.length;
-    // What was not committed is taken back then.
+    // Then regions that were not committed are reverted.
     let is_lossy = known.model.is_lossy;
     for part in &asked.parts {
         let What::Extents(context, extents) = part else { continue };
@@ -135,7 +135,7 @@ fn status(known: &mut Known, asked: &Asked, moment: u64) -> Result<(), String> {
 }
 
 impl Run {
-    /// Whether a reply may break off in the middle.
+    /// Returns whether a reply may be cut off in the middle.
     pub(super) fn may_cut(&self) -> bool {
         self.excuses(command::READ, errno::EIO, self.gate.mark())
     }

@@ -1,11 +1,10 @@
-//! What a clone may answer: each byte as a register, with the writes to it that may be what it
-//! holds. Bytes with the same history are one segment.
+//! A model of the replies that a clone may give. Each byte is a register with the writes that may
+//! be its value. Bytes with the same history form one segment.
 //!
-//! A version is *dead* from the moment on at which it is known that another one has taken its
-//! place: a read that is submitted later must not return it. That is known when a write is answered
-//! which was submitted after the version was there, and when a read has returned another version.
-//! After a crash a byte may hold any version, dead or not, that no version replaces which is known
-//! to be durable.
+//! A version is *dead* from the moment at which another version is known to have replaced it: a
+//! read submitted later must not return it. This is known when a write is acknowledged that was
+//! submitted after the version existed, and when a read has returned another version. After a crash
+//! a byte may hold any version, dead or not, that is not replaced by a version known to be durable.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -17,22 +16,22 @@ mod explain;
 #[cfg(test)]
 mod tests;
 
-/// A moment, counted in what clients see: submissions and answers.
+/// A moment, counted in submissions and replies that clients see.
 pub(super) type Moment = u64;
 
-/// The end of what has not ended.
+/// The end of an operation that has not ended.
 const NEVER: Moment = Moment::MAX;
 
-/// What a write means for the versions before it.
+/// The effect of a write on earlier versions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Force {
-    /// It has taken their place once it is answered.
+    /// It replaces them once it is acknowledged.
     Full,
-    /// It has taken their place, or not, byte by byte: a write that failed, and a discard.
+    /// It may replace them, byte by byte: a failed write, or a discard.
     Partial,
 }
 
-/// Names a write from its submission on.
+/// Identifies a write from its submission on.
 pub(super) type WriteId = u32;
 
 #[derive(Clone, Debug)]
@@ -42,55 +41,56 @@ struct Write {
     submitted: Moment,
     ended: Moment,
     force: Force,
-    /// Answered, and promised to be durable.
+    /// True if the write was acknowledged as durable.
     durable: bool,
-    /// Who wrote it, for people.
+    /// Number of the user, for messages.
     by: u32,
 }
 
-/// One version of the bytes of a segment.
+/// A version of the bytes of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Version {
     write: WriteId,
-    /// When a read that returned it had ended: then it was there.
+    /// The end of the first read that returned it: it existed by then.
     seen: Moment,
-    /// From then on no read may return it.
+    /// Reads submitted at this moment or later must not return it.
     dead: Moment,
-    /// Not even a crash brings it back.
+    /// True if not even a crash can restore it.
     gone: bool,
 }
 
 #[derive(Clone, Debug)]
 struct Segment {
     end: u64,
-    /// In the order of submission.
+    /// In order of submission.
     versions: Vec<Version>,
 }
 
-/// Bytes that a read returned and that cannot be there.
+/// Bytes returned by a read that cannot be there.
 #[derive(Debug)]
 pub(super) struct Mismatch(pub(super) String);
 
-/// A clone, as its users may see it.
+/// A clone as its users may see it.
 pub(super) struct Model {
     content: Arc<Content>,
     now: Moment,
     writes: Vec<Write>,
-    /// By their start. Together they are the clone.
+    /// By start offset. Together they cover the clone.
     segments: BTreeMap<u64, Segment>,
-    /// When the reads that are under way were submitted.
+    /// Submission times of the reads in flight.
     reads: BTreeSet<Moment>,
-    /// All that had ended before this is durable.
+    /// All writes that ended before this moment are durable.
     flushed: Moment,
-    /// When the daemon was stopped or killed the last time.
+    /// The moment of the last stop or kill of the daemon.
     interrupted: Moment,
-    /// What the last commit did not have may be lost at any time: the clone is read-only.
+    /// True if the clone is read-only, so that writes after the last commit may be lost at any
+    /// time.
     pub(super) is_lossy: bool,
     next_tag: u8,
 }
 
 impl Model {
-    /// A clone of which nothing is written yet.
+    /// Creates the model of a clone without writes.
     pub(super) fn new(content: Arc<Content>) -> Self {
         let mut model = Self {
             content,
@@ -107,7 +107,7 @@ impl Model {
         model
     }
 
-    /// A new clone of the same source takes the place of this one. Nothing is under way.
+    /// Replaces the clone with a new clone of the same source. Nothing is in flight.
     pub(super) fn renew(&mut self) {
         let range = 0..self.content.len();
         let submitted = self.advance();
@@ -128,19 +128,19 @@ impl Model {
         self.is_lossy = false;
     }
 
-    /// A new moment, after all others.
+    /// Returns a new moment, after all others.
     pub(super) fn advance(&mut self) -> Moment {
         self.now += 1;
         self.now
     }
 
-    /// A tag that no write has which is under way.
+    /// Returns a tag that no write in flight has.
     pub(super) fn tag(&mut self) -> Value {
         self.next_tag = self.next_tag % 254 + 1;
         Value::Tag(self.next_tag)
     }
 
-    /// A write is submitted.
+    /// Records the submission of a write.
     pub(super) fn begin(
         &mut self,
         range: Range<u64>,
@@ -158,7 +158,7 @@ impl Model {
         id
     }
 
-    /// A write is answered: with [`Force::Partial`] it may have happened, byte by byte.
+    /// Records the reply to a write. With [`Force::Partial`] it may have happened, byte by byte.
     pub(super) fn end(&mut self, id: WriteId, force: Force, durable: bool) {
         let ended = self.advance();
         let write = &mut self.writes[id as usize];
@@ -179,33 +179,33 @@ impl Model {
         });
     }
 
-    /// A flush that was submitted at `submitted` has succeeded.
+    /// Records the success of a flush submitted at `submitted`.
     pub(super) fn flush(&mut self, submitted: Moment) {
         self.flushed = self.flushed.max(submitted);
         self.advance();
     }
 
-    /// A read is submitted.
+    /// Records the submission of a read.
     pub(super) fn begin_read(&mut self) -> Moment {
         let submitted = self.advance();
         self.reads.insert(submitted);
         submitted
     }
 
-    /// A read is answered, or nobody waits for it any more.
+    /// Records the reply to a read, or that it was given up.
     pub(super) fn end_read(&mut self, submitted: Moment) {
         self.advance();
         self.reads.remove(&submitted);
     }
 
-    /// Checks what a read has returned that was submitted at `submitted`, and remembers it.
+    /// Checks and records the result of a read submitted at `submitted`.
     pub(super) fn read(
         &mut self,
         offset: u64,
         data: &[u8],
         submitted: Moment,
     ) -> Result<(), Mismatch> {
-        // After the submission of whatever is under way: that may still see what was there before.
+        // After the submission of all requests in flight: they may still see earlier versions.
         self.advance();
         let range = offset..offset + data.len() as u64;
         let mut seen = Vec::new();
@@ -219,7 +219,7 @@ impl Model {
         Ok(())
     }
 
-    /// Checks that somebody who asked at `submitted` could be told that `range` is zeroes.
+    /// Checks that a request submitted at `submitted` may report `range` as zeroes.
     pub(super) fn zeroes(&self, range: &Range<u64>, submitted: Moment) -> Result<(), Mismatch> {
         for (segment, versions) in self.within(range) {
             let zeroes = vec![0; (segment.end - segment.start) as usize];
@@ -228,7 +228,7 @@ impl Model {
         Ok(())
     }
 
-    /// The segments of a range, cut to it.
+    /// Returns the segments of a range, cut to it.
     fn within(&self, range: &Range<u64>) -> impl Iterator<Item = (Range<u64>, &[Version])> {
         let range = range.clone();
         let first = self.segments.range(..=range.start).next_back().map_or(0, |(start, _)| *start);
@@ -239,13 +239,13 @@ impl Model {
         })
     }
 
-    /// Whether a read that was submitted at `submitted` may return this version.
+    /// Returns whether a read submitted at `submitted` may return this version.
     fn may_return(&self, version: &Version, durable: Moment, submitted: Moment) -> bool {
         let survives = || !version.gone && version.ended(&self.writes) >= durable;
         version.dead > submitted || self.is_lossy && survives()
     }
 
-    /// Compares bytes of one segment; notes which versions they are.
+    /// Compares bytes of one segment and records the versions that they match.
     fn look(
         &self,
         range: Range<u64>,
@@ -266,7 +266,7 @@ impl Model {
             }
             return Ok(());
         }
-        // Bytes of more than one of them, or of none.
+        // The bytes are from several versions, or from none.
         let mut runs: Vec<(Range<u64>, Vec<WriteId>)> = Vec::new();
         for (offset, byte) in (range.start..).zip(data) {
             let is = |version: &&Version| {
@@ -285,7 +285,7 @@ impl Model {
         Ok(())
     }
 
-    /// A read that was submitted at `submitted` has just returned one of `writes`.
+    /// Records that a read submitted at `submitted` has just returned one of `writes`.
     fn observe(&mut self, range: &Range<u64>, writes: &[WriteId], submitted: Moment) {
         if self.is_lossy {
             return;
@@ -309,14 +309,14 @@ impl Model {
                 let ended = version.ended(all);
                 if ended < submitted || only.is_some_and(|only| ended < only.submitted) {
                     version.dead = version.dead.min(now);
-                    // Of what an interruption has left, it was found out which it is.
+                    // The read settles which version an interruption has left.
                     version.gone |= settles && is_old(version.write);
                 }
             }
         });
     }
 
-    /// The submission of the last write that is known to be durable.
+    /// Returns the submission of the last write known to be durable.
     fn durable_from(&self, versions: &[Version]) -> Moment {
         let durable = versions.iter().map(|version| &self.writes[version.write as usize]);
         let durable = durable.filter(|write| {
@@ -325,8 +325,8 @@ impl Model {
         durable.map(|write| write.submitted).max().unwrap_or(0)
     }
 
-    /// Changes the segments of a range, which are cut at its ends, and drops what no read and no
-    /// crash can bring back.
+    /// Changes the segments of a range, after cutting them at its ends, and drops versions that no
+    /// read and no crash can return.
     fn change(&mut self, range: &Range<u64>, change: impl Fn(&[Write], &mut Segment)) {
         self.cut(range.start);
         self.cut(range.end);
@@ -355,7 +355,7 @@ impl Model {
         }
     }
 
-    /// Makes `at` the start of a segment.
+    /// Splits the segment that contains `at`, so that one starts there.
     fn cut(&mut self, at: u64) {
         let Some((_, segment)) = self.segments.range_mut(..at).next_back() else { return };
         if segment.end > at {
@@ -365,7 +365,7 @@ impl Model {
         }
     }
 
-    /// Joins the segment that starts at `at` to the one before it, if they have one history.
+    /// Joins the segment that starts at `at` to the one before it, if their histories are equal.
     fn join(&mut self, at: u64) {
         let mut segments = self.segments.range(..=at).rev();
         let (Some((start, segment)), Some((before, first))) = (segments.next(), segments.next())
@@ -381,12 +381,13 @@ impl Model {
         }
     }
 
-    /// The daemon was killed. Nobody waits for an answer any more.
+    /// Records that the daemon was killed. All requests in flight are given up.
     pub(super) fn crash(&mut self) {
         self.interrupt(false);
     }
 
-    /// The daemon has ended as it should, or the clone was removed: what was answered is committed.
+    /// Records that the daemon stopped in order, or that the clone was removed: all acknowledged
+    /// writes are committed.
     pub(super) fn stop(&mut self) {
         self.interrupt(true);
     }
@@ -412,7 +413,7 @@ impl Model {
         }
         let flushed = self.flushed;
         for write in &mut self.writes {
-            // What may have been lost does not replace what was there before, from now on.
+            // A write that may be lost no longer replaces earlier versions.
             if !(write.durable || write.ended < flushed) {
                 (write.ended, write.force) = (write.ended.min(now), Force::Partial);
             }
@@ -423,7 +424,7 @@ impl Model {
         self.change(&all, |_, _| {});
     }
 
-    /// How many segments there are.
+    /// Returns the number of segments.
     #[cfg(test)]
     fn segments(&self) -> usize {
         self.segments.len()
@@ -431,7 +432,7 @@ impl Model {
 }
 
 impl Version {
-    /// From when on it was there, or had failed.
+    /// Returns the moment from which the version existed, or had failed.
     fn ended(&self, writes: &[Write]) -> Moment {
         writes[self.write as usize].ended.min(self.seen)
     }

@@ -1,4 +1,4 @@
-//! What a seed decides: the clone, its source, who uses it, and what befalls it.
+//! The plan of a run, derived from a seed: the clone, its source, its users and the events.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -8,38 +8,38 @@ use rand::{RngExt, SeedableRng};
 
 use super::wire::Style;
 
-/// What a run is mainly about. Seeds take turns, so that few of them have all.
+/// The focus of a run. Seeds take turns, so that a few of them cover all themes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Theme {
-    /// A file, and whatever comes.
+    /// A file source, and random events.
     Plain,
-    /// All reads take the long way.
+    /// Records reads, so that all of them bypass the fast path.
     Record,
-    /// Past the page cache, and users who write to the same blocks.
+    /// Direct I/O, and users who write to the same blocks.
     Direct,
-    /// A web server that fails and lies.
+    /// A web server that fails and sends wrong responses.
     Web,
-    /// An NBD server that is slow.
+    /// A slow NBD server.
     SlowNbd,
     /// An NBD server that fails now and then.
     FailingNbd,
-    /// The destination is on a file system that is too small.
+    /// The file system of the destination is too small.
     SmallDisk,
     /// A file by FUSE.
     Fuse,
-    /// The destination is cut off by somebody else.
+    /// Another program truncates the destination.
     Truncated,
-    /// Clients that take all the memory that is shared.
+    /// Clients that use up the shared memory.
     Hogs,
-    /// Regions that take minutes at the rate that is set.
+    /// Regions that take minutes to copy at the configured rate.
     LargeRegions,
-    /// The source does not answer any more, and the daemon is to end.
+    /// The source stops responding, and then the daemon must stop.
     Stalled,
     /// The clone is removed while it is suspended, resumed and slow.
     Removed,
-    /// Users never rest, not even at the end.
+    /// Users never pause, not even at the end.
     Busy,
-    /// The disk has a cache, and the power goes.
+    /// The disk has a volatile cache, and power is lost.
     PowerCut,
     /// A flush of the destination fails.
     FailedFlush,
@@ -66,56 +66,56 @@ const THEMES: [Theme; 18] = [
     Theme::PowerCut,
 ];
 
-/// Where the source is.
+/// The kind of source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
     File,
-    /// Of a hundred requests so many get something else than they should.
+    /// This percentage of requests gets a wrong response.
     Web {
         trouble: u32,
     },
-    /// Each read takes so long; of a hundred so many fail.
+    /// Each read takes this long; this percentage fails.
     Nbd {
         delay_ms: u64,
         trouble: u32,
     },
 }
 
-/// Where metadata and destination are.
+/// The location of metadata and destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// In memory, where there is such a file system.
+    /// In memory, if there is such a file system.
     Memory,
-    /// Where temporary files are.
+    /// In the directory for temporary files.
     Disk,
-    /// The destination is on a file system with so many bytes.
+    /// The destination is on a file system of this many bytes.
     Small(u64),
-    /// On a disk that can lose power, and whose flushes take half of that to all of it.
+    /// On a disk that can lose power. A flush takes between half of this time and all of it.
     Volatile { flush_ms: u64 },
 }
 
-/// What befalls a clone and its daemon.
+/// An event in the life of a clone and its daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Event {
-    /// kill -9, and the power goes if the disk can lose it.
+    /// kill -9, and loss of power if the disk supports it.
     Kill,
-    /// The next flush of the destination fails; some time later the daemon is killed.
+    /// The next flush of the destination fails; later the daemon is killed or stopped.
     FailFlush,
     /// SIGTERM.
     Term,
     /// SIGSTOP, and SIGCONT after a while.
     Stop,
-    /// Removed and created again.
+    /// The clone is removed and created again.
     Remove,
-    /// Removed by two at the same time.
+    /// Two controllers remove the clone at the same time.
     RemoveTwice,
-    /// Another clone of the same source in its place.
+    /// The clone is replaced with a new clone of the same source.
     Renew,
-    /// The source begins to fail, or ends to.
+    /// The source begins to fail, or stops failing.
     Trouble,
 }
 
-/// Weights of the kinds of requests, as [`super::user`] names them.
+/// Weights of the request kinds; see [`super::user`] for their names.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Mix {
     pub(super) read: u32,
@@ -131,32 +131,32 @@ pub(super) struct Mix {
 pub(super) struct Plan {
     pub(super) seed: u64,
     pub(super) theme: Theme,
-    /// Bytes of the clone.
+    /// Size of the clone in bytes.
     pub(super) size: u64,
     pub(super) region: u64,
-    /// Of its line in the clonetab.
+    /// Options of its clonetab line.
     pub(super) options: Vec<String>,
-    /// Of the daemon.
+    /// Arguments of the daemon.
     pub(super) arguments: Vec<&'static str>,
     pub(super) origin: Origin,
     pub(super) place: Place,
-    /// A connection each.
+    /// One connection each.
     pub(super) users: Vec<Style>,
     pub(super) fuse_users: u32,
     pub(super) hogs: u32,
-    /// The most requests under way on a connection.
+    /// Maximum number of requests in flight on a connection.
     pub(super) depth: usize,
-    /// Most requests are not longer.
+    /// Maximum length of most requests, in bytes.
     pub(super) length_max: u64,
-    /// Half of the requests begin there.
+    /// Range in which half of the requests begin.
     pub(super) hot: Range<u64>,
     pub(super) mix: Mix,
-    /// A discard of what is not hydrated reads as anything.
+    /// True if a discarded region that is not hydrated may read as anything.
     pub(super) discards_are_unknown: bool,
     pub(super) suspends: bool,
     pub(super) messages: bool,
     pub(super) events: Vec<Event>,
-    /// Nobody reads what the daemon has to say.
+    /// True if the log of the daemon cannot be written.
     pub(super) is_mute: bool,
     pub(super) duration_ms: u64,
 }
@@ -172,7 +172,7 @@ impl Plan {
 
     fn usual(seed: u64, theme: Theme, random: &mut StdRng) -> Self {
         let region = 4096_u64 << random.random_range(0..=8);
-        // Not a whole number of regions, or of blocks; rather small, so that users meet.
+        // Not a multiple of the region or block size; small, so that users overlap.
         let size = (random.random_range(1..=6) << 20) + 512 * random.random_range(1..=63);
         let hot = random.random_range(0..size - 70_000);
         let styles = [Style::Simple, Style::Structured, Style::Structured, Style::Extended];
@@ -188,7 +188,7 @@ impl Plan {
                 events.push(event);
             }
         }
-        // Each run leaves some kinds out, so that what they would hide comes to light.
+        // Each run omits some kinds, since they could hide errors of others.
         let mut weight = |most: u32| if random.random_bool(0.8) { most } else { 0 };
         let mix = Mix {
             read: 40,
@@ -263,26 +263,27 @@ impl Plan {
         }
     }
 
-    /// Past the page cache: that takes whole blocks of the file system.
+    /// Uses direct I/O, which requires whole blocks of the file system.
     fn go_direct(&mut self) {
         self.set("direct");
         self.size -= self.size % 4096;
     }
 
-    /// Puts `option` in the place of another one of that name.
+    /// Sets an option, replacing an earlier one of the same name.
     fn set(&mut self, option: &str) {
         let name = |option: &str| option.split('=').next().unwrap_or_default().to_owned();
         self.options.retain(|old| name(old) != name(option));
         self.options.push(option.to_owned());
     }
 
-    /// The page cache would be in the way of a disk that loses power, and so would direct I/O.
+    /// Removes the option `direct`: on a disk that loses power, neither the page cache nor direct
+    /// I/O may come between the daemon and the disk.
     fn without_direct(&mut self) {
         self.options.retain(|option| option != "direct");
     }
 
-    /// A source that takes so long for each read. Regions are not so small that copying all of them
-    /// takes minutes.
+    /// Uses a source with this delay per read. Small regions are avoided, since copying all of them
+    /// would take minutes.
     fn slow_down(&mut self, delay_ms: u64) {
         self.origin = Origin::Nbd { delay_ms, trouble: 0 };
         self.region = self.region.max(64 << 10);
@@ -290,9 +291,9 @@ impl Plan {
         self.set(&format!("region-size={region}"));
     }
 
-    /// Clients take all the memory that requests share.
+    /// Lets clients use up the memory that requests share.
     fn take_all_memory(&mut self) {
-        // Each of them may have 64 MiB, and all together 256.
+        // Each may have 64 MiB, all together 256 MiB.
         self.hogs = 9;
         self.size = (33 << 20) + 4096;
         self.region = 1 << 20;
@@ -312,7 +313,7 @@ impl Plan {
             Theme::Direct => {
                 self.go_direct();
                 self.options.retain(|option| option != "record=record");
-                // What else could go wrong is for others.
+                // Other themes cover the remaining failures.
                 self.suspends = false;
                 self.length_max = 6000;
                 self.place = Place::Disk;
@@ -332,7 +333,7 @@ impl Plan {
             Theme::Fuse => {
                 self.fuse_users = 4;
                 self.users.truncate(1);
-                // A file that is in use keeps its clone from being removed.
+                // A file that is open prevents the removal of its clone.
                 self.events.retain(|event| !matches!(event, Event::Remove | Event::Renew));
             }
             Theme::Truncated => {
@@ -365,11 +366,11 @@ impl Plan {
                 self.events = vec![Event::Remove, Event::RemoveTwice, Event::Renew];
             }
             Theme::Busy => {
-                // So long that whoever has heard of one asks for the next one before another ends,
-                // on a busy machine too.
+                // Flushes take so long that a user who got a reply sends the next flush before
+                // another one ends, on a busy machine too.
                 self.place = Place::Volatile { flush_ms: 60 };
                 self.without_direct();
-                // It becomes complete at the end, while users write and flush.
+                // The clone becomes complete at the end, while users write and flush.
                 self.set("no_hydration");
                 self.depth = random.random_range(2..=8);
                 self.events.clear();
@@ -389,7 +390,8 @@ impl Plan {
         }
     }
 
-    /// What its world adds to the time that anything may take: a copy of each region, one by one.
+    /// Returns the time that the source adds to any operation: one copy of each region, in
+    /// sequence.
     pub(super) fn delay(&self) -> Duration {
         match self.origin {
             Origin::Nbd { delay_ms, .. } => {
@@ -399,7 +401,7 @@ impl Plan {
         }
     }
 
-    /// Whether requests that need the source may fail.
+    /// Returns whether requests that need the source may fail.
     pub(super) fn source_fails(&self) -> bool {
         matches!(self.origin, Origin::Web { trouble: 1.. } | Origin::Nbd { trouble: 1.., .. })
     }

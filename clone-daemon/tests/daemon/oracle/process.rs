@@ -1,4 +1,4 @@
-//! The daemon, as a process that comes and goes.
+//! The daemon process, which the test starts and ends repeatedly.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -21,19 +21,19 @@ use super::run::{NAME, Run};
 use super::source::Source;
 use super::verbs::{Answer, ask};
 
-/// How often it is looked whether something has happened.
+/// Polling interval.
 const GLANCE: Duration = Duration::from_millis(2);
 
 /// The clone on disk, and the daemon that serves it.
 pub(super) struct Daemon<'a> {
     run: &'a Run,
-    /// Where metadata and destination are.
+    /// The directory of metadata and destination.
     folder: PathBuf,
-    /// The disk that these are on, if it can lose power.
+    /// The disk that holds them, if it can lose power.
     disk: Option<Disk>,
     line: String,
     child: Option<Child>,
-    /// It was complete when it was started: it does not tell that it has become so.
+    /// True if the clone was complete at the start: then no event reports completion.
     pub(super) was_complete: bool,
 }
 
@@ -58,7 +58,7 @@ impl<'a> Daemon<'a> {
         daemon
     }
 
-    /// The line of its clone in a clonetab.
+    /// Returns the clonetab line of the clone.
     pub(super) fn line(&self) -> &str {
         &self.line
     }
@@ -78,7 +78,7 @@ impl<'a> Daemon<'a> {
         self.run.folder.join("fuse")
     }
 
-    /// Starts it, and waits until it serves the clone; whether it does.
+    /// Starts the daemon, and waits until it serves the clone. Returns whether it does.
     pub(super) fn start(&mut self) -> bool {
         let plan = &self.run.plan;
         let mut command = match std::env::var_os("ORACLE_CLONED") {
@@ -121,7 +121,7 @@ impl<'a> Daemon<'a> {
             }
             match self.ask_for_status() {
                 Answer::Done(items) => return status_in(items),
-                // It has nothing to say before it has set up its clones.
+                // It does not reply before its clones are set up.
                 Answer::Refused(_) => return None,
                 Answer::Gone(_) => {}
             }
@@ -129,7 +129,7 @@ impl<'a> Daemon<'a> {
         }
     }
 
-    /// How the clone stands, if it is there.
+    /// Returns the status of the clone, if it exists.
     pub(super) fn status(&self) -> Option<CloneStatus> {
         match self.ask_for_status() {
             Answer::Done(items) => status_in(items),
@@ -144,11 +144,11 @@ impl<'a> Daemon<'a> {
 
     pub(super) fn signal(&self, signal: Signal) {
         let Some(child) = &self.child else { return };
-        // If it has ended, that is found out elsewhere.
+        // The end of the process is detected elsewhere.
         let _ = kill_process(Pid::from_child(child), signal);
     }
 
-    /// Waits until it has ended.
+    /// Waits for the end of the process.
     fn wait(&mut self) -> Option<ExitStatus> {
         let mut child = self.child.take()?;
         let status = child.wait().unwrap();
@@ -156,7 +156,7 @@ impl<'a> Daemon<'a> {
         Some(status)
     }
 
-    /// kill -9, and what that leaves of the metadata.
+    /// Sends SIGKILL, and checks the metadata afterwards.
     pub(super) fn kill(&mut self) {
         self.signal(Signal::KILL);
         let waiting = self.run.waits.begin("kill -9");
@@ -167,21 +167,21 @@ impl<'a> Daemon<'a> {
         self.check_metadata();
     }
 
-    /// Of what was not flushed some is lost, if the disk can lose power.
+    /// Simulates a loss of power, if the disk supports it.
     fn lose_power(&self) {
         if let Some(disk) = &self.disk {
             disk.lose_power();
         }
     }
 
-    /// The next flush of the destination fails.
+    /// Makes the next flush of the destination fail.
     pub(super) fn fail_a_flush(&self) {
         if let Some(disk) = &self.disk {
             disk.fail_a_flush();
         }
     }
 
-    /// Has it end as systemd does.
+    /// Stops the daemon as systemd does.
     pub(super) fn end(&mut self) {
         self.signal(Signal::TERM);
         let waiting = self.run.waits.begin("SIGTERM");
@@ -198,7 +198,7 @@ impl<'a> Daemon<'a> {
         self.check_metadata();
     }
 
-    /// What a daemon leaves behind that cannot clean up any more.
+    /// Removes the mount that a killed daemon leaves behind.
     fn unmount(&self) {
         if self.run.plan.fuse_users > 0 {
             let path = self.fuse().join(NAME);
@@ -206,7 +206,7 @@ impl<'a> Daemon<'a> {
         }
     }
 
-    /// Checks the metadata, which nobody uses; how many regions are hydrated.
+    /// Checks the metadata while it is not in use. Returns the number of hydrated regions.
     pub(super) fn check_metadata(&self) -> u64 {
         let Ok(device) = FileDevice::open_read(self.metadata()) else { return 0 };
         let report = read(&device, &());
@@ -216,14 +216,14 @@ impl<'a> Daemon<'a> {
         report.regions.map_or(0, |regions| regions.hydrated())
     }
 
-    /// What the destination holds.
+    /// Returns the content of the destination.
     pub(super) fn content(&self) -> Vec<u8> {
         let mut bytes = vec![0; self.run.plan.size as usize];
         File::open(self.destination()).unwrap().read_exact_at(&mut bytes, 0).unwrap();
         bytes
     }
 
-    /// Removes what makes up the clone, so that another one begins.
+    /// Removes the files of the clone, so that the next one is new.
     pub(super) fn forget(&self) {
         let pin = PathBuf::from(format!("{}.source.json", self.metadata().display()));
         fs::remove_file(pin).unwrap();
@@ -238,7 +238,7 @@ impl<'a> Daemon<'a> {
     }
 }
 
-/// A disk that can lose power, with metadata and destination of a new clone.
+/// Mounts a disk that can lose power, with the files of a new clone.
 fn volatile(run: &Run, folder: &Path, flush_ms: u64) -> Disk {
     let (region, size) = (Sectors(run.plan.region / 512), Sectors(run.plan.size / 512));
     let geometry = Geometry::new(RegionSize::new(region).unwrap(), size).unwrap();
@@ -266,11 +266,11 @@ impl Drop for Daemon<'_> {
     }
 }
 
-/// A file system with little room. It is unmounted when this is dropped.
+/// A small file system. It is unmounted on drop.
 pub(super) struct Small(PathBuf);
 
 impl Small {
-    /// `None` if this user may not mount.
+    /// Mounts it. Returns `None` if this user may not mount.
     pub(super) fn mount(at: &Path, bytes: u64) -> Option<Self> {
         fs::create_dir(at).unwrap();
         let mut mount = Command::new("mount");
@@ -279,7 +279,7 @@ impl Small {
         is_mounted.then(|| Self(at.to_owned()))
     }
 
-    /// From now on there is enough room.
+    /// Enlarges the file system.
     pub(super) fn grow(&self, bytes: u64) {
         let mut mount = Command::new("mount");
         mount.args(["-o", &format!("remount,size={bytes}")]).arg(&self.0);
@@ -289,7 +289,7 @@ impl Small {
 
 impl Drop for Small {
     fn drop(&mut self) {
-        // Nothing can be done about it.
+        // A failure cannot be handled here.
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
 }

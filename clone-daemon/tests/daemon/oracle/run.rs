@@ -1,4 +1,4 @@
-//! What all who take part in a run share.
+//! The shared state of a run.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use super::watchdog::Waits;
 /// The name of the clone.
 pub(super) const NAME: &str = "disk";
 
-/// What is known of the clone. One lock for both: they go by the same moments.
+/// The known state of the clone. One lock covers both fields: they use the same moments.
 pub(super) struct Known {
     pub(super) model: Model,
     pub(super) hydrated: Hydrated,
@@ -26,20 +26,20 @@ pub(super) struct Known {
 pub(super) struct Run {
     pub(super) plan: Plan,
     pub(super) content: Arc<Content>,
-    /// Where sockets and small files are.
+    /// The directory for sockets and small files.
     pub(super) folder: PathBuf,
     known: Mutex<Known>,
     pub(super) gate: Gate,
     pub(super) waits: Waits,
     pub(super) tally: Tally,
     finding: Mutex<Option<String>>,
-    /// Something was found: nothing else matters.
+    /// True after a finding: then nothing else matters.
     is_over: AtomicBool,
-    /// Users come to an end.
+    /// True if users must stop.
     is_ending: AtomicBool,
-    /// Somebody else has cut off the destination.
+    /// True if the destination has been truncated.
     pub(super) is_truncated: AtomicBool,
-    /// A flush of the destination has failed, or will soon.
+    /// True if a flush of the destination has failed, or will soon.
     pub(super) is_read_only: AtomicBool,
     pub(super) pid: AtomicU32,
 }
@@ -72,7 +72,7 @@ impl Run {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Something is wrong. Only the first is told: the rest may come of it.
+    /// Records a finding. Only the first one counts: it may cause the others.
     pub(super) fn find(&self, told: impl Into<String>) {
         let mut finding = self.finding.lock().unwrap_or_else(PoisonError::into_inner);
         finding.get_or_insert_with(|| told.into());
@@ -89,7 +89,7 @@ impl Run {
         self.is_over.load(Ordering::Acquire)
     }
 
-    /// Whether users should begin nothing more.
+    /// Returns whether users must begin nothing more.
     pub(super) fn is_ending(&self) -> bool {
         self.is_over() || self.is_ending.load(Ordering::Acquire)
     }
@@ -107,12 +107,12 @@ impl Run {
         self.folder.join("control")
     }
 
-    /// Whether there is a reason for a clone not to be in order.
+    /// Returns whether there is a reason for the clone to be in a bad state.
     pub(super) fn may_be_broken(&self) -> bool {
         self.is_truncated.load(Ordering::Acquire) || self.is_read_only.load(Ordering::Acquire)
     }
 
-    /// Whether there is a reason for a request to fail so.
+    /// Returns whether there is a reason for a request to fail with this error.
     pub(super) fn excuses(&self, asked: u16, error: u32, mark: Mark) -> bool {
         let is_io = error == errno::EIO;
         let changes = matches!(asked, command::WRITE | command::WRITE_ZEROES | command::TRIM);
@@ -126,15 +126,15 @@ impl Run {
     }
 }
 
-/// A moment in the life of the daemon: `None` if the clone was not there then.
+/// A moment in the life of the daemon: `None` if the clone did not exist.
 pub(super) type Mark = Option<u64>;
 
-/// Lets users in while there is a clone, and knows when all are out.
+/// Admits users while the clone exists, and knows when all have left.
 #[derive(Default)]
 pub(super) struct Gate {
     state: Mutex<GateState>,
     changed: Condvar,
-    /// How often it was closed, for those who only look.
+    /// Number of times that the gate was closed, readable without the lock.
     closed: AtomicU64,
     is_open: AtomicBool,
 }
@@ -165,7 +165,7 @@ impl Gate {
         self.wake();
     }
 
-    /// From now on whatever happens to users has a reason.
+    /// Closes the gate: from now on every failure of a user has a reason.
     pub(super) fn close(&self) {
         let mut state = self.lock();
         self.closed.fetch_add(1, Ordering::SeqCst);
@@ -173,7 +173,7 @@ impl Gate {
         state.is_open = false;
     }
 
-    /// Waits until there is a clone; `None` if nobody is to use it any more.
+    /// Waits until the clone exists. Returns `None` if users must stop.
     pub(super) fn enter(&self, run: &Run) -> Option<Inside<'_>> {
         let mut state = self.lock();
         while !state.is_open {
@@ -190,7 +190,7 @@ impl Gate {
         Some(Inside { gate: self, mark })
     }
 
-    /// Waits until nobody uses the clone any more; false if something was found meanwhile.
+    /// Waits until all users have left. Returns false after a finding.
     pub(super) fn wait_until_empty(&self, run: &Run) -> bool {
         let mut state = self.lock();
         while state.inside > 0 {
@@ -207,13 +207,13 @@ impl Gate {
         self.is_open.load(Ordering::SeqCst).then_some(closed)
     }
 
-    /// Whether the clone was going, or gone, at some time since `mark`.
+    /// Returns whether the clone was missing or being removed at some time since `mark`.
     pub(super) fn is_disturbed(&self, mark: Mark) -> bool {
         mark.is_none_or(|closed| self.closed.load(Ordering::SeqCst) != closed)
     }
 }
 
-/// Somebody who uses the clone, until this is dropped.
+/// An admitted user, until this is dropped.
 pub(super) struct Inside<'a> {
     gate: &'a Gate,
     pub(super) mark: Mark,
@@ -226,7 +226,7 @@ impl Drop for Inside<'_> {
     }
 }
 
-/// What was done, by name.
+/// Operation counters by name.
 #[derive(Default)]
 pub(super) struct Tally(Mutex<BTreeMap<String, u64>>);
 
@@ -254,7 +254,7 @@ impl Tally {
         self.lock().get(what).copied().unwrap_or(0)
     }
 
-    /// All of it, for people.
+    /// Describes all counters.
     pub(super) fn told(&self) -> String {
         let all = self.lock();
         let told: Vec<String> = all.iter().map(|(what, count)| format!("{what} {count}")).collect();

@@ -1,4 +1,4 @@
-//! Sources, and what goes wrong with them.
+//! Sources, and their failures.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -24,18 +24,18 @@ pub(super) enum Source {
     Nbd(Box<NbdServer>),
 }
 
-/// nbdkit, which a client may bring down.
+/// nbdkit. A client may crash it.
 pub(super) struct NbdServer {
     command: Mutex<Command>,
     child: Mutex<Child>,
     socket: PathBuf,
     pid: PathBuf,
-    /// Reads fail while this file is there.
+    /// Reads fail while this file exists.
     trouble: PathBuf,
 }
 
 impl Source {
-    /// `None` if what it takes is not here.
+    /// Starts the source. Returns `None` if a required program is missing.
     pub(super) fn new(run: &Run, folder: &Path) -> Option<Self> {
         let path = folder.join("source");
         match run.plan.origin {
@@ -85,12 +85,12 @@ impl Source {
         Self::Nbd(Box::new(server))
     }
 
-    /// A server that has died by itself is started again: it is not what is tested. How it ended.
+    /// Restarts a server that has died: it is not under test. Returns its exit status.
     pub(super) fn revive(&self) -> Option<ExitStatus> {
         let Self::Nbd(server) = self else { return None };
         let mut child = server.child.lock().unwrap_or_else(PoisonError::into_inner);
         let status = child.try_wait().unwrap()?;
-        // They may not be there.
+        // The files may be missing.
         let _ = fs::remove_file(&server.pid);
         let _ = fs::remove_file(&server.socket);
         let mut command = server.command.lock().unwrap_or_else(PoisonError::into_inner);
@@ -98,7 +98,7 @@ impl Source {
         Some(status)
     }
 
-    /// What it is called in a clonetab.
+    /// Returns the name of the source in a clonetab.
     pub(super) fn name(&self) -> String {
         match self {
             Self::File(path) => path.display().to_string(),
@@ -107,7 +107,7 @@ impl Source {
         }
     }
 
-    /// From now on it fails, or does not.
+    /// Makes the source fail, or ends that.
     pub(super) fn set_troubled(&self, is_troubled_now: bool) {
         match self {
             Self::File(_) => {}
@@ -117,7 +117,7 @@ impl Source {
         }
     }
 
-    /// From now on it does not answer, or does again.
+    /// Makes the source stop responding, or ends that.
     pub(super) fn set_stalled(&self, is_stalled_now: bool) {
         if let Self::Web { is_stalled, .. } = self {
             is_stalled.store(is_stalled_now, Ordering::Release);
@@ -128,13 +128,13 @@ impl Source {
 impl Drop for NbdServer {
     fn drop(&mut self) {
         let child = self.child.get_mut().unwrap_or_else(PoisonError::into_inner);
-        // It may have ended by itself.
+        // It may have ended already.
         let _ = child.kill();
         let _ = child.wait();
     }
 }
 
-/// Starts a server that writes a file when it can be reached.
+/// Starts a server that writes a file when it is reachable.
 fn spawn(command: &mut Command, pid: &Path) -> Child {
     let server = command.spawn().unwrap();
     let until = Instant::now() + super::watchdog::bound();
@@ -145,7 +145,7 @@ fn spawn(command: &mut Command, pid: &Path) -> Child {
     server
 }
 
-/// Writes a file that has holes where `content` has many zeroes.
+/// Writes a file with holes where `content` has blocks of zeroes.
 fn write_sparse(path: &Path, content: &[u8]) {
     let file = File::create(path).unwrap();
     file.set_len(content.len() as u64).unwrap();
@@ -156,7 +156,7 @@ fn write_sparse(path: &Path, content: &[u8]) {
     }
 }
 
-/// Something that no server should do with a request.
+/// Chooses a response that a server should never send.
 fn lie(ask: &Ask, size: usize, random: &mut StdRng) -> Act {
     let asked = ask.range.clone().unwrap_or(0..size);
     let len = asked.end.min(size).saturating_sub(asked.start);

@@ -1,4 +1,4 @@
-//! Users of NBD: each has a connection, on which many requests are under way.
+//! NBD users: each has a connection with many requests in flight.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -20,11 +20,11 @@ use super::run::{Inside, NAME, Run};
 use super::wire::{Part, Request, Style, What, Wire};
 use crate::oracle::content::Value;
 
-/// What is to be seen of a request when it is answered.
+/// The expected effect of a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Doing {
     Read(Moment),
-    /// It changes bytes, and [`Force`] says with which effect.
+    /// It changes bytes; [`Force`] tells the effect.
     Change(WriteId, Force),
     Flush(Moment),
     Status(Moment),
@@ -37,15 +37,15 @@ pub(super) struct Asked {
     pub(super) request: Request,
     pub(super) doing: Doing,
     pub(super) since: Instant,
-    /// What has come by now.
+    /// The parts of the reply received so far.
     pub(super) parts: Vec<What>,
 }
 
-/// The requests that are under way on a connection.
+/// The requests in flight on a connection.
 #[derive(Default)]
 pub(super) struct Flight {
     state: Mutex<FlightState>,
-    /// There are fewer, or there will be no answers any more.
+    /// Signals that a request has ended, or that no more replies will come.
     room: Condvar,
 }
 
@@ -53,7 +53,7 @@ pub(super) struct Flight {
 struct FlightState {
     asked: HashMap<u64, Asked>,
     is_broken: bool,
-    /// The user has hung up, whatever is under way.
+    /// True if the user has hung up with requests in flight.
     is_left: bool,
 }
 
@@ -62,7 +62,8 @@ impl Flight {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until fewer than `depth` are under way; false if nothing is answered any more.
+    /// Waits until fewer than `depth` requests are in flight. Returns false if no more replies will
+    /// come.
     fn wait_for_room(&self, depth: usize) -> bool {
         let mut state = self.lock();
         while !state.is_broken && state.asked.len() >= depth {
@@ -75,7 +76,8 @@ impl Flight {
         self.lock().asked.insert(cookie, asked);
     }
 
-    /// There are no answers any more; how many requests wait for one, if the user waits for them.
+    /// Records that no more replies will come. Returns the number of requests in flight, or `None`
+    /// if the user has hung up.
     fn end(&self) -> Option<usize> {
         let mut state = self.lock();
         state.is_broken = true;
@@ -83,14 +85,14 @@ impl Flight {
         (!state.is_left).then_some(state.asked.len())
     }
 
-    /// The request that has waited longest.
+    /// Returns the oldest request in flight.
     pub(super) fn oldest(&self) -> Option<(String, Instant)> {
         let state = self.lock();
         let oldest = state.asked.values().min_by_key(|asked| asked.since)?;
         Some((told(&oldest.request), oldest.since))
     }
 
-    /// All of them, for people, the oldest first.
+    /// Describes all requests in flight, the oldest first.
     pub(super) fn told(&self) -> String {
         let state = self.lock();
         let mut all: Vec<&Asked> = state.asked.values().collect();
@@ -105,14 +107,14 @@ impl Flight {
     }
 }
 
-/// A request, for people.
+/// Describes a request.
 pub(super) fn told(request: &Request) -> String {
     let Request { command, flags, offset, length } = *request;
     let end = offset + length;
     format!("{} {offset}..{end} with flags {flags:#x}", name(command))
 }
 
-/// The name of a command.
+/// Returns the name of a command.
 pub(super) fn name(command: u16) -> &'static str {
     match command {
         command::READ => "read",
@@ -126,7 +128,7 @@ pub(super) fn name(command: u16) -> &'static str {
     }
 }
 
-/// Uses the clone on one connection after the other.
+/// Uses the clone on one connection after another.
 pub(super) fn use_clone(run: &Run, number: u32, style: Style, mix: Mix, round: u64) {
     let seed = run.plan.seed << 20 ^ round << 8 ^ u64::from(number);
     let mut random = StdRng::seed_from_u64(seed);
@@ -155,7 +157,7 @@ struct User<'a> {
 }
 
 impl User<'_> {
-    /// Sends requests until somebody hangs up.
+    /// Sends requests until one side hangs up.
     fn go_on(&self, mut wire: Wire, random: &mut StdRng) {
         let flight = Arc::new(Flight::default());
         let who = format!("user {} ({:?})", self.number, self.style);
@@ -164,13 +166,13 @@ impl User<'_> {
         thread::scope(|scope| {
             let receiver = scope.spawn(|| self.receive(&mut wire, &flight));
             self.send(&mut stream, &flight, random);
-            // The receiver may have ended before.
+            // The receiver may have ended first.
             let _ = stream.shutdown(Shutdown::Both);
             if receiver.join().is_err() {
                 self.run.find(format!("the receiver of user {} has panicked", self.number));
             }
         });
-        // What is still under way is not answered any more.
+        // The remaining requests get no reply.
         let mut known = self.run.known();
         for asked in flight.lock().asked.drain().map(|(_, asked)| asked) {
             if let Doing::Read(moment) | Doing::Status(moment) = asked.doing {
@@ -185,7 +187,7 @@ impl User<'_> {
         let mut bytes = Vec::new();
         loop {
             if self.run.is_ending() {
-                // All is answered first.
+                // First waits for all replies.
                 flight.wait_for_room(1);
                 return;
             }
@@ -211,14 +213,14 @@ impl User<'_> {
                 Wire::put(self.style, cookie, &request, &data, &mut bytes);
             }
             if stream.write_all(&bytes).is_err() {
-                // The receiver finds out why.
+                // The receiver finds the reason.
                 flight.wait_for_room(1);
                 return;
             }
         }
     }
 
-    /// A request, which is submitted by this.
+    /// Creates a random request and records its submission.
     fn next(&self, random: &mut StdRng) -> (Request, Doing, Value) {
         let plan = &self.run.plan;
         let (asked, flags) = self.kind(random);
@@ -242,7 +244,7 @@ impl User<'_> {
         (request, doing, value)
     }
 
-    /// A command, and flags.
+    /// Chooses a command and flags.
     fn kind(&self, random: &mut StdRng) -> (u16, u16) {
         let mix = self.mix;
         let status = if self.style == Style::Simple { 0 } else { mix.status };
@@ -303,7 +305,7 @@ impl User<'_> {
             Some(error) if is_wrong(&Some(io::Error::from(error.kind()))) => {
                 format!("user {} got a reply that is none: {error}", self.number)
             }
-            // With simple replies there is no other way to say that the rest of a read failed.
+            // A simple reply has no other way to report that the rest of a read failed.
             _ if self.style == Style::Simple && self.run.may_cut() => return,
             _ if waits == 0 => return,
             ended => format!(
@@ -355,7 +357,7 @@ fn is_wrong(ended: &Option<io::Error>) -> bool {
     ended.as_ref().is_some_and(|error| error.kind() == io::ErrorKind::InvalidData)
 }
 
-/// A range to ask for.
+/// Chooses a range.
 pub(super) fn range(plan: &Plan, random: &mut StdRng) -> std::ops::Range<u64> {
     let size = plan.size;
     let within = if random.random_bool(0.5) { plan.hot.clone() } else { 0..size };
@@ -378,7 +380,7 @@ pub(super) fn range(plan: &Plan, random: &mut StdRng) -> std::ops::Range<u64> {
     start..end
 }
 
-/// Asks for more than fits into the memory that all share, and takes it only after a while.
+/// Requests more than the shared memory can hold, and reads the replies only after a while.
 pub(super) fn hog(run: &Run, number: u32) {
     let mut random = StdRng::seed_from_u64(run.plan.seed ^ u64::from(number) << 32);
     while let Some(inside) = run.gate.enter(run) {
@@ -410,8 +412,8 @@ pub(super) fn hog(run: &Run, number: u32) {
     }
 }
 
-/// What a user asks for. Where users are not to rest, all but one do nothing but flush, so that
-/// there is always a flush that waits.
+/// Returns the request mix of a user. In the theme Busy all users but one only flush, so that there
+/// is always a waiting flush.
 pub(super) fn mix_of(plan: &Plan, number: u32) -> Mix {
     match plan.theme {
         Theme::Busy if number > 1 => Mix { flush: 1, ..Mix::default() },

@@ -1,4 +1,4 @@
-//! What is said on the control socket, while users are at work.
+//! Commands on the control socket, while users are active.
 
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,18 +13,18 @@ use rand::{RngExt, SeedableRng};
 use super::plan::Place;
 use super::run::{Mark, NAME, Run};
 
-/// Longer than the watchdog waits.
+/// Longer than the limit of the watchdog.
 const LONG: Duration = Duration::from_secs(24 * 3600);
 
-/// What came of a verb.
+/// The result of a command.
 pub(super) enum Answer {
     Done(Vec<Item>),
     Refused(Refusal),
-    /// There is no daemon, or it went.
+    /// There is no daemon, or it ended.
     Gone(String),
 }
 
-/// Says something on the control socket, and waits for the answer.
+/// Sends a command on the control socket and waits for the reply.
 pub(super) fn ask(run: &Run, who: &str, verb: Verb) -> Answer {
     let waiting = run.waits.begin(format!("{who}: {verb:?}"));
     let answer = converse(run, verb).unwrap_or_else(Answer::Gone);
@@ -48,7 +48,7 @@ fn converse(run: &Run, verb: Verb) -> Result<Answer, String> {
     }
 }
 
-/// How often it was resumed: begun and ended.
+/// Number of resume commands, started and ended.
 #[derive(Default)]
 pub(super) struct Resumes {
     begun: AtomicU64,
@@ -62,7 +62,7 @@ impl Resumes {
     }
 }
 
-/// Says things until users come to an end.
+/// Sends commands until users must stop.
 pub(super) fn say_things(run: &Run, number: u64, resumes: &Resumes, round: u64) {
     let mut random = StdRng::seed_from_u64(run.plan.seed << 20 ^ round << 8 ^ number << 4);
     let who = format!("controller {number}");
@@ -80,7 +80,7 @@ pub(super) fn say_things(run: &Run, number: u64, resumes: &Resumes, round: u64) 
     }
 }
 
-/// Says something that cannot fail while there is a clone.
+/// Sends a command that cannot fail while the clone exists.
 fn say(run: &Run, who: &str, verb: Verb) -> Option<Vec<Item>> {
     let mark = run.gate.mark();
     let told = format!("{verb:?}");
@@ -97,7 +97,7 @@ fn say(run: &Run, who: &str, verb: Verb) -> Option<Vec<Item>> {
 }
 
 impl Answer {
-    /// Why it was not done.
+    /// Returns the reason if the command failed.
     pub(super) fn complaint(&self) -> Option<String> {
         match self {
             Self::Done(_) => None,
@@ -108,7 +108,7 @@ impl Answer {
 }
 
 impl Run {
-    /// A verb was not done that began at `mark`: is there a reason?
+    /// Reports a failed command that began at `mark`, unless there is a reason for the failure.
     fn complain(&self, mark: Mark, told: String) {
         if !(self.gate.is_disturbed(mark) || self.is_over() || self.may_be_broken()) {
             self.find(told);
@@ -123,12 +123,13 @@ fn suspend(run: &Run, who: &str, resumes: &Resumes, random: &mut StdRng) {
     run.tally.add("suspend", 1);
     let is_alone = before.is_some() && resumes.count() == before;
     let suspended = matches!(answer, Answer::Done(_));
-    // Who waits for its rest may be told that somebody else has resumed it.
+    // A waiting suspend may be told that another controller has resumed the clone.
     if let Some(complaint) = answer.complaint().filter(|_| is_alone) {
         run.complain(mark, format!("{who}: suspend failed: {complaint}"));
     }
-    // What was answered before it was suspended is committed then, unless somebody has resumed it
-    // meanwhile. That is no flush: what was written to hydrated regions is safe from kill -9 only.
+    // Writes acknowledged before the suspend are now committed, unless another controller has
+    // resumed the clone meanwhile. This is not a flush: writes to hydrated regions survive only
+    // kill -9.
     let is_safe = !matches!(run.plan.place, Place::Volatile { .. });
     if suspended && is_safe && is_alone {
         run.known().model.flush(submitted);
@@ -163,7 +164,7 @@ fn status(run: &Run, who: &str, flush: bool) {
     }
 }
 
-/// Something to tell a clone.
+/// Returns a random message.
 fn message(run: &Run, random: &mut StdRng) -> String {
     let rates = ["64k", "512k", "4M", "0"];
     match random.random_range(0..9) {
@@ -182,7 +183,7 @@ fn message(run: &Run, random: &mut StdRng) -> String {
     }
 }
 
-/// Removes the clone; what came of it.
+/// Removes the clone.
 pub(super) fn remove(run: &Run, who: &str) -> Result<(), Refusal> {
     match ask(run, who, Verb::Remove { name: NAME.into() }) {
         Answer::Done(_) => Ok(()),

@@ -1,4 +1,4 @@
-//! Says who waits for whom, when something takes longer than it may.
+//! Reports all pending waits when an operation takes too long.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -14,20 +14,20 @@ use super::run::Run;
 use super::source::Source;
 use super::user::Flight;
 
-/// How often it looks.
+/// Polling interval.
 const GLANCE: Duration = Duration::from_millis(100);
 
-/// Bytes of the daemon's log that are told.
+/// Number of bytes shown from the daemon's log.
 const LOG_TOLD: usize = 6000;
 
-/// What is waited for.
+/// A pending wait.
 #[derive(Clone, Debug)]
 struct Wait {
     what: String,
     since: Instant,
 }
 
-/// All that is waited for, but requests on connections, which these know themselves.
+/// All pending waits except for requests on connections, which the flights track.
 #[derive(Default)]
 pub(super) struct Waits {
     waits: Mutex<Table>,
@@ -38,12 +38,12 @@ pub(super) struct Waits {
 struct Table {
     next: u64,
     waits: BTreeMap<u64, Wait>,
-    /// The last that began, whether or not they have ended.
+    /// The last waits that began, ended or not.
     last: Vec<String>,
 }
 
-/// What `ORACLE_BOUND` says in seconds: how long anything may take, beside what its world adds. It
-/// is generous, for a machine that does many other things.
+/// Returns the time limit of every operation, without what its environment adds: `ORACLE_BOUND` in
+/// seconds. The default is generous, for busy machines.
 pub(super) fn bound() -> Duration {
     let told = std::env::var("ORACLE_BOUND").ok();
     Duration::from_secs(told.map_or(60, |seconds| seconds.parse().unwrap()))
@@ -54,7 +54,7 @@ impl Waits {
         self.waits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on this is waited for, until what it returns is dropped.
+    /// Begins a wait, which ends when the result is dropped.
     pub(super) fn begin(&self, what: impl Into<String>) -> Waiting<'_> {
         let what = what.into();
         let mut table = self.table();
@@ -80,7 +80,7 @@ impl Waits {
         flights.iter().filter_map(there).collect()
     }
 
-    /// What has taken too long.
+    /// Returns a wait that takes too long.
     fn late(&self, bound: Duration) -> Option<String> {
         let table = self.table();
         let mut late = table.waits.values().filter(|wait| wait.since.elapsed() > bound);
@@ -95,7 +95,7 @@ impl Waits {
         })
     }
 
-    /// All that is waited for.
+    /// Describes all pending waits.
     fn told(&self) -> String {
         let mut told = String::from("waited for:\n");
         let table = self.table();
@@ -111,7 +111,7 @@ impl Waits {
     }
 }
 
-/// Something that is waited for, until this is dropped.
+/// A pending wait; dropping it ends the wait.
 pub(super) struct Waiting<'a> {
     waits: &'a Waits,
     id: u64,
@@ -123,8 +123,8 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Watches over a run and its source until `is_done`. Something that takes too long is a finding,
-/// and the daemon is killed, so that whoever waits hears of it.
+/// Watches a run and its source until `is_done`. An operation that takes too long is a finding;
+/// then the daemon is killed, so that all waits end.
 pub(super) fn watch(run: &Run, source: &Source, is_done: &dyn Fn() -> bool) {
     let bound = bound() + run.plan.delay();
     while !is_done() {
@@ -143,16 +143,16 @@ pub(super) fn watch(run: &Run, source: &Source, is_done: &dyn Fn() -> bool) {
     }
 }
 
-/// Kills the daemon, if it is there.
+/// Kills the daemon, if it runs.
 fn end(run: &Run) {
     let pid = run.pid.swap(0, Ordering::AcqRel);
     if let Some(pid) = rustix::process::Pid::from_raw(pid.cast_signed()) {
-        // It may have ended by itself. Its exit is collected elsewhere.
+        // It may have ended already. Its exit status is collected elsewhere.
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
 }
 
-/// What is waited for, and what the threads of the daemon do.
+/// Describes the pending waits and the threads of the daemon.
 fn report(run: &Run) -> String {
     let mut told = run.waits.told();
     let pid = run.pid.load(Ordering::Acquire);
@@ -163,21 +163,21 @@ fn report(run: &Run) -> String {
     told
 }
 
-/// The end of what the daemon has said.
+/// Returns the end of the daemon's log.
 pub(super) fn log(run: &Run) -> String {
     let log = fs::read(run.folder.join("log")).unwrap_or_default();
     let from = log.len().saturating_sub(LOG_TOLD);
     format!("the end of the daemon's log:\n{}", String::from_utf8_lossy(&log[from..]))
 }
 
-/// Where in the kernel the threads of a process are, those in the same place as one.
+/// Describes where the threads of the daemon are in the kernel, grouped by place.
 fn threads(pid: u32) -> String {
     let folder = format!("/proc/{pid}/task");
     let Ok(tasks) = fs::read_dir(folder) else { return String::new() };
     let mut places: HashMap<String, u32> = HashMap::new();
     for task in tasks.filter_map(Result::ok).map(|task| task.path()) {
         let read = |name: &str| read_line(&task.join(name));
-        // The number of the system call, without what it was called with.
+        // The number of the system call without its arguments.
         let call = read("syscall").split(' ').next().unwrap_or_default().to_owned();
         let place = [read("comm"), read("wchan"), call, read("stack")].join(" | ");
         *places.entry(place).or_default() += 1;
@@ -194,7 +194,7 @@ fn read_line(path: &Path) -> String {
     words.join(" ")
 }
 
-/// Backtraces of all threads, if there is a debugger here.
+/// Returns backtraces of all threads, if gdb is installed.
 fn backtraces(pid: u32) -> String {
     let mut gdb = Command::new("timeout");
     gdb.args(["60", "gdb", "-batch", "-nx", "-ex", "set pagination off"]);
@@ -209,7 +209,7 @@ fn backtraces(pid: u32) -> String {
     }
 }
 
-/// Of a thread its name, where it is, and what of that is ours.
+/// Keeps the name of a thread, its current place, and the frames of this workspace.
 fn is_told(line: &str) -> bool {
     let is_ours = line.contains(" at clone-") || line.contains(" at persistent-data");
     line.starts_with("Thread") || line.starts_with("#0") || line.starts_with('#') && is_ours

@@ -1,5 +1,4 @@
-//! The NBD protocol from the client's side, in each reply style. It believes nothing: whatever does
-//! not belong where it comes is an error.
+//! The client side of the NBD protocol, in each reply style. Every unexpected message is an error.
 
 #![allow(clippy::big_endian_bytes, reason = "numbers of the protocol are big-endian")]
 
@@ -11,10 +10,10 @@ use clone_daemon::nbd_protocol::{
     self, chunk, command, export, flag, handshake, info, option, option_reply,
 };
 
-/// The longest reply that is taken, in bytes: more than any request of these tests asks for.
+/// Maximum size of a reply in bytes: more than any request of these tests asks for.
 const REPLY_MAX: u64 = 64 << 20;
 
-/// Which replies a client asks for.
+/// The reply style that a client negotiates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Style {
     Simple,
@@ -22,7 +21,7 @@ pub(super) enum Style {
     Extended,
 }
 
-/// A request that can be sent.
+/// A request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Request {
     pub(super) command: u16,
@@ -36,11 +35,11 @@ pub(super) struct Wire {
     stream: BufReader<UnixStream>,
     style: Style,
     pub(super) size_bytes: u64,
-    /// Names of contexts by their numbers.
+    /// Names of metadata contexts by id.
     contexts: Vec<(u32, String)>,
 }
 
-/// A reply, or the part of one that came with one header.
+/// A reply, or the part of one that has its own header.
 #[derive(Debug)]
 pub(super) struct Part {
     pub(super) cookie: u64,
@@ -48,19 +47,19 @@ pub(super) struct Part {
     pub(super) what: What,
 }
 
-/// What a part says.
+/// The content of a part.
 #[derive(Debug)]
 pub(super) enum What {
-    /// Done; the data of a read with simple replies follow, and have not been received yet.
+    /// Success. The data of a read with simple replies follow and have not been received yet.
     Done,
     Error(u32, String),
     Data(u64, Vec<u8>),
     Hole(u64, u64),
-    /// A context, and its extents: lengths and flags.
+    /// A context and its extents: lengths and flags.
     Extents(String, Vec<(u64, u64)>),
 }
 
-/// What does not belong there.
+/// Returns the error for an unexpected message.
 pub(super) fn wrong(told: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, told)
 }
@@ -137,7 +136,7 @@ impl Wire {
         }
     }
 
-    /// Another handle on the same connection, to be sent on.
+    /// Returns another handle of the connection, for sending.
     pub(super) fn sender(&self) -> io::Result<UnixStream> {
         self.stream.get_ref().try_clone()
     }
@@ -146,7 +145,7 @@ impl Wire {
         self.stream.get_mut().write_all(bytes)
     }
 
-    /// Puts a request behind `to`.
+    /// Appends a request to `to`.
     pub(super) fn put(style: Style, cookie: u64, request: &Request, data: &[u8], to: &mut Vec<u8>) {
         let is_extended = style == Style::Extended;
         let magic = if is_extended {
@@ -168,7 +167,8 @@ impl Wire {
         to.extend(data);
     }
 
-    /// The next part of some reply; `None` if the server has hung up between two.
+    /// Receives the next part of a reply. Returns `None` if the server has hung up between two
+    /// parts.
     pub(super) fn part(&mut self) -> io::Result<Option<Part>> {
         let mut magic = [0; 4];
         let mut have = 0;
@@ -244,7 +244,7 @@ impl Wire {
         Ok(What::Extents(name, pairs.collect()))
     }
 
-    /// So many bytes more: the data of a simple reply, for one.
+    /// Receives `len` bytes, such as the data of a simple reply.
     pub(super) fn bytes(&mut self, len: u64) -> io::Result<Vec<u8>> {
         if len > REPLY_MAX {
             return Err(wrong(format!("{len} bytes to come")));

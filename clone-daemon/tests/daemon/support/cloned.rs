@@ -12,15 +12,15 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::LONG;
 
-/// A daemon that runs in a folder. It is killed when it is dropped.
+/// A daemon that runs in a directory. It is killed on drop.
 pub(crate) struct Cloned {
     child: Child,
     lines: Receiver<String>,
-    /// What it has said by now.
+    /// The log lines read so far.
     pub(crate) said: Vec<String>,
 }
 
-/// `cloned`, to be run in `folder`.
+/// Returns the command to run `cloned` in `folder`.
 pub(crate) fn cloned<A: AsRef<OsStr>>(folder: &Path, arguments: &[A]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cloned"));
     command.current_dir(folder).args(arguments).env_remove("CLONED_LOG");
@@ -28,17 +28,17 @@ pub(crate) fn cloned<A: AsRef<OsStr>>(folder: &Path, arguments: &[A]) -> Command
 }
 
 impl Cloned {
-    /// Starts it, and waits until it serves.
+    /// Starts the daemon and waits until it serves.
     ///
     /// # Panics
-    /// If it ends instead.
+    /// If the daemon ends instead.
     pub(crate) fn start<A: AsRef<OsStr>>(folder: &Path, arguments: &[A]) -> Self {
         let mut daemon = Self::spawn(cloned(folder, arguments));
         daemon.wait_for("serving ");
         daemon
     }
 
-    /// Starts a command, and does not wait.
+    /// Starts a command without waiting.
     pub(crate) fn spawn(mut command: Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
@@ -53,16 +53,16 @@ impl Cloned {
         Self { child, lines, said: Vec::new() }
     }
 
-    /// Starts a command that says what it does to `stderr`, and does not wait.
+    /// Starts a command that logs to `stderr`, without waiting.
     pub(crate) fn spawn_telling(mut command: Command, stderr: impl Into<Stdio>) -> Self {
         let child = command.stderr(stderr).stdin(Stdio::null()).spawn().unwrap();
         Self { child, lines: mpsc::channel().1, said: Vec::new() }
     }
 
-    /// Waits until it has said `text`, and returns that line.
+    /// Waits for a log line that contains `text`, and returns it.
     ///
     /// # Panics
-    /// If it ends without that, or says nothing for very long.
+    /// If the daemon ends without such a line, or logs nothing for [`LONG`].
     pub(crate) fn wait_for(&mut self, text: &str) -> String {
         loop {
             let line = self.lines.recv_timeout(LONG);
@@ -80,16 +80,16 @@ impl Cloned {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Has it end as systemd does, and waits for that.
+    /// Stops the daemon as systemd does, and waits for its end.
     pub(crate) fn stop(mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         self.wait()
     }
 
-    /// Waits until it ends.
+    /// Waits for the end of the daemon.
     ///
     /// # Panics
-    /// If it does not.
+    /// If it does not end within [`LONG`].
     pub(crate) fn wait(&mut self) -> ExitStatus {
         let until = Instant::now() + LONG;
         while Instant::now() < until {
@@ -102,7 +102,7 @@ impl Cloned {
         panic!("it does not end; it said:\n{}", self.said.join("\n"));
     }
 
-    /// A power cut for the process.
+    /// Simulates a power cut for the process.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();

@@ -1,4 +1,4 @@
-//! Clones of a host, and its control socket.
+//! Clones of a host, with a control socket.
 
 use std::fs;
 use std::os::unix::net::UnixStream;
@@ -24,8 +24,8 @@ pub(crate) struct Hosting {
 }
 
 impl Hosting {
-    /// One with these clones, of a source of 1 MiB, in regions of 4 KiB. They do not hydrate until
-    /// they are told to.
+    /// Creates a host with these clones of a source of 1 MiB, with 4 KiB regions. Hydration is
+    /// disabled at first.
     pub(crate) fn new(names: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("source"), vec![7; 1 << 20]).unwrap();
@@ -44,7 +44,7 @@ impl Hosting {
         fs::write(self.folder.path().join("clonetab"), lines.join("\n")).unwrap();
     }
 
-    /// The line of a clonetab for a clone called `name`.
+    /// Returns the clonetab line of a clone called `name`.
     pub(crate) fn line(&self, name: &str) -> String {
         let path = |what: &str| self.folder.path().join(what).display().to_string();
         let (destination, metadata) = (format!("{name}.data"), format!("{name}.meta"));
@@ -56,7 +56,7 @@ impl Hosting {
         self.folder.path().join("control")
     }
 
-    /// Ends the server alone.
+    /// Stops only the server.
     pub(crate) fn stop_server(&mut self) {
         self.server.take().unwrap().stop();
     }
@@ -73,11 +73,11 @@ impl Hosting {
     }
 }
 
-/// What came of clonectl.
+/// The result of clonectl.
 pub(crate) struct Ran(pub(crate) Output);
 
 impl Ran {
-    /// What it printed, if all was well.
+    /// Returns the output of a successful run.
     #[track_caller]
     pub(crate) fn text(&self) -> String {
         assert_eq!(self.0.status.code(), Some(0), "{}", self.complaint());
@@ -85,13 +85,13 @@ impl Ran {
         String::from_utf8(self.0.stdout.clone()).unwrap()
     }
 
-    /// What it printed, as JSON.
+    /// Returns the output as JSON.
     #[track_caller]
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text()).unwrap()
     }
 
-    /// What it said when it failed with `code`.
+    /// Returns the error message of a run that failed with `code`.
     #[track_caller]
     pub(crate) fn fails(&self, code: i32) -> String {
         let complaint = self.complaint();
@@ -112,19 +112,19 @@ impl Peer {
         write(&mut &self.0, &Request::new(verb)).unwrap();
     }
 
-    /// The lines that come; each is waited for.
+    /// Returns the lines of the connection. Each read waits for a line.
     pub(crate) fn lines(&self) -> Lines<'_> {
         Lines::new(&self.0)
     }
 
-    /// The items of an answer, and how it ended.
+    /// Sends a command. Returns the items of the reply and its last line.
     pub(crate) fn ask(&self, verb: Verb) -> (Vec<Reply>, Reply) {
         self.send(verb);
         answer(&mut self.lines())
     }
 }
 
-/// The items of the next answer, and how it ends.
+/// Returns the items of the next reply and its last line.
 pub(crate) fn answer(lines: &mut Lines<'_>) -> (Vec<Reply>, Reply) {
     let mut items = Vec::new();
     loop {

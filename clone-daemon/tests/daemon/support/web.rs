@@ -1,4 +1,4 @@
-//! A web server that does as it is told, also what no server should.
+//! A web server that follows a script, including responses that no server should send.
 
 use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -10,69 +10,68 @@ use std::time::{Duration, Instant};
 
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-/// What a server does with a request.
+/// The action of a server for a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Act {
-    /// What it should.
+    /// Responds correctly.
     Serve,
-    /// What it should, after so long.
+    /// Responds correctly after this delay.
     Late(Duration),
-    /// Nothing at all, and it keeps the connection.
+    /// Sends nothing and keeps the connection.
     Stall,
-    /// It sends so many bytes of the body, and nothing more.
+    /// Sends this many bytes of the body, and nothing more.
     StallAfter(usize),
-    /// It sends so many bytes of the body, and hangs up.
+    /// Sends this many bytes of the body, and hangs up.
     HangUpAfter(usize),
-    /// An answer without data, with these lines in its header.
+    /// A response without data, with this status and these header lines.
     Status(u16, &'static str),
-    /// The body lacks its last bytes, and its length says so.
+    /// The body lacks its last byte; its length matches.
     Short,
-    /// The body has bytes that nobody asked for, and its length says so.
+    /// The body has an extra byte; its length matches.
     Long,
-    /// Other bytes than those asked for, and the header says which.
+    /// Bytes of another range; the header is correct for them.
     Other(Range<usize>),
-    /// The bytes that were asked for, and the header says that they are of so long an object.
+    /// The requested bytes; the header states this total size.
     Total(u64),
     /// The whole object.
     Whole,
-    /// A few bytes now and then.
+    /// This many bytes at a time, with this delay.
     Drip(usize, Duration),
-    /// It sends one there, by this status.
+    /// A redirect with this status and target.
     Redirect(u16, String),
-    /// In chunks, as is right.
+    /// Valid chunked encoding.
     Chunks,
-    /// In chunks, the second of which has no length.
+    /// Chunked encoding; the second chunk has no length.
     BrokenChunks,
-    /// It says that the body is compressed.
+    /// The header claims a compressed body.
     Encoded,
-    /// No word on which version it is, or which part.
+    /// The header lacks the version and the range.
     Silent,
-    /// These bytes, whatever they mean.
+    /// These raw bytes.
     Raw(Vec<u8>),
-    /// Other bytes than those asked for. The header says first that they are the right ones, and
-    /// then what they are.
+    /// Bytes of another range. The header first claims the requested range, and then the real one.
     Contradict(Range<usize>),
 }
 
 impl Act {
-    /// Whether the client waits for what never comes.
+    /// Returns whether the client waits for bytes that never come.
     pub(crate) fn stalls(&self) -> bool {
         matches!(self, Self::Stall | Self::StallAfter(_))
     }
 }
 
-/// A request, as it came.
+/// A received request.
 #[derive(Clone, Debug)]
 pub(crate) struct Ask {
-    /// How many came before.
+    /// Number of requests received before.
     pub(crate) number: usize,
     pub(crate) path: String,
-    /// Names in small letters.
+    /// Names are in lower case.
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) range: Option<Range<usize>>,
-    /// Which connection it came on.
+    /// Number of the connection that it came on.
     pub(crate) connection: usize,
-    /// When it came.
+    /// Time of arrival.
     pub(crate) at: Instant,
 }
 
@@ -84,7 +83,7 @@ impl Ask {
 
 type Script = Box<dyn Fn(&Ask) -> Act + Send + Sync>;
 
-/// What the server has.
+/// The object of the server.
 #[derive(Clone, Default)]
 pub(crate) struct Object {
     pub(crate) content: Arc<Vec<u8>>,
@@ -108,19 +107,19 @@ struct Shared {
     tls: Option<Arc<ServerConfig>>,
 }
 
-/// A server, until it is dropped.
+/// A server. Dropping it stops it.
 pub(crate) struct Web {
     address: SocketAddr,
     shared: Arc<Shared>,
 }
 
 impl Web {
-    /// A server of one object with a strong ETag, that does what it should.
+    /// Starts a server of one object with a strong ETag that responds correctly.
     pub(crate) fn start(content: &[u8]) -> Self {
         Self::listen(content, None)
     }
 
-    /// The same under TLS.
+    /// As [`start`](Self::start), with TLS.
     pub(crate) fn start_tls(content: &[u8], config: ServerConfig) -> Self {
         Self::listen(content, Some(Arc::new(config)))
     }
@@ -147,19 +146,19 @@ impl Web {
                     return;
                 }
                 let server = server.clone();
-                // A client that hangs up ends it, and so does the server's end.
+                // A client that hangs up ends the thread, and so does the end of the server.
                 thread::spawn(move || drop(server.talk(stream, connection)));
             }
         });
         Self { address, shared }
     }
 
-    /// Does from now on what `script` says.
+    /// Follows `script` from now on.
     pub(crate) fn script(&self, script: impl Fn(&Ask) -> Act + Send + Sync + 'static) {
         *self.shared.script.lock().unwrap() = Arc::new(Box::new(script));
     }
 
-    /// Has another object from now on, or says other things of it.
+    /// Changes the object or its metadata.
     pub(crate) fn change(&self, change: impl FnOnce(&mut Object)) {
         change(&mut self.shared.lock().object);
     }
@@ -173,12 +172,12 @@ impl Web {
         format!("{scheme}://localhost:{}/disk", self.port())
     }
 
-    /// All requests so far.
+    /// Returns all requests so far.
     pub(crate) fn asked(&self) -> Vec<Ask> {
         self.shared.lock().asked.clone()
     }
 
-    /// The most requests that were under way at a time.
+    /// Returns the maximum number of requests in flight at the same time.
     pub(crate) fn under_way_max(&self) -> usize {
         self.shared.lock().under_way_max
     }
@@ -188,7 +187,7 @@ impl Drop for Web {
     fn drop(&mut self) {
         self.shared.lock().is_over = true;
         self.shared.over.notify_all();
-        // Whoever accepts sees that it is over.
+        // Wakes the accepting thread, which then sees the end.
         let _ = TcpStream::connect(self.address);
     }
 }
@@ -237,13 +236,13 @@ impl Shared {
         Ok(())
     }
 
-    /// Waits until the server ends.
+    /// Waits for the end of the server.
     fn stall(&self) {
         let state = self.over.wait_while(self.lock(), |state| !state.is_over);
         drop(state.unwrap());
     }
 
-    /// Answers; false if the connection ends with it.
+    /// Sends a response. Returns false if the connection ends with it.
     fn answer(
         &self,
         to: &mut impl Write,
@@ -333,10 +332,10 @@ impl Shared {
     }
 }
 
-/// The status that says that a condition does not hold, or that no such range is there.
+/// Returns the error status if a condition does not hold or the range does not exist.
 fn refused(ask: &Ask, object: &Object) -> Option<&'static str> {
     let etag = object.etag.as_deref();
-    // A strong comparison: a weak ETag is never what is required.
+    // A strong comparison: a weak ETag never matches.
     let is_other = |wanted: &str| etag != Some(wanted) || wanted.starts_with("W/");
     if ask.header("if-match").is_some_and(is_other) {
         return Some("412");

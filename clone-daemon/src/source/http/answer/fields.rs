@@ -1,8 +1,8 @@
-//! The fields of a header that the judgement of an answer relies on.
+//! Header fields that the judgement of a response relies on.
 //!
-//! *Invariant:* nothing that is said twice is settled by the first or by the last. The body may be
-//! either, or what a cache or a proxy has put together of two: such an answer is malformed, and its
-//! body is not used.
+//! *Invariant:* if a field occurs twice with different values, neither is chosen. The body may
+//! belong to either, or a cache or a proxy may have mixed two responses: such a response is
+//! malformed, and its body is not used.
 
 use std::ops::Range;
 
@@ -12,14 +12,14 @@ use ureq::http::header::{
 };
 use ureq::http::{HeaderMap, HeaderValue};
 
-/// Why a header makes no sense.
+/// The reason why a header is malformed.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::source) struct Malformed(pub(in crate::source) String);
 
-/// The bytes that a body holds, and of how many, if that is told.
+/// The half-open range of bytes that a body holds, and the total size, if known.
 pub(in crate::source) type Part = (Range<u64>, Option<u64>);
 
-/// The value of a field, which may be repeated as it is.
+/// Returns the value of a field. Repetitions must be equal.
 fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Malformed> {
     let mut values = headers.get_all(name).iter();
     let Some(first) = values.next() else { return Ok(None) };
@@ -30,7 +30,7 @@ fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>
     Ok(first.to_str().ok().map(str::trim))
 }
 
-/// The value of a field that must not be repeated.
+/// Returns the value of a field that must not be repeated.
 fn sole<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Malformed> {
     match headers.get_all(name).iter().count() {
         0 | 1 => only(headers, name),
@@ -38,12 +38,12 @@ fn sole<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>
     }
 }
 
-/// The ETag (RFC 9110, section 8.8.3), strong or weak, or what stands in its place; `None` if there
-/// is none.
+/// Returns the ETag (RFC 9110, section 8.8.3), strong or weak, as the server wrote it. `None` if
+/// there is none.
 pub(super) fn etag(headers: &HeaderMap) -> Result<Option<&str>, Malformed> {
     let etag = only(headers, &ETAG)?.filter(|etag| !etag.is_empty());
     match etag {
-        // Some servers have no quotes. Such a thing is compared as it is.
+        // Some servers omit the quotes. Such a value is compared as it is.
         Some(etag) if etag.matches('"').count() > 2 => {
             Err(Malformed("it has several ETags in one line".into()))
         }
@@ -51,23 +51,24 @@ pub(super) fn etag(headers: &HeaderMap) -> Result<Option<&str>, Malformed> {
     }
 }
 
-/// Only such an ETag can be required with If-Match (RFC 9110, section 13.1.1).
+/// Returns whether an ETag is strong. Only a strong one can be used with If-Match (RFC 9110,
+/// section 13.1.1).
 pub(super) fn is_strong(etag: &str) -> bool {
     let inner = etag.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
     inner.is_some_and(|inner| !inner.contains('"'))
 }
 
-/// When the object was changed last.
+/// Returns the time of the last modification, as text.
 pub(super) fn last_modified(headers: &HeaderMap) -> Result<Option<&str>, Malformed> {
     let time = only(headers, &LAST_MODIFIED)?;
-    // A date has one comma, after the day of the week, or none.
+    // A date contains at most one comma, after the day of the week.
     if time.is_some_and(|time| time.matches(',').count() > 1) {
         return Err(Malformed("it has several Last-Modified in one line".into()));
     }
     Ok(time)
 }
 
-/// Which bytes of how many the body holds (RFC 9110, section 14.4); the total may be unknown.
+/// Returns the range of bytes in the body and the total size, if known (RFC 9110, section 14.4).
 pub(super) fn content_range(headers: &HeaderMap) -> Result<Part, Malformed> {
     let parsed = sole(headers, &CONTENT_RANGE)?.and_then(|text| {
         let (range, total) = text.strip_prefix("bytes ")?.trim_start().split_once('/')?;
@@ -80,13 +81,14 @@ pub(super) fn content_range(headers: &HeaderMap) -> Result<Part, Malformed> {
     parsed.ok_or_else(|| Malformed("it is not said which part of the object came".into()))
 }
 
-/// The total of an answer that no such range is there: `bytes */1234`; `None` if that is not told.
+/// Returns the total size in a response that refuses a range, `bytes */1234`. `None` if it is not
+/// there.
 pub(super) fn total_of(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
     let text = sole(headers, &CONTENT_RANGE)?;
     Ok(text.and_then(|text| number(text.strip_prefix("bytes */")?)))
 }
 
-/// The length of the body, if it is told.
+/// Returns the length of the body in bytes, if known.
 pub(super) fn length(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
     match only(headers, &CONTENT_LENGTH)? {
         None => Ok(None),
@@ -97,12 +99,12 @@ pub(super) fn length(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
     }
 }
 
-/// Digits, and nothing else: signs are no numbers here.
+/// Parses decimal digits. Signs are not accepted.
 pub(super) fn number(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
-/// Whether the body is not the bytes as they are in the object.
+/// Returns whether the body is encoded, other than in chunks.
 pub(super) fn is_encoded(headers: &HeaderMap) -> bool {
     let coded = |name, plain: &str| {
         let mut values = headers.get_all(name).iter();
@@ -111,7 +113,7 @@ pub(super) fn is_encoded(headers: &HeaderMap) -> bool {
     coded(CONTENT_ENCODING, "identity") || coded(TRANSFER_ENCODING, "chunked")
 }
 
-/// Fails if it is said in two ways where the body ends, or that it holds several parts.
+/// Fails if the header defines the end of the body in two ways, or if the body has several parts.
 pub(super) fn check_framing(headers: &HeaderMap) -> Result<(), Malformed> {
     let chunks = headers.get_all(TRANSFER_ENCODING).iter().count();
     if chunks > 1 {
@@ -131,7 +133,7 @@ pub(super) fn check_framing(headers: &HeaderMap) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// What a store that keeps old versions calls the one that came, if it tells.
+/// Returns the version name of a store that keeps old versions, if the response has one.
 pub(super) fn generation(headers: &HeaderMap) -> Result<Option<&str>, Malformed> {
     let stores = ["x-amz-version-id", "x-goog-generation", "x-ms-version-id"];
     let mut told = None;
@@ -141,12 +143,12 @@ pub(super) fn generation(headers: &HeaderMap) -> Result<Option<&str>, Malformed>
     Ok(told)
 }
 
-/// Where one is sent.
+/// Returns the target of a redirect.
 pub(in crate::source::http) fn location(headers: &HeaderMap) -> Result<Option<&str>, Malformed> {
     only(headers, &LOCATION)
 }
 
-/// The longest wait that the server asks for, as it says it: nobody is hurt by waiting.
+/// Returns all values of Retry-After. Repetitions are harmless: the caller uses the longest delay.
 pub(super) fn retry_after(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     headers.get_all(RETRY_AFTER).iter().filter_map(|value| value.to_str().ok()).map(str::trim)
 }

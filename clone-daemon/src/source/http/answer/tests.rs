@@ -22,7 +22,7 @@ fn etag() -> Identity {
     pinned(Version::Etag { etag: "\"a\"".into() })
 }
 
-/// The outcome in a word, and what was told.
+/// Returns the kind of the outcome and its message.
 fn outcome(result: Result<(), Trouble>) -> (&'static str, String) {
     match result {
         Ok(()) => ("right", String::new()),

@@ -1,4 +1,4 @@
-//! What could be there, for people.
+//! Explains to people which content could be there.
 
 use std::ops::Range;
 
@@ -6,7 +6,8 @@ use super::{Force, Model, Moment, NEVER, Version};
 use crate::oracle::content::Value;
 
 impl Model {
-    /// Tells why the byte at `offset`, of a segment in which a read found `data`, cannot be there.
+    /// Explains why the byte at `offset` cannot be there. It is in a segment in which a read found
+    /// `data`.
     pub(super) fn explain(
         &self,
         offset: u64,
@@ -55,7 +56,7 @@ impl Model {
         )
     }
 
-    /// The last write of a value to an offset.
+    /// Returns the last write of a value to an offset.
     fn last_write_of(&self, value: Value, offset: u64) -> Option<String> {
         let all = self.writes.iter().enumerate().rev();
         let mut of = all.filter(|(_, write)| write.value == value && write.range.contains(&offset));

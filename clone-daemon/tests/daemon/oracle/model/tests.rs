@@ -33,7 +33,7 @@ impl Rig {
         bytes
     }
 
-    /// Whether a read that begins and ends now may return this.
+    /// Returns whether a read that begins and ends now may return this value.
     fn reads(&mut self, value: Value, range: std::ops::Range<u64>) -> bool {
         let bytes = self.bytes(value, &range);
         let submitted = self.model.begin_read();
@@ -62,7 +62,7 @@ fn of_two_writes_at_once_either_may_be_there_until_one_is_seen() {
     rig.model.end(first, Force::Full, false);
     rig.model.end(second, Force::Full, false);
     assert!(!rig.reads(Value::Source, 60..61));
-    // Byte by byte, and each stays what it was seen as.
+    // Byte by byte; each byte keeps the version that was seen.
     assert!(rig.reads(tag, 50..70) && rig.reads(other, 70..100));
     assert!(!rig.reads(other, 60..61) && !rig.reads(tag, 80..81));
 }
@@ -88,7 +88,7 @@ fn a_read_may_return_what_was_there_when_it_was_submitted() {
     let later = rig.write(0..100);
     let source = rig.bytes(Value::Source, &(0..100));
     assert!(rig.model.read(0, &source, submitted).is_ok());
-    // Or what came and went while it was under way.
+    // Or a version that came and went while it was in flight.
     let bytes = rig.bytes(tag, &(0..100));
     assert!(rig.model.read(0, &bytes, submitted).is_ok());
     rig.model.end_read(submitted);
@@ -120,7 +120,7 @@ fn a_crash_keeps_what_was_flushed_and_of_the_rest_any_version() {
     assert!(!rig.reads(Value::Source, 0..100));
     assert!(rig.reads(first, 50..100) && rig.reads(second, 20..50));
     assert!(rig.reads(tag, 10..20) && rig.reads(first, 0..5) && rig.reads(last, 5..10));
-    // It was found out what is there, and no other crash changes that.
+    // The read has settled the content, and no later crash changes that.
     rig.model.crash();
     assert!(!rig.reads(second, 0..5) && !rig.reads(second, 10..20) && rig.reads(first, 0..5));
 }
