@@ -37,6 +37,7 @@ pub fn metadata_to_write() -> impl TypedValueParser<Value = PathBuf> {
     path_but_dash("metadata cannot go to stdout; ./- names a file")
 }
 
+/// Returns a parser of paths that rejects `-` with `refusal`.
 pub fn path_but_dash(refusal: &'static str) -> impl TypedValueParser<Value = PathBuf> {
     PathBufValueParser::new().try_map(
         move |path| {
