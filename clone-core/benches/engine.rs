@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use clone_core::engine::{
-    Action, Done, Engine, Event, Opened, Operation, Request, RequestId, Settings,
+    Action, Done, Engine, Input, Opened, Operation, Request, RequestId, Settings,
 };
 use clone_core::geometry::{Geometry, RegionSize, Sectors};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -32,7 +32,7 @@ fn regions() -> impl Iterator<Item = u64> {
 
 fn short_way(criterion: &mut Criterion) {
     let engine = engine();
-    let lane = engine.front().lane();
+    let lane = engine.fast_path().lane();
     let mut group = criterion.benchmark_group("short way");
     group.throughput(Throughput::Elements(1));
     let mut regions = regions();
@@ -54,19 +54,19 @@ fn short_way(criterion: &mut Criterion) {
 
 fn complete(criterion: &mut Criterion) {
     let mut engine = engine();
-    let lane = engine.front().lane();
+    let lane = engine.fast_path().lane();
     let mut actions = Vec::new();
     let last = (NR_REGIONS - 1) * REGION..NR_REGIONS * REGION;
     let write =
         Request { id: RequestId(0), operation: Operation::Write, range: last, durable: false };
-    engine.handle(Duration::ZERO, Event::Submit(write), &mut actions);
+    engine.handle(Duration::ZERO, Input::Submit(write), &mut actions);
     while let Some(action) = actions.pop() {
         if let Action::Start { op, .. } = action {
-            let done = Event::Done { op, result: Ok(Done::Plain) };
+            let done = Input::Done { op, result: Ok(Done::Plain) };
             engine.handle(Duration::ZERO, done, &mut actions);
         }
     }
-    assert!(engine.front().is_complete());
+    assert!(engine.fast_path().is_complete());
     let mut regions = regions();
     let mut group = criterion.benchmark_group("short way of a complete clone");
     group.throughput(Throughput::Elements(1));
@@ -91,9 +91,9 @@ fn through_the_engine(criterion: &mut Criterion) {
             let range = at..at + REGION;
             let request =
                 Request { id: RequestId(id), operation: Operation::Read, range, durable: false };
-            engine.handle(Duration::ZERO, Event::Submit(request), &mut actions);
+            engine.handle(Duration::ZERO, Input::Submit(request), &mut actions);
             let Some(Action::Start { op, .. }) = actions.pop() else { unreachable!("one read") };
-            let done = Event::Done { op, result: Ok(Done::Plain) };
+            let done = Input::Done { op, result: Ok(Done::Plain) };
             engine.handle(Duration::ZERO, done, &mut actions);
             assert!(matches!(actions.pop(), Some(Action::Answer { result: Ok(()), .. })));
         });
@@ -111,7 +111,7 @@ fn hydration(criterion: &mut Criterion) {
         let opened = Opened { geometry, metadata_used: 10, metadata_total: 10_000 };
         let mut engine = Engine::new(opened, [], Settings::default());
         let mut actions = Vec::new();
-        engine.handle(Duration::ZERO, Event::Tick, &mut actions);
+        engine.handle(Duration::ZERO, Input::Tick, &mut actions);
         group.bench_function(format!("a copy of one of {nr_regions} regions"), |bencher| {
             bencher.iter(|| {
                 // Fetch and store of one copy; the end of the store begins the next copy.
@@ -121,7 +121,7 @@ fn hydration(criterion: &mut Criterion) {
                         _ => None,
                     });
                     let op = started.expect("a copy is always under way");
-                    let done = Event::Done { op, result: Ok(Done::Plain) };
+                    let done = Input::Done { op, result: Ok(Done::Plain) };
                     engine.handle(Duration::ZERO, done, &mut actions);
                 }
             });

@@ -18,5 +18,5 @@ pub use devices::{DeviceError, DeviceLimits};
 pub use error::{Role, TableError, Word};
 pub use message::{Message, MessageError};
 pub use options::Options;
-pub use status::{Field, Figures, Mode, Status, StatusError, StatusLine};
+pub use status::{Field, Mode, Status, StatusCounts, StatusError, StatusLine};
 pub use table::{Arguments, DevicePaths, MAX_SECTORS, TableLine};

@@ -21,19 +21,19 @@
 //! | lock | guards | taken |
 //! |---|---|---|
 //! | `RunningClone::threads` | that one thread ends a clone | first; held until it has ended |
-//! | `Crew::state` | the engine, the queue, requests and copies | after that, or alone |
-//! | `Front::lanes` | the list of lanes, whether lanes are closed | after `Crew::state`, or alone |
-//! | `Notices::listener` | the listener | with none of those above |
-//! | `Notices::book` | the last events, calls that wait | after any of those above |
+//! | `WorkerPool::state` | the engine, the queue, requests and copies | after that, or alone |
+//! | `FastPath::lanes` | the list of lanes, whether lanes are closed | after `WorkerPool::state`, or alone |
+//! | `EventLog::listener` | the listener | with none of those above |
+//! | `EventLog::book` | the last events, calls that wait | after any of those above |
 //! | metadata | metadata | by a worker that holds no other |
 //! | those of a buffer, and of the pool | bytes | after all of those above |
 //! | `Direct::locks` | blocks that direct I/O changes | by a `FileDestination`, last |
 //! | `Flushes` | that flushes run one at a time, and whether one failed | likewise |
 //! | the one of a `Tail` | memory from which the last blocks are written | likewise |
 //!
-//! *Invariant:* while `Crew::state` is held, no device is accessed, no callback is called and no
+//! *Invariant:* while `WorkerPool::state` is held, no device is accessed, no callback is called and no
 //! large memory is copied. The exceptions are a copy of a [trace](RunningClone::trace), 16 MiB at
-//! most, and of the list of [failed regions](RunningClone::set_aside), for callers that ask for
+//! most, and of the list of [failed regions](RunningClone::failed_regions), for callers that ask for
 //! them. Locks held during I/O are: the lock of a copy's buffer, for reading, while it is stored;
 //! the lock of metadata during a commit, of which there is one at a time anyway; and the locks of a
 //! `FileDestination`: those of blocks that direct I/O changes, of flushes, and of the end of a
@@ -62,8 +62,8 @@
 //! they wait for a device. Each has a `Wait` in the book, which the first relevant event ends: the
 //! suspend or commit that it waits for, a resume, a failure, or the end of the clone.
 
-pub use self::client::{Client, Stretch};
-pub use self::event_log::{Dated, Listener, NOTICES_MAX};
+pub use self::client::{Client, CloneExtent};
+pub use self::event_log::{DatedEvent, EVENTS_MAX, Listener};
 pub use self::running::{
     Devices, DriverError, DriverOptions, HydrationProgress, RunningClone, Stopped,
 };

@@ -1,4 +1,4 @@
-//! The clone as a state machine: [events](Event) in, [actions](Action) out.
+//! The clone as a state machine: [events](Input) in, [actions](Action) out.
 //!
 //! The driver (in the daemon, in a tool or in a simulator) calls [`Engine::handle`] with each event
 //! and carries out the actions that it returns. The engine itself starts no thread, reads no clock
@@ -26,27 +26,27 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use self::api::action::{Action, CopyId, Io, OpId, Overlay, OverlayBytes};
+pub use self::api::action::{Action, BufferId, Io, OpId, Overlay, OverlayBytes};
 pub use self::api::command::{Command, CommandError};
-pub use self::api::event::{Done, Event, Failure};
-pub use self::api::notice::{Happening, Notice};
+pub use self::api::event::{Event, EventKind};
+pub use self::api::input::{Done, Failure, Input};
 pub use self::api::request::{ByteRange, Device, Operation, Request, RequestError, RequestId};
 pub use self::api::settings::{Discards, Settings};
 use self::regions::claim::{ClaimId, Claims};
-pub use self::regions::failed_regions::SetAside;
-pub use self::regions::fast_path::{Front, Lane, Pass};
+pub use self::regions::failed_regions::FailedRegion;
+pub use self::regions::fast_path::{FastPath, Lane, Pass};
 use self::regions::map::Map;
 pub use self::regions::region_set::RegionSet;
 use self::trace::Recorder;
 pub use self::trace::{Trace, TraceError};
-use self::work::buffer_budget::Buffers;
-use self::work::commit::Rounds;
+use self::work::buffer_budget::BufferBudget;
+use self::work::commit::Commits;
 use self::work::hydration::Hydration;
-use self::work::prefetch::Wanted;
+use self::work::prefetch::Prefetch;
 use self::work::readahead::Streams;
-use self::work::requests::{Pending, Sizes};
+use self::work::requests::{RequestProgress, Sizes};
 use self::work::window::Window;
-use crate::dm_target::{Figures, Message, Mode as ToldMode, Status};
+use crate::dm_target::{Message, Mode as StatusMode, Status, StatusCounts};
 use crate::geometry::{Geometry, SECTOR_SIZE};
 
 mod api;
@@ -78,7 +78,7 @@ enum Mode {
 
 /// The run state: new requests start only in `Running`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Rest {
+enum RunState {
     Running,
     Suspending,
     Suspended,
@@ -100,12 +100,12 @@ enum Op {
     /// Reads a chunk of a copy from the source.
     Fetch {
         claim: ClaimId,
-        copy: CopyId,
+        copy: BufferId,
     },
     /// Writes a chunk of a copy to the destination.
     Store {
         claim: ClaimId,
-        copy: CopyId,
+        copy: BufferId,
     },
     Flush,
     Commit,
@@ -115,7 +115,7 @@ enum Op {
 /// The state machine of one clone.
 #[derive(Debug)]
 pub struct Engine {
-    front: Arc<Front>,
+    fast_path: Arc<FastPath>,
     geometry: Geometry,
     sizes: Sizes,
     settings: Settings,
@@ -124,7 +124,7 @@ pub struct Engine {
     /// Maximum total size of the buffers in each of the two shares, in bytes.
     share_bytes: u64,
     mode: Mode,
-    rest: Rest,
+    run_state: RunState,
     /// True if the clone resumes as soon as it is suspended.
     resume_then: bool,
     /// `None` when all regions are hydrated and committed.
@@ -132,7 +132,7 @@ pub struct Engine {
     hydrated: u64,
     metadata_used: u64,
     metadata_total: u64,
-    requests: HashMap<RequestId, Pending>,
+    requests: HashMap<RequestId, RequestProgress>,
     /// Number of entries in `requests` that read or change data.
     users: u64,
     /// Requests that arrived while the clone was not running.
@@ -141,15 +141,15 @@ pub struct Engine {
     next_op: u64,
     next_copy: u64,
     claims: Claims,
-    buffers: Buffers,
+    buffers: BufferBudget,
     window: Window,
-    rounds: Rounds,
+    commits: Commits,
     hydration: Hydration,
-    wanted: Wanted,
+    prefetch: Prefetch,
     streams: Streams,
     is_recording: bool,
     recorder: Option<Recorder>,
-    notices: u64,
+    nr_events: u64,
     now: Duration,
     /// Actions decided while the current event is handled.
     actions: Vec<Action>,
@@ -177,14 +177,14 @@ impl Engine {
         let mut hydration = Hydration::default();
         hydration.rate.set(settings.hydration_rate);
         Self {
-            front: Arc::new(Front::new(geometry, Some(map.clone()))),
+            fast_path: Arc::new(FastPath::new(geometry, Some(map.clone()))),
             geometry,
             sizes,
             settings,
             chunk_bytes,
             share_bytes,
             mode: Mode::ReadWrite,
-            rest: Rest::Running,
+            run_state: RunState::Running,
             resume_then: false,
             hydrated: map.count(),
             map: Some(map),
@@ -197,23 +197,23 @@ impl Engine {
             next_op: 0,
             next_copy: 0,
             claims: Claims::default(),
-            buffers: Buffers::default(),
+            buffers: BufferBudget::default(),
             window: Window::new(share_bytes, copies),
-            rounds: Rounds::default(),
+            commits: Commits::default(),
             hydration,
-            wanted: Wanted::default(),
+            prefetch: Prefetch::default(),
             streams: Streams::default(),
             is_recording: false,
             recorder: None,
-            notices: 0,
+            nr_events: 0,
             now: Duration::ZERO,
             actions: Vec::new(),
         }
     }
 
     /// Returns the fast path, which bypasses the engine.
-    pub fn front(&self) -> &Arc<Front> {
-        &self.front
+    pub fn fast_path(&self) -> &Arc<FastPath> {
+        &self.fast_path
     }
 
     /// Handles an event that happened at `now`, and appends the resulting actions to `actions`.
@@ -222,17 +222,17 @@ impl Engine {
     ///
     /// # Panics
     /// If `event` ends an operation that is not in flight, or submits a request whose id is in use.
-    pub fn handle(&mut self, now: Duration, event: Event, actions: &mut Vec<Action>) {
+    pub fn handle(&mut self, now: Duration, event: Input, actions: &mut Vec<Action>) {
         self.now = self.now.max(now);
         self.actions = mem::take(actions);
         match event {
-            Event::Submit(request) => self.submit(request),
-            Event::Done { op, result } => self.done(op, result),
-            Event::Tick => {}
-            Event::Command(command) => self.command(command),
-            Event::SourceChanged { reason } => self.source_changed(reason),
-            Event::Suspend => self.suspend(),
-            Event::Resume => self.resume(),
+            Input::Submit(request) => self.submit(request),
+            Input::Done { op, result } => self.done(op, result),
+            Input::Tick => {}
+            Input::Command(command) => self.command(command),
+            Input::SourceChanged { reason } => self.source_changed(reason),
+            Input::Suspend => self.suspend(),
+            Input::Resume => self.resume(),
         }
         self.go_on();
         if self.rest_if_idle() {
@@ -241,9 +241,9 @@ impl Engine {
         *actions = mem::take(&mut self.actions);
     }
 
-    /// Returns the time at which [`Event::Tick`] is due if no other event comes first.
+    /// Returns the time at which [`Input::Tick`] is due if no other event comes first.
     pub fn next_tick(&self) -> Option<Duration> {
-        let round = self.rounds.due().filter(|_| self.mode == Mode::ReadWrite);
+        let round = self.commits.due().filter(|_| self.mode == Mode::ReadWrite);
         [round, self.hydration_due(), self.rest_due()].into_iter().flatten().min()
     }
 
@@ -251,11 +251,11 @@ impl Engine {
     /// [`Operation::Commit`].
     pub fn status(&self) -> Status {
         let mode = match self.mode {
-            Mode::ReadWrite => ToldMode::ReadWrite,
-            Mode::ReadOnly => ToldMode::ReadOnly,
+            Mode::ReadWrite => StatusMode::ReadWrite,
+            Mode::ReadOnly => StatusMode::ReadOnly,
             Mode::Failed => return Status::Fail,
         };
-        Status::Running(Figures {
+        Status::Running(StatusCounts {
             metadata_used: self.metadata_used,
             metadata_total: self.metadata_total,
             region_size: self.geometry.region_size(),
@@ -274,7 +274,7 @@ impl Engine {
 
     /// Returns true if the clone is suspended and nothing is in flight.
     pub fn is_suspended(&self) -> bool {
-        self.rest == Rest::Suspended
+        self.run_state == RunState::Suspended
     }
 
     /// Returns the reads recorded since [`Command::Record`] was last switched on.
@@ -330,7 +330,7 @@ impl Engine {
             }
             Command::HydrationLimit(bytes) => self.set_limit(bytes),
             Command::HydrateOnRead(on) => self.settings.hydrate_on_read = on,
-            Command::Hydrate(range) => self.want(&range),
+            Command::Hydrate(range) => self.prefetch(&range),
             Command::MaxFailures(failures) => self.settings.max_failures = failures,
             Command::Record(on) => {
                 if on {
@@ -358,9 +358,9 @@ impl Engine {
         op
     }
 
-    fn tell(&mut self, what: Happening) {
-        self.notices += 1;
-        self.actions.push(Action::Tell(Notice { number: self.notices, what }));
+    fn emit(&mut self, kind: EventKind) {
+        self.nr_events += 1;
+        self.actions.push(Action::Emit(Event { number: self.nr_events, kind }));
     }
 }
 

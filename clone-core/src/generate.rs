@@ -8,7 +8,7 @@
 //!
 //! ```
 //! use clone_core::metadata::check::read;
-//! use clone_core::generate::damage::{Harm, Kind, Target, damage};
+//! use clone_core::generate::damage::{DamageKind, Kind, Target, damage};
 //! use clone_core::generate::metadata::{Pattern, Recipe, make};
 //! use clone_core::geometry::{Geometry, RegionSize, Sectors};
 //! use clone_core::metadata::ir::Header;
@@ -22,7 +22,7 @@
 //! assert!(read(&device, &()).regions.ok_or("no superblock")?.runs().eq(truth.runs()));
 //!
 //! let target = Target { kind: Kind::ArrayBlock, ordinal: Some(2) };
-//! let change = damage(&device, target, Harm::Zero, 1)?;
+//! let change = damage(&device, target, DamageKind::Zero, 1)?;
 //! let report = read(&device, &());
 //! assert_eq!(report.damage[0].block(), Some(change.at));
 //! # Ok(())

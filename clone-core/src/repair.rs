@@ -18,12 +18,12 @@ use thiserror::Error;
 use self::block_set::BlockSet;
 use self::claims::Claims;
 use self::comparison::{Base, Evidence};
-use self::newest_commit::Doubt;
+use self::newest_commit::Confidence;
 use self::older_copies::{Live, LiveSpaceMap};
 use self::scan::Scan;
 use self::search::{Newest, Root};
 use self::space_map_check::SpaceMaps;
-use self::stable_read::Steady;
+use self::stable_read::StableDevice;
 use self::tree::Trees;
 use crate::geometry::{Geometry, RegionRange};
 use crate::metadata::check::read;
@@ -192,7 +192,7 @@ pub fn recover<D: ReadDevice + ?Sized>(
     progress: &dyn Progress,
 ) -> Result<Recovery, RepairError> {
     for _ in 0..TRIES {
-        let steady = Steady::new(device);
+        let steady = StableDevice::new(device);
         if let Some(result) = attempt(&steady, sizes, progress) {
             return result;
         }
@@ -202,7 +202,7 @@ pub fn recover<D: ReadDevice + ?Sized>(
 
 /// Attempts a recovery. Returns `None` if reads were not stable.
 fn attempt<D: ReadDevice + ?Sized>(
-    device: &Steady<'_, D>,
+    device: &StableDevice<'_, D>,
     sizes: Option<Geometry>,
     progress: &dyn Progress,
 ) -> Option<Result<Recovery, RepairError>> {
@@ -342,7 +342,7 @@ fn without_superblock<D: ReadDevice + ?Sized>(
     let mut finds = Vec::new();
     let nodes = trees.nodes(root);
     match &doubt {
-        Doubt::None => {
+        Confidence::None => {
             let map = maps.vouching_for(tree.digest).find(|map| map.index.is_some());
             let space_map = map.map_or_else(LiveSpaceMap::default, |map| {
                 let mut counted = BlockSet::none_of(scan.nr_blocks());
@@ -360,11 +360,11 @@ fn without_superblock<D: ReadDevice + ?Sized>(
             };
             finds = search.fill(&mut regions);
         }
-        Doubt::Newer(lost) => {
+        Confidence::Newer(lost) => {
             newest_commit::keep_bounds(&evidence, &base, &nodes, lost, &mut regions)
         }
-        Doubt::Anything => regions = evidence.nothing_known(),
+        Confidence::Anything => regions = evidence.nothing_known(),
     }
-    let origin = Origin::Scan { root, is_newest: matches!(doubt, Doubt::None) };
+    let origin = Origin::Scan { root, is_newest: matches!(doubt, Confidence::None) };
     Ok(Recovery { header, regions, damage, origin, finds, candidates })
 }

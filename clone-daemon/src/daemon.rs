@@ -10,7 +10,7 @@ use clone_tools::common::exit::{Exit, Tool, usage_error};
 use clone_tools::common::output;
 
 use self::args::{CommonArgs, DaemonArgs, DaemonCommand, RunArgs, ServeArgs};
-use self::listeners::Doors;
+use self::listeners::Listeners;
 use self::signals::{Asked, Attended, Watch, say_ready, say_stopping};
 use crate::host::setup::Plan;
 use crate::host::{Host, Reloaded};
@@ -36,7 +36,7 @@ pub fn run(_: &Tool, args: &DaemonArgs) -> Result<Exit> {
 /// Prints what a start would do.
 fn dry_run(args: &RunArgs) -> Result<Exit> {
     let spec = args.spec().map_err(usage_error::<DaemonArgs>)?;
-    Doors::check(&args.common, &spec.name)?;
+    Listeners::check(&args.common, &spec.name)?;
     let plan = Plan::make(spec, &args.common.source.options())?;
     output::say(|to| write!(to, "{plan}"))?;
     Ok(Exit::Success)
@@ -85,7 +85,7 @@ fn serve_watched(
     begin: impl FnOnce(&Host) -> Result<()> + Send + 'static,
 ) -> Result<()> {
     // Addresses that cannot be bound are reported before anything is created.
-    let doors = Doors::bind(common, host)?;
+    let listeners = Listeners::bind(common, host)?;
     let begun = match watch.attend(host, begin) {
         Ok(Attended::Done(begun)) => begun,
         Ok(Attended::Stop) => {
@@ -94,7 +94,7 @@ fn serve_watched(
         }
         Err(error) => Err(error),
     };
-    let open = match begun.and_then(|()| doors.open(host)) {
+    let open = match begun.and_then(|()| listeners.open(host)) {
         Ok(open) => open,
         Err(error) => {
             // The failed start is the error to report.

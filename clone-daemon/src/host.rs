@@ -14,7 +14,7 @@ use clone_tools::common::output::replace;
 use clone_tools::common::small_file;
 use thiserror::Error;
 
-pub use self::served_clone::Hosted;
+pub use self::served_clone::ServedClone;
 use self::slots::{Reserved, Slots};
 use crate::config::clone_spec::CloneSpec;
 use crate::config::clonetab::{self, Entry};
@@ -122,12 +122,12 @@ impl Host {
     }
 
     /// Returns the running clones, sorted by name.
-    pub fn list(&self) -> Vec<Arc<Hosted>> {
+    pub fn list(&self) -> Vec<Arc<ServedClone>> {
         self.slots.list()
     }
 
     /// Returns the running clone called `name`.
-    pub fn find(&self, name: &str) -> Option<Arc<Hosted>> {
+    pub fn find(&self, name: &str) -> Option<Arc<ServedClone>> {
         self.slots.get(name).ok()
     }
 
@@ -136,7 +136,7 @@ impl Host {
     /// # Errors
     /// [`HostError::NoSuch`] if no clone has the name; [`HostError::Busy`] if it is being set up or
     /// taken down.
-    pub fn get(&self, name: &str) -> Result<Arc<Hosted>, HostError> {
+    pub fn get(&self, name: &str) -> Result<Arc<ServedClone>, HostError> {
         self.slots.get(name)
     }
 
@@ -144,7 +144,7 @@ impl Host {
     ///
     /// # Errors
     /// As [`start`](Self::start); [`HostError::Failed`] also for an invalid or empty line.
-    pub fn create(&self, line: &str) -> Result<Arc<Hosted>, HostError> {
+    pub fn create(&self, line: &str) -> Result<Arc<ServedClone>, HostError> {
         let entry = clonetab::parse_line(1, line).map_err(anyhow::Error::from)?;
         let entry = entry.context("an empty line makes no clone")?;
         self.start(entry.spec, None)
@@ -156,18 +156,22 @@ impl Host {
     /// [`HostError::Exists`] or [`HostError::Busy`] if the name is taken, [`HostError::Stopping`]
     /// if the daemon is stopping, [`HostError::Failed`] for everything else. On error no new clone
     /// runs.
-    pub fn start(&self, spec: CloneSpec, line: Option<String>) -> Result<Arc<Hosted>, HostError> {
+    pub fn start(
+        &self,
+        spec: CloneSpec,
+        line: Option<String>,
+    ) -> Result<Arc<ServedClone>, HostError> {
         let reserved = self.slots.reserve(&spec.name)?;
-        let hosted = self.start_reserved(spec, line)?;
-        reserved.fill(hosted.clone());
-        Ok(hosted)
+        let served = self.start_reserved(spec, line)?;
+        reserved.fill(served.clone());
+        Ok(served)
     }
 
     fn start_reserved(
         &self,
         spec: CloneSpec,
         line: Option<String>,
-    ) -> Result<Arc<Hosted>, HostError> {
+    ) -> Result<Arc<ServedClone>, HostError> {
         // Planning changes nothing, so it can be abandoned.
         let options = self.source.clone();
         let plan = self.slots.unless_stopping(move || Plan::make(spec, &options))??;
@@ -182,19 +186,19 @@ impl Host {
         for exporter in &exporters {
             exporter.check(&plan.spec().name)?;
         }
-        let hosted = Arc::new(Hosted::start(plan.carry_out()?, line)?);
+        let served = Arc::new(ServedClone::start(plan.carry_out()?, line)?);
         for (at, exporter) in exporters.iter().enumerate() {
-            match exporter.add(hosted.volume()) {
-                Ok(places) => hosted.add_exports(places),
+            match exporter.add(served.volume()) {
+                Ok(places) => served.add_exports(places),
                 Err(error) => {
-                    withdraw(&exporters[..at], &hosted);
-                    hosted.end();
+                    withdraw(&exporters[..at], &served);
+                    served.end();
                     return Err(error.into());
                 }
             }
         }
-        tracing::info!(clone = hosted.name(), "{}", hosted.summary());
-        Ok(hosted)
+        tracing::info!(clone = served.name(), "{}", served.summary());
+        Ok(served)
     }
 
     /// Takes a clone down: operations in flight end, and the clone is flushed and committed.
@@ -210,15 +214,15 @@ impl Host {
         self.remove_exactly(name, None)
     }
 
-    fn remove_exactly(&self, name: &str, only: Option<&Arc<Hosted>>) -> Result<(), HostError> {
-        let (reserved, hosted) = self.slots.take(name, only)?;
+    fn remove_exactly(&self, name: &str, only: Option<&Arc<ServedClone>>) -> Result<(), HostError> {
+        let (reserved, served) = self.slots.take(name, only)?;
         for exporter in self.exporters() {
-            if let Err(error) = exporter.remove(hosted.volume()) {
-                reserved.fill(hosted);
+            if let Err(error) = exporter.remove(served.volume()) {
+                reserved.fill(served);
                 return Err(error.into());
             }
         }
-        Ok(end(reserved, &hosted)?)
+        Ok(end(reserved, &served)?)
     }
 
     /// Begins to stop the daemon. No clone can be set up from now on, and setups that have not
@@ -227,8 +231,8 @@ impl Host {
     /// [`stop`](Self::stop).
     pub fn begin_stop(&self) {
         self.slots.begin_stop();
-        for hosted in self.list() {
-            hosted.begin_end();
+        for served in self.list() {
+            served.begin_end();
         }
     }
 
@@ -251,7 +255,7 @@ impl Host {
         }
     }
 
-    fn end_all(&self, clones: Vec<(Reserved, Arc<Hosted>)>) -> Vec<Result<()>> {
+    fn end_all(&self, clones: Vec<(Reserved, Arc<ServedClone>)>) -> Vec<Result<()>> {
         let exporters = self.exporters();
         let outcomes = Mutex::new(Vec::new());
         let clones = Mutex::new(clones.into_iter());
@@ -259,9 +263,9 @@ impl Host {
         let work = || {
             loop {
                 // The lock is released before the clone is stopped.
-                let Some((reserved, hosted)) = lock(&clones).next() else { return };
-                withdraw(&exporters, &hosted);
-                let ended = end(reserved, &hosted);
+                let Some((reserved, served)) = lock(&clones).next() else { return };
+                withdraw(&exporters, &served);
+                let ended = end(reserved, &served);
                 lock(&outcomes).push(ended);
             }
         };
@@ -289,13 +293,13 @@ impl Host {
         let path = self.clonetab.as_deref().ok_or(HostError::NoTable)?;
         let entries = read_table(path)?;
         let mut told = Reloaded::default();
-        for hosted in self.list() {
-            let Some(line) = hosted.line() else { continue };
-            let name = hosted.name().to_owned();
+        for served in self.list() {
+            let Some(line) = served.line() else { continue };
+            let name = served.name().to_owned();
             match entries.iter().find(|entry| entry.spec.name == name) {
                 Some(entry) if entry.text == line => {}
                 Some(_) => told.changed.push(name),
-                None => match self.remove_exactly(&name, Some(&hosted)) {
+                None => match self.remove_exactly(&name, Some(&served)) {
                     Ok(()) => told.removed.push(name),
                     Err(error) => told.failed.push((name, error.to_string())),
                 },
@@ -319,24 +323,24 @@ impl Host {
 }
 
 /// Stops a clone that is no longer exported, then releases its name.
-fn end(_name: Reserved, hosted: &Hosted) -> Result<()> {
-    let failure = hosted.end();
+fn end(_name: Reserved, served: &ServedClone) -> Result<()> {
+    let failure = served.end();
     // A trace file that cannot be written must not prevent the commit.
-    let recorded = hosted.write_record();
+    let recorded = served.write_record();
     match failure {
-        None => tracing::info!(clone = hosted.name(), "stopped"),
+        None => tracing::info!(clone = served.name(), "stopped"),
         Some(failure) => {
-            return Err(anyhow!("{}: not all of it is committed: {failure}", hosted.name()));
+            return Err(anyhow!("{}: not all of it is committed: {failure}", served.name()));
         }
     }
     recorded
 }
 
 /// Withdraws a clone from all exporters. Failures are only logged.
-fn withdraw(exporters: &[Arc<dyn Exporter>], hosted: &Hosted) {
+fn withdraw(exporters: &[Arc<dyn Exporter>], served: &ServedClone) {
     for exporter in exporters {
-        if let Err(error) = exporter.remove(hosted.volume()) {
-            tracing::warn!(clone = hosted.name(), "{error:#}");
+        if let Err(error) = exporter.remove(served.volume()) {
+            tracing::warn!(clone = served.name(), "{error:#}");
         }
     }
 }
@@ -354,7 +358,7 @@ pub fn read_table(path: &Path) -> Result<Vec<Entry>> {
 
 impl Volumes for Host {
     fn names(&self) -> Vec<String> {
-        self.list().iter().map(|hosted| hosted.name().to_owned()).collect()
+        self.list().iter().map(|served| served.name().to_owned()).collect()
     }
 
     fn find(&self, name: &str) -> Option<Arc<Volume>> {

@@ -29,6 +29,6 @@ pub use self::identity::{Identity, Version};
 pub use self::open::{Opened, RemoteHandle, SourceError, open};
 pub use self::options::SourceOptions;
 pub use self::pin::{Pin, PinError};
-pub use self::retry::Retrying;
-pub use self::stats::SourceFigures;
+pub use self::retry::RetryingSource;
+pub use self::stats::SourceStats;
 pub use self::uri::{NbdAddress, NbdEndpoint, SourceSpec, SpecError, Url};

@@ -14,11 +14,11 @@ use crate::common::exit::{Exit, Tool};
 use crate::common::metadata_input::{open_metadata, read_metadata};
 use crate::common::output;
 use crate::common::paths::{check_distinct, is_dash};
-use crate::common::reporter::{Talk, tell_damage};
+use crate::common::reporter::{Verbosity, report_damage};
 use crate::common::units::Share;
 use crate::formats::{bitmap, json, text, xml};
 use crate::progress_bar::with_bar;
-use crate::repair::recovery::{Teller, choose, known_sizes, recover_from};
+use crate::repair::recovery::{Reporter, choose, known_sizes, recover_from};
 
 pub mod args;
 
@@ -52,8 +52,8 @@ pub fn run(tool: &Tool, args: &DumpArgs) -> Result<Exit> {
 /// Reads metadata without recovery.
 fn read(tool: &Tool, args: &DumpArgs) -> Result<(Header, RegionMap)> {
     let report = with_bar("reading", args.quiet, |bar| read_metadata(&args.input, args.live, bar))?;
-    let teller = teller(tool, args);
-    tell_damage(tool, &args.input, &report.damage, teller.talk, "dump");
+    let reporter = reporter(tool, args);
+    report_damage(tool, &args.input, &report.damage, reporter.verbosity, "dump");
     let input = args.input.display();
     // Damage that only affects free space for commits does not make the bits doubtful.
     if !report.is_repairable_in_place() && !args.repair {
@@ -68,7 +68,7 @@ fn read(tool: &Tool, args: &DumpArgs) -> Result<(Header, RegionMap)> {
              are known; without --live, --repair looks for them"
         );
     };
-    settle_lost(&teller, args, &mut regions)?;
+    settle_lost(&reporter, args, &mut regions)?;
     Ok((header, regions))
 }
 
@@ -76,34 +76,34 @@ fn read(tool: &Tool, args: &DumpArgs) -> Result<(Header, RegionMap)> {
 fn recovered(tool: &Tool, args: &DumpArgs) -> Result<(Header, RegionMap)> {
     let sizes = known_sizes::<DumpArgs>(args.region_size, args.target_size)?;
     let device = open_metadata(&args.input, false)?;
-    let teller = teller(tool, args);
+    let reporter = reporter(tool, args);
     let recovery = match recover_from(&device, sizes, args.quiet) {
         Ok(recovery) => recovery,
         Err(failure) => {
-            failure.tell(&teller);
+            failure.tell(&reporter);
             return Err(failure.error(&args.input));
         }
     };
     if !args.quiet || !recovery.regions.is_whole() {
-        tell_damage(tool, &args.input, &recovery.damage, teller.talk, "dump");
-        teller.recovery(&recovery);
+        report_damage(tool, &args.input, &recovery.damage, reporter.verbosity, "dump");
+        reporter.recovery(&recovery);
     }
     let Recovery { header, mut regions, .. } = recovery;
-    settle_lost(&teller, args, &mut regions)?;
+    settle_lost(&reporter, args, &mut regions)?;
     Ok((header, regions))
 }
 
-fn settle_lost(teller: &Teller<'_>, args: &DumpArgs, regions: &mut RegionMap) -> Result<()> {
-    teller.lost(regions);
-    if let Some(hydrated) = choose(teller, regions, args.lost, "dumped")? {
+fn settle_lost(reporter: &Reporter<'_>, args: &DumpArgs, regions: &mut RegionMap) -> Result<()> {
+    reporter.lost(regions);
+    if let Some(hydrated) = choose(reporter, regions, args.lost, "dumped")? {
         regions.settle_lost(hydrated);
     }
     Ok(())
 }
 
-fn teller<'a>(tool: &'a Tool, args: &'a DumpArgs) -> Teller<'a> {
-    let talk = Talk::of(args.quiet, args.verbose);
-    Teller { tool, input: &args.input, talk, silent: false }
+fn reporter<'a>(tool: &'a Tool, args: &'a DumpArgs) -> Reporter<'a> {
+    let verbosity = Verbosity::of(args.quiet, args.verbose);
+    Reporter { tool, input: &args.input, verbosity, silent: false }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use clone_core::geometry::{Geometry, SECTOR_SIZE};
 use persistent_data::device::FileDevice;
 
 use self::args::{HydrateArgs, bytes};
-use self::devices::{Opened, check_distinct, check_limit, open, warnings};
+use self::devices::{OpenedClone, check_distinct, check_limit, open, warnings};
 use self::meter::{Meter, size};
 use self::report::Summary;
 use self::session::{Plan, hydrate};
@@ -60,7 +60,7 @@ pub fn run(tool: &Tool, args: &HydrateArgs) -> Result<Exit> {
             tool.say(warning);
         }
     }
-    let Opened { devices, source, pin } = opened;
+    let OpenedClone { devices, source, pin } = opened;
     // Stored before the first copy, so that hydrated regions always belong to the recorded source.
     if let Some((path, pin)) = pin {
         pin.store(&path)?;

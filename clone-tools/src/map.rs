@@ -16,7 +16,7 @@ use crate::common::exit::{Exit, Tool, usage_error};
 use crate::common::metadata_input::read_metadata;
 use crate::common::output::{self, is_stdout, refuse_terminal};
 use crate::common::paths::check_distinct;
-use crate::common::reporter::{Talk, list_lost, tell_damage};
+use crate::common::reporter::{Verbosity, list_lost, report_damage};
 use crate::common::terminal::is_utf8;
 use crate::progress_bar::with_bar;
 
@@ -51,9 +51,9 @@ pub fn run(tool: &Tool, args: &MapArgs) -> Result<Exit> {
     }
     args.png.as_deref().map_or(Ok(()), refuse_terminal)?;
 
-    let talk = Talk::of(args.quiet, args.verbose);
+    let verbosity = Verbosity::of(args.quiet, args.verbose);
     let report = with_bar("reading", args.quiet, |bar| read_metadata(&args.input, args.live, bar))?;
-    tell_damage(tool, &args.input, &report.damage, talk, "map");
+    report_damage(tool, &args.input, &report.damage, verbosity, "map");
     let fatal = report.is_fatal();
     let input = args.input.display().to_string();
     let (Some(header), Some(regions)) = (report.header(), report.regions) else {
@@ -62,7 +62,7 @@ pub fn run(tool: &Tool, args: &MapArgs) -> Result<Exit> {
              are known: there is nothing to draw"
         );
     };
-    list_lost(tool, &args.input, &regions, talk);
+    list_lost(tool, &args.input, &regions, verbosity);
 
     if files.iter().any(Option::is_some) {
         let grid = Grid::wide(&regions, layout::COLUMNS_MAX, layout::ROWS_MAX);

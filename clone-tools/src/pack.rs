@@ -34,7 +34,7 @@ pub fn run(tool: &Tool, args: &PackArgs) -> Result<Exit> {
     output::refuse_terminal(&args.output)?;
     let device = claim_metadata(&args.input)?;
     let found = with_bar("reading", args.quiet, |bar| survey(&device, bar));
-    tell_unreadable(tool, args, &found);
+    report_unreadable(tool, args, &found);
 
     with_bar("packing", args.quiet, |bar| {
         output::write_to(Some(&args.output), |to| write_pack(&device, &found, to, bar))
@@ -51,7 +51,7 @@ pub fn run(tool: &Tool, args: &PackArgs) -> Result<Exit> {
     Ok(if found.unreadable().is_empty() { Exit::Success } else { Exit::Failure })
 }
 
-fn tell_unreadable(tool: &Tool, args: &PackArgs, found: &Survey) {
+fn report_unreadable(tool: &Tool, args: &PackArgs, found: &Survey) {
     let input = args.input.display();
     for (at, error) in found.unreadable().iter().take(LISTED) {
         tool.say(format_args!("{input}: block {at} cannot be read, and is left out: {error}"));

@@ -14,14 +14,16 @@ use self::args::RepairArgs;
 use self::content::Devices;
 use crate::common::exit::{Exit, Tool};
 use crate::common::metadata_input::claim_metadata;
-use crate::common::metadata_output::Place;
+use crate::common::metadata_output::MetadataPlace;
 use crate::common::output;
 use crate::common::paths::check_distinct;
 use crate::common::pin::{self, Carried, Placed};
-use crate::common::reporter::{Talk, count};
+use crate::common::reporter::{Verbosity, count};
 use crate::common::units::{Counted, Share, in_units};
 use crate::progress_bar::with_bar;
-use crate::repair::recovery::{Failure, Teller, choose, known_sizes, nr_lost, recover_from};
+use crate::repair::recovery::{
+    RecoveryFailure, Reporter, choose, known_sizes, nr_lost, recover_from,
+};
 
 pub mod args;
 mod content;
@@ -60,7 +62,7 @@ pub fn run(tool: &Tool, args: &RepairArgs) -> Result<Exit> {
 /// The results of a repair so far.
 struct Outcome {
     /// The recovery, before `--lost` is applied.
-    found: Result<Recovery, Failure>,
+    found: Result<Recovery, RecoveryFailure>,
     /// The decisions by the content of source and destination.
     by_content: Option<Decided>,
     /// The regions decided by `--lost`.
@@ -84,23 +86,23 @@ fn repair(
     devices: Option<&Devices<'_>>,
     outcome: &mut Outcome,
 ) -> Result<()> {
-    let talk = Talk::of(args.quiet, args.verbose);
-    let teller = Teller { tool, input: &args.input, talk, silent: args.json };
+    let verbosity = Verbosity::of(args.quiet, args.verbose);
+    let reporter = Reporter { tool, input: &args.input, verbosity, silent: args.json };
     let recovery = match &mut outcome.found {
         Ok(recovery) => recovery,
         Err(failure) => {
-            failure.tell(&teller);
+            failure.tell(&reporter);
             return Err(failure.error(&args.input));
         }
     };
-    if talk != Talk::Quiet {
-        tell_found(&teller, recovery);
+    if verbosity != Verbosity::Quiet {
+        report_found(&reporter, recovery);
         if fresh::is_fresh(recovery) {
-            fresh::tell(&teller, recovery);
+            fresh::tell(&reporter, recovery);
         }
     }
     outcome.hydrated = Some(recovery.regions.hydrated());
-    let place = Place::find(&args.output, recovery.header.geometry, args.metadata_size)?;
+    let place = MetadataPlace::find(&args.output, recovery.header.geometry, args.metadata_size)?;
 
     if let Some(devices) = devices.filter(|_| !recovery.regions.is_whole()) {
         outcome.by_content = Some(devices.decide(recovery, args.quiet)?);
@@ -109,14 +111,16 @@ fn repair(
     outcome.hydrated = Some(regions.hydrated());
     // Possible losses are reported even with --quiet.
     let is_loss = !regions.is_whole();
-    if talk == Talk::Quiet && is_loss {
-        tell_found(&teller, recovery);
+    if verbosity == Verbosity::Quiet && is_loss {
+        report_found(&reporter, recovery);
     }
-    if let Some(decided) = outcome.by_content.as_ref().filter(|_| talk != Talk::Quiet || is_loss) {
-        content::tell(&teller, decided);
+    if let Some(decided) =
+        outcome.by_content.as_ref().filter(|_| verbosity != Verbosity::Quiet || is_loss)
+    {
+        content::tell(&reporter, decided);
     }
-    teller.lost(regions);
-    let choice = choose(&teller, regions, args.lost, "written")?;
+    reporter.lost(regions);
+    let choice = choose(&reporter, regions, args.lost, "written")?;
     let mut settled = Cow::Borrowed(regions);
     if let Some(hydrated) = choice {
         settled.to_mut().settle_lost(hydrated);
@@ -127,11 +131,11 @@ fn repair(
     let carried = carried(args, devices)?;
     // From here on OUTPUT changes.
     let output = place.open()?;
-    if let Some(warning) = output.warning().filter(|_| talk != Talk::Quiet) {
+    if let Some(warning) = output.warning().filter(|_| verbosity != Verbosity::Quiet) {
         tool.say(warning);
     }
     // The pin comes before the superblock, so that whole metadata always has its pin.
-    let placed = put(&teller, args, carried)?;
+    let placed = put(&reporter, args, carried)?;
     with_bar("writing", args.quiet, |bar| output.write_map(recovery.header, &settled, bar))?;
     with_bar("verifying", args.quiet, |bar| output.verify(&recovery.header, &settled, bar))?;
     let size = output.size();
@@ -141,7 +145,7 @@ fn repair(
     }
     outcome.written = true;
 
-    if !args.json && (talk != Talk::Quiet || is_loss) {
+    if !args.json && (verbosity != Verbosity::Quiet || is_loss) {
         let (part, whole) = (settled.hydrated(), settled.nr_regions());
         let share = Share { part, whole };
         tool.say(format_args!(
@@ -164,11 +168,11 @@ fn carried(args: &RepairArgs, devices: Option<&Devices<'_>>) -> Result<Option<Ca
 }
 
 /// Writes a pin next to OUTPUT, if OUTPUT has a place for one.
-fn put(teller: &Teller<'_>, args: &RepairArgs, pin: Option<Carried>) -> Result<Option<Placed>> {
+fn put(reporter: &Reporter<'_>, args: &RepairArgs, pin: Option<Carried>) -> Result<Option<Placed>> {
     let Some(pin) = pin else { return Ok(None) };
     let Some(path) = pin::place(&args.output) else {
-        if teller.talk != Talk::Quiet {
-            teller.say(pin::no_place(&args.output));
+        if reporter.verbosity != Verbosity::Quiet {
+            reporter.say(pin::no_place(&args.output));
         }
         return Ok(None);
     };
@@ -176,15 +180,15 @@ fn put(teller: &Teller<'_>, args: &RepairArgs, pin: Option<Carried>) -> Result<O
 }
 
 /// Reports what was found, before any decision.
-fn tell_found(teller: &Teller<'_>, recovery: &Recovery) {
+fn report_found(reporter: &Reporter<'_>, recovery: &Recovery) {
     if recovery.damage.is_empty() {
-        teller.say("nothing is wrong with it, so it is copied");
+        reporter.say("nothing is wrong with it, so it is copied");
     }
-    teller.damage(&recovery.damage);
+    reporter.damage(&recovery.damage);
     if recovery.origin == Origin::Superblock && count(&recovery.damage, Severity::Fatal) > 0 {
-        teller.say("the root of the bitset was found where the superblock says");
+        reporter.say("the root of the bitset was found where the superblock says");
     }
-    teller.recovery(recovery);
+    reporter.recovery(recovery);
 }
 
 fn lost_in_words(by_choice: Option<ByChoice>) -> String {

@@ -12,7 +12,7 @@ use clone_core::metadata::ir::Header;
 
 use self::args::{Hydrated, RestoreArgs, RestoreFormat};
 use crate::common::exit::{Exit, Tool, usage_error};
-use crate::common::metadata_output::Place;
+use crate::common::metadata_output::MetadataPlace;
 use crate::common::paths::{check_distinct, document_name};
 use crate::common::pin;
 use crate::common::units::{Counted, Share, in_units};
@@ -37,7 +37,7 @@ pub fn run(tool: &Tool, args: &RestoreArgs) -> Result<Exit> {
     let hydrated = runs.hydrated();
     let runs = runs.into_runs().context("cannot read the runs back from a temporary file")?;
 
-    let place = Place::find(&args.output, header.geometry, args.metadata_size)?;
+    let place = MetadataPlace::find(&args.output, header.geometry, args.metadata_size)?;
     // From here on OUTPUT changes.
     let output = place.open()?;
     if let Some(warning) = output.warning().filter(|_| !args.quiet) {

@@ -13,7 +13,7 @@ use clone_core::dm_target::{Message, Status};
 use clone_core::engine::{Command, Engine, Lane, Opened};
 use rand::RngExt;
 
-pub use self::figures::Figures;
+pub use self::counts::Counts;
 use self::plan::{Ending, RoundPlan};
 use self::request::Slot;
 use self::round::{Coming, Round, Suspension, Trouble};
@@ -29,9 +29,9 @@ use self::world::World;
 
 mod action;
 mod answer;
+mod counts;
 mod destination;
 mod effect;
-mod figures;
 mod late;
 mod line;
 mod model;
@@ -56,7 +56,7 @@ const AFTERWARDS: u32 = 30;
 ///
 /// # Errors
 /// The promise that was broken.
-pub fn run(seed: u64) -> Result<Figures, Violation> {
+pub fn run(seed: u64) -> Result<Counts, Violation> {
     run_with(seed, None, Sight::All)
 }
 
@@ -64,12 +64,12 @@ pub fn run(seed: u64) -> Result<Figures, Violation> {
 ///
 /// # Errors
 /// The promise that was broken.
-pub fn run_with(seed: u64, mutant: Option<Mutant>, sight: Sight) -> Result<Figures, Violation> {
+pub fn run_with(seed: u64, mutant: Option<Mutant>, sight: Sight) -> Result<Counts, Violation> {
     let mut world = World::new(seed, mutant, sight);
     for plan in world.plan.rounds.clone() {
         world.run_round(plan)?;
     }
-    Ok(world.figures)
+    Ok(world.counts)
 }
 
 /// Progress of hydration while users are never idle.
@@ -94,7 +94,7 @@ pub fn run_under_load(seed: u64) -> Result<Load, Violation> {
         world.run_round(plan)?;
     }
     let passed = Duration::from_nanos(world.now);
-    let Figures { stores, finished, .. } = world.figures;
+    let Counts { stores, finished, .. } = world.counts;
     Ok(Load { stores, is_complete: finished > 0, passed })
 }
 
@@ -107,7 +107,7 @@ impl World {
         let opened = Opened { geometry: self.plan.geometry, metadata_used, metadata_total };
         let engine = Engine::new(opened, metadata.hydrated_words(), self.plan.settings);
         let nr_lanes = 1 + self.plan.lanes;
-        let lanes: Vec<Lane> = (0..nr_lanes).map(|_| engine.front().lane()).collect();
+        let lanes: Vec<Lane> = (0..nr_lanes).map(|_| engine.fast_path().lane()).collect();
         let mut round = Round::new(self, plan, engine, &lanes, metadata);
         let ended = round.run();
         let (is_healthy, left) = (round.trouble.is_nothing_lost(), round.left());
@@ -222,19 +222,19 @@ impl Round<'_> {
             return self.judge_broken();
         }
         let is_told = self.was_complete || self.told_finished && self.is_retired;
-        require!(is_told, Notices, "complete, and nobody was told");
+        require!(is_told, Events, "complete, and nobody was told");
         require!(self.copies.is_empty(), Protocol, "never released: {:?}", self.copies);
-        let Status::Running(figures) = self.engine.status() else {
+        let Status::Running(counts) = self.engine.status() else {
             require!(false, Status, "complete: {:?}", self.engine.status());
             return Ok(());
         };
-        let is_done = figures.hydrated == figures.regions && figures.hydrating == 0;
-        require!(is_done, Status, "complete: {figures:?}");
+        let is_done = counts.hydrated == counts.regions && counts.hydrating == 0;
+        require!(is_done, Status, "complete: {counts:?}");
         Ok(())
     }
 
     fn is_finished(&self) -> bool {
-        self.engine.front().is_complete() && self.is_quiet()
+        self.engine.fast_path().is_complete() && self.is_quiet()
     }
 
     /// Checks the promises that hold after a write, flush or commit has failed.
@@ -247,16 +247,12 @@ impl Round<'_> {
         let Trouble { told_read_only, told_failed, told_unflushed, .. } = self.trouble;
         let told = told_read_only || told_failed.is_some() || told_unflushed;
         let must_tell = self.trouble.since.is_some();
-        require!(
-            told || !must_tell,
-            Notices,
-            "a flush or a commit has failed, and nobody was told"
-        );
+        require!(told || !must_tell, Events, "a flush or a commit has failed, and nobody was told");
         let told_failed = self.trouble.told_failed.is_some();
-        require!(told_failed == self.trouble.abort_failed, Notices, "failed: {told_failed}");
+        require!(told_failed == self.trouble.abort_failed, Events, "failed: {told_failed}");
         require!(self.copies.is_empty(), Protocol, "never released: {:?}", self.copies);
-        if let Status::Running(figures) = self.engine.status() {
-            require!(figures.hydrating == 0, Status, "at rest: {figures:?}");
+        if let Status::Running(counts) = self.engine.status() {
+            require!(counts.hydrating == 0, Status, "at rest: {counts:?}");
         }
         Ok(self.judge_status()?)
     }

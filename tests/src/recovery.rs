@@ -155,7 +155,7 @@ pub fn expect_restorable(recovery: &Recovery, hydrated: bool) {
 
 #[cfg(test)]
 mod tests {
-    use clone_core::generate::damage::{Harm, Kind, Target, damage};
+    use clone_core::generate::damage::{DamageKind, Kind, Target, damage};
     use clone_core::geometry::RegionRange;
     use clone_core::repair::recover;
 
@@ -184,7 +184,7 @@ mod tests {
         for name in IMAGES {
             let image = ImageEditor::of(name);
             let target = Target { kind: Kind::ArrayBlock, ordinal: Some(0) };
-            damage(&image, target, Harm::Zero, 0).unwrap();
+            damage(&image, target, DamageKind::Zero, 0).unwrap();
             let recovery = recover(&image, None, &()).unwrap();
             let truth = ImageEditor::of(name).runs_by_hand();
             assert_eq!(Truth::new(recovery.header, &truth).judge(&recovery), Ok(()), "{name}");

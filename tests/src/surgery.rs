@@ -112,14 +112,14 @@ impl Surgery {
 }
 
 /// A change that makes metadata wrong but not dangerous.
-pub type Harm = fn(&mut Surgery, &mut StdRng);
+pub type DamageKind = fn(&mut Surgery, &mut StdRng);
 
 fn some_block(blocks: &[BlockNr], rng: &mut StdRng) -> Option<BlockNr> {
     (!blocks.is_empty()).then(|| blocks[rng.random_range(0..blocks.len())])
 }
 
 /// All such changes, each with a name.
-pub const HARM: [(&str, Harm); 16] = [
+pub const HARM: [(&str, DamageKind); 16] = [
     ("a free block counted", |surgery, rng| leak(surgery, rng, RefCountBits::One)),
     ("a free block counted twice", |surgery, rng| leak(surgery, rng, RefCountBits::Two)),
     ("a free block counted with all figures to match", |surgery, rng| {

@@ -6,12 +6,12 @@
 use std::time::Duration;
 
 use clone_core::engine::{
-    Action, ByteRange, Done, Engine, Event, OpId, Opened, Operation, Request, RequestId, Settings,
+    Action, ByteRange, Done, Engine, Input, OpId, Opened, Operation, Request, RequestId, Settings,
 };
 use clone_core::geometry::{Geometry, RegionSize, Sectors};
 use clone_tests::assert_seen;
 use clone_tests::engine_sim::{
-    Bounded, Delay, Figures, Mutant, Oracle, Sight, SlowLine, run, run_beside_large_region,
+    Bounded, Counts, Delay, Mutant, Oracle, Sight, SlowLine, run, run_beside_large_region,
     run_beside_readers, run_flushes, run_on_slow_line, run_under_load, run_with,
 };
 use persistent_data::sim::seeds;
@@ -22,10 +22,10 @@ const SURVIVED_MAX: u64 = 300;
 #[test]
 fn clients_see_a_plain_copy_of_the_source_whatever_fails_and_whenever_the_power_goes() {
     let name = "clients_see_a_plain_copy_of_the_source_whatever_fails_and_whenever_the_power_goes";
-    let (mut all, mut runs) = (Figures::default(), 0);
+    let (mut all, mut runs) = (Counts::default(), 0);
     for seed in seeds(name, 4000) {
         match run(seed.value()) {
-            Ok(figures) => all.add(&figures),
+            Ok(counts) => all.add(&counts),
             Err(violation) => panic!("{violation}"),
         }
         runs += 1;
@@ -57,7 +57,7 @@ fn is_seen(mutant: Mutant, sight: Sight, oracles: &[Oracle]) -> bool {
     })
 }
 
-/// Checks that the oracles made for the mutant detect it, and that users would notice it too.
+/// Checks that the oracles made for the mutant detect it, and that users would event it too.
 #[track_caller]
 fn expect_seen(mutant: Mutant, oracles: &[Oracle]) {
     assert!(is_seen(mutant, Sight::All, oracles), "{mutant:?} survives, but for others");
@@ -240,7 +240,7 @@ impl Huge {
         let id = RequestId(self.requests);
         let mut actions = Vec::new();
         let request = Request { id, operation, range, durable: false };
-        self.engine.handle(Duration::ZERO, Event::Submit(request), &mut actions);
+        self.engine.handle(Duration::ZERO, Input::Submit(request), &mut actions);
         let started = |action: &Action| match action {
             Action::Start { op, .. } => Some(*op),
             _ => None,
@@ -256,7 +256,7 @@ impl Huge {
             for region in 1..=16 {
                 let started = self.submit(Operation::Read, region * REGION..(region + 1) * REGION);
                 for op in started {
-                    let done = Event::Done { op, result: Ok(Done::Plain) };
+                    let done = Input::Done { op, result: Ok(Done::Plain) };
                     self.engine.handle(Duration::ZERO, done, &mut Vec::new());
                 }
                 reads += 1;

@@ -35,12 +35,12 @@ pub enum Status {
     /// `Error`: the target could not determine the use of the metadata device.
     Error,
     /// The clone is running.
-    Running(Figures),
+    Running(StatusCounts),
 }
 
 /// The status of a running clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Figures {
+pub struct StatusCounts {
     /// Number of used blocks of 4096 bytes on the metadata device.
     pub metadata_used: u64,
     /// Number of all blocks on the metadata device, at most 4161600.
@@ -272,7 +272,7 @@ impl StatusLine {
         let length = Sectors(words.number(Field::Length, 1..=u64::MAX)?);
         words.next += 1;
         let status = status(words)?;
-        if let Status::Running(Figures { region_size, regions: told, .. }) = status {
+        if let Status::Running(StatusCounts { region_size, regions: told, .. }) = status {
             let nr_regions = length.0.div_ceil(region_size.sectors().0);
             let fits = Geometry::new(region_size, length).is_ok();
             if !fits || nr_regions != told {
@@ -305,7 +305,7 @@ fn status(mut words: Words) -> Result<Status, StatusError> {
     Ok(status)
 }
 
-fn figures(words: &mut Words) -> Result<Figures, StatusError> {
+fn figures(words: &mut Words) -> Result<StatusCounts, StatusError> {
     words.number(Field::MetadataBlockSize, METADATA_BLOCK..=METADATA_BLOCK)?;
     // The kernel prints any value that is in a damaged space map.
     let (metadata_used, metadata_total) = words.take(Field::MetadataBlocks, pair)?;
@@ -318,7 +318,7 @@ fn figures(words: &mut Words) -> Result<Figures, StatusError> {
     let options = options(words)?;
     let modes = [("rw", Mode::ReadWrite), ("ro", Mode::ReadOnly)];
     let mode = words.take(Field::Mode, |word| exactly(word, &modes))?;
-    Ok(Figures {
+    Ok(StatusCounts {
         metadata_used,
         metadata_total,
         region_size,
@@ -371,7 +371,7 @@ impl fmt::Display for Status {
     }
 }
 
-impl fmt::Display for Figures {
+impl fmt::Display for StatusCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { metadata_used, metadata_total, hydrated, regions, hydrating, .. } = self;
         write!(f, "{METADATA_BLOCK} {metadata_used}/{metadata_total} ")?;

@@ -11,18 +11,18 @@ use persistent_data::device;
 
 use crate::block_io::zero_runs;
 use crate::block_io::{Destination, DestinationLost, Extent, Source, SourceChanged};
-use crate::driver::buffers::{CopyBuffer, Pool, length};
+use crate::driver::buffers::{BufferPool, CopyBuffer, length};
 use crate::driver::queue::{Laid, Work};
 use crate::engine::{ByteRange, Done, Failure, RegionSet};
 use crate::metadata::{Metadata, MetadataError};
 use crate::sync::lock;
 
 /// The backends that operations run on.
-pub(super) struct Hands {
+pub(super) struct Backends {
     pub(super) source: Arc<dyn Source>,
     pub(super) destination: Arc<dyn Destination>,
-    pub(super) ledger: Arc<dyn Ledger>,
-    pub(super) pool: Arc<Pool>,
+    pub(super) metadata_store: Arc<dyn MetadataStore>,
+    pub(super) buffers: Arc<BufferPool>,
     pub(super) tally: Tally,
     /// The reason of a source change, until the engine receives it.
     pub(super) changed: Mutex<Option<String>>,
@@ -31,7 +31,7 @@ pub(super) struct Hands {
 }
 
 /// Metadata on any device. At most one operation is in flight on it.
-pub(super) trait Ledger: Send + Sync {
+pub(super) trait MetadataStore: Send + Sync {
     /// Marks regions as hydrated, and commits. Returns the number of blocks in use.
     fn commit(&self, regions: &RegionSet) -> Result<u64, MetadataError>;
 
@@ -42,7 +42,7 @@ pub(super) trait Ledger: Send + Sync {
     fn retire(&self);
 }
 
-impl<D: device::Device> Ledger for Mutex<Option<Metadata<D>>> {
+impl<D: device::Device> MetadataStore for Mutex<Option<Metadata<D>>> {
     fn commit(&self, regions: &RegionSet) -> Result<u64, MetadataError> {
         let mut metadata = lock(self);
         let metadata = metadata.as_mut().expect("nothing is committed after it was retired");
@@ -88,7 +88,7 @@ fn add(counter: &AtomicU64, bytes: usize) {
 /// Granularity of the search for zeroes, in bytes: most file systems punch holes of such blocks.
 const BLOCK: usize = 4096;
 
-impl Hands {
+impl Backends {
     /// Performs one operation.
     pub(super) fn perform(&self, work: &Work, is_background: bool) -> Result<Done, Failure> {
         let device = work.device();
@@ -111,9 +111,9 @@ impl Hands {
         let used = match work {
             Work::Commit { regions } => {
                 add(&self.tally.commits, 1);
-                self.ledger.commit(regions)
+                self.metadata_store.commit(regions)
             }
-            _ => self.ledger.abort(),
+            _ => self.metadata_store.abort(),
         };
         used.map(|used| Done::Blocks { used }).map_err(|error| failed(&error, false))
     }
@@ -154,7 +154,7 @@ impl Hands {
         if first.zeroes && first.end >= range.end {
             return Ok(Done::Zeroes { until: first.end });
         }
-        let mut buffer = Pool::take(&self.pool, length(range));
+        let mut buffer = BufferPool::take(&self.buffers, length(range));
         let bytes = buffer.bytes_mut();
         // The start of the part that is not read yet, and the end of the part that was checked.
         let (mut from, mut at) = (range.start, range.start);
@@ -192,7 +192,7 @@ impl Hands {
 
     fn store(&self, copy: &CopyBuffer, overlays: &[Laid]) -> io::Result<()> {
         if !overlays.is_empty() {
-            copy.change(&self.pool, |bytes| {
+            copy.change(&self.buffers, |bytes| {
                 for Laid { range, of } in overlays {
                     let into = &mut bytes[copy.place(range)];
                     match of {

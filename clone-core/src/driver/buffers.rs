@@ -149,10 +149,10 @@ impl CopyBuffer {
     }
 
     /// Changes the data by `change`. Allocates memory if it was zeroes.
-    pub(super) fn change(&self, pool: &Arc<Pool>, change: impl FnOnce(&mut [u8])) {
+    pub(super) fn change(&self, pool: &Arc<BufferPool>, change: impl FnOnce(&mut [u8])) {
         let mut bytes = self.bytes.write().unwrap_or_else(PoisonError::into_inner);
         let bytes = bytes.get_or_insert_with(|| {
-            let mut zeroes = Pool::take(pool, length(&self.range));
+            let mut zeroes = BufferPool::take(pool, length(&self.range));
             zeroes.bytes_mut().fill(0);
             zeroes
         });
@@ -175,7 +175,7 @@ impl CopyBuffer {
 }
 
 /// A pool of buffers for copies.
-pub(super) struct Pool {
+pub(super) struct BufferPool {
     /// Maximum total bytes of used and free buffers: free buffers beyond it are deallocated.
     bytes_max: usize,
     stock: Mutex<Stock>,
@@ -194,13 +194,13 @@ pub(super) struct PoolBuffer {
     /// As long as its size class.
     bytes: AlignedBuf,
     len: usize,
-    pool: Arc<Pool>,
+    pool: Arc<BufferPool>,
 }
 
 /// Minimum size of a buffer, in bytes.
 const BUFFER_MIN: usize = 4096;
 
-impl Pool {
+impl BufferPool {
     pub(super) fn new(bytes_max: u64) -> Self {
         let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
         Self { bytes_max, stock: Mutex::default() }
@@ -274,7 +274,7 @@ impl Drop for PoolBuffer {
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use super::{CopyBuffer, Pending, Pool, lock};
+    use super::{BufferPool, CopyBuffer, Pending, lock};
     use crate::engine::{Operation, RequestError};
 
     type Answers = Arc<Mutex<Vec<(Result<(), RequestError>, Vec<u8>)>>>;
@@ -309,9 +309,9 @@ mod tests {
     #[test]
     fn a_read_is_put_together_from_its_parts() {
         let (request, answers) = pending(Operation::Read, vec![9; 8]);
-        let pool = Arc::new(Pool::new(1 << 20));
+        let pool = Arc::new(BufferPool::new(1 << 20));
         // Old content must not show.
-        Pool::take(&pool, 10).bytes_mut().fill(9);
+        BufferPool::take(&pool, 10).bytes_mut().fill(9);
         let copy = CopyBuffer::new(96..106);
         copy.give(&(100..102), &request);
         copy.change(&pool, |bytes| bytes[6..8].fill(1));
@@ -328,9 +328,9 @@ mod tests {
 
     #[test]
     fn buffers_are_used_again_and_no_more_are_kept_than_allowed() {
-        let pool = Arc::new(Pool::new(32 << 10));
+        let pool = Arc::new(BufferPool::new(32 << 10));
         let place = |len| {
-            let buffer = Pool::take(&pool, len);
+            let buffer = BufferPool::take(&pool, len);
             assert_eq!(buffer.bytes().len(), len);
             buffer.bytes().as_ptr()
         };
@@ -340,11 +340,11 @@ mod tests {
         };
         let first = place(10_000);
         assert_eq!(place(16_384), first);
-        let many: Vec<_> = (0..20).map(|_| Pool::take(&pool, 8192)).collect();
+        let many: Vec<_> = (0..20).map(|_| BufferPool::take(&pool, 8192)).collect();
         assert_eq!(stock(), (0, 0, 20 * 8192));
         drop(many);
         assert_eq!(stock(), (4, 32 << 10, 0));
-        let large = Pool::take(&pool, 1 << 20);
+        let large = BufferPool::take(&pool, 1 << 20);
         assert_eq!(stock(), (0, 0, 1 << 20));
         drop(large);
         assert_eq!(stock(), (0, 0, 0));

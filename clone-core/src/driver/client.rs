@@ -6,7 +6,7 @@ use std::sync::mpsc;
 
 use crate::block_io::DestinationLost;
 use crate::driver::backends::is_full;
-use crate::driver::workers::Crew;
+use crate::driver::workers::WorkerPool;
 use crate::engine::{ByteRange, Device, Failure, Lane, Operation, RequestError};
 
 /// A handle to use a clone: one for each thread, or for each connection.
@@ -17,14 +17,14 @@ use crate::engine::{ByteRange, Device, Failure, Lane, Operation, RequestError};
 /// A suspended clone holds requests; a stopped clone refuses them. Callbacks must not make the
 /// blocking calls: the call may need the thread that runs the callback.
 pub struct Client {
-    crew: Arc<Crew>,
+    pool: Arc<WorkerPool>,
     lane: Lane,
     size_bytes: u64,
 }
 
 /// An extent of a clone, as it was at the time of the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stretch {
+pub struct CloneExtent {
     /// True if the extent is hydrated.
     pub hydrated: bool,
     /// True if the extent is known, without reading it, to be all zeroes.
@@ -34,9 +34,9 @@ pub struct Stretch {
 }
 
 impl Client {
-    pub(super) fn new(crew: Arc<Crew>, size_bytes: u64) -> Self {
-        let lane = crew.front.lane();
-        Self { crew, lane, size_bytes }
+    pub(super) fn new(pool: Arc<WorkerPool>, size_bytes: u64) -> Self {
+        let lane = pool.fast_path.lane();
+        Self { pool, lane, size_bytes }
     }
 
     /// Returns the size of the clone, in bytes.
@@ -47,12 +47,12 @@ impl Client {
     /// What requests should begin and end at multiples of, in bytes: see
     /// [`Destination::block_bytes`](crate::block_io::Destination::block_bytes).
     pub fn block_bytes(&self) -> u64 {
-        self.crew.hands.destination.block_bytes()
+        self.pool.backends.destination.block_bytes()
     }
 
     /// Creates another handle to the same clone.
     pub fn another(&self) -> Self {
-        Self::new(self.crew.clone(), self.size_bytes)
+        Self::new(self.pool.clone(), self.size_bytes)
     }
 
     /// Returns the extent at the start of `range`, from the holes that source and destination
@@ -62,14 +62,16 @@ impl Client {
     /// # Errors
     /// The error of the device that holds the region; for a hydrated region it may be
     /// [`DestinationLost`], which ends the clone.
-    pub fn stretch(&self, range: &ByteRange) -> io::Result<Option<Stretch>> {
+    pub fn extent(&self, range: &ByteRange) -> io::Result<Option<CloneExtent>> {
         let Some((hydrated, end)) = self.hydrated(range) else { return Ok(None) };
-        let hands = &self.crew.hands;
+        let backends = &self.pool.backends;
         let extent = match hydrated {
-            true => hands.destination.extent(range.start).inspect_err(|error| self.heed(error))?,
-            false => hands.source.extent(range.start)?,
+            true => {
+                backends.destination.extent(range.start).inspect_err(|error| self.heed(error))?
+            }
+            false => backends.source.extent(range.start)?,
         };
-        Ok(Some(Stretch { hydrated, zeroes: extent.zeroes, end: extent.end.min(end) }))
+        Ok(Some(CloneExtent { hydrated, zeroes: extent.zeroes, end: extent.end.min(end) }))
     }
 
     /// Returns whether the region at the start of `range` is hydrated, and the end, in bytes, of
@@ -102,7 +104,7 @@ impl Client {
     /// has to go through [`submit`](Self::submit). Waits only for the destination.
     pub fn try_read(&self, offset: u64, into: &mut [u8]) -> Option<Result<(), RequestError>> {
         let range = self.range(offset, into.len()).ok()?;
-        self.pass(&range, || self.crew.hands.destination.read_at(offset, into))
+        self.pass(&range, || self.pool.backends.destination.read_at(offset, into))
     }
 
     /// Writes `data` at `offset`, which is in bytes. If `durable`, returns only when the data is on
@@ -125,7 +127,7 @@ impl Client {
     /// request has to go through [`submit`](Self::submit).
     pub fn try_write(&self, offset: u64, data: &[u8]) -> Option<Result<(), RequestError>> {
         let range = self.range(offset, data.len()).ok()?;
-        let write = || self.crew.hands.destination.write_at(offset, data);
+        let write = || self.pool.backends.destination.write_at(offset, data);
         self.pass(&range, write).map(|done| self.still(&range, done))
     }
 
@@ -139,7 +141,7 @@ impl Client {
         deallocate: bool,
         durable: bool,
     ) -> Result<(), RequestError> {
-        let zero = || self.crew.hands.destination.zero(range.clone(), deallocate);
+        let zero = || self.pool.backends.destination.zero(range.clone(), deallocate);
         let passed = if durable { None } else { self.pass(&range, zero) };
         let passed = passed.map(|done| self.still(&range, done));
         passed.unwrap_or_else(|| {
@@ -204,9 +206,9 @@ impl Client {
             let len = range.end.checked_sub(range.start);
             assert!(len == Some(buffer.len() as u64), "a buffer that does not fit {range:?}");
         }
-        let crew = self.crew.clone();
-        let guarded = move |result, buffer| crew.notices.guard(|| done(result, buffer));
-        self.crew.submit(operation, range, durable, buffer, Box::new(guarded));
+        let pool = self.pool.clone();
+        let guarded = move |result, buffer| pool.events.guard(|| done(result, buffer));
+        self.pool.submit(operation, range, durable, buffer, Box::new(guarded));
     }
 
     fn ask(
@@ -250,7 +252,7 @@ impl Client {
     fn heed(&self, error: &io::Error) {
         if DestinationLost::of(error).is_some() {
             let reason = error.to_string();
-            self.crew.fail(Failure { device: Device::Destination, reason, is_full: false });
+            self.pool.fail(Failure { device: Device::Destination, reason, is_full: false });
         }
     }
 

@@ -6,29 +6,29 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use crate::engine::{Failure, Happening, Notice};
+use crate::engine::{Event, EventKind, Failure};
 use crate::sync::lock;
 
 /// Maximum number of kept events.
-pub const NOTICES_MAX: usize = 1024;
+pub const EVENTS_MAX: usize = 1024;
 
 /// Receives each event, in order. A panic is caught and [counted]; the clone continues, and the
 /// listener receives the next event.
 ///
 /// [counted]: super::RunningClone::caught_panics
-pub type Listener = Box<dyn FnMut(&Notice) + Send>;
+pub type Listener = Box<dyn FnMut(&Event) + Send>;
 
 /// An event with its time.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Dated {
+pub struct DatedEvent {
     /// The event.
-    pub notice: Notice,
+    pub event: Event,
     /// Time by the system clock, which may be set back.
     pub time: SystemTime,
 }
 
 /// The event log.
-pub(super) struct Notices {
+pub(super) struct EventLog {
     book: Mutex<Book>,
     changed: Condvar,
     /// Taken out while it runs, so that it can cause further events.
@@ -39,9 +39,9 @@ pub(super) struct Notices {
 
 #[derive(Default)]
 struct Book {
-    last: VecDeque<Dated>,
+    last: VecDeque<DatedEvent>,
     /// Events that the listener has not received yet, if there is a listener.
-    untold: VecDeque<Notice>,
+    untold: VecDeque<Event>,
     has_listener: bool,
     is_at_rest: bool,
     /// The reason why no region can become hydrated any more, or why all requests fail.
@@ -107,7 +107,7 @@ pub(super) struct Standing {
     pub(super) source_changed: Option<String>,
 }
 
-impl Notices {
+impl EventLog {
     pub(super) fn new(listener: Option<Listener>) -> Self {
         let book = Book { has_listener: listener.is_some(), ..Book::default() };
         let (book, listener) = (Mutex::new(book), Mutex::new(listener));
@@ -115,56 +115,56 @@ impl Notices {
     }
 
     /// Records an event.
-    pub(super) fn push(&self, notice: Notice) {
+    pub(super) fn push(&self, event: Event) {
         let mut book = lock(&self.book);
-        match &notice.what {
-            Happening::Suspended => {
+        match &event.kind {
+            EventKind::Suspended => {
                 book.is_at_rest = true;
                 book.end_waits(|awaited| awaited == Awaited::Rest, &WaitEnd::Done);
             }
-            Happening::Resumed => book.is_at_rest = false,
-            Happening::ReadOnly(failure) | Happening::FlushFailed(failure) => {
+            EventKind::Resumed => book.is_at_rest = false,
+            EventKind::ReadOnly(failure) | EventKind::FlushFailed(failure) => {
                 book.failure = Some(failure.clone());
             }
-            Happening::Failed(failure) => {
+            EventKind::Failed(failure) => {
                 book.failure = Some(failure.clone());
                 book.has_failed = true;
                 book.end_waits(|_| true, &WaitEnd::Failed(failure.clone()));
             }
-            Happening::SourceChanged { reason } => book.source_changed = Some(reason.clone()),
+            EventKind::SourceChanged { reason } => book.source_changed = Some(reason.clone()),
             _ => {}
         }
-        if book.last.len() == NOTICES_MAX {
+        if book.last.len() == EVENTS_MAX {
             book.last.pop_front();
         }
-        book.last.push_back(Dated { notice: notice.clone(), time: SystemTime::now() });
+        book.last.push_back(DatedEvent { event: event.clone(), time: SystemTime::now() });
         if book.has_listener {
             // If the listener hangs, it misses events instead of exhausting memory.
-            if book.untold.len() == NOTICES_MAX {
+            if book.untold.len() == EVENTS_MAX {
                 book.untold.pop_front();
             }
-            book.untold.push_back(notice);
+            book.untold.push_back(event);
         }
         self.changed.notify_all();
     }
 
     /// Records that the clone has failed for a reason unknown to the engine.
     pub(super) fn push_failed(&self, failure: Failure) {
-        let number = lock(&self.book).last.back().map_or(1, |last| last.notice.number + 1);
-        self.push(Notice { number, what: Happening::Failed(failure) });
+        let number = lock(&self.book).last.back().map_or(1, |last| last.event.number + 1);
+        self.push(Event { number, kind: EventKind::Failed(failure) });
     }
 
     /// Passes new events to the listener. If another thread is doing so, leaves them to that
     /// thread, so that the listener receives all events in order.
-    pub(super) fn tell(&self) {
+    pub(super) fn notify(&self) {
         if lock(&self.book).untold.is_empty() {
             return;
         }
         let Some(mut listener) = lock(&self.listener).take() else { return };
         loop {
             let next = lock(&self.book).untold.pop_front();
-            if let Some(notice) = next {
-                self.guard(|| listener(&notice));
+            if let Some(event) = next {
+                self.guard(|| listener(&event));
                 continue;
             }
             let mut place = lock(&self.listener);
@@ -190,8 +190,8 @@ impl Notices {
     }
 
     /// Returns the events with numbers after `after`. Waits for one, but at most `timeout`.
-    pub(super) fn wait_for(&self, after: u64, timeout: Duration) -> Vec<Dated> {
-        let is_new = |dated: &&Dated| dated.notice.number > after;
+    pub(super) fn wait_for(&self, after: u64, timeout: Duration) -> Vec<DatedEvent> {
+        let is_new = |dated: &&DatedEvent| dated.event.number > after;
         let book = lock(&self.book);
         let waits = |book: &mut Book| !book.is_over && !book.last.iter().any(|n| is_new(&n));
         let (book, _) = self
@@ -296,48 +296,48 @@ mod tests {
     use std::sync::{Arc, Mutex};
     use std::time::Duration;
 
-    use super::{NOTICES_MAX, Notices};
-    use crate::engine::{Happening, Notice};
+    use super::{EVENTS_MAX, EventLog};
+    use crate::engine::{Event, EventKind};
     use crate::sync::lock;
 
-    fn notice(number: u64) -> Notice {
-        Notice { number, what: Happening::Finished }
+    fn event(number: u64) -> Event {
+        Event { number, kind: EventKind::Finished }
     }
 
     #[test]
     fn whoever_asks_gets_what_came_after_and_the_oldest_are_forgotten() {
-        let notices = Notices::new(None);
+        let events = EventLog::new(None);
         let numbers = |after| -> Vec<u64> {
-            let dated = notices.wait_for(after, Duration::ZERO);
-            dated.iter().map(|dated| dated.notice.number).collect()
+            let dated = events.wait_for(after, Duration::ZERO);
+            dated.iter().map(|dated| dated.event.number).collect()
         };
         assert!(numbers(0).is_empty());
-        let count = NOTICES_MAX as u64 + 10;
-        (1..=count).for_each(|number| notices.push(notice(number)));
+        let count = EVENTS_MAX as u64 + 10;
+        (1..=count).for_each(|number| events.push(event(number)));
         assert_eq!(numbers(count - 2), [count - 1, count]);
-        assert_eq!(numbers(0).len(), NOTICES_MAX);
+        assert_eq!(numbers(0).len(), EVENTS_MAX);
         assert_eq!(numbers(0)[0], 11);
         assert!(numbers(count).is_empty());
-        notices.end();
-        assert!(notices.wait_for(count, Duration::MAX).is_empty());
+        events.end();
+        assert!(events.wait_for(count, Duration::MAX).is_empty());
     }
 
     #[test]
     fn a_listener_hears_everything_in_order_even_what_it_causes_itself() {
         let heard = Arc::new(Mutex::new(Vec::new()));
-        let notices = Arc::new_cyclic(|notices: &std::sync::Weak<Notices>| {
-            let (heard, notices) = (heard.clone(), notices.clone());
-            Notices::new(Some(Box::new(move |told| {
+        let events = Arc::new_cyclic(|events: &std::sync::Weak<EventLog>| {
+            let (heard, events) = (heard.clone(), events.clone());
+            EventLog::new(Some(Box::new(move |told| {
                 lock(&heard).push(told.number);
-                let notices = notices.upgrade().unwrap();
+                let events = events.upgrade().unwrap();
                 if told.number < 5 {
-                    notices.push(notice(told.number + 1));
-                    notices.tell();
+                    events.push(event(told.number + 1));
+                    events.notify();
                 }
             })))
         });
-        notices.push(notice(1));
-        notices.tell();
+        events.push(event(1));
+        events.notify();
         assert_eq!(*lock(&heard), [1, 2, 3, 4, 5]);
     }
 }

@@ -79,12 +79,12 @@ impl Job {
 
 /// The slot of an operation, to return when it has ended.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place(Class);
+pub(super) struct WorkerSlot(Class);
 
 /// Short work that the engine wants done immediately and that uses no device. The thread that takes
 /// it does it without the lock, before anything else.
 #[derive(Default)]
-pub(super) struct Chores {
+pub(super) struct Completions {
     pub(super) gives: Vec<(Arc<CopyBuffer>, Arc<Pending>, ByteRange)>,
     /// To be dropped: answered requests, and buffers.
     pub(super) answered: Vec<Arc<Pending>>,
@@ -96,7 +96,7 @@ pub(super) struct Chores {
     pub(super) tell: bool,
 }
 
-impl Chores {
+impl Completions {
     pub(super) fn is_empty(&self) -> bool {
         let Self { gives, answered, released, jobs, retire, tell } = self;
         let has_none = gives.is_empty() && answered.is_empty();
@@ -106,7 +106,7 @@ impl Chores {
 
 /// The work queue.
 pub(super) struct Queue {
-    chores: VecDeque<Chores>,
+    completions: VecDeque<Completions>,
     waiting: [VecDeque<Job>; 3],
     running: [usize; 3],
     workers: usize,
@@ -119,7 +119,7 @@ impl Queue {
     /// Creates a queue for this number of workers.
     pub(super) fn new(workers: usize) -> Self {
         assert!(workers >= WORKERS_MIN, "each class has a worker");
-        Self { chores: VecDeque::new(), waiting: Default::default(), running: [0; 3], workers }
+        Self { completions: VecDeque::new(), waiting: Default::default(), running: [0; 3], workers }
     }
 
     pub(super) fn push(&mut self, job: Job) {
@@ -136,18 +136,18 @@ impl Queue {
         }
     }
 
-    pub(super) fn push_chores(&mut self, chores: Chores) {
-        if !chores.is_empty() {
-            self.chores.push_back(chores);
+    pub(super) fn push_completions(&mut self, completions: Completions) {
+        if !completions.is_empty() {
+            self.completions.push_back(completions);
         }
     }
 
-    pub(super) fn next_chores(&mut self) -> Option<Chores> {
-        self.chores.pop_front()
+    pub(super) fn next_completions(&mut self) -> Option<Completions> {
+        self.completions.pop_front()
     }
 
-    pub(super) fn has_chores(&self) -> bool {
-        !self.chores.is_empty()
+    pub(super) fn has_completions(&self) -> bool {
+        !self.completions.is_empty()
     }
 
     /// Removes and returns the next operation that may begin, if there is one.
@@ -158,7 +158,7 @@ impl Queue {
 
     /// Returns true if there is work for one more worker.
     pub(super) fn has_work(&self) -> bool {
-        !self.chores.is_empty() || self.next_class().is_some()
+        !self.completions.is_empty() || self.next_class().is_some()
     }
 
     fn next_class(&self) -> Option<Class> {
@@ -180,13 +180,13 @@ impl Queue {
     }
 
     /// Records the start of an operation.
-    pub(super) fn begin(&mut self, job: &Job) -> Place {
+    pub(super) fn begin(&mut self, job: &Job) -> WorkerSlot {
         self.running[job.class() as usize] += 1;
-        Place(job.class())
+        WorkerSlot(job.class())
     }
 
     /// Records the end of an operation.
-    pub(super) fn end(&mut self, place: Place) {
+    pub(super) fn end(&mut self, place: WorkerSlot) {
         self.running[place.0 as usize] -= 1;
     }
 
@@ -200,7 +200,7 @@ impl Queue {
 mod tests {
     use std::sync::Arc;
 
-    use super::{Job, Place, Queue, WORKERS_MIN, Work};
+    use super::{Job, Queue, WORKERS_MIN, Work, WorkerSlot};
     use crate::driver::buffers::CopyBuffer;
     use crate::engine::OpId;
 
@@ -213,7 +213,7 @@ mod tests {
         Job { op: OpId(op), work: Work::Fetch { copy }, is_background }
     }
 
-    fn begin(queue: &mut Queue) -> Option<(u64, Place)> {
+    fn begin(queue: &mut Queue) -> Option<(u64, WorkerSlot)> {
         let job = queue.next_job()?;
         Some((job.op.0, queue.begin(&job)))
     }

@@ -12,16 +12,16 @@ use thiserror::Error;
 
 use crate::block_io::{Destination, Source};
 use crate::dm_target::{Message, Status};
-use crate::driver::backends::{Hands, Tally, is_full};
-use crate::driver::buffers::Pool;
+use crate::driver::backends::{Backends, Tally, is_full};
+use crate::driver::buffers::BufferPool;
 use crate::driver::client::Client;
-use crate::driver::event_log::{Awaited, Dated, Listener, Notices, WaitEnd};
+use crate::driver::event_log::{Awaited, DatedEvent, EventLog, Listener, WaitEnd};
 use crate::driver::queue::WORKERS_MIN;
 use crate::driver::state::panicked;
-use crate::driver::workers::Crew;
+use crate::driver::workers::WorkerPool;
 use crate::engine::Trace;
 use crate::engine::{
-    Command, Device, Engine, Event, Failure, Notice, Opened, Operation, RequestError, SetAside,
+    Command, Device, Engine, Event, FailedRegion, Failure, Input, Opened, Operation, RequestError,
     Settings,
 };
 use crate::metadata::Metadata;
@@ -122,7 +122,7 @@ pub struct HydrationProgress {
 /// Dropping it stops it, like [`Self::stop`]. Neither may happen in a callback or a listener, which
 /// run on the threads that have to end.
 pub struct RunningClone<D: device::Device + 'static> {
-    pub(super) crew: Arc<Crew>,
+    pub(super) pool: Arc<WorkerPool>,
     metadata: Arc<Mutex<Option<Metadata<D>>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// True if the destination stays claimed when this is dropped, because the caller of
@@ -159,19 +159,19 @@ impl<D: device::Device + 'static> RunningClone<D> {
         let opened = Opened { geometry, metadata_used, metadata_total };
         let engine = Engine::new(opened, metadata.hydrated_words(), settings);
         let metadata = Arc::new(Mutex::new(Some(metadata)));
-        let hands = Hands {
+        let backends = Backends {
             source,
             destination,
-            ledger: metadata.clone(),
-            pool: Arc::new(Pool::new(pool_bytes(&settings))),
+            metadata_store: metadata.clone(),
+            buffers: Arc::new(BufferPool::new(pool_bytes(&settings))),
             tally: Tally::default(),
             changed: Mutex::default(),
             lost: Mutex::default(),
         };
         let workers = options.workers.max(WORKERS_MIN);
-        let crew = Crew::new(engine, hands, Notices::new(options.listener), workers);
+        let pool = WorkerPool::new(engine, backends, EventLog::new(options.listener), workers);
         let clone = Self {
-            crew: Arc::new(crew),
+            pool: Arc::new(pool),
             metadata,
             threads: Mutex::default(),
             keeps_claim: false,
@@ -179,29 +179,29 @@ impl<D: device::Device + 'static> RunningClone<D> {
             size_bytes,
         };
         clone.start_threads(workers).map_err(DriverError::Thread)?;
-        clone.tell(Event::Tick);
+        clone.input(Input::Tick);
         Ok(clone)
     }
 
     /// If it fails, the threads already started end with the clone.
     fn start_threads(&self, workers: usize) -> io::Result<()> {
         for _ in 0..workers {
-            lock(&self.threads).push(self.crew.start_worker()?);
+            lock(&self.threads).push(self.pool.start_worker()?);
         }
-        let crew = self.crew.clone();
+        let pool = self.pool.clone();
         let timer = Builder::new().name("clone-timer".into());
-        lock(&self.threads).push(timer.spawn(move || crew.keep_time())?);
+        lock(&self.threads).push(timer.spawn(move || pool.keep_time())?);
         Ok(())
     }
 
     /// Creates a handle to use the clone.
     pub fn client(&self) -> Client {
-        Client::new(self.crew.clone(), self.size_bytes)
+        Client::new(self.pool.clone(), self.size_bytes)
     }
 
     /// Sends a message to the clone. [`Self::try_command`] also reports whether it was accepted.
     pub fn command(&self, command: Command) {
-        self.tell(Event::Command(command));
+        self.input(Input::Command(command));
     }
 
     /// Sends a message to the clone if it can be obeyed. This waits for no device.
@@ -213,8 +213,8 @@ impl<D: device::Device + 'static> RunningClone<D> {
     pub fn try_command(&self, command: Command) -> Result<(), DriverError> {
         let hydrates =
             matches!(command, Command::Hydrate(_) | Command::Kernel(Message::EnableHydration));
-        let mut state = self.crew.lock();
-        let standing = self.crew.notices.standing();
+        let mut state = self.pool.lock();
+        let standing = self.pool.events.standing();
         if standing.is_ending {
             return Err(DriverError::Ending);
         }
@@ -224,35 +224,35 @@ impl<D: device::Device + 'static> RunningClone<D> {
             _ => {}
         }
         if let Some(reason) = standing.source_changed.filter(|_| hydrates)
-            && !self.crew.front.is_complete()
+            && !self.pool.fast_path.is_complete()
         {
             return Err(DriverError::SourceChanged(reason));
         }
-        self.crew.tell(&mut state, Event::Command(command));
+        self.pool.input(&mut state, Input::Command(command));
         Ok(())
     }
 
-    fn tell(&self, event: Event) {
-        self.crew.tell(&mut self.crew.lock(), event);
+    fn input(&self, input: Input) {
+        self.pool.input(&mut self.pool.lock(), input);
     }
 
     /// Returns the status after a commit, so that it is current. There is no commit if the clone is
     /// suspended, since everything is then committed, or if it has failed or ends.
     pub fn status(&self) -> Status {
-        let wait = self.crew.notices.begin_wait(Awaited::Commit);
+        let wait = self.pool.events.begin_wait(Awaited::Commit);
         if !wait.has_ended() {
-            let (crew, theirs) = (self.crew.clone(), wait.clone());
-            let callback = Box::new(move |_, _| crew.notices.end_wait(&theirs));
-            self.crew.submit(Operation::Commit, 0..0, false, Vec::new(), callback);
+            let (pool, theirs) = (self.pool.clone(), wait.clone());
+            let callback = Box::new(move |_, _| pool.events.end_wait(&theirs));
+            self.pool.submit(Operation::Commit, 0..0, false, Vec::new(), callback);
             // The status contains the result of the commit.
-            self.crew.notices.wait_to_end(&wait);
+            self.pool.events.wait_to_end(&wait);
         }
         self.status_now()
     }
 
     /// Returns the status without a commit.
     pub fn status_now(&self) -> Status {
-        let state = self.crew.lock();
+        let state = self.pool.lock();
         if state.over() == Some(RequestError::Failed) {
             return Status::Fail;
         }
@@ -261,13 +261,13 @@ impl<D: device::Device + 'static> RunningClone<D> {
 
     /// Returns the current settings.
     pub fn settings(&self) -> Settings {
-        *self.crew.lock().engine().settings()
+        *self.pool.lock().engine().settings()
     }
 
     /// Returns the reads recorded since [`Command::Record`] was last switched on. The clone is
     /// blocked during the copy of the trace, which takes milliseconds for a long one.
     pub fn trace(&self) -> Option<Trace> {
-        self.crew.lock().engine().trace().cloned()
+        self.pool.lock().engine().trace().cloned()
     }
 
     /// Suspends the clone: waits until all work in flight has ended and is committed. New requests
@@ -280,13 +280,13 @@ impl<D: device::Device + 'static> RunningClone<D> {
     /// before it was suspended, and [`DriverError::Ending`] if it ends. The last two are returned
     /// immediately, even if the devices do not respond.
     pub fn suspend(&self) -> Result<(), DriverError> {
-        let mut state = self.crew.lock();
-        let wait = self.crew.notices.begin_wait(Awaited::Rest);
+        let mut state = self.pool.lock();
+        let wait = self.pool.events.begin_wait(Awaited::Rest);
         if !wait.has_ended() {
-            self.crew.tell(&mut state, Event::Suspend);
+            self.pool.input(&mut state, Input::Suspend);
         }
         drop(state);
-        match self.crew.notices.wait_to_end(&wait) {
+        match self.pool.events.wait_to_end(&wait) {
             WaitEnd::Done => Ok(()),
             WaitEnd::Resumed => Err(DriverError::Resumed),
             WaitEnd::Failed(failure) => Err(DriverError::Failed(failure)),
@@ -301,37 +301,37 @@ impl<D: device::Device + 'static> RunningClone<D> {
     /// # Errors
     /// [`DriverError::Ending`] if the clone ends: it does not resume.
     pub fn resume(&self) -> Result<(), DriverError> {
-        let mut state = self.crew.lock();
-        if self.crew.notices.standing().is_ending {
+        let mut state = self.pool.lock();
+        if self.pool.events.standing().is_ending {
             return Err(DriverError::Ending);
         }
-        self.crew.notices.end_waits_for_rest();
-        self.crew.tell(&mut state, Event::Resume);
+        self.pool.events.end_waits_for_rest();
+        self.pool.input(&mut state, Input::Resume);
         Ok(())
     }
 
     /// Refuses suspend, resume and messages from now on; calls that wait for them return at once.
     /// User requests continue until [`end`](Self::end), which does this, too.
     pub fn begin_end(&self) {
-        self.crew.notices.begin_end();
+        self.pool.events.begin_end();
     }
 
     /// Returns the number of caught panics of the listener and of callbacks. They do not harm the
     /// clone, but an answer may be lost.
     pub fn caught_panics(&self) -> u64 {
-        self.crew.notices.panics()
+        self.pool.events.panics()
     }
 
-    /// Returns the events with numbers after `after`, of the last [`super::NOTICES_MAX`] that are
+    /// Returns the events with numbers after `after`, of the last [`super::EVENTS_MAX`] that are
     /// kept. Waits for one, but at most `timeout`.
-    pub fn wait_for(&self, after: u64, timeout: Duration) -> Vec<Notice> {
+    pub fn wait_for(&self, after: u64, timeout: Duration) -> Vec<Event> {
         let dated = self.wait_for_dated(after, timeout);
-        dated.into_iter().map(|dated| dated.notice).collect()
+        dated.into_iter().map(|dated| dated.event).collect()
     }
 
     /// Like [`Self::wait_for`], with the time of each event.
-    pub fn wait_for_dated(&self, after: u64, timeout: Duration) -> Vec<Dated> {
-        self.crew.notices.wait_for(after, timeout)
+    pub fn wait_for_dated(&self, after: u64, timeout: Duration) -> Vec<DatedEvent> {
+        self.pool.events.wait_for(after, timeout)
     }
 
     /// Returns the progress of the clone.
@@ -340,7 +340,7 @@ impl<D: device::Device + 'static> RunningClone<D> {
             Status::Running(figures) => figures.hydrated,
             Status::Fail | Status::Error => 0,
         };
-        let Tally { fetched, read_source, copied, zeroed, commits } = &self.crew.hands.tally;
+        let Tally { fetched, read_source, copied, zeroed, commits } = &self.pool.backends.tally;
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         HydrationProgress {
             hydrated,
@@ -354,8 +354,8 @@ impl<D: device::Device + 'static> RunningClone<D> {
     }
 
     /// Returns the failed regions in ascending order; none if the clone has failed or is read-only.
-    pub fn set_aside(&self) -> Vec<SetAside> {
-        self.crew.lock().engine().set_aside().collect()
+    pub fn failed_regions(&self) -> Vec<FailedRegion> {
+        self.pool.lock().engine().failed_regions().collect()
     }
 
     /// Stops the clone: waits until all work in flight has ended and is committed. Later requests
@@ -365,12 +365,12 @@ impl<D: device::Device + 'static> RunningClone<D> {
         self.halt();
         self.keeps_claim = true;
         let metadata = lock(&self.metadata).take();
-        let hands = &self.crew.hands;
+        let backends = &self.pool.backends;
         Stopped {
             metadata,
-            source: hands.source.clone(),
-            destination: hands.destination.clone(),
-            failure: self.crew.notices.standing().failure,
+            source: backends.source.clone(),
+            destination: backends.destination.clone(),
+            failure: self.pool.events.standing().failure,
         }
     }
 
@@ -384,8 +384,8 @@ impl<D: device::Device + 'static> RunningClone<D> {
         self.halt();
         let metadata = lock(&self.metadata).take();
         drop(metadata);
-        self.crew.hands.destination.release();
-        self.crew.notices.standing().failure
+        self.pool.backends.destination.release();
+        self.pool.events.standing().failure
     }
 
     fn halt(&self) {
@@ -394,31 +394,31 @@ impl<D: device::Device + 'static> RunningClone<D> {
             return;
         }
         // Under one lock: a resume happens before both, and is undone, or it is refused.
-        let mut state = self.crew.lock();
-        self.crew.notices.begin_end();
-        self.crew.tell(&mut state, Event::Suspend);
+        let mut state = self.pool.lock();
+        self.pool.events.begin_end();
+        self.pool.input(&mut state, Input::Suspend);
         drop(state);
         // After a failure there is nothing to wait for. The failure is in the event log.
-        let standing = self.crew.notices.wait_for_rest();
-        self.crew.end(RequestError::Stopped);
+        let standing = self.pool.events.wait_for_rest();
+        self.pool.end(RequestError::Stopped);
         for ended in threads.drain(..) {
             // The panic of a thread is in the event log.
             let _ = ended.join();
         }
         // A failed clone does not get suspended, but requests on the fast path still end.
-        while self.crew.front.passes() > 0 {
+        while self.pool.fast_path.passes() > 0 {
             thread::sleep(GLANCE);
         }
         if standing.failure.is_none() {
             self.flush_at_end();
         }
-        self.crew.notices.end();
+        self.pool.events.end();
     }
 
     /// Flushes user writes to hydrated regions since the last commit. The engine does not know of
     /// them.
     fn flush_at_end(&self) {
-        let flush = AssertUnwindSafe(|| self.crew.hands.destination.flush());
+        let flush = AssertUnwindSafe(|| self.pool.backends.destination.flush());
         let device = Device::Destination;
         let failure = match catch_unwind(flush) {
             Ok(Ok(())) => return,
@@ -427,7 +427,7 @@ impl<D: device::Device + 'static> RunningClone<D> {
             }
             Err(panic) => panicked(device, "what drives it", &*panic),
         };
-        self.crew.notices.note_failure(failure);
+        self.pool.events.note_failure(failure);
     }
 }
 

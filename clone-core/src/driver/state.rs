@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::driver::buffers::{CopyBuffer, Pending};
-use crate::driver::event_log::Notices;
-use crate::driver::queue::{Chores, Job, Laid, Queue, Work};
+use crate::driver::event_log::EventLog;
+use crate::driver::queue::{Completions, Job, Laid, Queue, Work};
 use crate::engine::{
-    Action, CopyId, Device, Engine, Event, Failure, Io, Overlay, OverlayBytes, RequestError,
+    Action, BufferId, Device, Engine, Failure, Input, Io, Overlay, OverlayBytes, RequestError,
     RequestId,
 };
 
@@ -21,7 +21,7 @@ pub(super) struct State {
     /// Empty, except while the engine handles an event.
     actions: Vec<Action>,
     requests: HashMap<RequestId, Arc<Pending>>,
-    copies: HashMap<CopyId, Arc<CopyBuffer>>,
+    copies: HashMap<BufferId, Arc<CopyBuffer>>,
     next_request: u64,
     /// The error of all requests once the clone is over; the engine then receives no more events.
     over: Option<RequestError>,
@@ -41,7 +41,7 @@ pub(super) struct State {
 pub(super) struct Outcome {
     /// Operations to begin, in this order.
     pub(super) jobs: Vec<Job>,
-    pub(super) chores: Chores,
+    pub(super) completions: Completions,
 }
 
 impl State {
@@ -87,7 +87,7 @@ impl State {
     ///
     /// A panic of the engine is caught here, since this also runs on threads of users: the clone
     /// has then failed.
-    pub(super) fn handle(&mut self, now: Duration, event: Event, notices: &Notices) -> Outcome {
+    pub(super) fn handle(&mut self, now: Duration, event: Input, events: &EventLog) -> Outcome {
         let mut outcome = Outcome::default();
         if self.over.is_some() {
             return outcome;
@@ -96,20 +96,20 @@ impl State {
             self.engine.handle(now, event, &mut self.actions);
             let mut actions = mem::take(&mut self.actions);
             for action in actions.drain(..) {
-                self.take(action, notices, &mut outcome);
+                self.take(action, events, &mut outcome);
             }
             self.actions = actions;
         }));
         if let Err(panic) = handled {
             let failure = panicked(Device::Metadata, "the engine", &*panic);
-            self.fail(failure, notices);
-            outcome.chores.jobs.append(&mut outcome.jobs);
+            self.fail(failure, events);
+            outcome.completions.jobs.append(&mut outcome.jobs);
         }
         outcome
     }
 
-    fn take(&mut self, action: Action, notices: &Notices, outcome: &mut Outcome) {
-        let Outcome { jobs, chores } = outcome;
+    fn take(&mut self, action: Action, events: &EventLog, outcome: &mut Outcome) {
+        let Outcome { jobs, completions } = outcome;
         match action {
             Action::Start { op, io } => {
                 let (work, is_background) = self.resolve(io);
@@ -125,22 +125,22 @@ impl State {
             }
             Action::Give { copy, request, range } => {
                 let copy = self.copies[&copy].clone();
-                chores.gives.push((copy, self.requests[&request].clone(), range));
+                completions.gives.push((copy, self.requests[&request].clone(), range));
             }
             Action::Release { copy } => {
                 let copy = self.copies.remove(&copy).expect("a copy is released once");
-                chores.released.push(copy);
+                completions.released.push(copy);
             }
             Action::Answer { request, result } => {
                 let request = self.requests.remove(&request).expect("one answer a request");
                 request.decide(result);
-                chores.answered.push(request);
+                completions.answered.push(request);
             }
-            Action::Tell(notice) => {
-                notices.push(notice);
-                chores.tell = true;
+            Action::Emit(event) => {
+                events.push(event);
+                completions.tell = true;
             }
-            Action::Retire => chores.retire = true,
+            Action::Retire => completions.retire = true,
         }
     }
 
@@ -183,9 +183,9 @@ impl State {
     }
 
     /// Fails the clone if the driver itself cannot continue: all requests get an error.
-    pub(super) fn fail(&mut self, failure: Failure, notices: &Notices) {
+    pub(super) fn fail(&mut self, failure: Failure, events: &EventLog) {
         if self.over.is_none() {
-            notices.push_failed(failure);
+            events.push_failed(failure);
             self.end(RequestError::Failed);
         }
     }
@@ -197,7 +197,7 @@ impl State {
             return;
         }
         self.over = Some(error);
-        self.engine.front().close();
+        self.engine.fast_path().close();
         self.actions.clear();
         let answered: Vec<_> = self.requests.drain().map(|(_, request)| request).collect();
         for request in &answered {
@@ -205,12 +205,12 @@ impl State {
         }
         let released = self.copies.drain().map(|(_, copy)| copy).collect();
         let jobs = self.queue.drain();
-        self.queue.push_chores(Chores {
+        self.queue.push_completions(Completions {
             answered,
             released,
             jobs,
             tell: true,
-            ..Chores::default()
+            ..Completions::default()
         });
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use self::disk::{Brittle, Disk};
 use super::{Devices, DriverOptions, RunningClone};
 use crate::dm_target::{Options, Status};
-use crate::engine::{Done, Event, Happening, OpId, Settings};
+use crate::engine::{Done, EventKind, Input, OpId, Settings};
 use crate::geometry::{Geometry, RegionSize, Sectors};
 use crate::metadata::Metadata;
 use crate::metadata::ir::Header;
@@ -94,26 +94,26 @@ impl Bench {
 }
 
 /// Waits for an event that will happen eventually.
-fn wait_for(clone: &Clone, is_it: impl Fn(&Happening) -> bool) {
+fn wait_for(clone: &Clone, is_it: impl Fn(&EventKind) -> bool) {
     let mut last = 0;
     loop {
-        let notices = clone.wait_for(last, Duration::MAX);
-        assert!(!notices.is_empty(), "the clone ended");
-        if notices.iter().any(|notice| is_it(&notice.what)) {
+        let events = clone.wait_for(last, Duration::MAX);
+        assert!(!events.is_empty(), "the clone ended");
+        if events.iter().any(|event| is_it(&event.kind)) {
             return;
         }
-        last = notices.last().map_or(last, |notice| notice.number);
+        last = events.last().map_or(last, |event| event.number);
     }
 }
 
 /// Makes the engine panic, by the end of an operation that it does not know.
 fn break_engine(clone: &Clone) {
-    let unheard_of = Event::Done { op: OpId(u64::MAX), result: Ok(Done::Plain) };
-    clone.crew.tell(&mut clone.crew.lock(), unheard_of);
+    let unheard_of = Input::Done { op: OpId(u64::MAX), result: Ok(Done::Plain) };
+    clone.pool.input(&mut clone.pool.lock(), unheard_of);
 }
 
 fn wait_until_complete(clone: &Clone) {
-    wait_for(clone, |what| matches!(what, Happening::Finished));
+    wait_for(clone, |what| matches!(what, EventKind::Finished));
 }
 
 /// Returns the number of hydrated regions.

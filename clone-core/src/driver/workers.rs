@@ -8,18 +8,18 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::driver::backends::Hands;
+use crate::driver::backends::Backends;
 use crate::driver::buffers::{Callback, Pending};
-use crate::driver::event_log::Notices;
-use crate::driver::queue::{Chores, Job, Place, Work};
+use crate::driver::event_log::EventLog;
+use crate::driver::queue::{Completions, Job, Work, WorkerSlot};
 use crate::driver::state::{Outcome, State, panicked};
 use crate::engine::{
-    ByteRange, Device, Engine, Event, Failure, Front, Operation, Request, RequestError,
+    ByteRange, Device, Engine, Failure, FastPath, Input, Operation, Request, RequestError,
 };
 use crate::sync::lock;
 
 /// The state that the threads of a clone share with its users.
-pub(super) struct Crew {
+pub(super) struct WorkerPool {
     /// The one lock.
     state: Mutex<State>,
     /// Signals work for an idle worker.
@@ -27,27 +27,32 @@ pub(super) struct Crew {
     /// Signals the timer thread that the next tick is due earlier.
     timer: Condvar,
     began: Instant,
-    pub(super) hands: Hands,
-    pub(super) notices: Notices,
-    pub(super) front: Arc<Front>,
+    pub(super) backends: Backends,
+    pub(super) events: EventLog,
+    pub(super) fast_path: Arc<FastPath>,
 }
 
 /// The next task of a worker.
 enum Task {
-    Chores(Chores),
-    Job(Job, Place),
+    Completions(Completions),
+    Job(Job, WorkerSlot),
 }
 
-impl Crew {
-    pub(super) fn new(engine: Engine, hands: Hands, notices: Notices, workers: usize) -> Self {
+impl WorkerPool {
+    pub(super) fn new(
+        engine: Engine,
+        backends: Backends,
+        events: EventLog,
+        nr_workers: usize,
+    ) -> Self {
         Self {
-            front: engine.front().clone(),
-            state: Mutex::new(State::new(engine, workers)),
+            fast_path: engine.fast_path().clone(),
+            state: Mutex::new(State::new(engine, nr_workers)),
             work: Condvar::new(),
             timer: Condvar::new(),
             began: Instant::now(),
-            hands,
-            notices,
+            backends,
+            events,
         }
     }
 
@@ -57,15 +62,15 @@ impl Crew {
             self.state.clear_poison();
             let mut state = poisoned.into_inner();
             let reason = "a thread panicked while it had the lock".into();
-            state.fail(Failure { device: Device::Metadata, reason, is_full: false }, &self.notices);
+            state.fail(Failure { device: Device::Metadata, reason, is_full: false }, &self.events);
             state
         })
     }
 
     /// Starts a worker.
     pub(super) fn start_worker(self: &Arc<Self>) -> io::Result<JoinHandle<()>> {
-        let crew = self.clone();
-        Builder::new().name("clone-worker".into()).spawn(move || crew.serve())
+        let pool = self.clone();
+        Builder::new().name("clone-worker".into()).spawn(move || pool.serve())
     }
 
     /// Submits a request; `callback` receives its result.
@@ -87,13 +92,15 @@ impl Crew {
         }
         let id = state.add(pending);
         let request = Request { id, operation, range, durable };
-        self.tell(&mut state, Event::Submit(request));
+        self.input(&mut state, Input::Submit(request));
     }
 
     /// Leaves the answer to a worker, like every other: the submitting thread may hold locks that
     /// its callback needs. If all workers have exited, one is started for it.
     fn refuse(self: &Arc<Self>, mut state: MutexGuard<'_, State>, request: Arc<Pending>) {
-        state.queue.push_chores(Chores { answered: vec![request], ..Chores::default() });
+        state
+            .queue
+            .push_completions(Completions { answered: vec![request], ..Completions::default() });
         if state.workers > 0 {
             self.wake(&state);
             return;
@@ -107,10 +114,10 @@ impl Crew {
 
     /// Sends an event to the engine that is not the end of an operation. The work that follows is
     /// left to the workers: the caller may hold locks that callbacks need.
-    pub(super) fn tell(&self, state: &mut State, event: Event) {
+    pub(super) fn input(&self, state: &mut State, input: Input) {
         let now = self.began.elapsed();
-        let Outcome { jobs, chores } = state.handle(now, event, &self.notices);
-        state.queue.push_chores(chores);
+        let Outcome { jobs, completions } = state.handle(now, input, &self.events);
+        state.queue.push_completions(completions);
         for job in jobs {
             state.queue.push(job);
         }
@@ -120,7 +127,7 @@ impl Crew {
     /// Fails the clone.
     pub(super) fn fail(&self, failure: Failure) {
         let mut state = self.lock();
-        state.fail(failure, &self.notices);
+        state.fail(failure, &self.events);
         self.wake(&state);
     }
 
@@ -161,8 +168,8 @@ impl Crew {
         let mut next = self.next_task();
         while let Some(task) = next {
             next = match task {
-                Task::Chores(chores) => {
-                    self.do_chores(chores);
+                Task::Completions(completions) => {
+                    self.complete(completions);
                     self.next_task()
                 }
                 Task::Job(job, place) => self.do_job(job, place),
@@ -173,8 +180,8 @@ impl Crew {
     fn next_task(&self) -> Option<Task> {
         let mut state = self.lock();
         loop {
-            let chores = state.queue.next_chores().map(Task::Chores);
-            if let Some(task) = chores.or_else(|| begin_next(&mut state)) {
+            let completions = state.queue.next_completions().map(Task::Completions);
+            if let Some(task) = completions.or_else(|| begin_next(&mut state)) {
                 self.wake(&state);
                 return Some(task);
             }
@@ -190,9 +197,9 @@ impl Crew {
 
     /// Performs an operation and passes its result to the engine; returns the next task. The store
     /// of a chunk that was just fetched stays on this thread.
-    fn do_job(&self, job: Job, place: Place) -> Option<Task> {
+    fn do_job(&self, job: Job, place: WorkerSlot) -> Option<Task> {
         let Job { op, work, is_background } = job;
-        let perform = AssertUnwindSafe(|| self.hands.perform(&work, is_background));
+        let perform = AssertUnwindSafe(|| self.backends.perform(&work, is_background));
         let performed = catch_unwind(perform);
         let device = work.device();
         let fetched = match &work {
@@ -211,20 +218,20 @@ impl Crew {
             Err(failure)
         });
 
-        let changed = result.as_ref().err().and_then(|_| lock(&self.hands.changed).take());
+        let changed = result.as_ref().err().and_then(|_| lock(&self.backends.changed).take());
         // Before the failure itself, after which the engine would continue.
-        if let Some(lost) = result.as_ref().err().and_then(|_| lock(&self.hands.lost).take()) {
+        if let Some(lost) = result.as_ref().err().and_then(|_| lock(&self.backends.lost).take()) {
             self.fail(lost);
         }
         let mut state = self.lock();
         state.queue.end(place);
         // Before the failure itself, which would make the engine start more of the same.
         if let Some(reason) = changed {
-            self.tell(&mut state, Event::SourceChanged { reason });
+            self.input(&mut state, Input::SourceChanged { reason });
         }
         let now = self.began.elapsed();
-        let outcome = state.handle(now, Event::Done { op, result }, &self.notices);
-        let Outcome { mut jobs, chores } = outcome;
+        let outcome = state.handle(now, Input::Done { op, result }, &self.events);
+        let Outcome { mut jobs, completions } = outcome;
         let is_store = |job: &Job| match (&job.work, &fetched) {
             (Work::Store { copy, .. }, Some(fetched)) => Arc::ptr_eq(copy, fetched),
             _ => false,
@@ -235,27 +242,27 @@ impl Crew {
         }
         let next = match store {
             Some(job) => Some(begin(&mut state, job)),
-            None if state.queue.has_chores() => None,
+            None if state.queue.has_completions() => None,
             None => begin_next(&mut state),
         };
         self.wake(&state);
         drop(state);
         drop((fetched, committed));
-        self.do_chores(chores);
+        self.complete(completions);
         next.or_else(|| self.next_task())
     }
 
-    fn do_chores(&self, chores: Chores) {
-        let Chores { gives, answered, released, jobs, retire, tell } = chores;
+    fn complete(&self, completions: Completions) {
+        let Completions { gives, answered, released, jobs, retire, tell } = completions;
         for (copy, request, range) in gives {
             copy.give(&range, &request);
         }
         drop((answered, jobs, released));
         if retire {
-            self.hands.ledger.retire();
+            self.backends.metadata_store.retire();
         }
         if tell {
-            self.notices.tell();
+            self.events.notify();
         }
     }
 
@@ -267,7 +274,7 @@ impl Crew {
             state.alarm = state.next_tick();
             match state.alarm.map(|due| due.saturating_sub(now)) {
                 Some(Duration::ZERO) => {
-                    self.tell(&mut state, Event::Tick);
+                    self.input(&mut state, Input::Tick);
                     // Let other threads take the lock, even if the next tick is due.
                     drop(state);
                     state = self.lock();

@@ -3,6 +3,6 @@
 pub(super) mod action;
 pub(super) mod command;
 pub(super) mod event;
-pub(super) mod notice;
+pub(super) mod input;
 pub(super) mod request;
 pub(super) mod settings;

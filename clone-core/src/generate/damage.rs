@@ -123,7 +123,7 @@ pub struct Target {
 
 /// Kind of damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Harm {
+pub enum DamageKind {
     /// All bytes are zero, as after a discard or a lost write.
     Zero,
     /// All bytes are random.
@@ -140,7 +140,7 @@ pub enum Harm {
     Swap,
 }
 
-impl Harm {
+impl DamageKind {
     /// All kinds of damage.
     pub const ALL: [Self; 6] =
         [Self::Zero, Self::Random, Self::Bit, Self::Checksum, Self::Stale, Self::Swap];
@@ -162,25 +162,25 @@ pub struct Change {
 /// A change to a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Done {
-    /// See [`Harm::Zero`].
+    /// See [`DamageKind::Zero`].
     Zeroed,
-    /// See [`Harm::Random`].
+    /// See [`DamageKind::Random`].
     Randomized,
-    /// See [`Harm::Bit`].
+    /// See [`DamageKind::Bit`].
     BitFlipped {
         /// The byte, `0..4096`.
         byte: u16,
         /// The bit in it, `0..8`, lowest first.
         bit: u8,
     },
-    /// See [`Harm::Checksum`].
+    /// See [`DamageKind::Checksum`].
     ChecksumChanged,
-    /// See [`Harm::Stale`].
+    /// See [`DamageKind::Stale`].
     Replaced {
         /// Block number of the older copy.
         by: BlockNr,
     },
-    /// See [`Harm::Swap`].
+    /// See [`DamageKind::Swap`].
     Overwritten {
         /// Block number of the other block.
         by: BlockNr,
@@ -213,7 +213,7 @@ impl fmt::Display for Change {
 pub fn damage<D: Device>(
     device: &D,
     target: Target,
-    harm: Harm,
+    harm: DamageKind,
     seed: u64,
 ) -> Result<Change, DamageError> {
     let Target { kind, ordinal } = target;
@@ -246,33 +246,33 @@ fn damage_one<D: Device>(
     kind: Kind,
     ordinal: u64,
     blocks: &[BlockNr],
-    harm: Harm,
+    harm: DamageKind,
     rng: &mut StdRng,
 ) -> Result<Change, DamageError> {
     let at = blocks[ordinal as usize];
     let mut block = read_raw(device, at)?;
     Form::of_kind(kind).check(&block, at)?;
     let done = match harm {
-        Harm::Zero => {
+        DamageKind::Zero => {
             block = RawBlock::ZERO;
             Done::Zeroed
         }
-        Harm::Random => {
+        DamageKind::Random => {
             rng.fill(block.bytes_mut());
             Done::Randomized
         }
-        Harm::Bit => {
+        DamageKind::Bit => {
             let (byte, bit) =
                 (rng.random_range(0..block.bytes().len()), rng.random_range(0..u8::BITS as u8));
             block.bytes_mut()[byte] ^= 1 << bit;
             Done::BitFlipped { byte: byte as u16, bit }
         }
-        Harm::Checksum => {
+        DamageKind::Checksum => {
             let (csum, _) = block.bytes_mut().split_at_mut(size_of::<u32>());
             csum[rng.random_range(0..csum.len())] ^= rng.random_range(1..=u8::MAX);
             Done::ChecksumChanged
         }
-        Harm::Stale => {
+        DamageKind::Stale => {
             let copies = older_copies(device, kind, ordinal, blocks, &block)?;
             if copies.is_empty() {
                 return Err(DamageError::NoOlderCopy { kind, ordinal, at });
@@ -282,7 +282,7 @@ fn damage_one<D: Device>(
             (Form::of_kind(kind).seal)(&mut block, at);
             Done::Replaced { by }
         }
-        Harm::Swap => {
+        DamageKind::Swap => {
             let by = pick(&others(device, kind, at)?, rng);
             block = read_raw(device, by)?;
             Done::Overwritten { by }

@@ -7,7 +7,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::blocks::{Form, blocks_of, scan};
-use super::damage::{Change, DamageError, Done, Harm, Kind, Target, damage};
+use super::damage::{Change, DamageError, DamageKind, Done, Kind, Target, damage};
 use super::metadata::{MakeError, Pattern, Recipe, make};
 use super::{Regions, of_any_size};
 use crate::geometry::{Geometry, RegionRange, RegionSize, Sectors};
@@ -142,7 +142,7 @@ fn the_same_seed_makes_the_same_and_another_one_something_else() {
     assert!(other.to_bytes() != bytes && other_truth != truth);
 
     let target = Target { kind: Kind::ArrayBlock, ordinal: None };
-    for harm in Harm::ALL {
+    for harm in DamageKind::ALL {
         let damaged = |seed| {
             let device = copy(&device);
             (damage(&device, target, harm, seed).unwrap(), device.to_bytes())
@@ -158,7 +158,7 @@ fn can_be_stale(kind: Kind) -> bool {
 }
 
 /// Damages a copy of `whole`, and checks that the change is as reported.
-fn damaged(whole: &MemoryDevice, target: Target, harm: Harm, seed: u64) -> MemoryDevice {
+fn damaged(whole: &MemoryDevice, target: Target, harm: DamageKind, seed: u64) -> MemoryDevice {
     let device = copy(whole);
     let change = damage(&device, target, harm, seed).unwrap();
     let (before, after) = (whole.to_blocks(), device.to_blocks());
@@ -193,8 +193,8 @@ fn every_damage_changes_the_block_that_it_names_and_a_check_finds_it() {
             if kind == Kind::BitsetNode && nr_regions < TWO_LEVELS {
                 continue;
             }
-            for harm in Harm::ALL {
-                if harm == Harm::Stale && !can_be_stale(kind) {
+            for harm in DamageKind::ALL {
+                if harm == DamageKind::Stale && !can_be_stale(kind) {
                     continue;
                 }
                 for seed in 0..seeds {
@@ -202,7 +202,7 @@ fn every_damage_changes_the_block_that_it_names_and_a_check_finds_it() {
                     let device = damaged(&whole, target, harm, seed);
                     let worst = read(&device, &()).worst();
                     let is_found = worst == Some(Severity::Fatal);
-                    assert!(is_found || harm == Harm::Stale, "{kind} {harm:?}: {worst:?}");
+                    assert!(is_found || harm == DamageKind::Stale, "{kind} {harm:?}: {worst:?}");
                 }
             }
         }
@@ -217,7 +217,7 @@ fn a_stale_array_block_is_sound_and_forgets_regions() {
     let truth = make(&whole, &recipe).unwrap();
     for ordinal in 0..10 {
         let target = Target { kind: Kind::ArrayBlock, ordinal: Some(ordinal) };
-        let device = damaged(&whole, target, Harm::Stale, ordinal);
+        let device = damaged(&whole, target, DamageKind::Stale, ordinal);
         let report = read(&device, &());
         assert!(report.damage.is_empty(), "{:?}", report.damage);
         let regions = report.regions.unwrap();
@@ -238,7 +238,7 @@ fn a_swap_takes_a_block_of_the_same_kind_so_that_only_its_number_is_wrong() {
         (Kind::RefCounts, "ref-count-tree-block-number"),
         (Kind::Superblock, "superblock-magic"),
     ] {
-        let device = damaged(&whole, Target { kind, ordinal: Some(0) }, Harm::Swap, 5);
+        let device = damaged(&whole, Target { kind, ordinal: Some(0) }, DamageKind::Swap, 5);
         let report = read(&device, &());
         let codes: Vec<&str> = report.damage.iter().map(Damage::code).collect();
         assert!(codes.contains(&code), "{kind}: {codes:?}");
@@ -251,9 +251,9 @@ fn of_several_bitmaps_only_those_that_changed_have_an_older_copy() {
     make(&device, &Recipe::new(header(300_000), Pattern::Random)).unwrap();
     assert_eq!(blocks_of(&device, Kind::Bitmap).unwrap().len(), 3);
     let target = |ordinal| Target { kind: Kind::Bitmap, ordinal: Some(ordinal) };
-    damaged(&device, target(0), Harm::Stale, 0);
+    damaged(&device, target(0), DamageKind::Stale, 0);
     for ordinal in [1, 2] {
-        let result = damage(&device, target(ordinal), Harm::Stale, 0);
+        let result = damage(&device, target(ordinal), DamageKind::Stale, 0);
         assert!(matches!(result, Err(DamageError::NoOlderCopy { .. })), "{result:?}");
     }
 }
@@ -269,27 +269,27 @@ fn what_is_not_there_is_not_damaged() {
         error
     };
     for ordinal in [None, Some(0), Some(7)] {
-        let error = refused(&device, Kind::BitsetNode, ordinal, Harm::Zero);
+        let error = refused(&device, Kind::BitsetNode, ordinal, DamageKind::Zero);
         assert!(matches!(error, DamageError::NoInternalNodes), "{error}");
     }
     for (kind, count) in [(Kind::ArrayBlock, 4), (Kind::Bitmap, 1), (Kind::Superblock, 1)] {
         for ordinal in [count, u64::MAX] {
-            let error = refused(&device, kind, Some(ordinal), Harm::Bit);
+            let error = refused(&device, kind, Some(ordinal), DamageKind::Bit);
             let says = format!("there is no {kind} {ordinal}: they are counted from 0, and there");
             assert!(error.to_string().starts_with(&says), "{error}");
         }
     }
     for kind in [Kind::Superblock, Kind::RefCounts] {
-        let error = refused(&device, kind, None, Harm::Stale);
+        let error = refused(&device, kind, None, DamageKind::Stale);
         assert!(matches!(error, DamageError::NoOlderCopy { .. }), "{error}");
     }
     let fresh = made(&Recipe { percent: 0, ..recipe }).0;
     for kind in [Kind::ArrayBlock, Kind::BitsetLeaf, Kind::Index, Kind::Bitmap] {
-        let error = refused(&fresh, kind, None, Harm::Stale);
+        let error = refused(&fresh, kind, None, DamageKind::Stale);
         assert!(matches!(error, DamageError::NoOlderCopy { .. }), "{error}");
     }
     let blank = MemoryDevice::new(10);
-    let error = refused(&blank, Kind::Bitmap, None, Harm::Zero);
+    let error = refused(&blank, Kind::Bitmap, None, DamageKind::Zero);
     assert!(matches!(error, DamageError::Superblock(_)), "{error}");
     expect_sound(&device, &truth);
 }
@@ -297,7 +297,7 @@ fn what_is_not_there_is_not_damaged() {
 #[test]
 fn a_damaged_block_is_damaged_no_further_and_hides_what_it_leads_to() {
     let (device, _) = made(&Recipe::new(header(100_000), Pattern::Random));
-    let zero = |kind| damage(&device, Target { kind, ordinal: Some(0) }, Harm::Zero, 0);
+    let zero = |kind| damage(&device, Target { kind, ordinal: Some(0) }, DamageKind::Zero, 0);
     for kind in [Kind::ArrayBlock, Kind::BitsetLeaf, Kind::Bitmap, Kind::Index] {
         zero(kind).unwrap();
         assert!(matches!(zero(kind), Err(DamageError::Blocks(_))));

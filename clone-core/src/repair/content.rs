@@ -11,7 +11,7 @@ use std::mem;
 use persistent_data::BLOCK_SIZE;
 use thiserror::Error;
 
-use self::evidence::{Buffers, Evidence, Failure, Finding, examine};
+use self::evidence::{Buffers, Finding, PieceEvidence, ReadFailure, examine};
 use self::parallel_map::WORKERS;
 use self::piece::{Piece, Pieces};
 use crate::block_io::ReadData;
@@ -169,21 +169,21 @@ fn decide_by_pieces<S: ReadData + ?Sized, D: ReadData + ?Sized>(
     let largest = pieces.largest();
     let buffers = || Buffers::new(largest);
     let work = |buffers: &mut Buffers, piece: &Piece| examine(piece, source, destination, buffers);
-    let mut judge = Judge {
+    let mut judge = Comparison {
         regions,
         decided: Decided::default(),
-        so_far: Evidence::default(),
+        so_far: PieceEvidence::default(),
         judged: 0,
         hydrated: 0..0,
     };
-    parallel_map::gather(buffers, work, |crew| {
+    parallel_map::gather(buffers, work, |map| {
         loop {
-            while crew.has_room() {
+            while map.has_room() {
                 let Some(piece) = pieces.cut(judge.regions) else { break };
-                crew.hand_out(piece);
+                map.hand_out(piece);
             }
-            let Some((piece, findings)) = crew.next_done() else { break };
-            progress.advance(judge.hear(&piece, findings));
+            let Some((piece, findings)) = map.next_done() else { break };
+            progress.advance(judge.observe(&piece, findings));
             pieces.skip_to(judge.judged);
         }
         judge.finish()
@@ -193,21 +193,21 @@ fn decide_by_pieces<S: ReadData + ?Sized, D: ReadData + ?Sized>(
 
 /// Settles regions by their evidence. It receives the pieces in order, regardless of the order of
 /// the reads, and ignores regions that are already judged: the result is therefore always the same.
-struct Judge<'a> {
+struct Comparison<'a> {
     regions: &'a mut RegionMap,
     decided: Decided,
-    /// Evidence of the region of which only some parts have been processed.
-    so_far: Evidence,
+    /// PieceEvidence of the region of which only some parts have been processed.
+    so_far: PieceEvidence,
     /// The first region that is not judged.
     judged: u64,
     /// Regions to settle as hydrated: settling many at once costs no more than settling one.
     hydrated: RegionRange,
 }
 
-impl Judge<'_> {
+impl Comparison<'_> {
     /// Processes the evidence for each region of a piece. Returns the number of blocks that need no
     /// more work: those of the piece, and the rest of a region that is decided.
-    fn hear(&mut self, piece: &Piece, findings: Vec<Finding>) -> u64 {
+    fn observe(&mut self, piece: &Piece, findings: Vec<Finding>) -> u64 {
         if piece.regions.start < self.judged {
             return 0;
         }
@@ -263,7 +263,7 @@ impl Judge<'_> {
 }
 
 impl Decided {
-    fn note_unreadable(&mut self, region: u64, Failure { side, error }: Failure) {
+    fn note_unreadable(&mut self, region: u64, ReadFailure { side, error }: ReadFailure) {
         self.nr_unreadable += 1;
         let has_room = self.unreadable.len() < UNREADABLE_RUNS_MAX;
         match self.unreadable.last_mut() {

@@ -34,9 +34,9 @@ const ORPHAN_COMPARISONS: u64 = 1 << 20;
 /// Number of free blocks after an array block in which others of the same commit would be.
 const NEAR: usize = 16;
 
-/// Doubt about the newest tree that was found.
+/// Confidence about the newest tree that was found.
 #[derive(Debug)]
-pub(super) enum Doubt {
+pub(super) enum Confidence {
     /// No newer tree existed.
     None,
     /// There may have been a newer one. These damaged blocks may have been part of it.
@@ -52,7 +52,7 @@ pub(super) fn doubt<D: ReadDevice + ?Sized>(
     maps: &SpaceMaps,
     roots: &[Root],
     newest: &Newest,
-) -> Doubt {
+) -> Confidence {
     let scan = evidence.scan;
     let mut explained = explained(scan, trees, maps, roots);
     let (nodes, depth) = nodes_of(trees, newest.root);
@@ -76,7 +76,7 @@ pub(super) fn doubt<D: ReadDevice + ?Sized>(
         .top()
         .is_some_and(|top| scan.kind(top) == Kind::Array && evidence.claims.is_orphan(top));
     if scan.damaged().is_empty() && !top_is_orphan {
-        return Doubt::None;
+        return Confidence::None;
     }
     let own_maps = maps.vouching_for(newest.tree.digest);
     let kept: HashSet<BlockNr> = (nodes.iter().chain(&newest.base.slots).copied())
@@ -97,11 +97,11 @@ pub(super) fn doubt<D: ReadDevice + ?Sized>(
     let is_map_suspicious = suspects.any_space_map(maps);
     let is_suspicious = || is_map_suspicious || suspects.any_node() || suspects.any_array_block();
     if !may_be_gone && !is_suspicious() {
-        Doubt::None
+        Confidence::None
     } else if is_map_suspicious {
-        Doubt::Anything
+        Confidence::Anything
     } else {
-        Doubt::Newer(unexplained)
+        Confidence::Newer(unexplained)
     }
 }
 

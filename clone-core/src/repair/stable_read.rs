@@ -13,12 +13,12 @@ use super::scan::Scan;
 ///
 /// A recovery also draws conclusions from blocks that are *not* on a device. A block that was
 /// readable during the scan and is unreadable later would go unnoticed.
-pub(super) struct Steady<'a, D: ?Sized> {
+pub(super) struct StableDevice<'a, D: ?Sized> {
     device: &'a D,
     failed: Mutex<Vec<BlockNr>>,
 }
 
-impl<'a, D: ReadDevice + ?Sized> Steady<'a, D> {
+impl<'a, D: ReadDevice + ?Sized> StableDevice<'a, D> {
     pub(super) fn new(device: &'a D) -> Self {
         Self { device, failed: Mutex::default() }
     }
@@ -33,7 +33,7 @@ impl<'a, D: ReadDevice + ?Sized> Steady<'a, D> {
     }
 }
 
-impl<D: ReadDevice + ?Sized> ReadDevice for Steady<'_, D> {
+impl<D: ReadDevice + ?Sized> ReadDevice for StableDevice<'_, D> {
     fn nr_blocks(&self) -> u64 {
         self.device.nr_blocks()
     }

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clone_core::driver::{Dated, DriverError};
+use clone_core::driver::{DatedEvent, DriverError};
 use clone_core::engine::Command;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
@@ -14,7 +14,7 @@ use super::line::{self, LineError};
 use super::protocol::{ErrorKind, Item, Refusal, Reply, Request, VERSION, Verb};
 use super::report;
 use crate::connection_server::Over;
-use crate::host::{Host, HostError, Hosted, Reloaded};
+use crate::host::{Host, HostError, Reloaded, ServedClone};
 
 /// The interval at which a wait for events checks that the client is still connected.
 const GLANCE: Duration = Duration::from_millis(200);
@@ -137,7 +137,7 @@ impl Verbs {
     fn each(
         &self,
         name: Option<&str>,
-        tell: impl Fn(&Hosted) -> Result<(), Stop>,
+        tell: impl Fn(&ServedClone) -> Result<(), Stop>,
     ) -> Result<(), Stop> {
         match name {
             Some(name) => tell(&*self.host.get(name)?),
@@ -153,7 +153,7 @@ impl Verbs {
     }
 
     /// Fails if `clone` is no longer served: it will have no more events.
-    fn expect_served(&self, clone: &Arc<Hosted>) -> Result<(), Stop> {
+    fn expect_served(&self, clone: &Arc<ServedClone>) -> Result<(), Stop> {
         let now = self.host.find(clone.name());
         if now.is_some_and(|now| Arc::ptr_eq(&now, clone)) {
             return Ok(());
@@ -194,11 +194,11 @@ impl Verbs {
 
     /// Writes the events of all clones. Events that are found in the same pass are sorted by time.
     fn events(&self, follow: bool, peer: &Peer) -> Result<(), Stop> {
-        let mut known: Vec<(Arc<Hosted>, u64)> = Vec::new();
+        let mut known: Vec<(Arc<ServedClone>, u64)> = Vec::new();
         loop {
             let list = self.host.list();
             // The last events of a stopped clone are reported before it is dropped.
-            let is_listed = |known: &Arc<Hosted>| list.iter().any(|c| Arc::ptr_eq(c, known));
+            let is_listed = |known: &Arc<ServedClone>| list.iter().any(|c| Arc::ptr_eq(c, known));
             let (mut stay, mut gone): (Vec<_>, Vec<_>) =
                 known.into_iter().partition(|(clone, _)| is_listed(clone));
             for clone in &list {
@@ -206,10 +206,10 @@ impl Verbs {
                     stay.push((clone.clone(), 0));
                 }
             }
-            let mut news: Vec<(String, Dated)> = Vec::new();
+            let mut news: Vec<(String, DatedEvent)> = Vec::new();
             for (clone, after) in gone.iter_mut().chain(&mut stay) {
                 let events = clone.wait_for_dated(*after, Duration::ZERO);
-                *after = events.last().map_or(*after, |dated| dated.notice.number);
+                *after = events.last().map_or(*after, |dated| dated.event.number);
                 news.extend(events.into_iter().map(|dated| (clone.name().to_owned(), dated)));
             }
             news.sort_by_key(|(_, dated)| dated.time);
@@ -227,8 +227,12 @@ impl Verbs {
 }
 
 /// Writes all events, and returns the number of the last one.
-fn tell_events(clone: &Hosted, events: Vec<Dated>, peer: &Peer) -> Result<Option<u64>, Stop> {
-    let last = events.last().map(|dated| dated.notice.number);
+fn tell_events(
+    clone: &ServedClone,
+    events: Vec<DatedEvent>,
+    peer: &Peer,
+) -> Result<Option<u64>, Stop> {
+    let last = events.last().map(|dated| dated.event.number);
     for dated in events {
         peer.tell(Item::Event(report::event(clone.name(), dated)))?;
     }

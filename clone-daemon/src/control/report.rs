@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use clone_core::dm_target::{Mode, Status, StatusLine};
-use clone_core::driver::Dated;
-use clone_core::engine::{Failure, Happening, Settings};
+use clone_core::driver::DatedEvent;
+use clone_core::engine::{EventKind, Failure, Settings};
 use serde_json::Value;
 
 use super::hydration_map;
 use super::protocol::{CELLS_MAX, CloneStatus, Event, Requests, Set, Snapshot, shortened};
-use crate::export::stats::{Counts, Figures, Kind};
-use crate::host::Hosted;
+use crate::export::stats::{Counts, Kind, Stats};
+use crate::host::ServedClone;
 
 /// The number of events in a snapshot.
 const EVENTS: usize = 8;
@@ -22,15 +22,16 @@ const EVENTS: usize = 8;
 const REASON_MAX: usize = 2048;
 
 /// Returns the status of a clone. `flush` commits first.
-pub(crate) fn status(clone: &Hosted, flush: bool) -> CloneStatus {
+pub(crate) fn status(clone: &ServedClone, flush: bool) -> CloneStatus {
     let line = clone.status(flush);
     let events = clone.wait_for_dated(0, Duration::ZERO);
-    let rest = events.iter().rev().find_map(|dated| match dated.notice.what {
-        Happening::Suspended => Some(true),
-        Happening::Resumed => Some(false),
+    let rest = events.iter().rev().find_map(|dated| match dated.event.kind {
+        EventKind::Suspended => Some(true),
+        EventKind::Resumed => Some(false),
         _ => None,
     });
-    let aside = clone.set_aside().into_iter().map(|aside| aside.regions.end - aside.regions.start);
+    let aside =
+        clone.failed_regions().into_iter().map(|aside| aside.regions.end - aside.regions.start);
     let volume = clone.volume();
     let mut told = CloneStatus {
         name: clone.name().to_owned(),
@@ -40,7 +41,7 @@ pub(crate) fn status(clone: &Hosted, flush: bool) -> CloneStatus {
         regions: volume.size_bytes().div_ceil(volume.region_bytes().max(1)),
         suspended: rest.unwrap_or(false),
         set_aside_regions: aside.sum(),
-        event_nr: events.last().map_or(0, |dated| dated.notice.number),
+        event_nr: events.last().map_or(0, |dated| dated.event.number),
         settings: set(&clone.settings()),
         ..CloneStatus::default()
     };
@@ -50,23 +51,23 @@ pub(crate) fn status(clone: &Hosted, flush: bool) -> CloneStatus {
 
 fn add_line(told: &mut CloneStatus, line: &StatusLine) {
     told.status = line.to_string();
-    let figures = match &line.status {
+    let stats = match &line.status {
         Status::Fail => return told.state = "fail".to_owned(),
         Status::Error => return told.state = "error".to_owned(),
-        Status::Running(figures) => figures,
+        Status::Running(stats) => stats,
     };
     told.state = "running".to_owned();
-    let mode = match figures.mode {
+    let mode = match stats.mode {
         Mode::ReadWrite => "rw",
         Mode::ReadOnly => "ro",
     };
     told.mode = Some(mode.to_owned());
-    told.complete = figures.hydrated == figures.regions;
-    told.hydrated_regions = figures.hydrated;
-    told.regions = figures.regions;
-    told.hydrating_regions = figures.hydrating;
-    told.metadata_used_blocks = figures.metadata_used;
-    told.metadata_total_blocks = figures.metadata_total;
+    told.complete = stats.hydrated == stats.regions;
+    told.hydrated_regions = stats.hydrated;
+    told.regions = stats.regions;
+    told.hydrating_regions = stats.hydrating;
+    told.metadata_used_blocks = stats.metadata_used;
+    told.metadata_total_blocks = stats.metadata_total;
 }
 
 fn set(settings: &Settings) -> Set {
@@ -83,21 +84,21 @@ fn set(settings: &Settings) -> Set {
 }
 
 /// Converts an event of the clone `name`.
-pub(super) fn event(name: &str, dated: Dated) -> Event {
-    let Dated { notice, time } = dated;
-    let (what, details) = details(&notice.what);
+pub(super) fn event(name: &str, dated: DatedEvent) -> Event {
+    let DatedEvent { event, time } = dated;
+    let (what, details) = details(&event.kind);
     let time = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Event {
         name: name.to_owned(),
-        number: notice.number,
+        number: event.number,
         time: time.as_secs_f64(),
         what: what.to_owned(),
-        text: shortened(notice.what.to_string(), REASON_MAX),
+        text: shortened(event.kind.to_string(), REASON_MAX),
         details,
     }
 }
 
-fn details(what: &Happening) -> (&'static str, BTreeMap<String, Value>) {
+fn details(what: &EventKind) -> (&'static str, BTreeMap<String, Value>) {
     let mut details = BTreeMap::new();
     let mut add = |name: &str, value: Value| details.insert(name.to_owned(), value);
     let mut add_failure = |Failure { device, reason, .. }: &Failure| {
@@ -105,40 +106,40 @@ fn details(what: &Happening) -> (&'static str, BTreeMap<String, Value>) {
         add("reason", shortened(reason.clone(), REASON_MAX).into());
     };
     let name = match what {
-        Happening::Finished => "finished",
-        Happening::ReadOnly(failure) => {
+        EventKind::Finished => "finished",
+        EventKind::ReadOnly(failure) => {
             add_failure(failure);
             "read_only"
         }
-        Happening::FlushFailed(failure) => {
+        EventKind::FlushFailed(failure) => {
             add_failure(failure);
             "flush_failed"
         }
-        Happening::Failed(failure) => {
+        EventKind::Failed(failure) => {
             add_failure(failure);
             "failed"
         }
-        Happening::HydrationStopped { failures, range, failure } => {
+        EventKind::HydrationStopped { failures, range, failure } => {
             add_failure(failure);
             add("failures", (*failures).into());
             add("start", range.start.into());
             add("end", range.end.into());
             "hydration_stopped"
         }
-        Happening::SourceChanged { reason } => {
+        EventKind::SourceChanged { reason } => {
             add("reason", shortened(reason.clone(), REASON_MAX).into());
             "source_changed"
         }
-        Happening::LimitReached => "limit_reached",
-        Happening::Suspended => "suspended",
-        Happening::Resumed => "resumed",
+        EventKind::LimitReached => "limit_reached",
+        EventKind::Suspended => "suspended",
+        EventKind::Resumed => "resumed",
         _ => "other",
     };
     (name, details)
 }
 
 /// Returns the complete current state of a clone, with a map of at most `cells` cells.
-pub(super) fn snapshot(clone: &Hosted, cells: u32) -> Snapshot {
+pub(super) fn snapshot(clone: &ServedClone, cells: u32) -> Snapshot {
     let volume = clone.volume();
     let region_bytes = volume.region_bytes();
     let regions = volume.size_bytes().div_ceil(region_bytes.max(1));
@@ -157,8 +158,8 @@ pub(super) fn snapshot(clone: &Hosted, cells: u32) -> Snapshot {
         zeroed_bytes: progress.zeroed_bytes,
         source_read_bytes: progress.source_read_bytes,
         commits: progress.commits,
-        in_flight: volume.figures().in_flight(),
-        requests: requests(volume.figures()),
+        in_flight: volume.stats().in_flight(),
+        requests: requests(volume.stats()),
         cell_regions,
         cells: hydration_map::draw(
             volume.size_bytes(),
@@ -180,10 +181,10 @@ fn micros() -> u64 {
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn requests(figures: &Figures) -> BTreeMap<String, Requests> {
+fn requests(stats: &Stats) -> BTreeMap<String, Requests> {
     let of_kind = |kind: Kind| {
         let mut sum = Requests::default();
-        for counts in [true, false].map(|hydrated| figures.counts(kind, hydrated)) {
+        for counts in [true, false].map(|hydrated| stats.counts(kind, hydrated)) {
             let Counts { classes, micros, bytes, failed } = counts;
             let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
             sum.count += classes.iter().map(get).sum::<u64>();

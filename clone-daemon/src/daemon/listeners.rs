@@ -15,7 +15,7 @@ use crate::host::Host;
 use crate::metrics::{self, BoundMetrics};
 
 /// Bound listeners that do not serve yet.
-pub(super) struct Doors {
+pub(super) struct Listeners {
     nbd: Option<Arc<NbdExporter>>,
     nbd_options: ServerOptions,
     control: Option<BoundSocket>,
@@ -23,13 +23,13 @@ pub(super) struct Doors {
 }
 
 /// Running servers.
-pub(super) struct OpenDoors {
+pub(super) struct OpenListeners {
     nbd: Option<Arc<NbdExporter>>,
     control: Option<control::Server>,
     metrics: Option<metrics::Server>,
 }
 
-impl Doors {
+impl Listeners {
     /// Checks that everything that the command line of a clone called `name` names can be bound, as
     /// far as this is possible without changing anything.
     ///
@@ -109,7 +109,7 @@ impl Doors {
     ///
     /// # Errors
     /// A thread cannot be started.
-    pub(super) fn open(self, host: &Arc<Host>) -> Result<OpenDoors> {
+    pub(super) fn open(self, host: &Arc<Host>) -> Result<OpenListeners> {
         let nbd =
             self.nbd.as_ref().map(|nbd| nbd.open(host.clone(), self.nbd_options)).transpose()?;
         let control = self.control.map(|socket| socket.serve(host.clone())).transpose()?;
@@ -124,7 +124,7 @@ impl Doors {
         if let Some(metrics) = &metrics {
             tracing::info!("metrics at http://{}/metrics", metrics.address().0);
         }
-        Ok(OpenDoors { nbd: self.nbd, control, metrics })
+        Ok(OpenListeners { nbd: self.nbd, control, metrics })
     }
 }
 
@@ -158,7 +158,7 @@ fn control_socket(named: Option<&Path>) -> Result<Option<BoundSocket>> {
     }
 }
 
-impl OpenDoors {
+impl OpenListeners {
     /// Accepts no more clients, and lets requests in flight finish for a limited time. Stop the
     /// returned server after the clones have stopped: its requests may wait for them.
     pub(super) fn close(self) -> Option<control::Server> {

@@ -154,7 +154,7 @@ impl Watch {
                     // A clone that hangs with its lock held blocks this call, so systemd's watchdog
                     // expires.
                     let clones = host.list();
-                    let failed = clones.iter().filter(|hosted| hosted.has_failed()).count();
+                    let failed = clones.iter().filter(|served| served.has_failed()).count();
                     tracing::trace!(failed, "all clones answer");
                     say(&[NotifyState::Watchdog]);
                 }

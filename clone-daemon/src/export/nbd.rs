@@ -1,7 +1,7 @@
 //! An NBD server that exports volumes.
 //!
 //! An acceptor thread gives each connection a receiver thread (`connection`), which negotiates
-//! (`haggle`) and then handles requests (`session`). The receiver runs requests on the fast path
+//! (`negotiation`) and then handles requests (`session`). The receiver runs requests on the fast path
 //! itself, collects their replies, and sends them together when no more input is available. It
 //! submits all other requests; a second thread of the connection sends their replies as they
 //! complete.
@@ -118,7 +118,7 @@ impl Connections {
 
     /// Returns the number of connections that are still negotiating.
     pub fn handshakes(&self) -> usize {
-        self.0.haggling()
+        self.0.negotiating()
     }
 
     /// Returns the [maximum number of connections](ServerOptions::connections_max).
@@ -182,7 +182,7 @@ impl Server {
     }
 
     /// Returns the counters of the connections.
-    pub fn figures(&self) -> Connections {
+    pub fn stats(&self) -> Connections {
         Connections(self.shared.registry.clone())
     }
 

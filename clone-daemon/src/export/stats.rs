@@ -74,13 +74,13 @@ pub struct Counts {
 
 /// Counters of one clone.
 #[derive(Debug, Default)]
-pub struct Figures {
+pub struct Stats {
     /// By kind; for each kind first the requests whose range was hydrated when they arrived.
     counts: [[Counts; 2]; Kind::ALL.len()],
     in_flight: AtomicU64,
 }
 
-impl Figures {
+impl Stats {
     /// Counts a request that has been answered.
     pub fn note(&self, kind: Kind, hydrated: bool, bytes: u64, took: Duration, ok: bool) {
         let counts = self.counts(kind, hydrated);
@@ -122,22 +122,22 @@ mod tests {
     use std::sync::atomic::Ordering;
     use std::time::Duration;
 
-    use super::{Figures, Kind, LATENCY_ENDS};
+    use super::{Kind, LATENCY_ENDS, Stats};
 
     #[test]
     fn a_request_is_counted_in_the_class_that_its_latency_ends_in() {
-        let figures = Figures::default();
+        let stats = Stats::default();
         for micros in [0, 4, 5, 8_388_608, 8_388_609] {
-            figures.note(Kind::Write, false, 512, Duration::from_micros(micros), micros != 5);
+            stats.note(Kind::Write, false, 512, Duration::from_micros(micros), micros != 5);
         }
-        let counts = figures.counts(Kind::Write, false);
+        let counts = stats.counts(Kind::Write, false);
         let classes: Vec<u64> =
             counts.classes.iter().map(|class| class.load(Ordering::Relaxed)).collect();
         assert_eq!((classes[0], classes[1], classes[LATENCY_ENDS.len() - 1]), (2, 1, 1));
         assert_eq!(classes[LATENCY_ENDS.len()], 1);
         assert_eq!(counts.bytes.load(Ordering::Relaxed), 5 * 512);
         assert_eq!(counts.failed.load(Ordering::Relaxed), 1);
-        assert_eq!(figures.counts(Kind::Write, true).bytes.load(Ordering::Relaxed), 0);
+        assert_eq!(stats.counts(Kind::Write, true).bytes.load(Ordering::Relaxed), 0);
     }
 
     #[test]

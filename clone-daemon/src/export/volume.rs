@@ -4,10 +4,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use clone_core::driver::{Client, Stretch};
+use clone_core::driver::{Client, CloneExtent};
 use clone_core::engine::{ByteRange, Operation, RequestError};
 
-use crate::export::stats::{Figures, Kind};
+use crate::export::stats::{Kind, Stats};
 
 /// A clone that is exported. The volume can outlive the clone: requests to a stopped clone fail
 /// with [`RequestError::Stopped`].
@@ -15,13 +15,13 @@ pub struct Volume {
     name: String,
     region_bytes: u64,
     client: Client,
-    figures: Arc<Figures>,
+    stats: Arc<Stats>,
 }
 
 impl Volume {
     /// Creates a volume called `name`. `region_bytes` is the size of a region in bytes.
     pub fn new(name: impl Into<String>, region_bytes: u64, client: Client) -> Self {
-        Self { name: name.into(), region_bytes, client, figures: Arc::default() }
+        Self { name: name.into(), region_bytes, client, stats: Arc::default() }
     }
 
     /// Returns the name.
@@ -46,13 +46,13 @@ impl Volume {
     }
 
     /// Returns the counters of all users.
-    pub fn figures(&self) -> &Arc<Figures> {
-        &self.figures
+    pub fn stats(&self) -> &Arc<Stats> {
+        &self.stats
     }
 
     /// Creates a user; each connection or thread needs its own.
     pub fn user(&self) -> User {
-        User { client: self.client.another(), figures: self.figures.clone() }
+        User { client: self.client.another(), stats: self.stats.clone() }
     }
 }
 
@@ -72,7 +72,7 @@ pub trait Volumes: Send + Sync {
 /// All other requests are [submitted](Self::submit), and complete in any order.
 pub struct User {
     client: Client,
-    figures: Arc<Figures>,
+    stats: Arc<Stats>,
 }
 
 impl User {
@@ -107,7 +107,7 @@ impl User {
     ) -> Option<Result<(), RequestError>> {
         let began = Instant::now();
         let result = act()?;
-        self.figures.note(kind, true, bytes, began.elapsed(), result.is_ok());
+        self.stats.note(kind, true, bytes, began.elapsed(), result.is_ok());
         Some(result)
     }
 
@@ -125,30 +125,30 @@ impl User {
         buffer: Vec<u8>,
         done: impl FnOnce(Result<(), RequestError>, Vec<u8>) + Send + 'static,
     ) {
-        let (figures, began) = (self.figures.clone(), Instant::now());
+        let (stats, began) = (self.stats.clone(), Instant::now());
         let kind = Kind::of(operation);
         let hydrated = match self.client.hydrated(&range) {
             Some((hydrated, end)) => hydrated && end >= range.end,
             None => true,
         };
         let bytes = range.end.saturating_sub(range.start);
-        figures.begin();
+        stats.begin();
         self.client.submit(operation, range, durable, buffer, move |result, buffer| {
-            figures.end();
-            figures.note(kind, hydrated, bytes, began.elapsed(), result.is_ok());
+            stats.end();
+            stats.note(kind, hydrated, bytes, began.elapsed(), result.is_ok());
             done(result, buffer);
         });
     }
 
-    /// Returns the stretch at the start of `range`: see [`Client::stretch`].
+    /// Returns the extent at the start of `range`: see [`Client::extent`].
     ///
     /// # Errors
     /// An I/O error if the source or the destination cannot report its extents.
-    pub fn stretch(&self, range: &ByteRange) -> io::Result<Option<Stretch>> {
-        self.client.stretch(range)
+    pub fn extent(&self, range: &ByteRange) -> io::Result<Option<CloneExtent>> {
+        self.client.extent(range)
     }
 
-    /// Returns whether `range` begins in a hydrated stretch, and the end of that stretch in bytes:
+    /// Returns whether `range` begins in a hydrated extent, and the end of that extent in bytes:
     /// see [`Client::hydrated`].
     pub fn hydrated(&self, range: &ByteRange) -> Option<(bool, u64)> {
         self.client.hydrated(range)

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clone_core::dm_target::{Message, Status, StatusLine, TableLine};
-use clone_core::driver::{Dated, DriverError, DriverOptions, HydrationProgress, RunningClone};
+use clone_core::driver::{DatedEvent, DriverError, DriverOptions, HydrationProgress, RunningClone};
 use clone_core::engine::Trace;
-use clone_core::engine::{Command, Failure, Happening, Notice, SetAside, Settings};
+use clone_core::engine::{Command, Event, EventKind, FailedRegion, Failure, Settings};
 use clone_core::geometry::{Geometry, Sectors};
 use clone_tools::common::units::{Share, in_units};
 use persistent_data::device::FileDevice;
@@ -17,10 +17,10 @@ use persistent_data::device::FileDevice;
 use crate::config::clone_spec::CloneSpec;
 use crate::export::volume::Volume;
 use crate::host::setup::Ready;
-use crate::source::{RemoteHandle, SourceFigures};
+use crate::source::{RemoteHandle, SourceStats};
 
 /// A running clone.
-pub struct Hosted {
+pub struct ServedClone {
     spec: CloneSpec,
     table: TableLine,
     /// The clonetab line that describes it.
@@ -39,7 +39,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Worker threads in addition to those that copy, for user I/O.
 const FOR_USERS: usize = 8;
 
-impl Hosted {
+impl ServedClone {
     /// Starts a clone. `line` is its clonetab line, if it has one.
     ///
     /// # Errors
@@ -50,7 +50,7 @@ impl Hosted {
         let name = spec.name.clone();
         let options = DriverOptions {
             workers: settings.copies as usize + FOR_USERS,
-            listener: Some(Box::new(move |notice| log(&name, notice))),
+            listener: Some(Box::new(move |event| log(&name, event))),
         };
         let hydration = settings.options.hydration;
         settings.options.hydration = hydration && first.is_none();
@@ -141,12 +141,12 @@ impl Hosted {
     }
 
     /// Returns the events after number `after`. Waits for one, at most for `timeout`.
-    pub fn wait_for(&self, after: u64, timeout: Duration) -> Vec<Notice> {
+    pub fn wait_for(&self, after: u64, timeout: Duration) -> Vec<Event> {
         self.clone.wait_for(after, timeout)
     }
 
     /// As [`wait_for`](Self::wait_for), with the time of each event.
-    pub fn wait_for_dated(&self, after: u64, timeout: Duration) -> Vec<Dated> {
+    pub fn wait_for_dated(&self, after: u64, timeout: Duration) -> Vec<DatedEvent> {
         self.clone.wait_for_dated(after, timeout)
     }
 
@@ -156,8 +156,8 @@ impl Hosted {
     }
 
     /// Returns the failed regions.
-    pub fn set_aside(&self) -> Vec<SetAside> {
-        self.clone.set_aside()
+    pub fn failed_regions(&self) -> Vec<FailedRegion> {
+        self.clone.failed_regions()
     }
 
     /// Returns the current settings.
@@ -188,7 +188,7 @@ impl Hosted {
     }
 
     /// Returns the counters of the source, if it is remote.
-    pub fn source_figures(&self) -> Option<&Arc<SourceFigures>> {
+    pub fn source_figures(&self) -> Option<&Arc<SourceStats>> {
         self.remote.as_ref().map(|remote| &remote.figures)
     }
 
@@ -239,15 +239,15 @@ impl Hosted {
 }
 
 /// Logs an event of the clone called `name`.
-fn log(name: &str, notice: &Notice) {
-    let Notice { number, what } = notice;
-    match what {
-        Happening::ReadOnly(_) | Happening::FlushFailed(_) | Happening::Failed(_) => {
-            tracing::error!(clone = name, event = number, "{what}");
+fn log(name: &str, event: &Event) {
+    let Event { number, kind } = event;
+    match kind {
+        EventKind::ReadOnly(_) | EventKind::FlushFailed(_) | EventKind::Failed(_) => {
+            tracing::error!(clone = name, event = number, "{kind}");
         }
-        Happening::HydrationStopped { .. } | Happening::SourceChanged { .. } => {
-            tracing::warn!(clone = name, event = number, "{what}");
+        EventKind::HydrationStopped { .. } | EventKind::SourceChanged { .. } => {
+            tracing::warn!(clone = name, event = number, "{kind}");
         }
-        _ => tracing::info!(clone = name, event = number, "{what}"),
+        _ => tracing::info!(clone = name, event = number, "{kind}"),
     }
 }

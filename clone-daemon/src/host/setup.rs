@@ -24,7 +24,7 @@ use clone_core::metadata::ir::Header;
 use clone_core::metadata::metadata_size::MetadataSize;
 use clone_core::size::human;
 use clone_tools::common::metadata_input::{open_clone, open_metadata_to_change};
-use clone_tools::common::metadata_output::Place;
+use clone_tools::common::metadata_output::MetadataPlace;
 use clone_tools::common::output::folder_of;
 use clone_tools::common::paths::are_same;
 use clone_tools::common::room;
@@ -95,7 +95,7 @@ impl MetadataPlan {
                 (metadata, warning)
             }
             Self::Make => {
-                let output = Place::find(path, geometry, None)?.open()?;
+                let output = MetadataPlace::find(path, geometry, None)?.open()?;
                 let warning = output.warning().map(str::to_owned);
                 output.write(header, iter::empty::<io::Result<RegionRange>>(), &())?;
                 (open_clone(output.keep_open()?, path)?, warning)
@@ -136,7 +136,7 @@ impl Plan {
                 MetadataPlan::Format(device)
             }
             Found::Nothing => {
-                drop(Place::find(&spec.metadata, geometry, None)?);
+                drop(MetadataPlace::find(&spec.metadata, geometry, None)?);
                 MetadataPlan::Make
             }
         };

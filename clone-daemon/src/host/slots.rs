@@ -12,13 +12,13 @@ use std::thread::Builder;
 
 use anyhow::anyhow;
 
-use super::{HostError, Hosted};
+use super::{HostError, ServedClone};
 
 /// The state of a clone's name.
 enum Slot {
     /// The clone is being set up or taken down.
     Busy,
-    Runs(Arc<Hosted>),
+    Runs(Arc<ServedClone>),
 }
 
 /// All names in use.
@@ -40,13 +40,13 @@ struct State {
 pub(super) struct Reserved {
     slots: Arc<Slots>,
     name: String,
-    fills: Option<Arc<Hosted>>,
+    fills: Option<Arc<ServedClone>>,
 }
 
 impl Reserved {
     /// Assigns the name to a running clone.
-    pub(super) fn fill(mut self, hosted: Arc<Hosted>) {
-        self.fills = Some(hosted);
+    pub(super) fn fill(mut self, served: Arc<ServedClone>) {
+        self.fills = Some(served);
     }
 }
 
@@ -54,7 +54,7 @@ impl Drop for Reserved {
     fn drop(&mut self) {
         let mut state = self.slots.lock();
         match self.fills.take() {
-            Some(hosted) => state.slots.insert(self.name.clone(), Slot::Runs(hosted)),
+            Some(served) => state.slots.insert(self.name.clone(), Slot::Runs(served)),
             None => state.slots.remove(&self.name),
         };
         drop(state);
@@ -68,16 +68,16 @@ impl Slots {
     }
 
     /// Returns the running clones, sorted by name.
-    pub(super) fn list(&self) -> Vec<Arc<Hosted>> {
+    pub(super) fn list(&self) -> Vec<Arc<ServedClone>> {
         let running = |slot: &Slot| match slot {
-            Slot::Runs(hosted) => Some(hosted.clone()),
+            Slot::Runs(served) => Some(served.clone()),
             Slot::Busy => None,
         };
         self.lock().slots.values().filter_map(running).collect()
     }
 
     /// Returns the running clone called `name`.
-    pub(super) fn get(&self, name: &str) -> Result<Arc<Hosted>, HostError> {
+    pub(super) fn get(&self, name: &str) -> Result<Arc<ServedClone>, HostError> {
         self.lock().get(name).cloned()
     }
 
@@ -104,20 +104,20 @@ impl Slots {
     pub(super) fn take(
         self: &Arc<Self>,
         name: &str,
-        only: Option<&Arc<Hosted>>,
-    ) -> Result<(Reserved, Arc<Hosted>), HostError> {
+        only: Option<&Arc<ServedClone>>,
+    ) -> Result<(Reserved, Arc<ServedClone>), HostError> {
         let mut state = self.lock();
-        let hosted = state.get(name)?.clone();
-        if only.is_some_and(|only| !Arc::ptr_eq(only, &hosted)) {
+        let served = state.get(name)?.clone();
+        if only.is_some_and(|only| !Arc::ptr_eq(only, &served)) {
             return Err(HostError::Busy(name.to_owned()));
         }
         state.slots.insert(name.to_owned(), Slot::Busy);
-        Ok((self.reserved(name), hosted))
+        Ok((self.reserved(name), served))
     }
 
     /// Reserves the names of all running clones. Waits until there is one; returns nothing when no
     /// name is in use.
-    pub(super) fn take_all(self: &Arc<Self>) -> Vec<(Reserved, Arc<Hosted>)> {
+    pub(super) fn take_all(self: &Arc<Self>) -> Vec<(Reserved, Arc<ServedClone>)> {
         let is_busy = |slot: &Slot| matches!(slot, Slot::Busy);
         let waits =
             |state: &mut State| !state.slots.is_empty() && state.slots.values().all(is_busy);
@@ -125,8 +125,8 @@ impl Slots {
         let mut state = state.unwrap_or_else(PoisonError::into_inner);
         let mut taken = Vec::new();
         for (name, slot) in &mut state.slots {
-            if let Slot::Runs(hosted) = slot {
-                taken.push((self.reserved(name), hosted.clone()));
+            if let Slot::Runs(served) = slot {
+                taken.push((self.reserved(name), served.clone()));
                 *slot = Slot::Busy;
             }
         }
@@ -177,9 +177,9 @@ impl Slots {
 }
 
 impl State {
-    fn get(&self, name: &str) -> Result<&Arc<Hosted>, HostError> {
+    fn get(&self, name: &str) -> Result<&Arc<ServedClone>, HostError> {
         match self.slots.get(name) {
-            Some(Slot::Runs(hosted)) => Ok(hosted),
+            Some(Slot::Runs(served)) => Ok(served),
             Some(Slot::Busy) => Err(HostError::Busy(name.to_owned())),
             None => {
                 let there = self.slots.keys().cloned().collect();

@@ -16,9 +16,9 @@ use crate::control::protocol::CloneStatus;
 use crate::control::report;
 use crate::daemon::log;
 use crate::export::nbd::Connections;
-use crate::export::stats::{Counts, Figures, Kind, LATENCY_ENDS};
+use crate::export::stats::{Counts, Kind, LATENCY_ENDS, Stats};
 use crate::host::Host;
-use crate::source::SourceFigures;
+use crate::source::SourceStats;
 
 /// All clones of a host.
 pub(super) struct Clones {
@@ -48,8 +48,8 @@ struct Sample {
     status: CloneStatus,
     progress: HydrationProgress,
     caught_panics: u64,
-    figures: Arc<Figures>,
-    source: Option<Arc<SourceFigures>>,
+    stats: Arc<Stats>,
+    source: Option<Arc<SourceStats>>,
     nbd_connections: u64,
 }
 
@@ -93,17 +93,15 @@ const GAUGES: [Number; 20] = [
     }),
     ("cloned_suspended", "Whether the clone is suspended.", |s| s.status.suspended.into()),
     ("cloned_complete", "Whether all regions are hydrated.", |s| s.status.complete.into()),
-    ("cloned_requests_in_flight", "Requests of users that are under way.", |s| {
-        s.figures.in_flight()
-    }),
+    ("cloned_requests_in_flight", "Requests of users that are under way.", |s| s.stats.in_flight()),
     ("cloned_nbd_connections", "Connections of NBD clients that have chosen the clone.", |s| {
         s.nbd_connections
     }),
     ("cloned_source_requests_in_flight", "Requests to a remote source that are under way.", |s| {
-        s.of_source(|figures| &figures.in_flight)
+        s.of_source(|stats| &stats.in_flight)
     }),
     ("cloned_source_requests_in_flight_max", "The most that there have been at a time.", |s| {
-        s.of_source(|figures| &figures.in_flight_max)
+        s.of_source(|stats| &stats.in_flight_max)
     }),
 ];
 
@@ -126,16 +124,16 @@ const COUNTERS: [Number; 11] = [
         s.caught_panics
     }),
     ("cloned_source_requests_total", "Requests to a remote source.", |s| {
-        s.of_source(|figures| &figures.requests)
+        s.of_source(|stats| &stats.requests)
     }),
     ("cloned_source_retries_total", "Requests to a remote source that tried again.", |s| {
-        s.of_source(|figures| &figures.retries)
+        s.of_source(|stats| &stats.retries)
     }),
     ("cloned_source_failures_total", "Reads of a remote source that were given up.", |s| {
-        s.of_source(|figures| &figures.failures)
+        s.of_source(|stats| &stats.failures)
     }),
     ("cloned_source_bytes_total", "Bytes that came from a remote source.", |s| {
-        s.of_source(|figures| &figures.bytes)
+        s.of_source(|stats| &stats.bytes)
     }),
 ];
 
@@ -149,8 +147,8 @@ fn mode(sample: &Sample) -> u64 {
 
 impl Sample {
     /// Reads a counter of a remote source. A local source has none: the value is 0.
-    fn of_source(&self, counter: impl Fn(&SourceFigures) -> &AtomicU64) -> u64 {
-        self.source.as_ref().map_or(0, |figures| counter(figures).load(Ordering::Relaxed))
+    fn of_source(&self, counter: impl Fn(&SourceStats) -> &AtomicU64) -> u64 {
+        self.source.as_ref().map_or(0, |stats| counter(stats).load(Ordering::Relaxed))
     }
 }
 
@@ -164,7 +162,7 @@ impl Collector for Clones {
                 status: report::status(clone, false),
                 progress: clone.progress(),
                 caught_panics: clone.caught_panics(),
-                figures: clone.volume().figures().clone(),
+                stats: clone.volume().stats().clone(),
                 source: clone.source_figures().cloned(),
                 nbd_connections: self.nbd_connections(clone.volume().name()),
             })
@@ -296,7 +294,7 @@ struct Series<'a> {
 
 impl Series<'_> {
     fn counts(&self) -> &Counts {
-        self.sample.figures.counts(self.which.0, self.which.1)
+        self.sample.stats.counts(self.which.0, self.which.1)
     }
 
     fn labels(&self) -> [(&str, &str); 3] {

@@ -16,7 +16,7 @@ use self::redirect::{is_redirect, is_same_origin, target};
 use super::identity::{Identity, Version};
 use super::open::SourceError;
 use super::options::SourceOptions;
-use super::remote::{Remote, Trouble};
+use super::remote::{Remote, RemoteError};
 use super::uri::{Url, decode};
 
 pub(super) mod answer;
@@ -63,14 +63,14 @@ impl Server {
     }
 
     /// Requests the first byte to identify the object.
-    pub(super) fn identify(&self, deadline: Instant) -> Result<Identity, Trouble> {
+    pub(super) fn identify(&self, deadline: Instant) -> Result<Identity, RemoteError> {
         // Not HEAD: a signed URL is valid for one method only, and HEAD tells less about ranges.
         let mut response = self.get(&(0..1), None, deadline)?;
         let found = found(response.status(), response.headers());
         drain(&mut response);
         match found? {
             Found::Object(identity) => Ok(identity),
-            Found::Empty => Err(Trouble::Final(io::Error::other("it is empty"))),
+            Found::Empty => Err(RemoteError::Final(io::Error::other("it is empty"))),
         }
     }
 
@@ -81,7 +81,7 @@ impl Server {
         range: &Range<u64>,
         pinned: Option<&Version>,
         deadline: Instant,
-    ) -> Result<ureq::http::Response<Body>, Trouble> {
+    ) -> Result<ureq::http::Response<Body>, RemoteError> {
         let remembered = self.lock().clone();
         let mut is_remembered = remembered.is_some();
         let mut uri = remembered.unwrap_or_else(|| self.origin.clone());
@@ -89,7 +89,7 @@ impl Server {
             let mut response = self.get_once(&uri, range, pinned, deadline)?;
             let status = response.status();
             if is_redirect(status) {
-                uri = target(&uri, response.headers()).map_err(Trouble::Final)?;
+                uri = target(&uri, response.headers()).map_err(RemoteError::Final)?;
                 drain(&mut response);
                 continue;
             }
@@ -107,7 +107,7 @@ impl Server {
             return Ok(response);
         }
         let told = format!("sent somewhere else more than {REDIRECTS_MAX} times");
-        Err(Trouble::Final(io::Error::other(told)))
+        Err(RemoteError::Final(io::Error::other(told)))
     }
 
     fn get_once(
@@ -116,10 +116,10 @@ impl Server {
         range: &Range<u64>,
         pinned: Option<&Version>,
         deadline: Instant,
-    ) -> Result<ureq::http::Response<Body>, Trouble> {
+    ) -> Result<ureq::http::Response<Body>, RemoteError> {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(Trouble::Passing(io::ErrorKind::TimedOut.into()));
+            return Err(RemoteError::Passing(io::ErrorKind::TimedOut.into()));
         }
         let mut request = self.agent.get(uri.clone());
         let last = range.end.saturating_sub(1);
@@ -176,7 +176,7 @@ impl Remote for Http {
         self.identity.size_bytes
     }
 
-    fn read_at(&self, offset: u64, into: &mut [u8], deadline: Instant) -> Result<(), Trouble> {
+    fn read_at(&self, offset: u64, into: &mut [u8], deadline: Instant) -> Result<(), RemoteError> {
         let range = offset..offset.saturating_add(into.len() as u64);
         let mut response = self.server.get(&range, Some(&self.identity.version), deadline)?;
         if let Err(trouble) = check(response.status(), response.headers(), &range, &self.identity) {
@@ -188,7 +188,7 @@ impl Remote for Http {
         // More bytes are an error. Reading to the end also returns the connection to the pool.
         match body.read(&mut [0]) {
             Ok(0) => Ok(()),
-            Ok(_) => Err(Trouble::Passing(io::Error::other("more bytes came than asked for"))),
+            Ok(_) => Err(RemoteError::Passing(io::Error::other("more bytes came than asked for"))),
             Err(error) => Err(passing("the end of the body", error)),
         }
     }
@@ -198,25 +198,25 @@ impl Remote for Http {
     }
 }
 
-fn passing(what: &str, error: io::Error) -> Trouble {
+fn passing(what: &str, error: io::Error) -> RemoteError {
     let kind = error.kind();
-    Trouble::Passing(io::Error::new(kind, format!("{what} did not come: {error}")))
+    RemoteError::Passing(io::Error::new(kind, format!("{what} did not come: {error}")))
 }
 
 /// Classifies an error of the protocol, of TLS or of the system.
-pub(super) fn trouble(error: ureq::Error) -> Trouble {
+pub(super) fn trouble(error: ureq::Error) -> RemoteError {
     match error {
-        ureq::Error::Io(error) if is_distrust(&error) => Trouble::Final(error),
+        ureq::Error::Io(error) if is_distrust(&error) => RemoteError::Final(error),
         ureq::Error::Timeout(_) => {
-            Trouble::Passing(io::Error::new(io::ErrorKind::TimedOut, error.to_string()))
+            RemoteError::Passing(io::Error::new(io::ErrorKind::TimedOut, error.to_string()))
         }
         ureq::Error::BadUri(_)
         | ureq::Error::Http(_)
         | ureq::Error::Tls(_)
         | ureq::Error::TlsRequired
         | ureq::Error::InvalidProxyUrl
-        | ureq::Error::Pem(_) => Trouble::Final(error.into_io()),
-        _ => Trouble::Passing(error.into_io()),
+        | ureq::Error::Pem(_) => RemoteError::Final(error.into_io()),
+        _ => RemoteError::Passing(error.into_io()),
     }
 }
 

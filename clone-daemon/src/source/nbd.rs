@@ -31,13 +31,13 @@ use std::time::{Duration, Instant};
 use clone_core::block_io::Extent;
 
 use crate::source::identity::Identity;
-use crate::source::nbd::connection::Lease;
+use crate::source::nbd::connection::ConnectionLease;
 pub use crate::source::nbd::error::NbdError;
 use crate::source::nbd::extents::Extents;
 use crate::source::nbd::pool::Pool;
 use crate::source::nbd::reply::Run;
 use crate::source::nbd::stream::lock;
-use crate::source::remote::{Remote, Trouble};
+use crate::source::remote::{Remote, RemoteError};
 use crate::source::uri::NbdAddress;
 
 /// Settings of a client.
@@ -126,7 +126,7 @@ impl NbdRemote {
         self.pool.pinned().identity()
     }
 
-    fn connection(&self, deadline: Instant) -> Result<Lease, NbdError> {
+    fn connection(&self, deadline: Instant) -> Result<ConnectionLease, NbdError> {
         let (connection, losses) = self.pool.get(deadline)?;
         // Under the lock: otherwise a caller could find extents that another one is about to clear.
         let mut extents = lock(&self.extents);
@@ -206,11 +206,11 @@ impl Remote for NbdRemote {
         self.size()
     }
 
-    fn read_at(&self, offset: u64, into: &mut [u8], deadline: Instant) -> Result<(), Trouble> {
+    fn read_at(&self, offset: u64, into: &mut [u8], deadline: Instant) -> Result<(), RemoteError> {
         Ok(self.read(offset, into, deadline)?)
     }
 
-    fn extent(&self, offset: u64, deadline: Instant) -> Result<Extent, Trouble> {
+    fn extent(&self, offset: u64, deadline: Instant) -> Result<Extent, RemoteError> {
         Ok(self.find(offset, deadline)?)
     }
 

@@ -32,7 +32,7 @@ use super::http::{agent, trouble};
 use super::identity::{Identity, Version};
 use super::open::SourceError;
 use super::options::SourceOptions;
-use super::remote::{Remote, Trouble};
+use super::remote::{Remote, RemoteError};
 use super::uri::{Url, decode};
 
 /// Maximum size in bytes of a body that is not data: tokens and error messages.
@@ -63,7 +63,7 @@ struct Call {
 
 enum Outcome {
     Answer(StatusCode, HeaderMap),
-    Trouble(Trouble),
+    RemoteError(RemoteError),
 }
 
 impl Bucket {
@@ -120,14 +120,14 @@ impl Bucket {
         &self,
         pinned: Option<&Identity>,
         deadline: Instant,
-    ) -> Result<Identity, Trouble> {
+    ) -> Result<Identity, RemoteError> {
         let generation = pinned.and_then(|pinned| pinned.version.generation());
         let call = Call::new(1, deadline);
         let told = self.get(&(0..1), None, generation, &call);
         let (status, headers) = call.answer(told.as_ref().err())?;
         let identity = match found(status, &headers)? {
             Found::Object(identity) => identity,
-            Found::Empty => return Err(Trouble::Final(io::Error::other("it is empty"))),
+            Found::Empty => return Err(RemoteError::Final(io::Error::other("it is empty"))),
         };
         let (_, told) = told.map_err(unusable)?;
         let Version::Etag { etag } = identity.version else { return Ok(identity) };
@@ -143,7 +143,7 @@ impl Bucket {
             judged.and_then(|(status, headers)| check(status, &headers, &(0..1), &identity));
         match (told, judged) {
             (Ok(_), Ok(())) => Ok(identity),
-            (_, Err(trouble @ Trouble::Passing(_))) => Err(trouble),
+            (_, Err(trouble @ RemoteError::Passing(_))) => Err(trouble),
             _ => Ok(etag_alone),
         }
     }
@@ -204,7 +204,7 @@ impl Remote for Object {
         self.identity.size_bytes
     }
 
-    fn read_at(&self, offset: u64, into: &mut [u8], deadline: Instant) -> Result<(), Trouble> {
+    fn read_at(&self, offset: u64, into: &mut [u8], deadline: Instant) -> Result<(), RemoteError> {
         let len = into.len() as u64;
         let range = offset..offset.saturating_add(len);
         let version = &self.identity.version;
@@ -219,7 +219,7 @@ impl Remote for Object {
         let (bytes, _) = got.map_err(unusable)?;
         if bytes.len() != into.len() {
             let told = format!("{} bytes came where {len} were asked for", bytes.len());
-            return Err(Trouble::Passing(io::Error::other(told)));
+            return Err(RemoteError::Passing(io::Error::other(told)));
         }
         into.copy_from_slice(&bytes);
         Ok(())
@@ -231,8 +231,8 @@ impl Remote for Object {
 }
 
 /// The error for a response that passes the checks here but that the crate rejects.
-fn unusable(error: object_store::Error) -> Trouble {
-    Trouble::Passing(io::Error::other(error.to_string()))
+fn unusable(error: object_store::Error) -> RemoteError {
+    RemoteError::Passing(io::Error::other(error.to_string()))
 }
 
 impl Call {
@@ -244,14 +244,14 @@ impl Call {
     fn answer(
         &self,
         error: Option<&object_store::Error>,
-    ) -> Result<(StatusCode, HeaderMap), Trouble> {
+    ) -> Result<(StatusCode, HeaderMap), RemoteError> {
         let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
         match (outcome, error) {
             (Some(Outcome::Answer(status, headers)), _) => Ok((status, headers)),
-            (Some(Outcome::Trouble(trouble)), _) => Err(trouble),
+            (Some(Outcome::RemoteError(trouble)), _) => Err(trouble),
             // For example, credentials are missing, or their provider is unreachable.
-            (None, Some(error)) => Err(Trouble::Passing(io::Error::other(error.to_string()))),
-            (None, None) => Err(Trouble::Passing(io::Error::other("nothing was asked"))),
+            (None, Some(error)) => Err(RemoteError::Passing(io::Error::other(error.to_string()))),
+            (None, None) => Err(RemoteError::Passing(io::Error::other("nothing was asked"))),
         }
     }
 
@@ -297,28 +297,32 @@ impl Client {
             (_, Ok(response)) => Ok(response),
             (call, Err(trouble)) => {
                 let told = match &trouble {
-                    Trouble::Passing(error) | Trouble::Final(error) => error.to_string(),
-                    Trouble::Changed(changed) => changed.to_string(),
+                    RemoteError::Passing(error) | RemoteError::Final(error) => error.to_string(),
+                    RemoteError::Changed(changed) => changed.to_string(),
                 };
                 if let Some(call) = call {
-                    call.end(Outcome::Trouble(trouble));
+                    call.end(Outcome::RemoteError(trouble));
                 }
                 Err(HttpError::new(HttpErrorKind::Unknown, io::Error::other(told)))
             }
         }
     }
 
-    fn ask_for(&self, request: HttpRequest, call: Option<&Call>) -> Result<HttpResponse, Trouble> {
+    fn ask_for(
+        &self,
+        request: HttpRequest,
+        call: Option<&Call>,
+    ) -> Result<HttpResponse, RemoteError> {
         if !self.allows_http && request.uri().scheme() != Some(&Scheme::HTTPS) {
             let told = "the endpoint is http://, and AWS_ALLOW_HTTP or its like is not true";
-            return Err(Trouble::Final(io::Error::other(told)));
+            return Err(RemoteError::Final(io::Error::other(told)));
         }
         let left = match call {
             Some(call) => call.deadline.saturating_duration_since(Instant::now()),
             None => self.timeout,
         };
         if left.is_zero() {
-            return Err(Trouble::Passing(io::ErrorKind::TimedOut.into()));
+            return Err(RemoteError::Passing(io::ErrorKind::TimedOut.into()));
         }
         let (parts, body) = request.into_parts();
         let body = body.as_bytes().map(|bytes| bytes.to_vec()).unwrap_or_default();
@@ -349,17 +353,17 @@ impl Client {
 }
 
 /// Reads a body of at most `most` bytes.
-fn body_of(response: &mut Response<Body>, most: u64) -> Result<Vec<u8>, Trouble> {
+fn body_of(response: &mut Response<Body>, most: u64) -> Result<Vec<u8>, RemoteError> {
     let told = size_of(response.headers()).unwrap_or(0).min(most);
     let mut bytes = Vec::with_capacity(usize::try_from(told).unwrap_or(0));
     let body = response.body_mut().as_reader();
     let read = io::copy(&mut io::Read::take(body, most.saturating_add(1)), &mut bytes);
     match read {
         Ok(read) if read <= most => Ok(bytes),
-        Ok(_) => Err(Trouble::Passing(io::Error::other("more bytes came than asked for"))),
+        Ok(_) => Err(RemoteError::Passing(io::Error::other("more bytes came than asked for"))),
         Err(error) => {
             let told = format!("the body did not come: {error}");
-            Err(Trouble::Passing(io::Error::new(error.kind(), told)))
+            Err(RemoteError::Passing(io::Error::new(error.kind(), told)))
         }
     }
 }

@@ -17,9 +17,9 @@ use super::identity::{Identity, Version};
 use super::options::SourceOptions;
 use super::pin::PinError;
 use super::remote::Remote;
-use super::retry::Retrying;
-use super::retry_policy::{Doing, Patience};
-use super::stats::SourceFigures;
+use super::retry::RetryingSource;
+use super::retry_policy::{Doing, RetryPolicy};
+use super::stats::SourceStats;
 use super::uri::{NbdAddress, SourceSpec, Url};
 use crate::source::nbd::{NbdOptions, NbdRemote};
 
@@ -69,7 +69,7 @@ impl Source for Absent {}
 #[derive(Clone)]
 pub struct RemoteHandle {
     /// Counters of the source.
-    pub figures: Arc<SourceFigures>,
+    pub figures: Arc<SourceStats>,
     abandon: Arc<dyn Fn() + Send + Sync>,
 }
 
@@ -164,17 +164,17 @@ pub fn open(
 
 fn open_http(url: &Url, options: &SourceOptions) -> Result<Opened, SourceError> {
     let server = Server::new(url, options)?;
-    let patience = Patience::new(url.to_string(), options);
-    let deadline = patience.deadline(&Doing::Open);
-    let identity = patience
+    let policy = RetryPolicy::new(url.to_string(), options);
+    let deadline = policy.deadline(&Doing::Open);
+    let identity = policy
         .persist(&Doing::Open, deadline, |deadline| server.identify(deadline))
         .map_err(SourceError::Remote)?;
     let remote = server.object(identity.clone());
-    Ok(opened(Retrying::with_patience(remote, patience, options), identity))
+    Ok(opened(RetryingSource::with_policy(remote, policy, options), identity))
 }
 
 fn open_nbd(address: &NbdAddress, options: &SourceOptions) -> Result<Opened, SourceError> {
-    let patience = Patience::new(address.to_string(), options);
+    let policy = RetryPolicy::new(address.to_string(), options);
     let defaults = NbdOptions::default();
     let nbd = NbdOptions {
         connections: defaults.connections.min(options.requests_max).max(1),
@@ -182,14 +182,14 @@ fn open_nbd(address: &NbdAddress, options: &SourceOptions) -> Result<Opened, Sou
         ca: options.ca_file.clone(),
         ..defaults
     };
-    let deadline = patience.deadline(&Doing::Open);
-    let remote = patience
+    let deadline = policy.deadline(&Doing::Open);
+    let remote = policy
         .persist(&Doing::Open, deadline, |deadline| {
             Ok(NbdRemote::open(address.clone(), nbd.clone(), deadline)?)
         })
         .map_err(SourceError::Remote)?;
     let identity = remote.identity();
-    Ok(opened(Retrying::with_patience(remote, patience, options), identity))
+    Ok(opened(RetryingSource::with_policy(remote, policy, options), identity))
 }
 
 #[cfg(feature = "object-store")]
@@ -199,21 +199,21 @@ fn open_object(
     options: &SourceOptions,
 ) -> Result<Opened, SourceError> {
     let bucket = super::object::Bucket::new(url, options)?;
-    let patience = Patience::new(url.to_string(), options);
-    let deadline = patience.deadline(&Doing::Open);
-    let identity = patience
+    let policy = RetryPolicy::new(url.to_string(), options);
+    let deadline = policy.deadline(&Doing::Open);
+    let identity = policy
         .persist(&Doing::Open, deadline, |deadline| bucket.identify(pinned, deadline))
         .map_err(SourceError::Remote)?;
     let remote = bucket.object(identity.clone());
-    Ok(opened(Retrying::with_patience(remote, patience, options), identity))
+    Ok(opened(RetryingSource::with_policy(remote, policy, options), identity))
 }
 
 /// Returns a remote source. It can be read from any byte.
-fn opened<R: Remote>(source: Retrying<R>, identity: Identity) -> Opened {
+fn opened<R: Remote>(source: RetryingSource<R>, identity: Identity) -> Opened {
     let source = Arc::new(source);
     let size = Sectors(source.size_bytes() / SECTOR_SIZE);
     let limits = DeviceLimits { size, logical_block_size: SECTOR_SIZE };
-    let figures = source.figures().clone();
+    let figures = source.stats().clone();
     let abandoned = source.clone();
     let abandon = Arc::new(move || abandoned.abandon());
     Opened { source, identity, limits, remote: Some(RemoteHandle { figures, abandon }) }

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 /// An error of a remote source.
 #[derive(Debug, Error)]
-pub enum Trouble {
+pub enum RemoteError {
     /// Temporary: a retry may succeed. Examples: a lost connection, a busy server.
     #[error(transparent)]
     Passing(io::Error),
@@ -21,7 +21,7 @@ pub enum Trouble {
 }
 
 /// The error of a busy server that said when to retry. It is inside the [`io::Error`] of
-/// [`Trouble::Passing`].
+/// [`RemoteError::Passing`].
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{told}")]
 pub struct Busy {
@@ -48,15 +48,15 @@ pub trait Remote: Send + Sync + 'static {
     /// opened.
     ///
     /// # Errors
-    /// [`Trouble`]. It is [`Trouble::Passing`] if `deadline` passes before everything is read.
-    fn read_at(&self, offset: u64, into: &mut [u8], deadline: Instant) -> Result<(), Trouble>;
+    /// [`RemoteError`]. It is [`RemoteError::Passing`] if `deadline` passes before everything is read.
+    fn read_at(&self, offset: u64, into: &mut [u8], deadline: Instant) -> Result<(), RemoteError>;
 
-    /// The stretch that begins at `offset`, as far as the other side knows; see
+    /// The extent that begins at `offset`, as far as the other side knows; see
     /// [`Source::extent`](clone_core::block_io::Source::extent).
     ///
     /// # Errors
     /// As for a read.
-    fn extent(&self, offset: u64, deadline: Instant) -> Result<Extent, Trouble> {
+    fn extent(&self, offset: u64, deadline: Instant) -> Result<Extent, RemoteError> {
         let (_, _) = (offset, deadline);
         Ok(Extent { zeroes: false, end: self.size_bytes() })
     }

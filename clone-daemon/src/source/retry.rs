@@ -10,47 +10,47 @@ use clone_core::block_io::{Extent, Source};
 
 use super::options::SourceOptions;
 use super::remote::Remote;
-use super::retry_policy::{Doing, End, Patience};
-use super::stats::SourceFigures;
+use super::retry_policy::{Doing, End, RetryPolicy};
+use super::stats::SourceStats;
 
 /// A [`Remote`] whose requests are retried where that may help.
 ///
 /// - No read takes longer than [`SourceOptions::give_up_after`] plus the slack of the remote.
 /// - Once the source has changed, or was [abandoned](Self::abandon), every read fails.
 /// - A long read becomes several requests at the same time.
-pub struct Retrying<R> {
+pub struct RetryingSource<R> {
     remote: R,
-    patience: Patience,
+    policy: RetryPolicy,
     request_bytes: usize,
 }
 
-impl<R: Remote> Retrying<R> {
+impl<R: Remote> RetryingSource<R> {
     /// Wraps `remote`. `place` is its name in errors.
     pub fn new(remote: R, place: impl Into<String>, options: &SourceOptions) -> Self {
-        Self::with_patience(remote, Patience::new(place.into(), options), options)
+        Self::with_policy(remote, RetryPolicy::new(place.into(), options), options)
     }
 
-    pub(super) fn with_patience(remote: R, patience: Patience, options: &SourceOptions) -> Self {
-        Self { remote, patience, request_bytes: options.request_bytes.max(4096) }
+    pub(super) fn with_policy(remote: R, policy: RetryPolicy, options: &SourceOptions) -> Self {
+        Self { remote, policy, request_bytes: options.request_bytes.max(4096) }
     }
 
     /// Returns the counters.
-    pub fn figures(&self) -> &Arc<SourceFigures> {
-        &self.patience.figures
+    pub fn stats(&self) -> &Arc<SourceStats> {
+        &self.policy.figures
     }
 
     /// Aborts requests in flight. All reads fail soon, now and later.
     pub fn abandon(&self) {
-        self.patience.end(End::Abandoned);
+        self.policy.end(End::Abandoned);
         self.remote.abandon();
     }
 
     fn read_piece(&self, offset: u64, into: &mut [u8], deadline: Instant) -> io::Result<()> {
         let len = into.len() as u64;
         let doing = Doing::Read(offset..offset.saturating_add(len));
-        self.patience
+        self.policy
             .persist(&doing, deadline, |deadline| self.remote.read_at(offset, into, deadline))?;
-        SourceFigures::add(&self.patience.figures.bytes, len);
+        SourceStats::add(&self.policy.figures.bytes, len);
         Ok(())
     }
 
@@ -70,7 +70,7 @@ impl<R: Remote> Retrying<R> {
             }
         };
         thread::scope(|scope| {
-            for _ in 1..count.min(self.patience.requests_max()) {
+            for _ in 1..count.min(self.policy.requests_max()) {
                 let thread = thread::Builder::new().name("source".into());
                 // Without the thread there are fewer requests at the same time.
                 if thread.spawn_scoped(scope, work).is_err() {
@@ -81,14 +81,14 @@ impl<R: Remote> Retrying<R> {
         });
         let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
         // A changed source takes precedence over other errors.
-        match self.patience.ended().or(failed) {
+        match self.policy.ended().or(failed) {
             Some(error) => Err(error),
             None => Ok(()),
         }
     }
 }
 
-impl<R: Remote> ReadData for Retrying<R> {
+impl<R: Remote> ReadData for RetryingSource<R> {
     fn size_bytes(&self) -> u64 {
         self.remote.size_bytes()
     }
@@ -99,7 +99,7 @@ impl<R: Remote> ReadData for Retrying<R> {
             let told = format!("{len} bytes from {offset} on reach past the end at {size_bytes}");
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, told));
         }
-        let deadline = self.patience.deadline(&Doing::Read(0..0));
+        let deadline = self.policy.deadline(&Doing::Read(0..0));
         match into.len() {
             0 => Ok(()),
             len if len <= self.request_bytes => self.read_piece(offset, into, deadline),
@@ -108,10 +108,10 @@ impl<R: Remote> ReadData for Retrying<R> {
     }
 }
 
-impl<R: Remote> Source for Retrying<R> {
+impl<R: Remote> Source for RetryingSource<R> {
     fn extent(&self, offset: u64) -> io::Result<Extent> {
         let doing = Doing::Extent(offset);
-        self.patience.persist(&doing, self.patience.deadline(&doing), |deadline| {
+        self.policy.persist(&doing, self.policy.deadline(&doing), |deadline| {
             self.remote.extent(offset, deadline)
         })
     }

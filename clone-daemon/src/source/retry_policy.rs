@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use clone_core::block_io::SourceChanged;
 
 use super::options::SourceOptions;
-use super::remote::{Busy, Trouble};
-use super::stats::SourceFigures;
+use super::remote::{Busy, RemoteError};
+use super::stats::SourceStats;
 
 /// The first delay before a retry; each following delay is twice as long.
 const WAIT_MIN: Duration = Duration::from_millis(50);
@@ -29,7 +29,7 @@ const DOUBLINGS_MAX: u32 = 3;
 ///
 /// *Invariant:* once it has [ended](Self::end), because the source has changed or was abandoned,
 /// nothing succeeds.
-pub(super) struct Patience {
+pub(super) struct RetryPolicy {
     /// Name of the source in errors.
     place: String,
     timeout: Duration,
@@ -38,7 +38,7 @@ pub(super) struct Patience {
     state: Mutex<State>,
     /// Signals that a request has ended, or that the policy has.
     changed: Condvar,
-    pub(super) figures: Arc<SourceFigures>,
+    pub(super) figures: Arc<SourceStats>,
 }
 
 #[derive(Default)]
@@ -91,7 +91,7 @@ impl std::fmt::Display for Doing {
 }
 
 /// A permit for one request in flight.
-struct Pass<'a>(&'a Patience);
+struct Pass<'a>(&'a RetryPolicy);
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
@@ -102,7 +102,7 @@ impl Drop for Pass<'_> {
     }
 }
 
-impl Patience {
+impl RetryPolicy {
     pub(super) fn new(place: String, options: &SourceOptions) -> Self {
         Self {
             place,
@@ -146,7 +146,7 @@ impl Patience {
         &self,
         doing: &Doing,
         deadline: Instant,
-        mut act: impl FnMut(Instant) -> Result<T, Trouble>,
+        mut act: impl FnMut(Instant) -> Result<T, RemoteError>,
     ) -> io::Result<T> {
         let began = Instant::now();
         let mut tries = 0;
@@ -164,7 +164,7 @@ impl Patience {
                 },
             };
             let result = act(later(Instant::now(), self.time_for(tries)).min(deadline));
-            if let Err(Trouble::Passing(error)) = &result
+            if let Err(RemoteError::Passing(error)) = &result
                 && let Some(wait) = Busy::wait_of(error)
             {
                 // Before the permit is dropped, so that no other request enters first.
@@ -177,15 +177,15 @@ impl Patience {
                     self.tell_success(doing);
                     return self.ended().map_or(Ok(done), Err);
                 }
-                Err(Trouble::Changed(changed)) => {
+                Err(RemoteError::Changed(changed)) => {
                     self.end(End::Changed(changed.clone()));
                     return Err(self.failed(changed.into()));
                 }
-                Err(Trouble::Final(error)) => {
+                Err(RemoteError::Final(error)) => {
                     let told = format!("{}: {doing}: {error}", self.place);
                     return Err(self.failed(io::Error::new(error.kind(), told)));
                 }
-                Err(Trouble::Passing(error)) => error,
+                Err(RemoteError::Passing(error)) => error,
             };
             tracing::debug!(source = %self.place, %doing, tries, %error, "trying again");
             self.tell_failure(doing, tries, &error);
@@ -199,7 +199,7 @@ impl Patience {
             }
             last = Some(error);
             self.pause(until)?;
-            SourceFigures::add(&self.figures.retries, 1);
+            SourceStats::add(&self.figures.retries, 1);
         }
     }
 
@@ -275,7 +275,7 @@ impl Patience {
     }
 
     fn failed(&self, error: io::Error) -> io::Error {
-        SourceFigures::add(&self.figures.failures, 1);
+        SourceStats::add(&self.figures.failures, 1);
         error
     }
 

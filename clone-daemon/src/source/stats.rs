@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Counters of a remote source since it was opened.
 #[derive(Debug, Default)]
-pub struct SourceFigures {
+pub struct SourceStats {
     /// Requests started.
     pub requests: AtomicU64,
     /// Requests that retried a failed one.
@@ -19,7 +19,7 @@ pub struct SourceFigures {
     pub in_flight_max: AtomicU64,
 }
 
-impl SourceFigures {
+impl SourceStats {
     pub(super) fn add(counter: &AtomicU64, value: u64) {
         counter.fetch_add(value, Ordering::Relaxed);
     }

@@ -248,7 +248,7 @@ fn each_form_of_fallocate_does_what_it_says_or_says_that_it_does_not() {
     // Only regions that were covered in part had to be copied.
     assert_eq!(clone.progress().hydrated, 5);
     assert_eq!(clone.progress().fetched_bytes, 2 << 12);
-    let zeroed = disk.figures().counts(Kind::WriteZeroes, false);
+    let zeroed = disk.stats().counts(Kind::WriteZeroes, false);
     assert_eq!(zeroed.bytes.load(std::sync::atomic::Ordering::Relaxed), (3 << 12) + 23);
 }
 
@@ -299,7 +299,7 @@ fn a_file_that_is_opened_for_durable_writes_has_them() {
         assert!(clone.progress().commits > before);
     }
     let flushes = || {
-        let counts = disk.figures().counts(Kind::Flush, true);
+        let counts = disk.stats().counts(Kind::Flush, true);
         counts.classes.iter().map(|class| class.load(std::sync::atomic::Ordering::Relaxed)).sum()
     };
     let before: u64 = flushes();

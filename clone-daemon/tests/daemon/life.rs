@@ -45,8 +45,8 @@ fn a_name_and_its_files_are_free_at_once_whoever_removes_the_clone_and_whoever_s
     let (line, host) = (hosting.line("disk"), &hosting.host);
     let mut users = Vec::new();
     for _ in 0..20 {
-        let hosted = host.create(&line).unwrap();
-        users.push((hosted.volume().user(), hosted.volume().clone(), hosted));
+        let served = host.create(&line).unwrap();
+        users.push((served.volume().user(), served.volume().clone(), served));
         let together = Barrier::new(4);
         let removed = thread::scope(|scope| {
             let remove = || {

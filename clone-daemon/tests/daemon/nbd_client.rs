@@ -16,7 +16,7 @@ use std::{fs, iter};
 
 use clone_core::block_io::{Extent, SourceChanged};
 use clone_daemon::source::nbd::{NbdError, NbdOptions, NbdRemote};
-use clone_daemon::source::remote::{Remote, Trouble};
+use clone_daemon::source::remote::{Remote, RemoteError};
 use clone_daemon::source::uri::{NbdAddress, NbdEndpoint};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -48,7 +48,7 @@ fn check(remote: &NbdRemote, expected: &[u8]) {
         }
     });
     let error = remote.read_at(whole.len() as u64 - 1, &mut [0; 2], soon()).unwrap_err();
-    assert!(matches!(error, Trouble::Final(_)), "{error}");
+    assert!(matches!(error, RemoteError::Final(_)), "{error}");
     remote.read_at(0, &mut [], soon()).unwrap();
 }
 
@@ -156,7 +156,7 @@ fn holes_are_told_where_the_server_knows_them() {
         let middle = remote.extent(300 << 10, soon()).unwrap();
         assert_eq!(middle.zeroes, data <= half, "{args:?}");
         let error = remote.extent(remote.size_bytes(), soon()).unwrap_err();
-        assert!(matches!(error, Trouble::Final(_)), "{error}");
+        assert!(matches!(error, RemoteError::Final(_)), "{error}");
     }
 }
 
@@ -171,7 +171,8 @@ fn a_server_that_is_slow_to_tell_its_holes_is_not_waited_for_again_and_again() {
     let options = NbdOptions { extents_timeout, ..NbdOptions::default() };
     let remote = NbdRemote::open(address(&endpoint), options, soon()).unwrap();
     let late = iter::repeat_with(|| remote.extent(300 << 10, soon()));
-    let late = late.take(20).take_while(|told| matches!(told, Err(Trouble::Passing(_)))).count();
+    let late =
+        late.take(20).take_while(|told| matches!(told, Err(RemoteError::Passing(_)))).count();
     assert!((1..10).contains(&late), "{late} times");
     // The result depends on what the server would have reported.
     let told = remote.extent(0, soon());
@@ -212,13 +213,13 @@ fn an_export_is_found_by_its_name_and_one_that_is_not_there_is_not_tried_again()
         let address = NbdAddress { export: export.into(), ..address(&endpoint) };
         NbdRemote::open(address, NbdOptions::default(), soon())
     };
-    let error = Trouble::from(open("disk").err().unwrap());
-    assert!(matches!(error, Trouble::Passing(_)), "there may be a server later: {error}");
+    let error = RemoteError::from(open("disk").err().unwrap());
+    assert!(matches!(error, RemoteError::Passing(_)), "there may be a server later: {error}");
     let Some(_server) = Server::nbdkit(&endpoint, &args) else { return };
     assert_eq!(open("disk").unwrap().size_bytes(), MIB as u64);
     let error = open("disc").err().unwrap();
     assert!(error.to_string().contains("there is no such export"), "{error}");
-    let Trouble::Final(error) = error.into() else { panic!("it will not be there later") };
+    let RemoteError::Final(error) = error.into() else { panic!("it will not be there later") };
     assert_eq!(error.kind(), io::ErrorKind::NotFound);
 }
 
@@ -231,7 +232,7 @@ fn errors_of_the_server_say_where_and_why_and_what_may_help() {
         let args = ["--filter=error", "null", "1M", &error, "error-pread-rate=1"];
         let Some(_server) = Server::nbdkit(&endpoint, &args) else { return };
         let error = remote(&endpoint).read_at(512, &mut [0; 512], soon()).unwrap_err();
-        assert_eq!(matches!(error, Trouble::Passing(_)), passes, "{name}: {error}");
+        assert_eq!(matches!(error, RemoteError::Passing(_)), passes, "{name}: {error}");
         let told = error.to_string();
         let expected = format!("the NBD server cannot read bytes 512..1024: {name}");
         assert!(told.starts_with(&expected), "{told}");
@@ -256,7 +257,8 @@ fn a_reply_that_comes_too_late_is_for_nobody() {
             whole == bytes
         });
         let deadline = Instant::now() + Duration::from_millis(100);
-        let Trouble::Passing(error) = remote.read_at(0, &mut late, deadline).unwrap_err() else {
+        let RemoteError::Passing(error) = remote.read_at(0, &mut late, deadline).unwrap_err()
+        else {
             panic!("the server is just slow");
         };
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
@@ -295,7 +297,7 @@ fn callers_who_give_up_at_any_time_disturb_nobody() {
                         let mut piece = vec![0xaa; len];
                         match remote.read_at(at as u64, &mut piece, Instant::now() + patience) {
                             Ok(()) => assert!(piece == bytes[at..at + len], "{len} at {at}"),
-                            Err(Trouble::Passing(error)) => {
+                            Err(RemoteError::Passing(error)) => {
                                 assert_eq!(error.kind(), io::ErrorKind::TimedOut);
                                 assert!(patience < servers::LONG, "{error}");
                                 late += 1;
@@ -325,7 +327,7 @@ fn a_server_that_is_back_is_used_again_if_it_has_the_same() {
         let mut piece = vec![0; MIB];
         for _ in 0..3 {
             let error = remote.read_at(0, &mut piece, soon()).unwrap_err();
-            assert!(matches!(error, Trouble::Passing(_)), "{error}");
+            assert!(matches!(error, RemoteError::Passing(_)), "{error}");
         }
         let server = Server::nbdkit(&endpoint, &["file", &path]).unwrap();
         check(&remote, &bytes);
@@ -333,8 +335,8 @@ fn a_server_that_is_back_is_used_again_if_it_has_the_same() {
         let _server = Server::nbdkit(&endpoint, &["null", "8M"]).unwrap();
         // The first call may be the one that finds the connection lost.
         let changed = (0..3).find_map(|_| match remote.read_at(0, &mut piece, soon()) {
-            Err(Trouble::Changed(changed)) => Some(changed),
-            Err(Trouble::Passing(_)) => None,
+            Err(RemoteError::Changed(changed)) => Some(changed),
+            Err(RemoteError::Passing(_)) => None,
             other => panic!("{other:?}"),
         });
         let told = "it had 4194304 bytes, and has 8388608";
@@ -354,6 +356,6 @@ fn what_is_no_nbd_server_is_told_and_not_tried_again() {
     let endpoint = NbdEndpoint::Tcp { host: "127.0.0.1".into(), port };
     let error = NbdRemote::open(address(&endpoint), NbdOptions::default(), soon()).err().unwrap();
     assert!(matches!(error, NbdError::Greeting(_)), "{error}");
-    assert!(matches!(error.into(), Trouble::Final(_)));
+    assert!(matches!(error.into(), RemoteError::Final(_)));
     drop(server.join().unwrap());
 }

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use clone_core::block_io::SourceChanged;
-use clone_core::engine::Happening;
+use clone_core::engine::EventKind;
 use clone_core::geometry::Sectors;
 use clone_daemon::source::{self, Opened, SourceError, SourceOptions, SourceSpec, Version};
 
@@ -157,8 +157,8 @@ fn a_clone_of_an_object_is_right_though_the_store_is_busy_now_and_then() {
     assert_eq!(into, bytes[77..1077]);
     let rig = Rig::new(Sectors(512), &bytes);
     let clone = rig.start_from(opened.source.clone(), true);
-    let notices = clone.wait_for(0, LONG);
-    assert_eq!(notices[0].what, Happening::Finished);
+    let events = clone.wait_for(0, LONG);
+    assert_eq!(events[0].kind, EventKind::Finished);
     clone.stop();
     assert_eq!(rig.destination(), bytes);
     let asked = moto.asked.lock().unwrap();

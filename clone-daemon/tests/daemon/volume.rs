@@ -31,7 +31,7 @@ fn what_is_hydrated_is_done_at_once_and_the_rest_is_submitted_and_all_is_counted
     assert_eq!(user.hydrated(&(0..64 << 10)), Some((true, 4096)));
 
     let count = |kind, hydrated| {
-        volume.figures().counts(kind, hydrated).bytes.load(std::sync::atomic::Ordering::Relaxed)
+        volume.stats().counts(kind, hydrated).bytes.load(std::sync::atomic::Ordering::Relaxed)
     };
     assert_eq!((count(Kind::Read, true), count(Kind::Read, false)), (4096, 10));
     assert_eq!((count(Kind::Write, true), count(Kind::Write, false)), (0, 4096));

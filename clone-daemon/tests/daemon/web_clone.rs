@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use clone_core::dm_target::Message;
 use clone_core::driver::RunningClone;
-use clone_core::engine::{Command, Happening, RequestError};
+use clone_core::engine::{Command, EventKind, RequestError};
 use clone_core::geometry::Sectors;
-use clone_daemon::source::{self, Opened, SourceFigures, SourceOptions};
+use clone_daemon::source::{self, Opened, SourceOptions, SourceStats};
 use persistent_data::device::FileDevice;
 
 use crate::support::web::{Act, Web};
@@ -45,7 +45,7 @@ impl Cloned {
         clone
     }
 
-    fn figures(&self) -> &SourceFigures {
+    fn stats(&self) -> &SourceStats {
         &self.opened.remote.as_ref().unwrap().figures
     }
 }
@@ -55,11 +55,11 @@ fn resume(clone: &RunningClone<FileDevice>) {
 }
 
 /// Returns the first event after number `after`, with its own number.
-fn next(clone: &RunningClone<FileDevice>, after: u64) -> (u64, Happening) {
+fn next(clone: &RunningClone<FileDevice>, after: u64) -> (u64, EventKind) {
     let mut notices = clone.wait_for(after, LONG);
     assert!(!notices.is_empty(), "nothing happens");
     let first = notices.remove(0);
-    (first.number, first.what)
+    (first.number, first.kind)
 }
 
 #[test]
@@ -84,10 +84,10 @@ fn a_clone_is_complete_and_right_whatever_fails_now_and_then() {
     });
     let clone = cloned.start();
     resume(&clone);
-    assert_eq!(next(&clone, 0).1, Happening::Finished);
+    assert_eq!(next(&clone, 0).1, EventKind::Finished);
     clone.stop();
     assert_eq!(cloned.rig.destination(), cloned.bytes);
-    assert_eq!(cloned.figures().failures.load(Ordering::Relaxed), 0);
+    assert_eq!(cloned.stats().failures.load(Ordering::Relaxed), 0);
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn a_source_that_changes_under_way_ends_hydration_is_told_once_and_is_never_mixe
     });
     resume(&clone);
     let (number, what) = next(&clone, 0);
-    let Happening::SourceChanged { reason } = &what else { panic!("{what}") };
+    let EventKind::SourceChanged { reason } = &what else { panic!("{what}") };
     assert!(reason.contains("has not the ETag \"one\" any more"), "{reason}");
 
     let mut into = vec![0; 4096];
@@ -120,7 +120,7 @@ fn a_source_that_changes_under_way_ends_hydration_is_told_once_and_is_never_mixe
     // A retry reports the change again without asking the server. Requests in flight at the time of
     // the change have ended by then.
     let until = Instant::now() + LONG;
-    while cloned.figures().in_flight.load(Ordering::Relaxed) > 0 {
+    while cloned.stats().in_flight.load(Ordering::Relaxed) > 0 {
         assert!(Instant::now() < until, "requests that do not end");
         thread::sleep(Duration::from_millis(1));
     }
@@ -154,14 +154,14 @@ fn a_range_that_always_fails_is_set_aside_and_all_the_rest_is_hydrated() {
     }
     clone.command(Command::MaxFailures(2));
     let (number, what) = next(&clone, 0);
-    let Happening::HydrationStopped { range, failure, .. } = &what else { panic!("{what}") };
+    let EventKind::HydrationStopped { range, failure, .. } = &what else { panic!("{what}") };
     assert!(range.contains(&(broken as u64)), "{what}");
     assert!(failure.reason.contains("the server says 403 Forbidden"), "{failure}");
     assert_eq!(clone.progress().hydrated, 63);
 
     cloned.web.script(|_| Act::Serve);
     resume(&clone);
-    assert_eq!(next(&clone, number).1, Happening::Finished);
+    assert_eq!(next(&clone, number).1, EventKind::Finished);
     clone.stop();
     assert_eq!(cloned.rig.destination(), cloned.bytes);
 }
@@ -177,7 +177,7 @@ fn a_server_that_is_gone_stops_hydration_and_one_that_is_back_is_used_again() {
         resume(&clone);
         let what;
         (number, what) = next(&clone, number);
-        let Happening::HydrationStopped { failure, .. } = &what else { panic!("{what}") };
+        let EventKind::HydrationStopped { failure, .. } = &what else { panic!("{what}") };
         if failure.reason.contains("the server says 502 Bad Gateway") {
             break;
         }
@@ -194,7 +194,7 @@ fn a_server_that_is_gone_stops_hydration_and_one_that_is_back_is_used_again() {
     }
     assert_eq!(into, cloned.bytes[..4096]);
     resume(&clone);
-    assert_eq!(next(&clone, number).1, Happening::Finished);
+    assert_eq!(next(&clone, number).1, EventKind::Finished);
     clone.stop();
     assert_eq!(cloned.rig.destination(), cloned.bytes);
 }
@@ -212,7 +212,7 @@ fn hydrate_slowly(requests_max: usize) -> Duration {
     let opening = cloned.web.asked().len();
     let began = Instant::now();
     resume(&clone);
-    assert_eq!(next(&clone, 0).1, Happening::Finished);
+    assert_eq!(next(&clone, 0).1, EventKind::Finished);
     let took = began.elapsed();
     clone.stop();
     assert!(cloned.rig.destination() == cloned.bytes);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clone_core::block_io::SourceChanged;
 use clone_core::dm_target::Message;
-use clone_core::engine::{Command, Happening};
+use clone_core::engine::{Command, EventKind};
 use clone_core::geometry::Sectors;
 use clone_daemon::source::{self, Opened, SourceOptions};
 
@@ -201,7 +201,7 @@ fn a_clone_takes_nothing_from_answers_that_contradict_themselves() {
     clone.command(Command::Kernel(Message::HydrationBatchSize(4)));
     clone.command(Command::Kernel(Message::HydrationThreshold(32)));
     clone.command(Command::Kernel(Message::EnableHydration));
-    assert!(clone.wait_for(0, LONG).iter().any(|notice| notice.what == Happening::Finished));
+    assert!(clone.wait_for(0, LONG).iter().any(|event| event.kind == EventKind::Finished));
     clone.stop();
     let wrong = rig.destination();
     let wrong = wrong.chunks(4096).zip(bytes.chunks(4096)).filter(|(has, right)| has != right);

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use clone_core::block_io::SourceChanged;
-use clone_core::engine::Happening;
+use clone_core::engine::EventKind;
 use clone_core::geometry::Sectors;
 use clone_daemon::source::{self, SourceError, SourceOptions, Version};
 use rustls::ServerConfig;
@@ -149,8 +149,8 @@ fn a_clone_of_what_nginx_has_is_right_and_ends_when_the_file_is_replaced() {
     let opened = open(&nginx.url("disk.img"), &SourceOptions::default()).unwrap();
     assert!(matches!(opened.identity.version, Version::Etag { .. }), "{:?}", opened.identity);
     let clone = rig.start_from(opened.source.clone(), true);
-    let notices = clone.wait_for(0, LONG);
-    assert_eq!(notices[0].what, Happening::Finished);
+    let events = clone.wait_for(0, LONG);
+    assert_eq!(events[0].kind, EventKind::Finished);
     clone.stop();
     assert_eq!(rig.destination(), bytes);
 

@@ -32,7 +32,7 @@ fn then(act: impl Fn(usize, &Ask) -> Act + Send + Sync + 'static) -> impl Fn(&As
     move |ask| ask.number.checked_sub(1).map_or(Act::Serve, |number| act(number, ask))
 }
 
-fn count(opened: &Opened, of: fn(&source::SourceFigures) -> &std::sync::atomic::AtomicU64) -> u64 {
+fn count(opened: &Opened, of: fn(&source::SourceStats) -> &std::sync::atomic::AtomicU64) -> u64 {
     of(&opened.remote.as_ref().unwrap().figures).load(Ordering::Relaxed)
 }
 

@@ -1,7 +1,7 @@
 //! Writes metadata to a device or file whose content is discarded, or to a new file.
 //!
-//! `clone_restore`, `clone_repair` and `clone_hydrate` use it: [`Place::find`] checks the output
-//! without changing it, [`Place::open`] opens it, and [`MetadataOutput`] writes and verifies it.
+//! `clone_restore`, `clone_repair` and `clone_hydrate` use it: [`MetadataPlace::find`] checks the output
+//! without changing it, [`MetadataPlace::open`] opens it, and [`MetadataOutput`] writes and verifies it.
 //! *Invariant:* an incomplete output has a mark in place of the superblock that the kernel and all
 //! tools refuse.
 
@@ -26,12 +26,12 @@ use crate::common::units::sectors_of_blocks;
 use crate::common::units::{Counted, in_units};
 
 /// An output that is suitable for the metadata of a clone, and still unchanged.
-pub struct Place<'a> {
+pub struct MetadataPlace<'a> {
     path: &'a Path,
     has: Has,
 }
 
-/// The object that exists at a [`Place`].
+/// The object that exists at a [`MetadataPlace`].
 enum Has {
     /// A device or file, opened exclusively so that it cannot be taken in the meantime.
     Device(FileDevice),
@@ -39,7 +39,7 @@ enum Has {
     Nothing(Sectors),
 }
 
-impl<'a> Place<'a> {
+impl<'a> MetadataPlace<'a> {
     /// Examines `path` without changing it. A file that does not exist will be created with `size`,
     /// or with the recommended size.
     ///
@@ -297,7 +297,7 @@ mod tests {
     use persistent_data::device::{FileDevice, MemoryDevice};
     use persistent_data::transaction::is_unfinished;
 
-    use super::{MadeFile, Place};
+    use super::{MadeFile, MetadataPlace};
 
     #[test]
     fn a_file_that_was_only_made_is_none_that_a_kernel_formats() {
@@ -336,7 +336,7 @@ mod tests {
         let header = Header { uuid: [0; 16], geometry };
         let write = |runs: [std::ops::Range<u64>; 1]| {
             fs::write(&path, vec![0xa5; 64 << 12]).unwrap();
-            let output = Place::find(&path, geometry, None).unwrap().open().unwrap();
+            let output = MetadataPlace::find(&path, geometry, None).unwrap().open().unwrap();
             output.write(header, runs.map(Ok::<_, std::io::Error>), &()).unwrap();
             output
         };

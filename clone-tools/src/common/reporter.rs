@@ -54,7 +54,7 @@ pub fn list_damage(tool: &Tool, path: &Path, damage: &[Damage], listing: Listing
 
 /// The amount of messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Talk {
+pub enum Verbosity {
     /// Only the reason why the exit code is not 0.
     Quiet,
     /// The important messages.
@@ -63,7 +63,7 @@ pub enum Talk {
     Verbose,
 }
 
-impl Talk {
+impl Verbosity {
     /// Returns the level for `--quiet` and `--verbose`.
     pub fn of(quiet: bool, verbose: bool) -> Self {
         match (quiet, verbose) {
@@ -80,10 +80,16 @@ impl Talk {
 
 /// Reports the damage of metadata that is read to make `what` from it. Damage that does not affect
 /// `what` is counted, and listed only with `--verbose`.
-pub fn tell_damage(tool: &Tool, path: &Path, damage: &[Damage], talk: Talk, what: &str) {
-    if talk == Talk::Verbose || count(damage, Severity::Fatal) > 0 {
-        list_damage(tool, path, damage, talk.listing());
-    } else if talk == Talk::Usual && !damage.is_empty() {
+pub fn report_damage(
+    tool: &Tool,
+    path: &Path,
+    damage: &[Damage],
+    verbosity: Verbosity,
+    what: &str,
+) {
+    if verbosity == Verbosity::Verbose || count(damage, Severity::Fatal) > 0 {
+        list_damage(tool, path, damage, verbosity.listing());
+    } else if verbosity == Verbosity::Usual && !damage.is_empty() {
         let harmless = Counted(damage.len() as u64, "problem");
         let path = path.display();
         tool.say(format_args!("{path}: {harmless} that do not touch the {what}; see clone_check"));
@@ -91,9 +97,9 @@ pub fn tell_damage(tool: &Tool, path: &Path, damage: &[Damage], talk: Talk, what
 }
 
 /// Lists the regions whose state is unknown on stderr, one line per range.
-pub fn list_lost(tool: &Tool, path: &Path, regions: &RegionMap, talk: Talk) {
+pub fn list_lost(tool: &Tool, path: &Path, regions: &RegionMap, verbosity: Verbosity) {
     let path = path.display();
-    let listed = if talk == Talk::Verbose { usize::MAX } else { LISTED };
+    let listed = if verbosity == Verbosity::Verbose { usize::MAX } else { LISTED };
     for range in regions.lost().take(listed) {
         tool.say(format_args!("{path}: lost: regions {}..{}", range.start, range.end));
     }

@@ -14,12 +14,12 @@ const LEAST: Duration = Duration::from_secs(1);
 ///
 /// Only bytes that are read count: a hole takes no time, however large it is.
 #[derive(Debug, Default)]
-pub struct Pace {
+pub struct Throughput {
     /// Times, and the bytes read until then, the oldest first.
     samples: VecDeque<(Duration, u64)>,
 }
 
-impl Pace {
+impl Throughput {
     /// Records that `bytes` have been read in total at the time `now`.
     pub fn note(&mut self, now: Duration, bytes: u64) {
         self.samples.push_back((now, bytes));
@@ -70,34 +70,34 @@ impl fmt::Display for Left {
 mod tests {
     use std::time::Duration;
 
-    use super::{Left, Pace};
+    use super::{Left, Throughput};
 
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
     fn the_rate_is_that_of_the_last_seconds_and_a_hole_changes_nothing() {
-        let mut pace = Pace::default();
-        pace.note(Duration::ZERO, 0);
-        assert_eq!((pace.rate(), pace.left(1000)), (None, None));
+        let mut throughput = Throughput::default();
+        throughput.note(Duration::ZERO, 0);
+        assert_eq!((throughput.rate(), throughput.left(1000)), (None, None));
         for second in 1..=100u32 {
-            pace.note(second * SECOND, u64::from(second) * 1000);
-            assert_eq!(pace.rate(), Some(1000));
+            throughput.note(second * SECOND, u64::from(second) * 1000);
+            assert_eq!(throughput.rate(), Some(1000));
         }
-        assert_eq!(pace.left(160_000), Some(Left(60)));
+        assert_eq!(throughput.left(160_000), Some(Left(60)));
         for second in 101..=120u32 {
-            pace.note(second * SECOND, 100_000 + u64::from(second - 100) * 500);
+            throughput.note(second * SECOND, 100_000 + u64::from(second - 100) * 500);
         }
-        assert_eq!(pace.rate(), Some(500));
-        assert_eq!(pace.left(100), Some(Left(0)));
-        assert!(pace.samples.len() < 20);
+        assert_eq!(throughput.rate(), Some(500));
+        assert_eq!(throughput.left(100), Some(Left(0)));
+        assert!(throughput.samples.len() < 20);
     }
 
     #[test]
     fn where_nothing_is_read_nobody_knows_how_long_it_takes() {
-        let mut pace = Pace::default();
-        pace.note(Duration::ZERO, 0);
-        pace.note(10 * SECOND, 0);
-        assert_eq!((pace.rate(), pace.left(1000)), (Some(0), None));
+        let mut throughput = Throughput::default();
+        throughput.note(Duration::ZERO, 0);
+        throughput.note(10 * SECOND, 0);
+        assert_eq!((throughput.rate(), throughput.left(1000)), (Some(0), None));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Parser, ValueEnum};
-use clone_core::generate::damage::{Harm, Kind, Target};
+use clone_core::generate::damage::{DamageKind, Kind, Target};
 use clone_core::generate::metadata::Pattern;
 use clone_core::geometry::{RegionSize, Sectors};
 use clone_core::size::parse_sectors;
@@ -118,7 +118,7 @@ fn metadata_after_help() -> String {
 
 /// The kinds of damage to a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum HarmName {
+pub enum DamageKindName {
     /// All bytes become zero.
     Zero,
     /// All bytes become random.
@@ -135,15 +135,15 @@ pub enum HarmName {
     Swap,
 }
 
-impl From<HarmName> for Harm {
-    fn from(name: HarmName) -> Self {
+impl From<DamageKindName> for DamageKind {
+    fn from(name: DamageKindName) -> Self {
         match name {
-            HarmName::Zero => Self::Zero,
-            HarmName::Random => Self::Random,
-            HarmName::Bit => Self::Bit,
-            HarmName::Checksum => Self::Checksum,
-            HarmName::Stale => Self::Stale,
-            HarmName::Swap => Self::Swap,
+            DamageKindName::Zero => Self::Zero,
+            DamageKindName::Random => Self::Random,
+            DamageKindName::Bit => Self::Bit,
+            DamageKindName::Checksum => Self::Checksum,
+            DamageKindName::Stale => Self::Stale,
+            DamageKindName::Swap => Self::Swap,
         }
     }
 }
@@ -166,7 +166,7 @@ pub struct GenerateDamageArgs {
 
     /// What is done to it.
     #[arg(long, value_enum, value_name = "WHAT")]
-    pub damage: HarmName,
+    pub damage: DamageKindName,
 
     /// What all that is random depends on.
     #[arg(long, value_name = "N", default_value = "0")]
@@ -221,10 +221,12 @@ fn parse_region_size(text: &str) -> Result<RegionSize, String> {
 #[cfg(test)]
 mod tests {
     use clap::{CommandFactory, ValueEnum};
-    use clone_core::generate::damage::{Harm, Kind};
+    use clone_core::generate::damage::{DamageKind, Kind};
     use clone_core::generate::metadata::Pattern;
 
-    use super::{GenerateDamageArgs, GenerateMetadataArgs, HarmName, PatternName, parse_target};
+    use super::{
+        DamageKindName, GenerateDamageArgs, GenerateMetadataArgs, PatternName, parse_target,
+    };
 
     #[test]
     fn clap_finds_no_fault_with_the_definitions() {
@@ -237,8 +239,9 @@ mod tests {
         let patterns: Vec<Pattern> =
             PatternName::value_variants().iter().map(|&name| name.into()).collect();
         assert_eq!(patterns, Pattern::ALL);
-        let harms: Vec<Harm> = HarmName::value_variants().iter().map(|&name| name.into()).collect();
-        assert_eq!(harms, Harm::ALL);
+        let harms: Vec<DamageKind> =
+            DamageKindName::value_variants().iter().map(|&name| name.into()).collect();
+        assert_eq!(harms, DamageKind::ALL);
         let help = GenerateDamageArgs::command().render_long_help().to_string();
         assert!(Kind::ALL.into_iter().all(|kind| help.contains(kind.name())));
     }

@@ -13,14 +13,14 @@ const BUFFER: usize = 64 << 10;
 
 /// A position in a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct Position {
     /// The line, from 1.
     pub line: u64,
     /// The column in characters, from 1.
     pub column: u64,
 }
 
-impl Place {
+impl Position {
     /// The start of a text.
     pub const START: Self = Self { line: 1, column: 1 };
 
@@ -38,7 +38,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.line, self.column)
     }
@@ -55,8 +55,8 @@ pub struct Source<R> {
     inner: R,
     buffer: Vec<u8>,
     consumed: usize,
-    place: Place,
-    token: Place,
+    place: Position,
+    token: Position,
     token_bytes: usize,
 }
 
@@ -67,8 +67,8 @@ impl<R: Read> Source<R> {
             inner,
             buffer: Vec::with_capacity(BUFFER),
             consumed: 0,
-            place: Place::START,
-            token: Place::START,
+            place: Position::START,
+            token: Position::START,
             token_bytes: 0,
         }
     }
@@ -80,12 +80,12 @@ impl<R: Read> Source<R> {
     }
 
     /// Returns the position at which the current token starts.
-    pub fn token(&self) -> Place {
+    pub fn token(&self) -> Position {
         self.token
     }
 
     /// Returns the position of the next byte to be read.
-    pub fn place(&self) -> Place {
+    pub fn place(&self) -> Position {
         self.place
     }
 
@@ -143,7 +143,7 @@ impl<R: Read> Read for Source<R> {
 mod tests {
     use std::io::{BufRead, Read};
 
-    use super::{MAX_TOKEN, Place, Source, TokenTooLong};
+    use super::{MAX_TOKEN, Position, Source, TokenTooLong};
 
     #[test]
     fn places_count_lines_and_characters() {
@@ -151,10 +151,10 @@ mod tests {
         let places = [(1, 2), (1, 3), (2, 1), (2, 2), (2, 3), (2, 4), (2, 4), (2, 5), (2, 5)];
         for (line, column) in places {
             source.read_exact(&mut [0]).unwrap();
-            assert_eq!(source.place(), Place { line, column });
+            assert_eq!(source.place(), Position { line, column });
         }
         std::io::copy(&mut source, &mut std::io::sink()).unwrap();
-        assert_eq!(source.place(), Place { line: 4, column: 2 });
+        assert_eq!(source.place(), Position { line: 4, column: 2 });
     }
 
     #[test]

@@ -58,7 +58,7 @@ pub struct HydrateArgs {
     #[arg(long)]
     pub direct: bool,
 
-    /// Give up after so many copies in a row that failed; 0 for never. What fails is set aside
+    /// Give up after so many copies in a row that failed; 0 for never. What fails is set failed
     /// while the rest goes on, and tried again at the end.
     #[arg(long, value_name = "N", default_value_t = 16)]
     pub max_failures: u32,

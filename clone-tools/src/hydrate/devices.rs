@@ -30,7 +30,7 @@ pub(super) fn check_distinct(args: &HydrateArgs) -> Result<()> {
 }
 
 /// The open devices of a clone.
-pub(super) struct Opened {
+pub(super) struct OpenedClone {
     pub(super) devices: Devices<FileDevice>,
     /// The source, which is also in `devices`.
     pub(super) source: Arc<LocalSource>,
@@ -40,7 +40,7 @@ pub(super) struct Opened {
 
 /// Opens source and destination for the clone of `metadata`. Both must be large enough, and the
 /// source must be the pinned one.
-pub(super) fn open(args: &HydrateArgs, metadata: Metadata<FileDevice>) -> Result<Opened> {
+pub(super) fn open(args: &HydrateArgs, metadata: Metadata<FileDevice>) -> Result<OpenedClone> {
     let access = if args.direct { Access::Direct } else { Access::Buffered };
     let target_size = metadata.header().geometry.target_size();
     let needed = target_size.to_bytes().context("the clone has more bytes than can be counted")?;
@@ -84,11 +84,11 @@ pub(super) fn open(args: &HydrateArgs, metadata: Metadata<FileDevice>) -> Result
     }
     let (source, destination) = (Arc::new(source), Arc::new(destination));
     let devices = Devices { metadata, source: source.clone(), destination };
-    Ok(Opened { devices, source, pin: place.zip(new_pin) })
+    Ok(OpenedClone { devices, source, pin: place.zip(new_pin) })
 }
 
 /// Returns warnings for the user about changes of the source that cannot be detected.
-pub(super) fn warnings(args: &HydrateArgs, opened: &Opened) -> Vec<String> {
+pub(super) fn warnings(args: &HydrateArgs, opened: &OpenedClone) -> Vec<String> {
     let place = args.source.display();
     let hydrated = opened.devices.metadata.nr_hydrated();
     let unseen = opened.source.identity().warning();

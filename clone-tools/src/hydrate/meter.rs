@@ -9,7 +9,7 @@ use clone_core::size::{Human, human};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::common::exit::Tool;
-use crate::common::throughput::Pace;
+use crate::common::throughput::Throughput;
 use crate::common::units::Share;
 use crate::progress_bar::PATIENCE;
 
@@ -19,7 +19,7 @@ const PERIOD: Duration = Duration::from_secs(10);
 /// A progress bar on a terminal; otherwise a line on stderr at intervals.
 pub(super) struct Meter<'a> {
     tool: &'a Tool,
-    pace: Pace,
+    throughput: Throughput,
     /// The number of bytes to be read from the source in total.
     to_read: u64,
     form: Form,
@@ -38,12 +38,12 @@ impl<'a> Meter<'a> {
             (false, true) => Form::Bar(None),
             (false, false) => Form::Lines { next: PERIOD },
         };
-        Self { tool, pace: Pace::default(), to_read, form }
+        Self { tool, throughput: Throughput::default(), to_read, form }
     }
 
     /// Shows the progress at the time `now`, if it is due.
     pub(super) fn show(&mut self, now: Duration, progress: &HydrationProgress) {
-        self.pace.note(now, progress.fetched_bytes);
+        self.throughput.note(now, progress.fetched_bytes);
         let speed = self.speed();
         let (part, whole) = (progress.hydrated, progress.regions);
         match &mut self.form {
@@ -63,8 +63,8 @@ impl<'a> Meter<'a> {
     }
 
     fn speed(&self) -> String {
-        let rate = self.pace.rate().map(|rate| format!("{}/s", size(rate)));
-        let left = self.pace.left(self.to_read).map(|left| left.to_string());
+        let rate = self.throughput.rate().map(|rate| format!("{}/s", size(rate)));
+        let left = self.throughput.left(self.to_read).map(|left| left.to_string());
         let parts: Vec<String> = rate.into_iter().chain(left).collect();
         parts.join(", ")
     }

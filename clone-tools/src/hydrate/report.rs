@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use anyhow::{Error, anyhow};
-use clone_core::engine::{ByteRange, Failure, SetAside};
+use clone_core::engine::{ByteRange, FailedRegion, Failure};
 use clone_core::geometry::{Geometry, SECTOR_SIZE};
 use serde::Serialize;
 
@@ -59,7 +59,8 @@ impl Summary<'_> {
 
     fn bad(&self) -> Vec<Bad<'_>> {
         let mut bad: Vec<Bad<'_>> = Vec::new();
-        for SetAside { regions, tries, failure } in self.outcome.iter().flat_map(|o| &o.aside) {
+        for FailedRegion { regions, tries, failure } in self.outcome.iter().flat_map(|o| &o.failed)
+        {
             let sectors = self.geometry.sectors_of(regions.clone());
             let range = sectors.start.0 * SECTOR_SIZE..sectors.end.0 * SECTOR_SIZE;
             let more = Bad { range, alone: *tries > 0, failure };

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use clone_core::block_io::SourceChanged;
 use clone_core::dm_target::Message;
 use clone_core::driver::{Devices, DriverError, DriverOptions, HydrationProgress, RunningClone};
-use clone_core::engine::{ByteRange, Command, Failure, Happening, SetAside, Settings};
+use clone_core::engine::{ByteRange, Command, EventKind, FailedRegion, Failure, Settings};
 use persistent_data::device::Device;
 
 use crate::common::pin::LocalSource;
@@ -58,7 +58,7 @@ pub(super) struct Outcome {
     pub(super) end: End,
     pub(super) progress: HydrationProgress,
     /// The failed regions.
-    pub(super) aside: Vec<SetAside>,
+    pub(super) failed: Vec<FailedRegion>,
     pub(super) took: Duration,
 }
 
@@ -104,28 +104,28 @@ pub(super) fn hydrate<D: Device + 'static>(
     let mut seen = 0;
     let mut end = None;
     while end.is_none() {
-        for notice in clone.wait_for(seen, GLANCE) {
-            seen = notice.number;
-            end = end.or(end_of(&notice.what));
+        for event in clone.wait_for(seen, GLANCE) {
+            seen = event.number;
+            end = end.or(end_of(&event.kind));
         }
         let progress = clone.progress();
-        let is_stuck = || is_stuck(&progress, &clone.set_aside());
+        let is_stuck = || is_stuck(&progress, &clone.failed_regions());
         end = end
             .or_else(|| signal().map(End::Signal))
             .or_else(|| is_stuck().then_some(End::OnlyFailedLeft));
         show(began.elapsed(), &progress);
     }
     // A clone that becomes read-only forgets its failed regions.
-    let before = clone.set_aside();
+    let before = clone.failed_regions();
     // A failure is also reported as an event.
     let _ = clone.suspend();
     let progress = clone.progress();
-    let mut aside = clone.set_aside();
-    if aside.is_empty() && progress.hydrated < progress.regions {
-        aside = before;
+    let mut failed = clone.failed_regions();
+    if failed.is_empty() && progress.hydrated < progress.regions {
+        failed = before;
     }
-    for notice in clone.wait_for(seen, Duration::ZERO) {
-        let last = end_of(&notice.what);
+    for event in clone.wait_for(seen, Duration::ZERO) {
+        let last = end_of(&event.kind);
         // These outcomes take precedence over earlier ones.
         if matches!(last, Some(End::Complete | End::ReadOnly(_) | End::Failed(_))) {
             end = last;
@@ -135,27 +135,27 @@ pub(super) fn hydrate<D: Device + 'static>(
     }
     drop(clone.stop());
     let end = end.unwrap_or(End::Complete);
-    Ok(Outcome { end, progress, aside, took: began.elapsed() })
+    Ok(Outcome { end, progress, failed, took: began.elapsed() })
 }
 
-fn end_of(what: &Happening) -> Option<End> {
+fn end_of(what: &EventKind) -> Option<End> {
     match what {
-        Happening::Finished => Some(End::Complete),
-        Happening::LimitReached => Some(End::Limit),
-        Happening::SourceChanged { reason } => Some(End::SourceChanged(reason.clone())),
-        Happening::HydrationStopped { failures, .. } => Some(End::InARow(*failures)),
-        Happening::ReadOnly(failure) => Some(End::ReadOnly(failure.clone())),
-        Happening::Failed(failure) => Some(End::Failed(failure.clone())),
+        EventKind::Finished => Some(End::Complete),
+        EventKind::LimitReached => Some(End::Limit),
+        EventKind::SourceChanged { reason } => Some(End::SourceChanged(reason.clone())),
+        EventKind::HydrationStopped { failures, .. } => Some(End::InARow(*failures)),
+        EventKind::ReadOnly(failure) => Some(End::ReadOnly(failure.clone())),
+        EventKind::Failed(failure) => Some(End::Failed(failure.clone())),
         _ => None,
     }
 }
 
 /// True if only failed regions are left, and each was tried [`TRIES`] times.
-fn is_stuck(progress: &HydrationProgress, aside: &[SetAside]) -> bool {
-    let failed: u64 = aside.iter().map(|place| place.regions.end - place.regions.start).sum();
-    !aside.is_empty()
-        && progress.hydrated + failed >= progress.regions
-        && aside.iter().all(|place| place.tries >= TRIES)
+fn is_stuck(progress: &HydrationProgress, failed: &[FailedRegion]) -> bool {
+    let nr_failed: u64 = failed.iter().map(|place| place.regions.end - place.regions.start).sum();
+    !failed.is_empty()
+        && progress.hydrated + nr_failed >= progress.regions
+        && failed.iter().all(|place| place.tries >= TRIES)
 }
 
 #[cfg(test)]

@@ -13,10 +13,10 @@ use clone_core::repair::content::{Decided, Unreadable, decide};
 use super::args::RepairArgs;
 use crate::common::paths::{are_same, check_distinct};
 use crate::common::pin::{self, LocalSource, Pin};
-use crate::common::reporter::{LISTED, Talk};
+use crate::common::reporter::{LISTED, Verbosity};
 use crate::common::units::Counted;
 use crate::progress_bar::with_bar;
-use crate::repair::recovery::Teller;
+use crate::repair::recovery::Reporter;
 
 /// The source and the destination of a clone, open for reading.
 pub(super) struct Devices<'a> {
@@ -77,7 +77,7 @@ impl<'a> Devices<'a> {
 }
 
 /// Reports the number of regions decided by each rule.
-pub(super) fn tell(teller: &Teller<'_>, decided: &Decided) {
+pub(super) fn tell(reporter: &Reporter<'_>, decided: &Decided) {
     let all_zero = decided.undecided - decided.half_copied;
     let rules = [
         (decided.equal, "the same on source and destination, taken as hydrated"),
@@ -87,29 +87,29 @@ pub(super) fn tell(teller: &Teller<'_>, decided: &Decided) {
         (decided.nr_unreadable, "not readable, not decided"),
     ];
     for (regions, what) in rules.into_iter().filter(|&(regions, _)| regions > 0) {
-        teller.say(format_args!("compared: {}: {what}", Counted(regions, "region")));
+        reporter.say(format_args!("compared: {}: {what}", Counted(regions, "region")));
     }
     if decided.half_copied > 0 {
-        teller.say(
+        reporter.say(
             "compared: half copied: on the destination each sector is zero or as on the source. If \
              a copy was cut off, unhydrated is right, and hydrated puts zeroes in the place of \
              what it lacks. If zeroes were written there, hydrated is right, and unhydrated takes \
              them back",
         );
     }
-    tell_unreadable(teller, decided);
+    report_unreadable(reporter, decided);
 }
 
-fn tell_unreadable(teller: &Teller<'_>, decided: &Decided) {
-    let listed = if teller.talk == Talk::Verbose { usize::MAX } else { LISTED };
+fn report_unreadable(reporter: &Reporter<'_>, decided: &Decided) {
+    let listed = if reporter.verbosity == Verbosity::Verbose { usize::MAX } else { LISTED };
     for Unreadable { regions, side, error } in decided.unreadable.iter().take(listed) {
         let (begin, end) = (regions.start, regions.end);
-        teller.say(format_args!("regions {begin}..{end}: cannot read the {side}: {error}"));
+        reporter.say(format_args!("regions {begin}..{end}: cannot read the {side}: {error}"));
     }
     let listed = decided.unreadable.iter().take(listed);
     let told: u64 = listed.map(|run| run.regions.end - run.regions.start).sum();
     if told < decided.nr_unreadable {
         let more = Counted(decided.nr_unreadable - told, "more region");
-        teller.say(format_args!("nor can {more} be read"));
+        reporter.say(format_args!("nor can {more} be read"));
     }
 }

@@ -3,7 +3,7 @@
 
 use clone_core::repair::{Origin, Recovery};
 
-use crate::repair::recovery::Teller;
+use crate::repair::recovery::Reporter;
 
 /// True if a sound superblock leads to a bitset in which no region is hydrated.
 pub(super) fn is_fresh(recovery: &Recovery) -> bool {
@@ -12,10 +12,10 @@ pub(super) fn is_fresh(recovery: &Recovery) -> bool {
 }
 
 /// Reports the possible cause, and a way to search for the old metadata.
-pub(super) fn tell(teller: &Teller<'_>, recovery: &Recovery) {
+pub(super) fn tell(reporter: &Reporter<'_>, recovery: &Recovery) {
     let geometry = recovery.header.geometry;
     let (region_size, target_size) = (geometry.region_size().sectors().0, geometry.target_size().0);
-    teller.say(format_args!(
+    reporter.say(format_args!(
         "it says that nothing has been copied yet, as that of a new clone does. If this clone had \
          been in use before, a kernel may have formatted over its metadata. To look for what was \
          there before, zero the superblock of a copy (dd if=/dev/zero of=COPY bs=4k count=1 \

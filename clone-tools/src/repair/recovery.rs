@@ -1,6 +1,6 @@
 //! Recovery of damaged metadata, shared by `clone_repair` and `clone_dump --repair`.
 //!
-//! It calls [`recover`] and reports its results and failures through a [`Teller`].
+//! It calls [`recover`] and reports its results and failures through a [`Reporter`].
 
 use std::fmt;
 use std::path::Path;
@@ -20,7 +20,7 @@ use self::candidates::list_candidates;
 use self::fits::list_fits;
 use crate::common::args::Lost;
 use crate::common::exit::{Tool, usage_error};
-use crate::common::reporter::{LISTED, Talk, list_damage, list_lost};
+use crate::common::reporter::{LISTED, Verbosity, list_damage, list_lost};
 use crate::common::units::{Counted, in_units};
 use crate::progress_bar::with_bar;
 
@@ -44,19 +44,19 @@ pub fn known_sizes<Args: CommandFactory>(
 /// Recovers the states of all regions, as far as possible.
 ///
 /// # Errors
-/// [`Failure`] if nothing can be recovered.
+/// [`RecoveryFailure`] if nothing can be recovered.
 pub fn recover_from<D: ReadDevice>(
     device: &D,
     sizes: Option<Geometry>,
     quiet: bool,
-) -> Result<Recovery, Failure> {
+) -> Result<Recovery, RecoveryFailure> {
     let recovered = with_bar("reading", quiet, |bar| recover(device, sizes, bar));
-    recovered.map_err(|error| Failure::new(error, device))
+    recovered.map_err(|error| RecoveryFailure::new(error, device))
 }
 
 /// The reason why nothing could be recovered, and the facts that are known anyway.
 #[derive(Debug)]
-pub struct Failure {
+pub struct RecoveryFailure {
     /// The content of the superblock, if it is sound.
     pub header: Option<Header>,
     /// The damage of the superblock, if it is not sound.
@@ -70,7 +70,7 @@ pub struct Failure {
 const TABLE_LINE: &str = "the table line of the clone has both: 0 TARGET_SIZE clone METADATA \
                           DESTINATION SOURCE REGION_SIZE";
 
-impl Failure {
+impl RecoveryFailure {
     fn new<D: ReadDevice>(error: RepairError, device: &D) -> Self {
         let mut message = match &error {
             RepairError::SizesUnknown { .. } => format!(
@@ -114,10 +114,10 @@ impl Failure {
     }
 
     /// Reports the damage and the sizes that fit.
-    pub fn tell(&self, teller: &Teller<'_>) {
-        teller.damage(&self.damage);
-        if !teller.silent {
-            list_fits(teller, &self.fits);
+    pub fn tell(&self, reporter: &Reporter<'_>) {
+        reporter.damage(&self.damage);
+        if !reporter.silent {
+            list_fits(reporter, &self.fits);
         }
     }
 
@@ -137,18 +137,18 @@ fn sizes(geometry: &Geometry) -> String {
 
 /// Reports the recovery of one input to people.
 #[derive(Clone, Copy, Debug)]
-pub struct Teller<'a> {
+pub struct Reporter<'a> {
     /// The tool, whose name precedes each message.
     pub tool: &'a Tool,
     /// The metadata that the messages are about.
     pub input: &'a Path,
     /// The amount of messages.
-    pub talk: Talk,
+    pub verbosity: Verbosity,
     /// True to suppress all messages, because a JSON document is printed instead.
     pub silent: bool,
 }
 
-impl Teller<'_> {
+impl Reporter<'_> {
     /// Writes a message about the input.
     pub fn say(&self, message: impl fmt::Display) {
         if !self.silent {
@@ -159,7 +159,7 @@ impl Teller<'_> {
     /// Lists damage.
     pub fn damage(&self, damage: &[Damage]) {
         if !self.silent {
-            list_damage(self.tool, self.input, damage, self.talk.listing());
+            list_damage(self.tool, self.input, damage, self.verbosity.listing());
         }
     }
 
@@ -202,7 +202,7 @@ impl Teller<'_> {
     }
 
     fn finds(&self, finds: &[Find]) {
-        let listed = if self.talk == Talk::Verbose { usize::MAX } else { LISTED };
+        let listed = if self.verbosity == Verbosity::Verbose { usize::MAX } else { LISTED };
         for Find { regions, at, copy } in finds.iter().take(listed) {
             let from = match copy {
                 Copy::Last => format!("block {at}, the last that was written for them"),
@@ -221,7 +221,7 @@ impl Teller<'_> {
     /// Lists the regions whose state is unknown.
     pub fn lost(&self, regions: &RegionMap) {
         if !self.silent {
-            list_lost(self.tool, self.input, regions, self.talk);
+            list_lost(self.tool, self.input, regions, self.verbosity);
         }
     }
 }
@@ -233,7 +233,7 @@ impl Teller<'_> {
 /// # Errors
 /// Regions are lost, and the choice is [`Lost::Fail`].
 pub fn choose(
-    teller: &Teller<'_>,
+    reporter: &Reporter<'_>,
     regions: &RegionMap,
     choice: Lost,
     written: &str,
@@ -247,12 +247,12 @@ pub fn choose(
         Lost::Fail => bail!(
             "{}: the state of {lost} is unknown, so nothing was written; --lost unhydrated or \
              --lost hydrated decides it, and --help tells what either loses",
-            teller.input.display()
+            reporter.input.display()
         ),
         Lost::Unhydrated => (false, "not hydrated: to be copied from the source again"),
         Lost::Hydrated => (true, "hydrated: to be taken as they are on the destination"),
     };
-    teller.say(format_args!("{lost} of unknown state {written} as {what}"));
+    reporter.say(format_args!("{lost} of unknown state {written} as {what}"));
     Ok(Some(hydrated))
 }
 

@@ -66,7 +66,7 @@ impl Source for Spotted {
 
 /// The reply format of a client.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Style {
+enum ReplyFormat {
     Simple,
     Structured,
     Extended,
@@ -84,7 +84,7 @@ struct Asked {
 
 /// Returns the request of a step, and its bytes. No request writes to the bad spot. All requests of
 /// an input fit into a socket, because a suspended clone may leave them there.
-fn request(style: Style, cookie: u64, step: [u8; 4]) -> (Asked, Vec<u8>) {
+fn request(style: ReplyFormat, cookie: u64, step: [u8; 4]) -> (Asked, Vec<u8>) {
     let [kind, a, b, c] = step;
     let place = u64::from(u16::from_le_bytes([a, b])) * 11;
     let len = [1, 511, 4096, 5000, 70_000, 262_144, 262_145, 300_000][usize::from(c) % 8];
@@ -92,7 +92,7 @@ fn request(style: Style, cookie: u64, step: [u8; 4]) -> (Asked, Vec<u8>) {
         let start = place % (end - len);
         start..start + len
     };
-    let simple = style == Style::Simple;
+    let simple = style == ReplyFormat::Simple;
     let touches = |range: &Range<u64>| range.start < BAD.end && BAD.start < range.end;
     let (command, flags, range, fails) = match kind {
         0..=3 => {
@@ -119,10 +119,10 @@ fn request(style: Style, cookie: u64, step: [u8; 4]) -> (Asked, Vec<u8>) {
     };
     let len = range.end - range.start;
     let payload = command == command::WRITE;
-    let told = if payload && style == Style::Extended { flag::PAYLOAD_LEN } else { 0 };
+    let told = if payload && style == ReplyFormat::Extended { flag::PAYLOAD_LEN } else { 0 };
     let mut bytes = match style {
-        Style::Extended => EXTENDED_REQUEST_MAGIC,
-        Style::Simple | Style::Structured => REQUEST_MAGIC,
+        ReplyFormat::Extended => EXTENDED_REQUEST_MAGIC,
+        ReplyFormat::Simple | ReplyFormat::Structured => REQUEST_MAGIC,
     }
     .to_be_bytes()
     .to_vec();
@@ -131,8 +131,8 @@ fn request(style: Style, cookie: u64, step: [u8; 4]) -> (Asked, Vec<u8>) {
     bytes.extend(cookie.to_be_bytes());
     bytes.extend(range.start.to_be_bytes());
     match style {
-        Style::Extended => bytes.extend(len.to_be_bytes()),
-        Style::Simple | Style::Structured => bytes.extend((len as u32).to_be_bytes()),
+        ReplyFormat::Extended => bytes.extend(len.to_be_bytes()),
+        ReplyFormat::Simple | ReplyFormat::Structured => bytes.extend((len as u32).to_be_bytes()),
     }
     if payload {
         bytes.extend(range.clone().map(byte));
@@ -143,7 +143,7 @@ fn request(style: Style, cookie: u64, step: [u8; 4]) -> (Asked, Vec<u8>) {
 /// Receives and checks replies.
 struct Taker {
     stream: UnixStream,
-    style: Style,
+    style: ReplyFormat,
     under_way: BTreeMap<u64, Asked>,
 }
 
@@ -162,12 +162,12 @@ impl Taker {
     fn take(&mut self) -> bool {
         let magic = self.number(4) as u32;
         if magic == SIMPLE_REPLY_MAGIC {
-            assert!(self.style != Style::Extended);
+            assert!(self.style != ReplyFormat::Extended);
             let error = self.number(4);
             let cookie = self.number(8);
             let mut asked = self.under_way.remove(&cookie).expect("somebody asked");
             if asked.command == command::READ && error == 0 {
-                assert!(self.style == Style::Simple, "reads are answered by chunks");
+                assert!(self.style == ReplyFormat::Simple, "reads are answered by chunks");
                 let range = asked.range.clone();
                 let data = self.bytes(range.end - range.start);
                 check(&mut asked, range.start, &data);
@@ -176,13 +176,13 @@ impl Taker {
             return true;
         }
         let wanted = match self.style {
-            Style::Extended => EXTENDED_REPLY_MAGIC,
-            Style::Simple | Style::Structured => STRUCTURED_REPLY_MAGIC,
+            ReplyFormat::Extended => EXTENDED_REPLY_MAGIC,
+            ReplyFormat::Simple | ReplyFormat::Structured => STRUCTURED_REPLY_MAGIC,
         };
-        assert!(magic == wanted && self.style != Style::Simple, "{magic:x} begins no reply");
+        assert!(magic == wanted && self.style != ReplyFormat::Simple, "{magic:x} begins no reply");
         let (flags, kind, cookie) = (self.number(2) as u16, self.number(2) as u16, self.number(8));
         let len = match self.style {
-            Style::Extended => {
+            ReplyFormat::Extended => {
                 let offset = self.number(8);
                 assert_eq!(
                     self.under_way.get(&cookie).map(|asked| asked.range.start),
@@ -190,7 +190,7 @@ impl Taker {
                 );
                 self.number(8)
             }
-            Style::Simple | Style::Structured => self.number(4),
+            ReplyFormat::Simple | ReplyFormat::Structured => self.number(4),
         };
         assert!(len <= BYTES + 8, "{len} bytes of payload");
         let payload = self.bytes(len);
@@ -235,14 +235,14 @@ fn end(asked: &Asked, failed: bool) {
 }
 
 /// Connects, and chooses the only export with the options of a reply format.
-fn connect(server: &Server, style: Style) -> UnixStream {
+fn connect(server: &Server, style: ReplyFormat) -> UnixStream {
     let (mut client, theirs) = UnixStream::pair().expect("there are sockets");
     server.serve(theirs).expect("there are threads");
     let mut send = vec![0, 0, 0, 3];
     let headers = match style {
-        Style::Simple => None,
-        Style::Structured => Some(8_u32),
-        Style::Extended => Some(11),
+        ReplyFormat::Simple => None,
+        ReplyFormat::Structured => Some(8_u32),
+        ReplyFormat::Extended => Some(11),
     };
     let options = headers.into_iter().map(|option| (option, &b""[..]));
     for (option, data) in options.chain([(7, &b"\0\0\0\0\0\0"[..])]) {
@@ -261,7 +261,7 @@ fn connect(server: &Server, style: Style) -> UnixStream {
 
 fuzz_target!(|input: &[u8]| {
     let Some((&how, steps)) = input.split_first() else { return };
-    let style = [Style::Simple, Style::Structured, Style::Extended][usize::from(how) % 3];
+    let style = [ReplyFormat::Simple, ReplyFormat::Structured, ReplyFormat::Extended][usize::from(how) % 3];
     let clone = start(SIZE, Arc::new(Spotted));
     clone.command(Command::Record(how & 64 != 0));
     let volume = Arc::new(Volume::new("disk", 4096, clone.client()));
@@ -305,7 +305,7 @@ fuzz_target!(|input: &[u8]| {
                 is_suspended = true;
             }
             Err(13) => {
-                clone.resume();
+                let _ = clone.resume();
                 is_suspended = false;
             }
             // Waits for all answers, unless the clone is suspended.
@@ -317,7 +317,7 @@ fuzz_target!(|input: &[u8]| {
             }
         }
     }
-    clone.resume();
+    let _ = clone.resume();
     reader.join().expect("every reply is right");
     client.shutdown(Shutdown::Both).expect("it is connected");
     server.stop();

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt::{Debug, Write as _};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use clone_core::dm_target::{Arguments, DevicePaths, Figures, Message, Options, Status, StatusLine, TableLine};
+use clone_core::dm_target::{Arguments, DevicePaths, StatusCounts, Message, Options, Status, StatusLine, TableLine};
 use clone_tests::arguments::{
     DEST, DEVICE_SECTORS, Difference, Expected, LENGTH, META, SRC, expected_arguments,
     expected_line, expected_message, messages, table_arguments, table_lines,
@@ -238,7 +238,7 @@ impl Guest {
 }
 
 /// Returns the figures of the clone after a text.
-fn running(answer: &Answer) -> Result<Figures> {
+fn running(answer: &Answer) -> Result<StatusCounts> {
     let line = StatusLine::parse(&answer.status).with_context(|| answer.status.clone())?;
     ensure!(line.to_string() == answer.status, "{:?} is printed as {line}", answer.status);
     let Status::Running(figures) = line.status else { bail!("the status is {line}") };

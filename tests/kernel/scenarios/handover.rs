@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context as _, Result, ensure};
 use clone_core::engine::Discards;
 use clone_core::geometry::{RegionSize, Sectors};
-use clone_core::dm_target::{Figures, Mode, Status as Told, StatusLine};
+use clone_core::dm_target::{StatusCounts, Mode, Status as Told, StatusLine};
 
 use crate::content::{SOURCE, authors_of};
 use crate::context::Context;
@@ -172,7 +172,7 @@ impl Clone<'_> {
         let Regions { size, target } = self.images.regions();
         let ((metadata_used, metadata_total), (hydrated, regions)) =
             self.context.tools.sound(&self.files.metadata)?.figures()?;
-        let figures = Figures {
+        let figures = StatusCounts {
             metadata_used,
             metadata_total,
             region_size: RegionSize::new(Sectors(size))?,

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use clone_core::dm_target::{Figures, Status, StatusLine};
+use clone_core::dm_target::{Status, StatusCounts, StatusLine};
 use clone_core::engine::Discards;
 use clone_core::geometry::SECTOR_SIZE;
 use clone_tests::nbd::NbdClient;
@@ -99,7 +99,7 @@ impl<'a> Daemon<'a> {
     ///
     /// # Errors
     /// If the clone has failed.
-    pub fn figures(&self) -> Result<Figures> {
+    pub fn figures(&self) -> Result<StatusCounts> {
         match StatusLine::parse(self.ask(&["status", "clone"])?.trim_end())?.status {
             Status::Running(figures) => Ok(figures),
             other => bail!("the clone is {other:?}: {}", self.said()),
@@ -110,7 +110,7 @@ impl<'a> Daemon<'a> {
     ///
     /// # Errors
     /// As for [`Self::wait_for`] and [`Self::figures`].
-    pub fn wait_until(&mut self, is_so: impl Fn(&Figures) -> bool) -> Result<()> {
+    pub fn wait_until(&mut self, is_so: impl Fn(&StatusCounts) -> bool) -> Result<()> {
         self.wait_for(|daemon| match daemon.figures() {
             Ok(figures) => is_so(&figures).then_some(Ok(())),
             Err(error) => Some(Err(error)),

@@ -2,7 +2,7 @@
 //! than requests.
 
 use clone_core::dm_target::{Message, Mode, Status};
-use clone_core::engine::{Action, Command, CopyId, Event, Happening, Notice, RequestId};
+use clone_core::engine::{Action, BufferId, Command, Event, EventKind, Input, RequestId};
 use rand::RngExt;
 
 use super::round::{Round, Suspension};
@@ -39,15 +39,15 @@ impl Round<'_> {
             }
             Action::Answer { request, result } if self.keep_answer(request, result) => Ok(()),
             Action::Answer { request, result } => self.answer(request, result),
-            Action::Tell(notice) => {
-                let notice = self.keep_notice(notice);
-                Ok(notice.map_or(Ok(()), |notice| self.hear(&notice))?)
+            Action::Emit(event) => {
+                let event = self.keep_event(event);
+                Ok(event.map_or(Ok(()), |event| self.hear(&event))?)
             }
             Action::Retire => Ok(self.retire()?),
         }
     }
 
-    fn give(&mut self, copy: CopyId, request: RequestId, range: Cells) -> Result<(), Violation> {
+    fn give(&mut self, copy: BufferId, request: RequestId, range: Cells) -> Result<(), Violation> {
         let buffer = self.copies.get(&copy.0);
         let holds = buffer.is_some_and(|buffer| {
             buffer.is_filled && buffer.cells.start <= range.start && range.end <= buffer.cells.end
@@ -59,77 +59,77 @@ impl Round<'_> {
         require!(of.is_read() && is_within, Protocol, "{range:?} is given to {of:?}");
         let into = range.start - of.cells.start..range.end - of.cells.start;
         of.buffer[into].copy_from_slice(&self.world.source.all()[range]);
-        self.world.figures.gives += 1;
+        self.world.counts.gives += 1;
         Ok(())
     }
 
-    pub(super) fn hear(&mut self, notice: &Notice) -> Result<(), Violation> {
-        self.notices += 1;
-        require!(notice.number == self.notices, Notices, "number {} is {notice:?}", self.notices);
+    pub(super) fn hear(&mut self, event: &Event) -> Result<(), Violation> {
+        self.nr_events += 1;
+        require!(event.number == self.nr_events, Events, "number {} is {event:?}", self.nr_events);
         let trouble = &mut self.trouble;
-        match &notice.what {
-            Happening::Finished => {
+        match &event.kind {
+            EventKind::Finished => {
                 let is_first = !std::mem::replace(&mut self.told_finished, true);
-                require!(is_first, Notices, "finished twice");
+                require!(is_first, Events, "finished twice");
                 let open = self.world.uncommitted();
                 require!(
                     open.is_none(),
                     Committed,
                     "finished, but region {open:?} is not committed"
                 );
-                self.world.figures.finished += 1;
+                self.world.counts.finished += 1;
             }
-            Happening::FlushFailed(_) => {
-                require!(trouble.is_unflushed, Notices, "no flush of a complete clone has failed");
+            EventKind::FlushFailed(_) => {
+                require!(trouble.is_unflushed, Events, "no flush of a complete clone has failed");
                 let is_first = !std::mem::replace(&mut trouble.told_unflushed, true);
-                require!(is_first, Notices, "told twice that a flush has failed");
-                self.world.figures.unflushed += 1;
+                require!(is_first, Events, "told twice that a flush has failed");
+                self.world.counts.unflushed += 1;
             }
-            Happening::ReadOnly(_) => {
+            EventKind::ReadOnly(_) => {
                 require!(trouble.is_failing, Mode, "read-only, but nothing has failed");
                 let is_first = !std::mem::replace(&mut trouble.told_read_only, true);
-                require!(is_first, Notices, "read-only twice");
-                self.world.figures.read_only += 1;
+                require!(is_first, Events, "read-only twice");
+                self.world.counts.read_only += 1;
             }
-            Happening::Failed(_) => {
+            EventKind::Failed(_) => {
                 require!(trouble.abort_failed, Mode, "failed, but no abort has");
                 let now = self.world.model.now();
-                require!(trouble.told_failed.replace(now).is_none(), Notices, "failed twice");
-                self.world.figures.failed += 1;
+                require!(trouble.told_failed.replace(now).is_none(), Events, "failed twice");
+                self.world.counts.failed += 1;
             }
-            Happening::HydrationStopped { failures, .. } => {
+            EventKind::HydrationStopped { failures, .. } => {
                 let most = trouble.failed_copies;
                 let is_true = *failures > 0 && *failures <= most;
-                require!(is_true, Notices, "{failures} copies failed, but of {most} that did");
+                require!(is_true, Events, "{failures} copies failed, but of {most} that did");
                 trouble.is_stopped = true;
-                self.world.figures.stopped += 1;
+                self.world.counts.stopped += 1;
             }
-            Happening::LimitReached => {
+            EventKind::LimitReached => {
                 let was_limited = std::mem::replace(&mut self.watch.is_limited, false);
-                require!(was_limited, Notices, "a limit is reached, but there is none");
+                require!(was_limited, Events, "a limit is reached, but there is none");
                 self.settings.options.hydration = false;
-                self.world.figures.limited += 1;
+                self.world.counts.limited += 1;
             }
-            Happening::SourceChanged { .. } => {
-                require!(false, Notices, "the source changed, and nobody said so");
+            EventKind::SourceChanged { .. } => {
+                require!(false, Events, "the source changed, and nobody said so");
             }
-            Happening::Suspended => {
+            EventKind::Suspended => {
                 let is_asked = matches!(self.suspension, Suspension::Asked { .. });
-                require!(is_asked, Notices, "suspended unasked");
+                require!(is_asked, Events, "suspended unasked");
                 self.suspension = Suspension::AtRest;
-                self.world.figures.suspended += 1;
+                self.world.counts.suspended += 1;
                 let under_way = self.ops.values().find(|op| !op.has_ended);
                 require!(under_way.is_none(), Protocol, "suspended, but there is {under_way:?}");
-                let passes = self.engine.front().passes();
+                let passes = self.engine.fast_path().passes();
                 require!(passes == 0, Protocol, "suspended, but {passes} passes are out");
             }
-            Happening::Resumed => {
+            EventKind::Resumed => {
                 let rests = self.suspension != Suspension::Running;
-                require!(rests, Notices, "resumed unasked");
+                require!(rests, Events, "resumed unasked");
                 self.suspension = Suspension::Running;
                 self.slots.iter_mut().for_each(|slot| slot.wait.is_held = false);
             }
-            other => require!(false, Notices, "unknown: {other:?}"),
+            other => require!(false, Events, "unknown: {other:?}"),
         }
         Ok(())
     }
@@ -137,11 +137,11 @@ impl Round<'_> {
     /// Checks that a suspended clone has committed all hydrated regions, unless an operation
     /// failed.
     pub(super) fn judge_rest(&mut self) -> Result<(), Violation> {
-        let Status::Running(figures) = self.engine.status() else { return Ok(()) };
+        let Status::Running(counts) = self.engine.status() else { return Ok(()) };
         if self.trouble.is_failing {
             return Ok(());
         }
-        self.world.check_committed(figures.hydrated)
+        self.world.check_committed(counts.hydrated)
     }
 
     fn retire(&mut self) -> Result<(), Violation> {
@@ -206,7 +206,7 @@ impl Round<'_> {
             Command::HydrationLimit(limit) => self.watch.is_limited = limit.is_some(),
             _ => {}
         }
-        self.tell(Event::Command(command))
+        self.tell(Input::Command(command))
     }
 
     fn suspend_or_resume(&mut self) -> Result<(), Halt> {
@@ -227,7 +227,7 @@ impl Round<'_> {
         }
         self.suspension = Suspension::Asked { to_go_on: false };
         self.begin_all_kept()?;
-        if self.keep_suspend() { Ok(()) } else { self.tell(Event::Suspend) }
+        if self.keep_suspend() { Ok(()) } else { self.tell(Input::Suspend) }
     }
 
     pub(super) fn resume(&mut self) -> Result<(), Halt> {
@@ -235,41 +235,41 @@ impl Round<'_> {
             self.suspension = Suspension::Asked { to_go_on: true };
         }
         self.give_kept_suspend()?;
-        self.tell(Event::Resume)
+        self.tell(Input::Resume)
     }
 
     /// Checks that the status matches the known state of the clone.
     pub(super) fn judge_status(&mut self) -> Result<(), Violation> {
-        let figures = match self.engine.status() {
-            Status::Running(figures) => figures,
+        let counts = match self.engine.status() {
+            Status::Running(counts) => counts,
             status => {
                 let is_true = status == Status::Fail && self.trouble.told_failed.is_some();
                 require!(is_true, Status, "{status:?}");
                 return Ok(());
             }
         };
-        require!(self.trouble.told_failed.is_none(), Status, "the clone has failed: {figures:?}");
+        require!(self.trouble.told_failed.is_none(), Status, "the clone has failed: {counts:?}");
         let known = if self.trouble.is_failing {
             0
         } else {
             self.hydrated.iter().filter(|&&it| it).count() as u64
         };
         let all = self.world.nr_regions() as u64;
-        let counts = known <= figures.hydrated && figures.hydrated <= all;
-        require!(counts, Status, "at least {known} regions of {all} are hydrated: {figures:?}");
-        require!(figures.regions == all, Status, "{all} regions: {figures:?}");
+        let is_known = known <= counts.hydrated && counts.hydrated <= all;
+        require!(is_known, Status, "at least {known} regions of {all} are hydrated: {counts:?}");
+        require!(counts.regions == all, Status, "{all} regions: {counts:?}");
         let geometry = self.world.plan.geometry;
-        require!(figures.region_size == geometry.region_size(), Status, "{figures:?}");
+        require!(counts.region_size == geometry.region_size(), Status, "{counts:?}");
         let mut options = self.settings.options;
         if self.trouble.is_stopped {
-            options.hydration = figures.options.hydration;
+            options.hydration = counts.options.hydration;
         }
-        require!(figures.options == options, Status, "set is {options:?}: {figures:?}");
-        let is_read_only = figures.mode == Mode::ReadOnly;
-        require!(is_read_only == self.trouble.told_read_only, Status, "{figures:?}");
+        require!(counts.options == options, Status, "set is {options:?}: {counts:?}");
+        let is_read_only = counts.mode == Mode::ReadOnly;
+        require!(is_read_only == self.trouble.told_read_only, Status, "{counts:?}");
         if let Some(metadata) = &self.metadata {
             let total = metadata.block_use().1;
-            require!(figures.metadata_total == total, Status, "{total} blocks: {figures:?}");
+            require!(counts.metadata_total == total, Status, "{total} blocks: {counts:?}");
         }
         Ok(())
     }

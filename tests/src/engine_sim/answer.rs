@@ -19,8 +19,8 @@ impl Round<'_> {
         let slot = self.slot_of(request)?;
         let mut of = std::mem::take(&mut self.slots[slot]);
         require!(of.names == 0, Protocol, "answered while operations name it: {of:?}");
-        self.world.figures.answered += 1;
-        self.world.figures.errors += u64::from(result.is_err());
+        self.world.counts.answered += 1;
+        self.world.counts.errors += u64::from(result.is_err());
         match result {
             Ok(()) => self.judge_success(&of)?,
             Err(error) => self.judge_error(&of, error)?,

@@ -1,6 +1,6 @@
 //! Effects and ends of operations on the devices.
 
-use clone_core::engine::{Device, Done, Event, Failure, Io, OpId};
+use clone_core::engine::{Device, Done, Failure, Input, Io, OpId};
 use persistent_data::sim::{Fault, Which};
 use rand::RngExt;
 
@@ -122,7 +122,7 @@ impl Round<'_> {
         let used = metadata.block_use().0;
         match result {
             _ if disk.is_dead() => {
-                self.world.figures.power_cuts_in_commits += 1;
+                self.world.counts.power_cuts_in_commits += 1;
                 Err(Halt::Crash)
             }
             Ok(()) => {
@@ -131,7 +131,7 @@ impl Round<'_> {
                     self.world.in_doubt[run.clone()].fill(false);
                     self.world.committed[run].fill(true);
                 }
-                self.world.figures.commits += 1;
+                self.world.counts.commits += 1;
                 let is_small = self.world.plan.clone < 2000;
                 if is_small || self.world.one_in(16) {
                     self.world.check_crash()?;
@@ -179,7 +179,7 @@ impl Round<'_> {
                 let zeroes = self.world.source.zeroes_from(&op.about.cells);
                 if let (Io::Fetch { .. }, Ok(done), Some(until)) = (&op.io, &mut result, zeroes) {
                     *done = Done::Zeroes { until: until as u64 * CELL };
-                    self.world.figures.holes += 1;
+                    self.world.counts.holes += 1;
                 }
             }
             Io::Flush => self.end_flush(&op, &mut result),
@@ -200,7 +200,7 @@ impl Round<'_> {
         if op.landings > 0 {
             self.ops.insert(key, op);
         }
-        self.tell(Event::Done { op: OpId(key), result })
+        self.tell(Input::Done { op: OpId(key), result })
     }
 
     /// Makes the source work again, also for operations in flight.
@@ -249,7 +249,7 @@ impl Round<'_> {
             for region in 0..self.world.nr_regions() {
                 if !self.world.committed[region] {
                     self.reverted[region] = Some(now);
-                    self.world.figures.reverted += u64::from(self.hydrated[region]);
+                    self.world.counts.reverted += u64::from(self.hydrated[region]);
                     self.hydrated[region] = false;
                 }
             }

@@ -1,9 +1,9 @@
-//! Mutants that delay something, to prove that the judges of time notice. The delayed action still
-//! happens, so that no other oracle notices.
+//! Mutants that delay something, to prove that the judges of time event. The delayed action still
+//! happens, so that no other oracle nr_events.
 
 use std::collections::BTreeMap;
 
-use clone_core::engine::{Event, Happening, Io, Notice, Operation, RequestError, RequestId};
+use clone_core::engine::{Event, EventKind, Input, Io, Operation, RequestError, RequestId};
 use rand::RngExt;
 
 use super::request::Slot;
@@ -34,7 +34,7 @@ pub(super) struct Late {
     /// Number of flushes and commits that have ended.
     pub(super) barriers: u32,
     /// The delayed event for a complete clone.
-    finish: Option<Notice>,
+    finish: Option<Event>,
     /// True if a suspend is delayed.
     suspends: bool,
 }
@@ -121,20 +121,20 @@ impl Round<'_> {
     }
 
     /// Passes an event on, unless a mutant delays it.
-    pub(super) fn keep_notice(&mut self, notice: Notice) -> Option<Notice> {
-        if self.world.is(Mutant::LateFinish) && notice.what == Happening::Finished {
-            self.kept.finish = Some(notice);
+    pub(super) fn keep_event(&mut self, event: Event) -> Option<Event> {
+        if self.world.is(Mutant::LateFinish) && event.kind == EventKind::Finished {
+            self.kept.finish = Some(event);
             self.schedule(FINISH, Coming::Finish);
             return None;
         }
-        let number = notice.number - u64::from(self.kept.finish.is_some());
-        Some(Notice { number, ..notice })
+        let number = event.number - u64::from(self.kept.finish.is_some());
+        Some(Event { number, ..event })
     }
 
     /// Returns the delayed event for a complete clone.
-    pub(super) fn kept_finish(&mut self) -> Option<Notice> {
-        let notice = self.kept.finish.take()?;
-        Some(Notice { number: self.notices + 1, ..notice })
+    pub(super) fn kept_finish(&mut self) -> Option<Event> {
+        let event = self.kept.finish.take()?;
+        Some(Event { number: self.nr_events + 1, ..event })
     }
 
     /// Delays a suspend if the mutant does so. Returns whether it is delayed.
@@ -149,6 +149,6 @@ impl Round<'_> {
 
     /// Sends the delayed suspend to the engine.
     pub(super) fn give_kept_suspend(&mut self) -> Result<(), Halt> {
-        if std::mem::take(&mut self.kept.suspends) { self.tell(Event::Suspend) } else { Ok(()) }
+        if std::mem::take(&mut self.kept.suspends) { self.tell(Input::Suspend) } else { Ok(()) }
     }
 }

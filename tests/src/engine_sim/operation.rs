@@ -198,8 +198,8 @@ impl Round<'_> {
                     buffer.users += 1;
                 }
                 self.lay_over(&mut about, overlays, io)?;
-                self.world.figures.stores += 1;
-                self.world.figures.overlays += u64::from(!overlays.is_empty());
+                self.world.counts.stores += 1;
+                self.world.counts.overlays += u64::from(!overlays.is_empty());
             }
             Io::Flush => {
                 let since = self.trouble.since;

@@ -25,7 +25,7 @@ impl World {
 
     /// Cuts the power: unflushed content may be lost.
     pub(super) fn cut_power(&mut self) -> Result<(), Violation> {
-        self.figures.power_cuts += 1;
+        self.counts.power_cuts += 1;
         self.check_crash()?;
         self.disk = Arc::new(self.disk.crash(&mut self.rng));
         self.destination.crash(&mut self.rng);
@@ -39,7 +39,7 @@ impl World {
 
     /// Kills the process. Its devices survive, and operations in flight may still reach them.
     pub(super) fn kill(&mut self, left: Left) -> Result<(), Violation> {
-        self.figures.kills += 1;
+        self.counts.kills += 1;
         for (write, cells, content) in left.0 {
             if self.rng.random_bool(0.5) {
                 self.destination.land(write, cells, content);
@@ -56,7 +56,7 @@ impl World {
 
     /// Ends the process after the clone was suspended: every answered write must be there.
     pub(super) fn stop(&mut self) -> Result<(), Violation> {
-        self.figures.stops += 1;
+        self.counts.stops += 1;
         let values = self.recover()?;
         for (cell, &tag) in values.iter().enumerate() {
             require!(

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use clone_core::engine::{
-    Device, Discards, Event, Io, Operation, Request, RequestError, RequestId,
+    Device, Discards, Input, Io, Operation, Request, RequestError, RequestId,
 };
 use rand::RngExt;
 
@@ -193,13 +193,13 @@ impl Round<'_> {
             new.submitted = self.world.model.advance();
             self.slots[slot] = new;
             let request = Request { id: RequestId(id), operation, range, durable };
-            return self.tell(Event::Submit(request));
+            return self.tell(Input::Submit(request));
         }
         let pass = self.pass(slot, &new)?;
         self.begin_request(&mut new);
         self.slots[slot] = new;
         if let Some(io) = pass {
-            self.world.figures.passes += 1;
+            self.world.counts.passes += 1;
             return self.start_lane_op(io, slot);
         }
         if self.is_stolen(slot)? {
@@ -207,12 +207,12 @@ impl Round<'_> {
         }
         let request = Request { id: RequestId(id), operation, range, durable };
         let (region, clone) = (self.world.plan.region, self.world.plan.clone);
-        self.tell(Event::Submit(saboteur::submitted(self.world.mutant, request, region, clone)))
+        self.tell(Input::Submit(saboteur::submitted(self.world.mutant, request, region, clone)))
     }
 
     fn count_hydrated(&self) -> u64 {
         match self.engine.status() {
-            clone_core::dm_target::Status::Running(figures) => figures.hydrated,
+            clone_core::dm_target::Status::Running(counts) => counts.hydrated,
             _ => 0,
         }
     }
@@ -312,7 +312,7 @@ impl Round<'_> {
                 false if is_alone => Force::Full,
                 false => Force::Partial,
             };
-            self.world.figures.zeroed += u64::from(force == Force::Full);
+            self.world.counts.zeroed += u64::from(force == Force::Full);
             match parts.last_mut() {
                 Some((last, run)) if *last == force && run.end == cells.start => {
                     run.end = cells.end;
@@ -327,7 +327,7 @@ impl Round<'_> {
 
     fn is_hydrating(&self) -> bool {
         match self.engine.status() {
-            clone_core::dm_target::Status::Running(figures) => figures.hydrating > 0,
+            clone_core::dm_target::Status::Running(counts) => counts.hydrating > 0,
             _ => false,
         }
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use clone_core::engine::{Action, Engine, Event, Lane, Pass, Settings};
+use clone_core::engine::{Action, Engine, Input, Lane, Pass, Settings};
 use clone_core::metadata::Metadata;
 use persistent_data::sim::SimDisk;
 use rand::RngExt;
@@ -125,7 +125,7 @@ pub(super) struct Round<'l> {
     /// While the engine records changed regions, it gives no fast-path permits.
     pub(super) is_recording: bool,
     pub(super) suspension: Suspension,
-    pub(super) notices: u64,
+    pub(super) nr_events: u64,
     pub(super) trouble: Trouble,
     pub(super) commits_begun: u32,
     /// True for regions that are known to be hydrated.
@@ -190,7 +190,7 @@ impl<'l> Round<'l> {
             settings,
             is_recording: false,
             suspension: Suspension::Running,
-            notices: 0,
+            nr_events: 0,
             trouble: Trouble::default(),
             commits_begun: 0,
             reverted: vec![None; nr_regions],
@@ -256,8 +256,8 @@ impl<'l> Round<'l> {
                     Coming::Command => self.command()?,
                     Coming::Begin { op } => self.begin_kept(op)?,
                     Coming::Finish => {
-                        let notice = self.kept_finish();
-                        notice.map_or(Ok(()), |notice| self.hear(&notice))?;
+                        let event = self.kept_finish();
+                        event.map_or(Ok(()), |event| self.hear(&event))?;
                     }
                     Coming::Suspend => self.give_kept_suspend()?,
                 }
@@ -277,7 +277,7 @@ impl<'l> Round<'l> {
         );
         let late = self.world.plan.late;
         self.late = if late > 0 { self.world.rng.random_range(0..=late) } else { 0 };
-        self.tell(Event::Tick)?;
+        self.tell(Input::Tick)?;
         let (next, now) = (self.engine.next_tick(), Duration::from_nanos(self.world.now));
         require!(
             next.is_none_or(|next| next > now),
@@ -288,7 +288,7 @@ impl<'l> Round<'l> {
     }
 
     /// Sends an input to the engine, and executes its actions.
-    pub(super) fn tell(&mut self, event: Event) -> Result<(), Halt> {
+    pub(super) fn tell(&mut self, event: Input) -> Result<(), Halt> {
         let now = Duration::from_nanos(self.world.now);
         let mut actions = std::mem::take(&mut self.actions);
         if self.is_traced {
@@ -313,7 +313,7 @@ impl<'l> Round<'l> {
         self.give_kept_answers()?;
         let trouble = &self.trouble;
         let is_told = trouble.is_unflushed == trouble.told_unflushed;
-        require!(is_told, Notices, "a flush of a complete clone has failed, and nobody was told");
+        require!(is_told, Events, "a flush of a complete clone has failed, and nobody was told");
         if self.suspension == Suspension::AtRest {
             self.judge_rest()?;
         }
@@ -324,7 +324,7 @@ impl<'l> Round<'l> {
     pub(super) fn note_failure(&mut self, of_flush_or_commit: bool) {
         if of_flush_or_commit {
             self.trouble.since.get_or_insert(self.world.model.now());
-            self.trouble.is_unflushed |= self.engine.front().is_complete();
+            self.trouble.is_unflushed |= self.engine.fast_path().is_complete();
         }
         self.trouble.is_failing |= !(of_flush_or_commit && self.trouble.is_unflushed);
     }

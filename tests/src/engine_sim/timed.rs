@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clone_core::dm_target::Status;
 use clone_core::engine::{
-    Action, ByteRange, Command, Done, Engine, Event, Happening, Io, OpId, Opened, Operation,
+    Action, ByteRange, Command, Done, Engine, EventKind, Input, Io, OpId, Opened, Operation,
     Request, RequestId, Settings,
 };
 use clone_core::geometry::{Geometry, RegionSize, Sectors};
@@ -185,7 +185,7 @@ impl Timed {
         for user in 0..users {
             self.schedule(self.now, Coming::User { user });
         }
-        self.tell(Event::Tick);
+        self.tell(Input::Tick);
         while !(ends_complete && self.finished_at.is_some()) {
             let coming = self.coming.first_key_value().map(|((at, _), _)| *at);
             let tick = self.engine.next_tick().map(|at| (at.as_nanos() as u64).max(self.now));
@@ -207,7 +207,7 @@ impl Timed {
                     Coming::User { user } => self.act(user, turn),
                 }
             } else {
-                self.tell(Event::Tick);
+                self.tell(Input::Tick);
             }
         }
     }
@@ -218,7 +218,7 @@ impl Timed {
             Turn::Wait(time) => self.schedule(self.now + time, Coming::User { user }),
             Turn::Tell(command) => {
                 self.schedule(self.now, Coming::User { user });
-                self.tell(Event::Command(command));
+                self.tell(Input::Command(command));
             }
             Turn::Ask(operation, range) => {
                 self.nr_requests += 1;
@@ -230,7 +230,7 @@ impl Timed {
                     self.answered(id);
                 } else {
                     let id = RequestId(id);
-                    self.tell(Event::Submit(Request { id, operation, range, durable: false }));
+                    self.tell(Input::Submit(Request { id, operation, range, durable: false }));
                 }
             }
         }
@@ -238,7 +238,7 @@ impl Timed {
 
     /// Returns whether all of a range is hydrated.
     pub(super) fn is_hydrated(&self, range: &ByteRange) -> bool {
-        let lane = self.engine.front().lane();
+        let lane = self.engine.fast_path().lane();
         lane.is_hydrated(range)
     }
 
@@ -249,14 +249,14 @@ impl Timed {
         self.schedule(self.now, Coming::User { user });
     }
 
-    fn tell(&mut self, event: Event) {
+    fn tell(&mut self, event: Input) {
         let mut actions = std::mem::take(&mut self.actions);
         self.engine.handle(Duration::from_nanos(self.now), event, &mut actions);
         for action in actions.drain(..) {
             match action {
                 Action::Start { op, io } => self.start(op.0, io),
                 Action::Answer { request, .. } => self.answered(request.0),
-                Action::Tell(notice) if notice.what == Happening::Finished => {
+                Action::Emit(event) if event.kind == EventKind::Finished => {
                     self.is_finish_held = true;
                 }
                 _ => {}
@@ -268,8 +268,8 @@ impl Timed {
             self.is_finish_held = false;
             self.finished_at = Some(self.now);
         }
-        if let (None, Status::Running(figures)) = (self.hydrated_at, self.engine.status())
-            && figures.hydrated == figures.regions
+        if let (None, Status::Running(counts)) = (self.hydrated_at, self.engine.status())
+            && counts.hydrated == counts.regions
         {
             self.hydrated_at = Some(self.now);
         }
@@ -360,6 +360,6 @@ impl Timed {
                 self.send_fetch(held, fetch);
             }
         }
-        self.tell(Event::Done { op: OpId(key), result: Ok(Done::Plain) });
+        self.tell(Input::Done { op: OpId(key), result: Ok(Done::Plain) });
     }
 }

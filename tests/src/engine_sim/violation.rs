@@ -20,7 +20,7 @@ pub enum Oracle {
     /// The state after a failure is not as promised.
     Mode,
     /// Events do not match the state of the clone.
-    Notices,
+    Events,
     /// An action names something that it must not name.
     Protocol,
     /// A request failed without a reason.

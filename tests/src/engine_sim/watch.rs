@@ -223,7 +223,7 @@ impl Round<'_> {
         let is_idle = self.watch.background == 0 && self.could_hydrate();
         keep_since(&mut self.watch.idle_since, is_idle, self.world.now);
         let is_asked = matches!(self.suspension, Suspension::Asked { .. });
-        let is_still = is_asked && self.engine.front().passes() == 0 && !self.is_at_work();
+        let is_still = is_asked && self.engine.fast_path().passes() == 0 && !self.is_at_work();
         keep_since(&mut self.watch.rest_since, is_still, self.world.now);
         Ok(())
     }
@@ -262,21 +262,22 @@ impl Round<'_> {
         {
             return false;
         }
-        let Status::Running(figures) = self.engine.status() else { return false };
-        let taken = figures.hydrated + figures.hydrating;
-        if taken >= figures.regions || self.is_room_short() {
+        let Status::Running(counts) = self.engine.status() else { return false };
+        let taken = counts.hydrated + counts.hydrating;
+        if taken >= counts.regions || self.is_room_short() {
             return false;
         }
-        let aside = self.engine.set_aside().map(|place| place.regions.end - place.regions.start);
-        taken + aside.sum::<u64>() < figures.regions
+        let failed =
+            self.engine.failed_regions().map(|place| place.regions.end - place.regions.start);
+        taken + failed.sum::<u64>() < counts.regions
     }
 
     fn judge_completion(&mut self) -> Result<(), Violation> {
         if self.told_finished || self.trouble.is_failing || !self.world.judges(Oracle::Completion) {
             return Ok(());
         }
-        let Status::Running(figures) = self.engine.status() else { return Ok(()) };
-        if figures.hydrated < figures.regions {
+        let Status::Running(counts) = self.engine.status() else { return Ok(()) };
+        if counts.hydrated < counts.regions {
             return Ok(());
         }
         let before = self.watch.flushes_before;

@@ -10,8 +10,8 @@ use persistent_data::sim::SimDisk;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use super::counts::Counts;
 use super::destination::Destination;
-use super::figures::Figures;
 use super::model::Model;
 use super::plan::Plan;
 use super::saboteur::{Mutant, Sight};
@@ -37,7 +37,7 @@ pub(super) struct World {
     pub(super) in_doubt: Vec<bool>,
     /// Nanoseconds since the beginning.
     pub(super) now: u64,
-    pub(super) figures: Figures,
+    pub(super) counts: Counts,
     nr_writes: u32,
 }
 
@@ -64,7 +64,7 @@ impl World {
             committed: vec![false; regions],
             in_doubt: vec![false; regions],
             now: 0,
-            figures: Figures::default(),
+            counts: Counts::default(),
             nr_writes: 0,
             rng,
             plan,

@@ -6,7 +6,7 @@ use std::io;
 use std::ops::Range;
 
 use clone_core::block_io::ReadData;
-use clone_core::generate::damage::{Harm, Kind, Target, damage};
+use clone_core::generate::damage::{DamageKind, Kind, Target, damage};
 use clone_core::geometry::{Geometry, RegionRange};
 use clone_core::metadata::Metadata;
 use clone_core::metadata::ir::Header;
@@ -239,7 +239,8 @@ impl Clone {
 fn damaged_and_repaired(clone: &Clone, rng: &mut StdRng) -> (u64, u64) {
     let damaged = clone.metadata.clone();
     let kind = [Kind::ArrayBlock, Kind::BitsetLeaf][rng.random_range(0..2)];
-    let harm = [Harm::Zero, Harm::Random, Harm::Bit, Harm::Checksum][rng.random_range(0..4)];
+    let harm = [DamageKind::Zero, DamageKind::Random, DamageKind::Bit, DamageKind::Checksum]
+        [rng.random_range(0..4)];
     let change = damage(&damaged, Target { kind, ordinal: None }, harm, rng.random()).unwrap();
     println!("{change}");
     clone.repair(&damaged)

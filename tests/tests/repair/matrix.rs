@@ -1,6 +1,6 @@
 //! Damage of one block: every kind of block, in every way, in every image.
 
-use clone_core::generate::damage::{DamageError, Harm, Kind, Target, damage};
+use clone_core::generate::damage::{DamageError, DamageKind, Kind, Target, damage};
 use clone_core::generate::metadata::Pattern;
 use clone_core::geometry::{Geometry, RegionRange, RegionSize, Sectors};
 use clone_core::metadata::check::read;
@@ -35,7 +35,7 @@ struct Case<'a> {
     /// Index of the block within its kind.
     ordinal: u64,
     at: BlockNr,
-    harm: Harm,
+    harm: DamageKind,
     damaged: ImageEditor,
 }
 
@@ -67,7 +67,7 @@ fn damage_each(named: &Named, tally: &mut Tally) {
     let image = &named.history.last().image;
     for kind in Kind::ALL {
         for ordinal in ordinals(blocks_of(image, kind).len() as u64) {
-            for harm in Harm::ALL {
+            for harm in DamageKind::ALL {
                 let damaged = image.clone();
                 let target = Target { kind, ordinal: Some(ordinal) };
                 let at = match damage(&damaged, target, harm, ordinal) {
@@ -142,7 +142,7 @@ impl Case<'_> {
     fn is_unseen(&self) -> bool {
         let is_of_the_bitset =
             matches!(self.kind, Kind::BitsetNode | Kind::BitsetLeaf | Kind::ArrayBlock);
-        self.harm == Harm::Stale && is_of_the_bitset
+        self.harm == DamageKind::Stale && is_of_the_bitset
     }
 
     /// Checks the only requirement in that case: the repair returns what a check can read.

@@ -2,7 +2,7 @@
 
 use quickcheck::quickcheck;
 
-use super::{Field, Figures, METADATA_BLOCK, Mode, Status, StatusError, StatusLine};
+use super::{Field, METADATA_BLOCK, Mode, Status, StatusCounts, StatusError, StatusLine};
 use crate::dm_target::options::Options;
 use crate::geometry::{MAX_REGIONS, RegionSize, Sectors};
 
@@ -34,7 +34,7 @@ fn what_a_kernel_prints_is_printed_again() {
 #[test]
 fn the_figures_are_those_of_the_line() {
     let region_size = RegionSize::new(Sectors(8)).unwrap();
-    let expected = Figures {
+    let expected = StatusCounts {
         metadata_used: 7,
         metadata_total: 2048,
         region_size,
@@ -139,7 +139,7 @@ quickcheck! {
         let length = length % (MAX_REGIONS * region_size.sectors().0) + 1;
         let regions = length.div_ceil(region_size.sectors().0);
         let metadata_total = total % 4_161_601;
-        let status = Status::Running(Figures {
+        let status = Status::Running(StatusCounts {
             metadata_used: used % (metadata_total + 1),
             metadata_total,
             region_size,

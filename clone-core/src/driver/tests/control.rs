@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Bench, Clone, REGION, nr_hydrated, source_bytes, wait_for, wait_until_complete};
 use crate::dm_target::{Message, Status};
 use crate::driver::{Client, Devices, DriverError, DriverOptions, RunningClone};
-use crate::engine::{Command, Device, Happening, Operation, RequestError};
+use crate::engine::{Command, Device, EventKind, Operation, RequestError};
 use crate::metadata::Metadata;
 use crate::sync::lock;
 
@@ -119,7 +119,7 @@ fn a_resume_waits_for_no_device_and_ends_the_wait_of_those_who_suspend() {
     });
     bench.destination.let_go();
     assert_eq!(answer.recv(), Ok(Ok(())));
-    wait_for(&clone, |what| *what == Happening::Resumed);
+    wait_for(&clone, |what| *what == EventKind::Resumed);
     client.write(5 * REGION, &[1; 10], true).unwrap();
     bench.stop(clone);
 }
@@ -268,13 +268,13 @@ fn devices_that_end_before_the_clone_are_refused() {
 /// A started clone, and the events of its listener; `then` is an additional action of the listener.
 fn started_with_listener(
     bench: &mut Bench,
-    then: impl Fn(&Happening) + Send + 'static,
-) -> (Clone, Arc<Mutex<Vec<Happening>>>) {
+    then: impl Fn(&EventKind) + Send + 'static,
+) -> (Clone, Arc<Mutex<Vec<EventKind>>>) {
     let heard = Arc::new(Mutex::new(Vec::new()));
     let here = heard.clone();
-    let listener = Box::new(move |notice: &crate::engine::Notice| {
-        lock(&here).push(notice.what.clone());
-        then(&notice.what);
+    let listener = Box::new(move |event: &crate::engine::Event| {
+        lock(&here).push(event.kind.clone());
+        then(&event.kind);
     });
     let options = DriverOptions { workers: 3, listener: Some(listener) };
     let devices = Devices {
@@ -297,11 +297,11 @@ fn notices_are_numbered_and_kept_and_told_to_the_listener_in_their_order() {
     wait_until_complete(&clone);
     clone.suspend().unwrap();
     let expected =
-        [Happening::Suspended, Happening::Resumed, Happening::Finished, Happening::Suspended];
-    let notices = clone.wait_for(0, Duration::ZERO);
-    let numbers: Vec<u64> = notices.iter().map(|notice| notice.number).collect();
+        [EventKind::Suspended, EventKind::Resumed, EventKind::Finished, EventKind::Suspended];
+    let events = clone.wait_for(0, Duration::ZERO);
+    let numbers: Vec<u64> = events.iter().map(|event| event.number).collect();
     assert_eq!(numbers, [1, 2, 3, 4]);
-    assert!(notices.iter().map(|notice| &notice.what).eq(&expected));
+    assert!(events.iter().map(|event| &event.kind).eq(&expected));
     assert_eq!(clone.wait_for(3, Duration::MAX).len(), 1);
     bench.stop(clone);
     assert_eq!(*lock(&heard), expected);
@@ -311,7 +311,7 @@ fn notices_are_numbered_and_kept_and_told_to_the_listener_in_their_order() {
 fn a_listener_that_panics_does_the_clone_no_harm_and_hears_what_comes_next() {
     let mut bench = Bench::new(16 * REGION);
     let (clone, heard) = started_with_listener(&mut bench, |what| {
-        assert!(*what != Happening::Suspended, "on purpose");
+        assert!(*what != EventKind::Suspended, "on purpose");
     });
     let client = clone.client();
     for _ in 0..5 {
@@ -319,11 +319,11 @@ fn a_listener_that_panics_does_the_clone_no_harm_and_hears_what_comes_next() {
         clone.resume().unwrap();
         client.write(REGION, &[1; 10], true).unwrap();
     }
-    let crew = clone.crew.clone();
+    let pool = clone.pool.clone();
     bench.stop(clone);
     // The last suspend is that of the end.
-    assert_eq!(crew.notices.panics(), 6);
-    let both = [Happening::Suspended, Happening::Resumed];
-    let expected: Vec<Happening> = both.into_iter().cycle().take(11).collect();
+    assert_eq!(pool.events.panics(), 6);
+    let both = [EventKind::Suspended, EventKind::Resumed];
+    let expected: Vec<EventKind> = both.into_iter().cycle().take(11).collect();
     assert_eq!(*lock(&heard), expected);
 }

@@ -13,7 +13,7 @@ use super::{
 use crate::block_io::SourceChanged;
 use crate::dm_target::{Message, Status};
 use crate::driver::DriverError;
-use crate::engine::{Command, Device, Failure, Happening, Operation, RequestError};
+use crate::engine::{Command, Device, EventKind, Failure, Operation, RequestError};
 use crate::metadata::Metadata;
 
 fn region(region: u64) -> std::ops::Range<u64> {
@@ -41,7 +41,7 @@ fn regions_that_cannot_be_read_cost_nobody_but_those_who_read_them() {
     assert_eq!(client.write(102 * REGION + 10, &[1; 10], false), failed);
     assert_eq!(client.write(region(103).start, &[1; REGION as usize], false), Ok(()));
     wait_for(&clone, |what| match what {
-        Happening::HydrationStopped { range, failure, .. } => {
+        EventKind::HydrationStopped { range, failure, .. } => {
             // The copy of region 103 may have failed before the write.
             assert!(100 * REGION <= range.end && range.start < 104 * REGION, "{range:?}");
             assert_eq!(failure.device, Device::Source);
@@ -74,7 +74,7 @@ fn a_source_that_has_changed_is_told_and_nothing_more_is_copied() {
     });
     let clone = bench.start();
     wait_for(&clone, |what| match what {
-        Happening::SourceChanged { reason } => reason == "another size",
+        EventKind::SourceChanged { reason } => reason == "another size",
         _ => false,
     });
     assert!(!clone.settings().options.hydration);
@@ -95,7 +95,7 @@ fn after_a_flush_that_failed_nothing_more_becomes_hydrated_and_that_is_told() {
     assert_eq!(client.flush(), Err(RequestError::Device(Device::Destination)));
     let expected =
         Failure { device: Device::Destination, reason: "a bad sector".into(), is_full: false };
-    wait_for(&clone, |what| *what == Happening::ReadOnly(expected.clone()));
+    wait_for(&clone, |what| *what == EventKind::ReadOnly(expected.clone()));
     assert_eq!(client.write(2 * REGION, &[3; 10], false), Err(RequestError::ReadOnly));
     assert_eq!(client.write(10, &[4; 10], false), Ok(()));
     assert!(client.flush().is_err());
@@ -140,7 +140,7 @@ fn a_panic_of_a_device_ends_the_clone_and_leaves_nobody_waiting() {
             assert_eq!(result, Err(RequestError::Failed));
         }
         wait_for(&clone, |what| match what {
-            Happening::Failed(failure) => {
+            EventKind::Failed(failure) => {
                 assert_eq!(failure.device, at_fault);
                 assert_eq!(failure.reason, "what drives it panicked: on purpose");
                 true
@@ -201,7 +201,7 @@ fn a_clone_that_failed_is_not_stopped_before_its_users_have_ended_what_they_writ
         let written = scope.spawn(|| client.try_write(100, &[2; 100]));
         bench.destination.wait_until_held(1);
         break_engine(&clone);
-        wait_for(&clone, |what| matches!(what, Happening::Failed(_)));
+        wait_for(&clone, |what| matches!(what, EventKind::Failed(_)));
         let (done, stopped) = mpsc::channel();
         scope.spawn(move || done.send(clone.stop().failure).unwrap());
         // Stop waits, however long: a write may still be in flight.
@@ -248,7 +248,7 @@ fn after_a_commit_that_failed_the_last_one_counts() {
     let failed = Err(RequestError::Device(Device::Metadata));
     assert_eq!(client.write(2 * REGION, &[2; REGION as usize], true), failed);
     wait_for(&clone, |what| match what {
-        Happening::ReadOnly(failure) => {
+        EventKind::ReadOnly(failure) => {
             assert_eq!(failure.device, Device::Metadata);
             assert!(failure.reason.ends_with("a bad sector"), "{failure}");
             true
@@ -272,7 +272,7 @@ fn metadata_that_cannot_be_read_back_ends_the_clone() {
     bench.metadata_device.fails_reads.store(true, Ordering::SeqCst);
     client.write(REGION, &[2; REGION as usize], false).unwrap();
     assert!(client.flush().is_err());
-    wait_for(&clone, |what| matches!(what, Happening::Failed(_)));
+    wait_for(&clone, |what| matches!(what, EventKind::Failed(_)));
     assert_eq!(clone.status(), Status::Fail);
     assert_eq!(client.read(0, &mut [0; 10]), Err(RequestError::Failed));
     assert!(clone.suspend().is_err());
@@ -348,7 +348,7 @@ fn what_cannot_be_hydrated_any_more_is_refused_with_the_reason() {
     let clone = bench.start();
     bench.destination.rule(|asked| if *asked == Asked::Flush { Err(eio()) } else { Ok(()) });
     clone.client().flush().unwrap_err();
-    wait_for(&clone, |what| matches!(what, Happening::ReadOnly(_)));
+    wait_for(&clone, |what| matches!(what, EventKind::ReadOnly(_)));
     for ask in asks() {
         let refused = clone.try_command(ask);
         assert!(matches!(refused, Err(DriverError::ReadOnly(_))), "{refused:?}");
@@ -362,7 +362,7 @@ fn what_cannot_be_hydrated_any_more_is_refused_with_the_reason() {
     bench.source.rule(|_| Err(SourceChanged("another size".into()).into()));
     let clone = bench.start();
     clone.client().read(0, &mut [0; 10]).unwrap_err();
-    wait_for(&clone, |what| matches!(what, Happening::SourceChanged { .. }));
+    wait_for(&clone, |what| matches!(what, EventKind::SourceChanged { .. }));
     for ask in asks() {
         let refused = clone.try_command(ask);
         assert!(matches!(refused, Err(DriverError::SourceChanged(_))), "{refused:?}");

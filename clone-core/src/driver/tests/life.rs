@@ -130,7 +130,7 @@ impl Run {
                     call("a message", &command);
                 }
                 _ => {
-                    let look = || (self.clone.progress(), self.clone.set_aside());
+                    let look = || (self.clone.progress(), self.clone.failed_regions());
                     drop(self.watchdog.call(&name, "the progress", look));
                 }
             }

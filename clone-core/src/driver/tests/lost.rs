@@ -8,23 +8,23 @@ use super::{Bench, Clone, REGION};
 use crate::block_io::{Access, FileDestination};
 use crate::dm_target::Status;
 use crate::driver::{Client, Devices, DriverOptions, RunningClone};
-use crate::engine::{Device, Failure, Happening, Notice, RequestError};
+use crate::engine::{Device, Event, EventKind, Failure, RequestError};
 use crate::metadata::Metadata;
 
 const SIZE: u64 = 64 * REGION;
 
-/// The request of the first user that notices.
+/// The request of the first user that events.
 type First = fn(&Client) -> Result<(), RequestError>;
 
 /// Waits until the clone reports that it has failed.
 fn failure_of(clone: &Clone) -> Failure {
     let mut last = 0;
     loop {
-        let notices = clone.wait_for(last, Duration::from_secs(300));
-        assert!(!notices.is_empty(), "nothing is told");
-        for Notice { number, what } in notices {
+        let events = clone.wait_for(last, Duration::from_secs(300));
+        assert!(!events.is_empty(), "nothing is told");
+        for Event { number, kind } in events {
             last = number;
-            if let Happening::Failed(failure) = what {
+            if let EventKind::Failed(failure) = kind {
                 return failure;
             }
         }
@@ -36,7 +36,7 @@ fn a_clone_whose_destination_is_cut_off_fails_says_so_and_commits_nothing_more()
     let read: First = |client| client.read(40 * REGION, &mut [0; 512]);
     let flush: First = |client| client.flush();
     let fill: First = |client| client.write(50 * REGION, &[3; REGION as usize], true);
-    let ask: First = |client| match client.stretch(&(40 * REGION..SIZE)) {
+    let ask: First = |client| match client.extent(&(40 * REGION..SIZE)) {
         Ok(_) => Ok(()),
         Err(_) => Err(RequestError::Device(Device::Destination)),
     };

@@ -8,8 +8,8 @@ use super::disk::{Asked, Disk};
 use super::{Bench, REGION, break_engine, source_bytes, wait_for, wait_until_complete};
 use crate::block_io::ReadData;
 use crate::driver::running::pool_bytes;
-use crate::driver::{Client, Stretch};
-use crate::engine::{Happening, Operation, RequestError, Settings};
+use crate::driver::{Client, CloneExtent};
+use crate::engine::{EventKind, Operation, RequestError, Settings};
 use crate::sync::lock;
 
 #[test]
@@ -48,8 +48,8 @@ fn a_stretch_is_cut_where_hydrated_and_unhydrated_meet_and_at_the_ends_of_holes(
     let client = clone.client();
     client.write(2 * REGION, &[1; 3 * REGION as usize], false).unwrap();
     let stretch = |start, end| {
-        let found = client.stretch(&(start..end)).unwrap();
-        found.map(|Stretch { hydrated, zeroes, end }| (hydrated, zeroes, end))
+        let found = client.extent(&(start..end)).unwrap();
+        found.map(|CloneExtent { hydrated, zeroes, end }| (hydrated, zeroes, end))
     };
     let end = client.size_bytes();
     assert_eq!(stretch(10, end), Some((false, true, 2 * REGION)));
@@ -248,9 +248,9 @@ fn refused(client: &Client) -> (Result<(), RequestError>, bool) {
 fn refusals_too_come_from_workers_of_a_clone_that_failed_and_of_one_that_was_stopped() {
     let mut bench = Bench::new(8 * REGION);
     let clone = bench.start();
-    let (client, crew) = (clone.client(), clone.crew.clone());
+    let (client, pool) = (clone.client(), clone.pool.clone());
     let wait_until_gone = || {
-        while crew.lock().workers > 0 {
+        while pool.lock().workers > 0 {
             thread::yield_now();
         }
     };
@@ -258,11 +258,11 @@ fn refusals_too_come_from_workers_of_a_clone_that_failed_and_of_one_that_was_sto
     client.submit(Operation::Read, 0..1, false, vec![0], |_, _| {});
     bench.source.wait_until_held(1);
     break_engine(&clone);
-    wait_for(&clone, |what| matches!(what, Happening::Failed(_)));
+    wait_for(&clone, |what| matches!(what, EventKind::Failed(_)));
     let mut told = vec![refused(&client)];
     thread::scope(|scope| {
         let stopped = scope.spawn(|| clone.stop());
-        while !crew.lock().is_ending {
+        while !pool.lock().is_ending {
             thread::yield_now();
         }
         // One worker is blocked in the source, and the others may have exited.
@@ -317,7 +317,7 @@ fn copies_take_no_more_memory_than_allowed_however_many_writes_wait_for_them() {
         });
     }
     bench.destination.wait_until_held(20);
-    let used = clone.crew.hands.pool.used_bytes();
+    let used = clone.pool.backends.buffers.used_bytes();
     assert!((20 * REGION as usize..=allowed).contains(&used), "{used}");
     bench.destination.let_go();
     (0..256).for_each(|_| assert_eq!(answers.recv(), Ok(Ok(()))));

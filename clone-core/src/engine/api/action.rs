@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::engine::api::notice::Notice;
+use crate::engine::api::event::Event;
 use crate::engine::api::request::{ByteRange, RequestError, RequestId};
 use crate::engine::regions::region_set::RegionSet;
 
@@ -13,13 +13,13 @@ pub struct OpId(pub u64);
 /// Identifies a buffer for source data, from the [`Io::Fetch`] that fills it to
 /// [`Action::Release`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CopyId(pub u64);
+pub struct BufferId(pub u64);
 
 /// One step for the driver. The driver begins actions in the order in which they are issued;
 /// operations that were [started](Self::Start) may end in any order.
 #[derive(Debug)]
 pub enum Action {
-    /// Begin an operation, and send [`Event::Done`](crate::engine::Event::Done) when it has ended.
+    /// Begin an operation, and send [`Input::Done`](crate::engine::Input::Done) when it has ended.
     Start {
         /// Identifies the operation in that event.
         op: OpId,
@@ -35,7 +35,7 @@ pub enum Action {
     /// Copy bytes from the buffer of a copy to the buffer of a read, immediately.
     Give {
         /// The copy whose data was fetched.
-        copy: CopyId,
+        copy: BufferId,
         /// The read.
         request: RequestId,
         /// Bytes of the clone; both buffers contain them.
@@ -44,7 +44,7 @@ pub enum Action {
     /// Free the buffer of a copy: no later action refers to it.
     Release {
         /// The copy.
-        copy: CopyId,
+        copy: BufferId,
     },
     /// Answer a request. No later action refers to the request or its buffer.
     Answer {
@@ -55,7 +55,7 @@ pub enum Action {
         result: Result<(), RequestError>,
     },
     /// Report an event to users.
-    Tell(Notice),
+    Emit(Event),
     /// The clone is complete and committed: the metadata can be closed, and the shared map no
     /// longer exists.
     Retire,
@@ -106,7 +106,7 @@ pub enum Io {
     /// counts as zeroes.
     Fetch {
         /// The new buffer.
-        copy: CopyId,
+        copy: BufferId,
         /// The range on the source.
         range: ByteRange,
         /// True if a user waits for it.
@@ -116,7 +116,7 @@ pub enum Io {
     /// replace earlier ones.
     Store {
         /// The buffer.
-        copy: CopyId,
+        copy: BufferId,
         /// The range of the whole buffer.
         range: ByteRange,
         /// Data that users wrote during the copy.

@@ -1,74 +1,87 @@
-//! Events: the input of the engine, which the driver sends.
+//! Numbered events for users: the numbers let a waiting user detect a missed event.
 
-use crate::engine::api::action::OpId;
-use crate::engine::api::command::Command;
-use crate::engine::api::request::{Device, Request, RequestError};
+use std::fmt;
 
-/// An input to the engine.
-#[derive(Debug)]
-pub enum Event {
-    /// A user submits a request.
-    Submit(Request),
-    /// An operation has ended.
-    Done {
-        /// The operation.
-        op: OpId,
-        /// Its result.
-        result: Result<Done, Failure>,
+use crate::engine::api::input::Failure;
+use crate::engine::api::request::ByteRange;
+
+/// An event for users.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Sequence number: 1 for the first event, then one more for each.
+    pub number: u64,
+    /// The event itself.
+    pub kind: EventKind,
+}
+
+/// The kind of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EventKind {
+    /// Every region is hydrated and committed.
+    Finished,
+    /// A write or flush of the destination or of the metadata failed: regions can no longer become
+    /// hydrated.
+    ReadOnly(Failure),
+    /// The destination of a complete clone could not be flushed: data written since the last flush
+    /// may be lost.
+    FlushFailed(Failure),
+    /// The metadata could not be restored to its last commit: all requests fail.
+    Failed(Failure),
+    /// Hydration stopped after failures; `enable_hydration` starts it again.
+    HydrationStopped {
+        /// Number of consecutive failed copies.
+        failures: u32,
+        /// Range of the last failed copy, in bytes.
+        range: ByteRange,
+        /// The reason for that failure.
+        failure: Failure,
     },
-    /// Time has passed, as [`Engine::next_tick`](crate::engine::Engine::next_tick) wanted it to.
-    Tick,
-    /// A message for the clone.
-    Command(Command),
-    /// The source has changed: regions that were not copied are lost, and hydration stops. The
-    /// driver sends this each time it notices the change.
+    /// The source has changed since the clone was started, and hydration stopped. Hydrated data can
+    /// be read and written; the rest can no longer be distinguished from a mixture of two sources.
+    /// Reported again if `enable_hydration` is tried and the source is still different.
     SourceChanged {
-        /// A description of the change, for people.
+        /// A description of the change.
         reason: String,
     },
-    /// Start nothing new; when all work in flight has ended, commit and report the suspend.
-    Suspend,
-    /// Resume the clone.
-    Resume,
+    /// Hydration has copied as much as [`Command::HydrationLimit`](crate::engine::Command::HydrationLimit)
+    /// allowed, and stopped; `enable_hydration` starts it again, without a limit.
+    LimitReached,
+    /// The clone is suspended, and committed if it is writable.
+    Suspended,
+    /// The clone runs again.
+    Resumed,
 }
 
-/// The result of a successful operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Done {
-    /// Success with no further information.
-    Plain,
-    /// The source knows that a fetched range is all zeroes, and that the zeroes go on to `until`.
-    Zeroes {
-        /// End of the zeroes, in bytes: the end of the range or a later offset, possibly past the
-        /// end of the clone. More zeroes may follow.
-        until: u64,
-    },
-    /// A commit succeeded; `used` blocks of the metadata device are in use.
-    Blocks {
-        /// Number of blocks.
-        used: u64,
-    },
-}
-
-/// The reason why an operation failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
-    /// The device that failed. A store fails only because of the destination; a fetch can fail
-    /// because of other devices than the source.
-    pub device: Device,
-    /// The error, for people.
-    pub reason: String,
-    /// True if the device is out of space.
-    pub is_full: bool,
-}
-
-impl Failure {
-    /// Returns the error of a request that needed the device.
-    pub(in crate::engine) fn error(&self) -> RequestError {
-        if self.is_full {
-            RequestError::Full(self.device)
-        } else {
-            RequestError::Device(self.device)
+impl fmt::Display for EventKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Finished => f.write_str("hydration finished"),
+            Self::ReadOnly(failure) => write!(f, "the clone is read-only now: {failure}"),
+            Self::FlushFailed(failure) => write!(
+                f,
+                "the destination could not be flushed, and what was written since the last flush \
+                 may be lost: {failure}"
+            ),
+            Self::Failed(failure) => write!(f, "the clone has failed: {failure}"),
+            Self::HydrationStopped { failures, range, failure } => write!(
+                f,
+                "hydration stopped after {failures} copies in a row that failed, the last one of \
+                 bytes {}..{}: {failure}",
+                range.start, range.end
+            ),
+            Self::SourceChanged { reason } => {
+                write!(f, "hydration stopped, for the source has changed: {reason}")
+            }
+            Self::LimitReached => f.write_str("hydration stopped at its limit"),
+            Self::Suspended => f.write_str("suspended"),
+            Self::Resumed => f.write_str("resumed"),
         }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.device, self.reason)
     }
 }

@@ -10,8 +10,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use crate::engine::api::action::{CopyId, OpId, OverlayBytes};
-use crate::engine::api::event::Failure;
+use crate::engine::api::action::{BufferId, OpId, OverlayBytes};
+use crate::engine::api::input::Failure;
 use crate::engine::api::request::{ByteRange, RequestId};
 use crate::engine::work::window::Sample;
 use crate::geometry::RegionRange;
@@ -42,13 +42,13 @@ pub(in crate::engine) enum Work {
     /// A request overwrites all of their bytes.
     Overwrite,
     /// They are copied from the source.
-    Copy(Copy),
+    Copy(RegionCopy),
 }
 
 /// A copy of regions; a large copy has several chunks.
 #[derive(Debug)]
-pub(in crate::engine) struct Copy {
-    pub(in crate::engine) why: Why,
+pub(in crate::engine) struct RegionCopy {
+    pub(in crate::engine) reason: CopyReason,
     /// Current priority; it only rises.
     pub(in crate::engine) priority: Priority,
     /// True if no further chunk begins and the regions stay as they are. Set when no user waits for
@@ -71,36 +71,36 @@ pub(in crate::engine) struct Copy {
 
 /// The reason for a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::engine) enum Why {
+pub(in crate::engine) enum CopyReason {
     /// A request that changes part of a region waits for it.
     Demand,
     /// Hydration on read, or readahead.
     Read,
     /// A hydrate request, which may wait for the end of the copy.
-    Wanted(Option<RequestId>),
+    Prefetch(Option<RequestId>),
     /// Background hydration.
     Background,
 }
 
-impl Why {
+impl CopyReason {
     /// Returns the initial priority of the copy.
     pub(in crate::engine) fn priority(self) -> Priority {
         match self {
             Self::Demand => Priority::Demand,
-            Self::Read | Self::Wanted(Some(_)) => Priority::User,
-            Self::Wanted(None) | Self::Background => Priority::Background,
+            Self::Read | Self::Prefetch(Some(_)) => Priority::User,
+            Self::Prefetch(None) | Self::Background => Priority::Background,
         }
     }
 
     /// Returns true if the copy counts against the window of the source: the bytes in flight that
     /// no user reads are limited to what keeps the line busy.
     pub(in crate::engine) fn is_bulk(self) -> bool {
-        matches!(self, Self::Wanted(_) | Self::Background)
+        matches!(self, Self::Prefetch(_) | Self::Background)
     }
 
     /// Returns true if the copy counts against the hydration limit.
     pub(in crate::engine) fn has_limit(self) -> bool {
-        matches!(self, Self::Background | Self::Wanted(None))
+        matches!(self, Self::Background | Self::Prefetch(None))
     }
 }
 
@@ -119,7 +119,7 @@ pub(in crate::engine) enum Priority {
 /// The part of a copy that one buffer holds.
 #[derive(Debug)]
 pub(in crate::engine) struct Chunk {
-    pub(in crate::engine) copy: CopyId,
+    pub(in crate::engine) copy: BufferId,
     /// The operation in flight: the fetch from the source, then the store.
     pub(in crate::engine) op: OpId,
     /// The start of the fetch and the bytes that the source had delivered by then.
@@ -155,18 +155,18 @@ pub(in crate::engine) struct LaidOver {
     pub(in crate::engine) bytes: OverlayBytes,
 }
 
-impl Copy {
+impl RegionCopy {
     /// Creates a copy of the bytes `range`, with no chunk begun.
     pub(in crate::engine) fn new(
-        why: Why,
+        reason: CopyReason,
         since: Duration,
         nr_begun: u64,
         range: ByteRange,
     ) -> Self {
         let begun = range.start;
         Self {
-            why,
-            priority: why.priority(),
+            reason,
+            priority: reason.priority(),
             is_cancelled: false,
             since,
             nr_begun,
@@ -203,7 +203,7 @@ impl Copy {
     }
 
     /// Returns the chunk with the buffer `copy`.
-    pub(in crate::engine) fn chunk(&mut self, copy: CopyId) -> &mut Chunk {
+    pub(in crate::engine) fn chunk(&mut self, copy: BufferId) -> &mut Chunk {
         let found = self.chunks.iter_mut().find(|chunk| chunk.copy == copy);
         found.expect("a chunk stays until its claim ends")
     }
@@ -264,7 +264,7 @@ impl Claims {
     }
 
     /// Returns the copy of a claim that copies.
-    pub(in crate::engine) fn copy(&mut self, id: ClaimId) -> &mut Copy {
+    pub(in crate::engine) fn copy(&mut self, id: ClaimId) -> &mut RegionCopy {
         match &mut self.get(id).work {
             Work::Copy(copy) => copy,
             Work::Overwrite => unreachable!("an overwrite has no chunks"),
@@ -294,7 +294,7 @@ impl Claims {
     }
 
     /// Returns all copies, lowest region first.
-    pub(in crate::engine) fn copies(&self) -> impl Iterator<Item = (ClaimId, &Copy)> {
+    pub(in crate::engine) fn copies(&self) -> impl Iterator<Item = (ClaimId, &RegionCopy)> {
         self.by_start.values().filter_map(|id| match &self.by_id[id].work {
             Work::Copy(copy) => Some((*id, copy)),
             Work::Overwrite => None,

@@ -7,7 +7,7 @@ use std::mem;
 use std::ops::Bound;
 use std::time::Duration;
 
-use crate::engine::api::event::Failure;
+use crate::engine::api::input::Failure;
 use crate::geometry::RegionRange;
 
 /// First and longest back-off; each wait is twice the previous one.
@@ -19,7 +19,7 @@ const PLACES_MAX: usize = 4096;
 
 /// Failed regions that are tried again later.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SetAside {
+pub struct FailedRegion {
     /// The regions, a half-open range.
     pub regions: RegionRange,
     /// Number of failed attempts to copy these regions alone. 0 if they failed only as part of a
@@ -31,14 +31,14 @@ pub struct SetAside {
 
 /// The failed regions. *Invariant:* entries do not overlap.
 #[derive(Debug, Default)]
-pub(in crate::engine) struct Aside {
-    by_start: BTreeMap<u64, Place>,
+pub(in crate::engine) struct FailedRegions {
+    by_start: BTreeMap<u64, FailedPlace>,
     /// Due time and start of each entry.
     by_due: BTreeSet<(Duration, u64)>,
 }
 
 #[derive(Clone, Debug)]
-struct Place {
+struct FailedPlace {
     end: u64,
     due: Duration,
     wait: Duration,
@@ -46,7 +46,7 @@ struct Place {
     failure: Failure,
 }
 
-impl Aside {
+impl FailedRegions {
     /// Adds failed `regions`. After a failed copy of several regions both halves are due at once; a
     /// single region backs off, longer after each failure.
     pub(in crate::engine) fn add(&mut self, now: Duration, regions: RegionRange, failure: Failure) {
@@ -62,7 +62,7 @@ impl Aside {
                 known.map_or((Duration::ZERO, 0), |place| (place.wait, place.tries));
             let wait = (wait * 2).clamp(FIRST_WAIT, LONGEST_WAIT);
             let tries = tries.saturating_add(1);
-            self.insert(start, Place { end, due: now + wait, wait, tries, failure });
+            self.insert(start, FailedPlace { end, due: now + wait, wait, tries, failure });
         }
     }
 
@@ -74,7 +74,8 @@ impl Aside {
         failure: Failure,
     ) {
         self.take_within(regions.clone());
-        let place = Place { end: regions.end, due: now, wait: Duration::ZERO, tries: 0, failure };
+        let place =
+            FailedPlace { end: regions.end, due: now, wait: Duration::ZERO, tries: 0, failure };
         self.insert(regions.start, place);
     }
 
@@ -115,8 +116,8 @@ impl Aside {
     }
 
     /// Returns all entries in ascending order.
-    pub(in crate::engine) fn places(&self) -> impl Iterator<Item = SetAside> + '_ {
-        self.by_start.iter().map(|(&start, place)| SetAside {
+    pub(in crate::engine) fn places(&self) -> impl Iterator<Item = FailedRegion> + '_ {
+        self.by_start.iter().map(|(&start, place)| FailedRegion {
             regions: start..place.end,
             tries: place.tries,
             failure: place.failure.clone(),
@@ -128,13 +129,13 @@ impl Aside {
         self.by_start.len() >= PLACES_MAX
     }
 
-    fn insert(&mut self, start: u64, place: Place) {
+    fn insert(&mut self, start: u64, place: FailedPlace) {
         self.by_due.insert((place.due, start));
         self.by_start.insert(start, place);
     }
 
     /// Removes the parts of all entries that lie within `regions`, and returns one affected entry.
-    fn take_within(&mut self, regions: RegionRange) -> Option<Place> {
+    fn take_within(&mut self, regions: RegionRange) -> Option<FailedPlace> {
         let mut one = None;
         let before = self.by_start.range(..regions.start).next_back();
         let first = before.filter(|(_, place)| place.end > regions.start).map(|(&start, _)| start);
@@ -144,7 +145,7 @@ impl Aside {
             let Some(place) = self.by_start.remove(&start) else { continue };
             self.by_due.remove(&(place.due, start));
             if start < regions.start {
-                self.insert(start, Place { end: regions.start, ..place.clone() });
+                self.insert(start, FailedPlace { end: regions.start, ..place.clone() });
             }
             if place.end > regions.end {
                 self.insert(regions.end, place.clone());
@@ -161,13 +162,13 @@ mod tests {
 
     use quickcheck::quickcheck;
 
-    use super::Aside;
+    use super::FailedRegions;
     use crate::engine::{Device, Failure};
     use crate::geometry::RegionRange;
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    impl Aside {
+    impl FailedRegions {
         fn failed(&mut self, now: Duration, regions: RegionRange) {
             self.add(
                 now,
@@ -179,40 +180,41 @@ mod tests {
 
     #[test]
     fn a_batch_is_tried_in_halves_at_once_and_a_region_alone_later_and_later() {
-        let mut aside = Aside::default();
-        aside.failed(SECOND, 8..16);
-        assert!(aside.due(SECOND).eq([8..12, 12..16]));
-        aside.remove(8..12);
-        aside.failed(SECOND, 12..14);
-        aside.remove(14..16);
-        aside.remove(13..14);
-        aside.failed(SECOND, 12..13);
+        let mut failed = FailedRegions::default();
+        failed.failed(SECOND, 8..16);
+        assert!(failed.due(SECOND).eq([8..12, 12..16]));
+        failed.remove(8..12);
+        failed.failed(SECOND, 12..14);
+        failed.remove(14..16);
+        failed.remove(13..14);
+        failed.failed(SECOND, 12..13);
         let (mut now, mut tries) = (SECOND, 0);
         for wait in [1, 2, 4, 8, 16, 32, 64, 64] {
-            assert_eq!(aside.next_due(now), Some(now + wait * SECOND));
+            assert_eq!(failed.next_due(now), Some(now + wait * SECOND));
             tries += 1;
-            let places: Vec<_> = aside.places().map(|place| (place.regions, place.tries)).collect();
+            let places: Vec<_> =
+                failed.places().map(|place| (place.regions, place.tries)).collect();
             assert_eq!(places, [(12..13, tries)]);
             now += wait * SECOND;
-            assert!(aside.due(now).eq([12..13]));
-            aside.failed(now, 12..13);
+            assert!(failed.due(now).eq([12..13]));
+            failed.failed(now, 12..13);
         }
-        aside.make_due(now);
-        assert!(aside.due(now).eq([12..13]));
-        aside.failed(now, 12..13);
-        assert_eq!(aside.next_due(now), Some(now + SECOND));
+        failed.make_due(now);
+        assert!(failed.due(now).eq([12..13]));
+        failed.failed(now, 12..13);
+        assert_eq!(failed.next_due(now), Some(now + SECOND));
     }
 
     quickcheck! {
-        fn what_is_aside_is_what_was_added_and_not_removed(changes: Vec<(u8, u8, bool)>) -> bool {
-            let (mut aside, mut model) = (Aside::default(), [false; 512]);
+        fn failed_regions_are_those_that_were_added_and_not_removed(changes: Vec<(u8, u8, bool)>) -> bool {
+            let (mut failed, mut model) = (FailedRegions::default(), [false; 512]);
             for (start, len, add) in changes {
                 let (start, end) = (u64::from(start), u64::from(start) + u64::from(len) + 1);
-                if add { aside.failed(SECOND, start..end) } else { aside.remove(start..end) }
+                if add { failed.failed(SECOND, start..end) } else { failed.remove(start..end) }
                 model[start as usize..end as usize].fill(add);
             }
             (0..511).all(|at: u64| {
-                let (inside, next) = aside.look(at);
+                let (inside, next) = failed.look(at);
                 let next_in_model = (at + 1..512).find(|&at| model[at as usize]);
                 inside.is_some() == model[at as usize]
                     && inside.is_none_or(|end| (at..end).all(|at| model[at as usize]))

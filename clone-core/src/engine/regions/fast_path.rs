@@ -19,7 +19,7 @@ use crate::geometry::{Geometry, SECTOR_SIZE};
 
 /// The state that the engine shares with the lanes.
 #[derive(Debug)]
-pub struct Front {
+pub struct FastPath {
     size_bytes: u64,
     /// Base-2 logarithm of the region size in bytes.
     region_shift: u32,
@@ -42,7 +42,7 @@ struct LaneState(AtomicU64);
 
 const CLOSED: u64 = 1 << 63;
 
-impl Front {
+impl FastPath {
     pub(in crate::engine) fn new(geometry: Geometry, map: Option<Arc<Map>>) -> Self {
         let region_size = geometry.region_size().sectors().0 * SECTOR_SIZE;
         Self {
@@ -59,7 +59,7 @@ impl Front {
         lanes.states.retain(|state| state.strong_count() > 0);
         let state = Arc::new(LaneState(AtomicU64::new(if lanes.closed { CLOSED } else { 0 })));
         lanes.states.push(Arc::downgrade(&state));
-        Lane { front: self.clone(), state }
+        Lane { fast_path: self.clone(), state }
     }
 
     /// Returns the number of passes held.
@@ -110,7 +110,7 @@ impl Front {
 /// One thread's access to the fast path.
 #[derive(Debug)]
 pub struct Lane {
-    front: Arc<Front>,
+    fast_path: Arc<FastPath>,
     state: Arc<LaneState>,
 }
 
@@ -119,21 +119,21 @@ impl Lane {
     /// caller checks again: a commit that failed meanwhile may have cleared the bits, and then no
     /// read will see the change.
     pub fn is_hydrated(&self, range: &ByteRange) -> bool {
-        let shift = self.front.region_shift;
+        let shift = self.fast_path.region_shift;
         let regions = range.start >> shift..(range.end.saturating_sub(1) >> shift) + 1;
-        self.front.map.load().as_ref().is_none_or(|map| map.all(regions))
+        self.fast_path.map.load().as_ref().is_none_or(|map| map.all(regions))
     }
 
     /// Returns whether the first region of `range` is hydrated, and the end, in bytes, of the run
     /// of regions in that state; the run ends with the last region of `range` at the latest.
     /// Returns `None` if `range` contains no byte of the clone.
     pub fn run(&self, range: &ByteRange) -> Option<(bool, u64)> {
-        let Front { size_bytes, region_shift, .. } = *self.front;
+        let FastPath { size_bytes, region_shift, .. } = *self.fast_path;
         let (start, end) = (range.start, range.end.min(size_bytes));
         if start >= end {
             return None;
         }
-        let Some(map) = &*self.front.map.load() else { return Some((true, size_bytes)) };
+        let Some(map) = &*self.fast_path.map.load() else { return Some((true, size_bytes)) };
         let (last, hydrated) = map.run(start >> region_shift..((end - 1) >> region_shift) + 1);
         // A clone has fewer than 2^63 bytes, so the shift does not overflow.
         Some((hydrated, (last << region_shift).min(size_bytes)))
@@ -146,7 +146,7 @@ impl Lane {
     pub fn pass(&self, range: &ByteRange) -> Option<Pass<'_>> {
         let before = self.state.0.fetch_add(1, Ordering::SeqCst);
         let pass = Pass { state: &self.state };
-        let is_inside = range.start < range.end && range.end <= self.front.size_bytes;
+        let is_inside = range.start < range.end && range.end <= self.fast_path.size_bytes;
         if before & CLOSED != 0 || !is_inside {
             return None;
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::world::{REGION, World};
 use crate::dm_target::Message;
 use crate::engine::Trace;
-use crate::engine::{Command, Event, Happening, Operation, RequestError, SetAside, Settings};
+use crate::engine::{Command, EventKind, FailedRegion, Input, Operation, RequestError, Settings};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -20,7 +20,7 @@ pub(super) fn hydrating(threshold: u32, batch_size: u32) -> Settings {
 #[test]
 fn copies_stay_within_threshold_and_batch_size() {
     let mut world = World::new(8 * 64, 10..20, hydrating(8, 3));
-    world.event(Event::Tick);
+    world.event(Input::Tick);
     assert_eq!(world.take_log(), ["fetch 0..3", "fetch 3..6", "fetch 6..8"]);
     assert_eq!(world.figures().hydrating, 8);
     world.end_first("fetch 3..6");
@@ -36,7 +36,7 @@ fn copies_stay_within_threshold_and_batch_size() {
     assert_eq!(world.figures().hydrated, 10 + 13);
     world.command(Command::Kernel(Message::EnableHydration));
     world.run();
-    assert_eq!(world.told, [Happening::Finished]);
+    assert_eq!(world.told, [EventKind::Finished]);
     assert!(world.destination == world.source);
     assert_eq!(world.committed.len(), 54);
 }
@@ -49,7 +49,7 @@ fn it_wraps_around_at_the_end() {
     assert_eq!(world.figures().hydrated, 7);
     world.bad.clear();
     world.run_until(2 * SECOND);
-    assert_eq!(world.told, [Happening::Finished]);
+    assert_eq!(world.told, [EventKind::Finished]);
     assert!(world.destination == world.source);
 }
 
@@ -83,9 +83,9 @@ fn no_copy_begins_while_users_are_at_work_but_some_progress_is_made() {
 #[test]
 fn those_who_pass_the_engine_by_are_users_too() {
     let mut world = World::new(8 * 64, 0..1, hydrating(8, 4));
-    let lane = world.engine.front().lane();
+    let lane = world.engine.fast_path().lane();
     let pass = lane.pass(&(0..10));
-    world.event(Event::Tick);
+    world.event(Input::Tick);
     world.now = 50 * MS;
     world.end_first("fetch");
     world.end_first("store");
@@ -121,13 +121,13 @@ fn what_turns_out_to_be_a_hole_counts_for_no_rate_and_no_limit() {
     world.command(Command::HydrationLimit(Some(6 * REGION)));
     world.run_until(SECOND);
     // The copy was extended into the hole at once, and four regions cost 0.4 s.
-    assert_eq!(world.told, [Happening::LimitReached]);
+    assert_eq!(world.told, [EventKind::LimitReached]);
     assert!(!world.figures().options.hydration);
     assert_eq!(world.take_log().iter().filter(|line| line.starts_with("store")).count(), 2);
     assert_eq!(world.figures().hydrated, 62);
     world.command(Command::Kernel(Message::EnableHydration));
     world.run_until(2 * SECOND);
-    assert_eq!(world.told.last(), Some(&Happening::Finished));
+    assert_eq!(world.told.last(), Some(&EventKind::Finished));
 }
 
 #[test]
@@ -139,18 +139,18 @@ fn a_limit_is_never_exceeded_and_keeps_no_user_waiting() {
     world.command(Command::Kernel(Message::HydrationThreshold(4)));
     world.command(Command::Kernel(Message::HydrationBatchSize(4)));
     world.run();
-    assert_eq!((world.figures().hydrated, &world.told[..]), (10, &[Happening::LimitReached][..]));
+    assert_eq!((world.figures().hydrated, &world.told[..]), (10, &[EventKind::LimitReached][..]));
     // If the limit is too small for one region, only user requests cause copies.
     world.command(Command::HydrationLimit(Some(REGION - 1)));
     let waiting = world.submit(Operation::Hydrate, 50 * REGION..52 * REGION, 0);
     world.command(Command::Kernel(Message::EnableHydration));
     world.run();
     assert_eq!((world.answers[&waiting], world.figures().hydrated), (Ok(()), 12));
-    assert_eq!(world.told, [Happening::LimitReached, Happening::LimitReached]);
+    assert_eq!(world.told, [EventKind::LimitReached, EventKind::LimitReached]);
 }
 
 #[test]
-fn a_bad_region_is_set_aside_and_the_rest_goes_on() {
+fn a_bad_region_is_put_off_and_the_others_go_on() {
     let mut world = World::new(8 * 64, 0..0, hydrating(16, 16));
     world.bad.push(20 * REGION..20 * REGION + 512);
     world.run_until(SECOND / 2);
@@ -161,14 +161,14 @@ fn a_bad_region_is_set_aside_and_the_rest_goes_on() {
     world.run_until(16 * SECOND);
     let retries = world.take_log().iter().filter(|line| *line == "fetch 20..21").count();
     assert_eq!(retries, 4);
-    let aside: Vec<SetAside> = world.engine.set_aside().collect();
-    let [SetAside { regions, tries, failure }] = &aside[..] else { panic!("{aside:?}") };
+    let failed: Vec<FailedRegion> = world.engine.failed_regions().collect();
+    let [FailedRegion { regions, tries, failure }] = &failed[..] else { panic!("{failed:?}") };
     assert_eq!((regions.clone(), *tries), (20..21, 5));
     assert_eq!(failure.to_string(), "source: a bad sector");
     // A user can still overwrite it.
     world.write(20 * REGION..21 * REGION, 1);
     world.run_until(200 * SECOND);
-    assert_eq!(world.told, [Happening::Finished]);
+    assert_eq!(world.told, [EventKind::Finished]);
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn after_too_many_failures_in_a_row_it_stops_and_says_why() {
     let mut world = World::new(8 * 64, 0..0, Settings { max_failures: 3, ..hydrating(1, 1) });
     world.bad.push(5 * REGION..60 * REGION);
     world.run_until(1000 * SECOND);
-    let [Happening::HydrationStopped { failures, range, failure }] = &world.told[..] else {
+    let [EventKind::HydrationStopped { failures, range, failure }] = &world.told[..] else {
         panic!("{:?}", world.told);
     };
     assert_eq!((*failures, range.clone()), (3, 7 * REGION..8 * REGION));
@@ -189,17 +189,17 @@ fn after_too_many_failures_in_a_row_it_stops_and_says_why() {
     world.bad.clear();
     world.command(Command::Kernel(Message::EnableHydration));
     world.run_until(1001 * SECOND);
-    assert_eq!(world.told.last(), Some(&Happening::Finished));
+    assert_eq!(world.told.last(), Some(&EventKind::Finished));
 }
 
 #[test]
 fn a_source_that_has_changed_stops_hydration_and_is_told_once() {
     let mut world = World::new(8 * 64, 0..8, hydrating(1, 1));
-    let changed = || Event::SourceChanged { reason: "another ETag".into() };
+    let changed = || Input::SourceChanged { reason: "another ETag".into() };
     world.event(changed());
     world.event(changed());
     world.run_until(10 * SECOND);
-    let told = Happening::SourceChanged { reason: "another ETag".into() };
+    let told = EventKind::SourceChanged { reason: "another ETag".into() };
     assert_eq!(world.told, std::slice::from_ref(&told));
     assert!(!world.figures().options.hydration);
     assert!(world.figures().hydrated < 64);
@@ -232,7 +232,7 @@ fn a_hole_that_is_written_to_while_it_is_looked_at_is_stored_with_the_write() {
     let mut world = World::new(8 * 8, 0..0, hydrating(2, 2));
     world.source.fill(0);
     world.holes.push(0..8 * 4096);
-    world.event(Event::Tick);
+    world.event(Input::Tick);
     world.write(100..200, 1);
     world.run();
     assert_eq!(world.take_log()[..3], ["fetch 0..2", "promote fetch 0..2", "store 0..2"]);
@@ -244,7 +244,7 @@ fn a_write_behind_what_was_fetched_of_a_hole_waits_until_the_hole_is_made() {
     let mut world = World::new(8 * 64, 0..0, hydrating(2, 2));
     world.source.fill(0);
     world.holes.push(0..64 * 4096);
-    world.event(Event::Tick);
+    world.event(Input::Tick);
     world.end_first("fetch");
     assert_eq!(world.take_log(), ["fetch 0..2", "zero 0..64"]);
     let write = world.write(10 * 4096 + 1..10 * 4096 + 9, 1);
@@ -276,7 +276,7 @@ fn what_users_want_next_goes_first_and_even_if_hydration_is_off() {
 #[test]
 fn what_was_read_is_recorded_also_where_it_was_hydrated() {
     let mut world = World::new(8 * 64, 4..8, World::quiet());
-    let lane = world.engine.front().lane();
+    let lane = world.engine.fast_path().lane();
     world.command(Command::Record(true));
     assert!(lane.pass(&(4 * REGION..5 * REGION)).is_none());
     for range in [5 * REGION..6 * REGION, 63 * REGION..64 * REGION, 6 * REGION..7 * REGION] {
@@ -296,7 +296,7 @@ fn what_was_read_is_recorded_also_where_it_was_hydrated() {
 fn a_region_larger_than_a_buffer_is_copied_in_pieces_that_find_room() {
     let settings = Settings { copy_bytes: 64 << 10, copies: 2, ..hydrating(1, 1) };
     let mut world = World::large_regions(512, 2, settings);
-    world.event(Event::Tick);
+    world.event(Input::Tick);
     assert_eq!(world.take_log(), ["fetch 0..16", "fetch 16..32"]);
     // A write to a chunk not yet fetched is laid over it; a write to a chunk being stored waits.
     world.end_first("fetch 0..16");
@@ -320,15 +320,15 @@ fn a_large_region_keeps_the_rate_too_and_is_given_up_for_a_suspension() {
     let fetched = world.take_log().iter().filter(|line| line.starts_with("fetch")).count();
     assert!((5..=7).contains(&fetched), "{fetched} pieces in 5 s");
     // The chunk in flight ends, and no more of the region is read.
-    world.event(Event::Suspend);
+    world.event(Input::Suspend);
     world.run();
-    assert_eq!(world.told, [Happening::Suspended]);
+    assert_eq!(world.told, [EventKind::Suspended]);
     let more = world.take_log().iter().filter(|line| line.starts_with("fetch")).count();
     assert_eq!((more, world.figures().hydrated, world.figures().hydrating), (0, 0, 0));
-    world.event(Event::Resume);
+    world.event(Input::Resume);
     world.command(Command::HydrationRate(None));
     world.run_until(6 * SECOND);
-    assert_eq!(world.told.last(), Some(&Happening::Finished));
+    assert_eq!(world.told.last(), Some(&EventKind::Finished));
     assert!(world.destination == world.source);
 }
 
@@ -352,20 +352,20 @@ fn what_is_left_of_a_place_that_users_wrote_to_is_tried_again() {
     let settings = Settings { max_failures: 1, ..hydrating(4, 4) };
     let mut world = World::new(8 * 16, 0..8, settings);
     world.bad.push(8 * REGION..16 * REGION);
-    world.event(Event::Tick);
+    world.event(Input::Tick);
     world.run();
-    assert!(matches!(world.told[..], [Happening::HydrationStopped { .. }]));
+    assert!(matches!(world.told[..], [EventKind::HydrationStopped { .. }]));
     world.write(8 * REGION..9 * REGION, 1);
     world.write(10 * REGION..11 * REGION, 1);
     world.write(12 * REGION..16 * REGION, 1);
     world.run_until(SECOND);
-    let places: Vec<_> = world.engine.set_aside().map(|place| place.regions).collect();
+    let places: Vec<_> = world.engine.failed_regions().map(|place| place.regions).collect();
     assert_eq!(places, [9..10, 11..12]);
     world.bad.clear();
     world.command(Command::Kernel(Message::EnableHydration));
     assert_eq!(world.started.len(), 2);
     world.run();
-    assert_eq!(world.told.last(), Some(&Happening::Finished));
+    assert_eq!(world.told.last(), Some(&EventKind::Finished));
 }
 
 #[test]
@@ -390,5 +390,5 @@ fn a_demand_that_failed_is_tried_by_hydration_too() {
     assert_eq!(world.take_log()[..1], ["fetch 0..1"]);
     world.bad.clear();
     world.run_until(100 * SECOND);
-    assert_eq!(world.told, [Happening::Finished]);
+    assert_eq!(world.told, [EventKind::Finished]);
 }

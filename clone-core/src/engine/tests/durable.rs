@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::world::{REGION, World};
 use crate::dm_target::{Message, Mode, Status};
-use crate::engine::{Command, Device, Event, Happening, Operation, RequestError, Settings};
+use crate::engine::{Command, Device, EventKind, Input, Operation, RequestError, Settings};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -90,7 +90,7 @@ fn after_a_failed_commit_only_what_was_committed_counts() {
     world.run();
     assert_eq!(world.answers[&flush], Err(RequestError::Device(Device::Metadata)));
     assert_eq!(world.answers[&waiting], Err(RequestError::ReadOnly));
-    assert!(matches!(world.told[..], [Happening::ReadOnly(_)]));
+    assert!(matches!(world.told[..], [EventKind::ReadOnly(_)]));
     assert_eq!(world.log.last().unwrap(), "abort");
     let figures = world.figures();
     assert_eq!((figures.hydrated, figures.mode), (1, Mode::ReadOnly));
@@ -148,7 +148,7 @@ fn copies_under_way_when_the_clone_becomes_read_only_hydrate_nothing() {
 #[test]
 fn if_not_even_the_last_commit_can_be_read_all_fails() {
     let mut world = World::new(8 * 8, 0..4, World::quiet());
-    let lane = world.engine.front().lane();
+    let lane = world.engine.fast_path().lane();
     world.write(4 * 4096..5 * 4096, 1);
     world.run();
     world.fails = Some("flush");
@@ -156,7 +156,7 @@ fn if_not_even_the_last_commit_can_be_read_all_fails() {
     world.end_first("flush");
     world.fails = Some("abort");
     world.run();
-    assert!(matches!(world.told[..], [Happening::ReadOnly(_), Happening::Failed(_)]));
+    assert!(matches!(world.told[..], [EventKind::ReadOnly(_), EventKind::Failed(_)]));
     assert_eq!(world.engine.status(), Status::Fail);
     assert_eq!(world.read(0..5), Err(RequestError::Failed));
     let (write, flush) = (world.write(0..5, 1), world.flush());
@@ -170,61 +170,61 @@ fn a_suspended_clone_has_committed_all_and_holds_what_comes() {
     let mut settings = World::quiet();
     settings.options.hydration = true;
     let mut world = World::new(8 * 8, 0..0, settings);
-    world.event(Event::Tick);
+    world.event(Input::Tick);
     let write = world.write(4 * 4096..5 * 4096, 1);
-    let lane = world.engine.front().lane();
-    world.event(Event::Suspend);
+    let lane = world.engine.fast_path().lane();
+    world.event(Input::Suspend);
     let held = world.write(0..10, 2);
     let status = world.submit(Operation::Commit, 0..0, 0);
     world.run();
-    assert_eq!(world.told, [Happening::Suspended]);
+    assert_eq!(world.told, [EventKind::Suspended]);
     assert_eq!((world.answers[&write], world.answers[&status]), (Ok(()), Ok(())));
     assert!(!world.answers.contains_key(&held) && lane.pass(&(4 * 4096..4 * 4096 + 1)).is_none());
     assert!(world.committed.contains(0) && world.committed.contains(4));
     assert_eq!((world.committed.len(), world.engine.next_tick()), (2, None));
-    world.event(Event::Resume);
+    world.event(Input::Resume);
     world.run_until(10 * SECOND);
-    assert_eq!(world.told, [Happening::Suspended, Happening::Resumed, Happening::Finished]);
+    assert_eq!(world.told, [EventKind::Suspended, EventKind::Resumed, EventKind::Finished]);
     assert_eq!(world.answers[&held], Ok(()));
 }
 
 #[test]
 fn a_clone_is_not_at_rest_before_the_last_pass_is_back() {
     let mut world = World::new(8 * 8, 0..4, World::quiet());
-    let lane = world.engine.front().lane();
+    let lane = world.engine.fast_path().lane();
     let pass = lane.pass(&(0..1));
-    world.event(Event::Suspend);
+    world.event(Input::Suspend);
     let tick = world.engine.next_tick().unwrap();
     world.tick(tick);
     assert!(world.told.is_empty() && world.engine.next_tick().unwrap() > tick);
     drop(pass);
     let tick = world.engine.next_tick().unwrap();
     world.tick(tick);
-    assert_eq!(world.told, [Happening::Suspended]);
+    assert_eq!(world.told, [EventKind::Suspended]);
 }
 
 #[test]
 fn a_clone_that_is_told_to_go_on_while_it_comes_to_rest_does_both() {
     let mut world = World::new(8 * 8, 0..4, World::quiet());
     world.write(0..4096, 1);
-    world.event(Event::Suspend);
-    world.event(Event::Resume);
+    world.event(Input::Suspend);
+    world.event(Input::Resume);
     let flush = world.flush();
     world.run();
-    assert_eq!(world.told, [Happening::Suspended, Happening::Resumed]);
+    assert_eq!(world.told, [EventKind::Suspended, EventKind::Resumed]);
     assert_eq!(world.answers[&flush], Ok(()));
 }
 
 #[test]
 fn a_complete_clone_needs_neither_map_nor_metadata() {
     let mut world = World::new(8 * 8, 0..7, World::quiet());
-    let lane = world.engine.front().lane();
+    let lane = world.engine.fast_path().lane();
     world.write(7 * 4096..8 * 4096, 1);
     world.end_first("write");
-    assert!(!world.engine.front().is_complete());
+    assert!(!world.engine.fast_path().is_complete());
     world.run();
-    assert!(world.engine.front().is_complete() && world.is_retired);
-    assert_eq!(world.told, [Happening::Finished]);
+    assert!(world.engine.fast_path().is_complete() && world.is_retired);
+    assert_eq!(world.told, [EventKind::Finished]);
     assert!(lane.pass(&(0..8 * 4096)).is_some());
     world.take_log();
     let (write, discard) = (world.write(0..5, 1), world.submit(Operation::Discard, 0..4096, 0));
@@ -241,7 +241,7 @@ fn a_complete_clone_needs_neither_map_nor_metadata() {
     assert!(world.answers[&flush].is_err() && world.answers[&later].is_err());
     // There was nothing to commit.
     assert_eq!((world.figures().hydrated, world.figures().mode), (8, Mode::ReadWrite));
-    assert!(matches!(world.told[..], [Happening::Finished, Happening::FlushFailed(_)]));
+    assert!(matches!(world.told[..], [EventKind::Finished, EventKind::FlushFailed(_)]));
     let write = world.write(0..5, 1);
     world.run();
     assert_eq!(world.answers[&write], Ok(()));
@@ -261,7 +261,7 @@ fn a_clone_is_complete_though_there_is_always_a_flush_under_way() {
     let third = world.flush();
     world.end_first("commit");
     assert_eq!(world.take_log().last().unwrap(), "flush");
-    assert_eq!(world.told, [Happening::Finished]);
+    assert_eq!(world.told, [EventKind::Finished]);
     assert!(world.is_retired && !world.answers.contains_key(&third));
     world.end_first("flush");
     assert!([first, second, third].iter().all(|flush| world.answers[flush].is_ok()));
@@ -270,8 +270,8 @@ fn a_clone_is_complete_though_there_is_always_a_flush_under_way() {
 #[test]
 fn a_clone_that_was_complete_says_so_at_once() {
     let mut world = World::new(8 * 8, 0..8, World::quiet());
-    world.event(Event::Tick);
-    assert_eq!(world.told, [Happening::Finished]);
+    world.event(Input::Tick);
+    assert_eq!(world.told, [EventKind::Finished]);
     assert!(world.is_retired && world.started.is_empty());
 }
 
@@ -318,7 +318,7 @@ fn who_asked_for_regions_that_are_committed_is_not_refused_by_a_later_failure() 
 fn a_clone_that_fails_on_its_way_to_rest_lets_nobody_wait() {
     let mut world = World::new(8 * 8, 0..1, World::quiet());
     world.write(4096..8192, 1);
-    world.event(Event::Suspend);
+    world.event(Input::Suspend);
     let held = world.write(0..5, 1);
     world.fails = Some("commit");
     world.end_first("write");

@@ -7,7 +7,7 @@ use super::background::hydrating;
 use super::world::{REGION, World};
 use crate::dm_target::{Message, Status};
 use crate::engine::{
-    Action, Command, Done, Engine, Event, OpId, Opened, Operation, Request, RequestId, Settings,
+    Action, Command, Done, Engine, Input, OpId, Opened, Operation, Request, RequestId, Settings,
 };
 use crate::geometry::{Geometry, RegionSize, Sectors};
 
@@ -43,7 +43,7 @@ fn what_is_under_way_for_nobody_is_promoted_when_a_user_waits_for_it() {
     let settings = Settings { hydrate_on_read: true, ..hydrating(2, 2) };
     for operation in [Operation::Write, Operation::Discard, Operation::Hydrate, Operation::Read] {
         let mut world = World::new(8 * 64, 0..0, settings);
-        world.event(Event::Tick);
+        world.event(Input::Tick);
         let waiting = world.submit(operation, 0..REGION, 0);
         world.submit(operation, 0..REGION, 0);
         let log = world.take_log();
@@ -107,7 +107,7 @@ fn a_huge_request_to_hydrate_is_not_looked_at_from_its_start_at_each_event() {
     let mut engine = Engine::new(opened, [], settings);
     let mut started = VecDeque::new();
     let request = |id, operation, range| {
-        Event::Submit(Request { id: RequestId(id), operation, range, durable: false })
+        Input::Submit(Request { id: RequestId(id), operation, range, durable: false })
     };
     let mut handle = |event, started: &mut VecDeque<OpId>| {
         let mut actions = Vec::new();
@@ -125,7 +125,7 @@ fn a_huge_request_to_hydrate_is_not_looked_at_from_its_start_at_each_event() {
     for _ in 0..100_000 {
         // Not the first one, which the write waits for.
         let op = started.remove(1).unwrap();
-        handle(Event::Done { op, result: Ok(Done::Plain) }, &mut started);
+        handle(Input::Done { op, result: Ok(Done::Plain) }, &mut started);
     }
     let Status::Running(figures) = engine.status() else { panic!("it runs") };
     assert!(figures.hydrated > 500_000, "{figures:?}");

@@ -1,7 +1,7 @@
 //! User requests.
 
 use super::world::{REGION, World};
-use crate::engine::{Discards, Event, Operation, RequestError, Settings};
+use crate::engine::{Discards, Input, Operation, RequestError, Settings};
 
 fn regions(start: u64, end: u64) -> std::ops::Range<u64> {
     start * REGION..end * REGION
@@ -93,7 +93,7 @@ fn a_failed_copy_in_the_background_lets_a_write_that_it_took_along_try_alone() {
     (settings.options.hydration_threshold, settings.options.hydration_batch_size) = (8, 8);
     let mut world = World::new(8 * 8, 0..0, settings);
     world.bad.push(4096..8192);
-    world.event(Event::Tick);
+    world.event(Input::Tick);
     assert_eq!(world.take_log(), ["fetch 0..8"]);
     let healthy = world.write(100..200, 1);
     let bad = world.write(5000..6000, 2);
@@ -180,7 +180,7 @@ fn a_request_past_the_end_is_refused_and_an_empty_one_is_done() {
             // No buffer has this length.
             let id = crate::engine::RequestId(1000);
             let request = crate::engine::Request { id, operation, range, durable: false };
-            world.event(Event::Submit(request));
+            world.event(Input::Submit(request));
             assert_eq!(world.answers.remove(&1000), Some(Err(RequestError::PastEnd)));
         }
         let empty = world.submit(operation, 5..5, 0);
@@ -192,14 +192,14 @@ fn a_request_past_the_end_is_refused_and_an_empty_one_is_done() {
 #[test]
 fn only_requests_to_hydrated_regions_pass_the_engine_by() {
     let mut world = World::new(8 * 64 - 1, 10..20, World::quiet());
-    let lane = world.engine.front().lane();
+    let lane = world.engine.fast_path().lane();
     assert!(lane.pass(&regions(10, 20)).is_some());
     for outside in [9 * REGION + 4095..regions(10, 11).end, 20 * REGION - 1..20 * REGION + 1] {
         assert!(lane.pass(&outside).is_none());
     }
     assert!(lane.pass(&(0..0)).is_none() && lane.pass(&(u64::MAX - 1..u64::MAX)).is_none());
     let pass = lane.pass(&(10 * REGION + 1..10 * REGION + 2));
-    assert_eq!(world.engine.front().passes(), 1);
+    assert_eq!(world.engine.fast_path().passes(), 1);
     drop(pass);
     world.write(regions(0, 64).start..64 * REGION - 512, 1);
     assert!(lane.pass(&(64 * REGION - 513..64 * REGION - 512)).is_none());

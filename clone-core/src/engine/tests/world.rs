@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::dm_target::{Figures, Status};
+use crate::dm_target::{Status, StatusCounts};
 use crate::engine::{
-    Action, ByteRange, Command, CopyId, Device, Done, Engine, Event, Failure, Happening, Io, OpId,
-    Opened, Operation, OverlayBytes, RegionSet, Request, RequestError, RequestId, Settings,
+    Action, BufferId, ByteRange, Command, Device, Done, Engine, EventKind, Failure, Input, Io,
+    OpId, Opened, Operation, OverlayBytes, RegionSet, Request, RequestError, RequestId, Settings,
 };
 use crate::geometry::{Geometry, RegionRange, RegionSize, Sectors};
 
@@ -25,7 +25,7 @@ pub(super) struct World {
     /// The log line of each operation that began.
     pub(super) log: Vec<String>,
     pub(super) answers: BTreeMap<u64, Result<(), RequestError>>,
-    pub(super) told: Vec<Happening>,
+    pub(super) told: Vec<EventKind>,
     pub(super) is_retired: bool,
     pub(super) committed: RegionSet,
     /// Ranges of the source that cannot be read.
@@ -35,7 +35,7 @@ pub(super) struct World {
     /// Operations that fail from now on: the first word of their log lines.
     pub(super) fails: Option<&'static str>,
     buffers: BTreeMap<u64, (u64, Vec<u8>)>,
-    copies: BTreeMap<CopyId, (u64, Vec<u8>)>,
+    copies: BTreeMap<BufferId, (u64, Vec<u8>)>,
     next: u64,
 }
 
@@ -94,7 +94,7 @@ impl World {
     }
 
     /// Sends an event to the engine.
-    pub(super) fn event(&mut self, event: Event) {
+    pub(super) fn event(&mut self, event: Input) {
         let mut actions = Vec::new();
         self.engine.handle(self.now, event, &mut actions);
         for action in actions {
@@ -119,9 +119,9 @@ impl World {
                     let before = self.answers.insert(request.0, result);
                     assert_eq!(before, None, "request {} was answered twice", request.0);
                 }
-                Action::Tell(notice) => {
-                    self.told.push(notice.what);
-                    assert_eq!(notice.number, self.told.len() as u64);
+                Action::Emit(event) => {
+                    self.told.push(event.kind);
+                    assert_eq!(event.number, self.told.len() as u64);
                 }
                 Action::Retire => self.is_retired = true,
             }
@@ -130,11 +130,11 @@ impl World {
 
     pub(super) fn tick(&mut self, now: Duration) {
         self.now = now;
-        self.event(Event::Tick);
+        self.event(Input::Tick);
     }
 
     pub(super) fn command(&mut self, command: Command) {
-        self.event(Event::Command(command));
+        self.event(Input::Command(command));
     }
 
     /// Submits a request whose data is `fill` in each byte, and returns its id.
@@ -154,7 +154,7 @@ impl World {
         let len = range.end - range.start;
         self.buffers.insert(id, (range.start, vec![fill; len as usize]));
         let request = Request { id: RequestId(id), operation, range, durable };
-        self.event(Event::Submit(request));
+        self.event(Input::Submit(request));
         id
     }
 
@@ -183,7 +183,7 @@ impl World {
 
     /// Ends all operations, also those that start later, until the clock reaches `until`.
     pub(super) fn run_until(&mut self, until: Duration) {
-        self.event(Event::Tick);
+        self.event(Input::Tick);
         loop {
             self.run();
             match self.engine.next_tick() {
@@ -204,7 +204,7 @@ impl World {
     pub(super) fn end(&mut self, index: usize) {
         let (op, io) = self.started.remove(index).unwrap();
         let result = self.perform(io);
-        self.event(Event::Done { op, result });
+        self.event(Input::Done { op, result });
     }
 
     fn perform(&mut self, io: Io) -> Result<Done, Failure> {
@@ -289,7 +289,7 @@ impl World {
         buffer[at].copy_from_slice(bytes);
     }
 
-    pub(super) fn figures(&self) -> Figures {
+    pub(super) fn figures(&self) -> StatusCounts {
         match self.engine.status() {
             Status::Running(figures) => figures,
             other => panic!("{other:?}"),

@@ -14,7 +14,7 @@ pub(in crate::engine) const HOLE_BYTES: (u64, u64) = (64 << 20, 1 << 30);
 /// Bytes in buffers, in two shares: one for copies that a change waits for ([`Priority::Demand`]),
 /// one for all other copies. Neither share can starve the other.
 #[derive(Debug)]
-pub(in crate::engine) struct Buffers {
+pub(in crate::engine) struct BufferBudget {
     pub(in crate::engine) demand: Share,
     pub(in crate::engine) other: Share,
     /// The part of `other` used by copies that no user waits for.
@@ -34,7 +34,7 @@ pub(in crate::engine) struct Share {
     pub(in crate::engine) stalled: VecDeque<ClaimId>,
 }
 
-impl Default for Buffers {
+impl Default for BufferBudget {
     fn default() -> Self {
         Self {
             demand: Share::default(),
@@ -47,7 +47,7 @@ impl Default for Buffers {
     }
 }
 
-impl Buffers {
+impl BufferBudget {
     pub(in crate::engine) fn share(&mut self, priority: Priority) -> &mut Share {
         match priority {
             Priority::Demand => &mut self.demand,

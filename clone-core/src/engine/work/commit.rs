@@ -1,4 +1,4 @@
-//! Commit rounds: each flushes the destination and then commits the metadata.
+//! Commit commits: each flushes the destination and then commits the metadata.
 //!
 //! The engine calls `begin_round` after each event. A round begins one second after a change, or
 //! earlier if a request waits for it, the clone is being suspended, all regions are marked or there
@@ -6,7 +6,7 @@
 //!
 //! *Invariants:* a round commits the regions that were marked before its flush of the destination
 //! began, and no others: regions marked later belong to the next round. It answers the requests
-//! that arrived before it began. After a failed flush or commit there are no more rounds: requests
+//! that arrived before it began. After a failed flush or commit there are no more commits: requests
 //! that wait for one fail.
 
 use std::mem;
@@ -14,11 +14,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::api::action::{Action, Io};
-use crate::engine::api::event::{Done, Failure};
-use crate::engine::api::notice::Happening;
+use crate::engine::api::event::EventKind;
+use crate::engine::api::input::{Done, Failure};
 use crate::engine::api::request::{Operation, RequestError, RequestId};
 use crate::engine::regions::region_set::RegionSet;
-use crate::engine::{Engine, Mode, Op, Rest};
+use crate::engine::{Engine, Mode, Op, RunState};
 use crate::geometry::RegionRange;
 
 /// Maximum time from a change to its commit.
@@ -29,7 +29,7 @@ const PIECES_MAX: usize = 1 << 15;
 
 /// Changes that are not durable yet, and requests that wait for them.
 #[derive(Debug, Default)]
-pub(in crate::engine) struct Rounds {
+pub(in crate::engine) struct Commits {
     state: State,
     /// Regions marked since the current round began, or since the last one.
     changed: RegionSet,
@@ -61,7 +61,7 @@ enum State {
     Aborting,
 }
 
-impl Rounds {
+impl Commits {
     /// Records that `regions` were marked.
     pub(in crate::engine) fn note(&mut self, now: Duration, regions: RegionRange) {
         self.changed_since.get_or_insert(now);
@@ -95,14 +95,14 @@ impl Rounds {
 impl Engine {
     /// Begins a round if there is a reason to.
     pub(in crate::engine) fn begin_round(&mut self) {
-        if self.rounds.state != State::Idle {
+        if self.commits.state != State::Idle {
             return;
         }
         if self.mode != Mode::ReadWrite {
             self.fail_waiters();
             return;
         }
-        let rounds = &mut self.rounds;
+        let rounds = &mut self.commits;
         if rounds.changed.is_empty() {
             // With no changes, requests that need only a commit are complete.
             let (flush, commit) =
@@ -111,14 +111,14 @@ impl Engine {
             let commit: Vec<Waiter> = commit;
             self.answer_waiters(commit, Ok(()));
         }
-        if let Some(error) = self.rounds.flush_failed {
-            let flush = mem::take(&mut self.rounds.waiting);
+        if let Some(error) = self.commits.flush_failed {
+            let flush = mem::take(&mut self.commits.waiting);
             self.answer_waiters(flush, Err(error));
         }
         let is_all_marked = self.hydrated == self.sizes.nr_regions;
-        let rounds = &mut self.rounds;
+        let rounds = &mut self.commits;
         let hurry = is_all_marked
-            || self.rest == Rest::Suspending
+            || self.run_state == RunState::Suspending
             || rounds.changed.nr_pieces() >= PIECES_MAX
             || rounds.due().is_some_and(|due| due <= self.now);
         if rounds.waiting.is_empty() && (rounds.changed.is_empty() || !hurry) {
@@ -134,10 +134,10 @@ impl Engine {
     /// Handles the end of the flush of the destination.
     pub(in crate::engine) fn flushed(&mut self, result: Result<Done, Failure>) {
         match result {
-            Ok(_) if self.rounds.committing.is_empty() => self.end_round(),
+            Ok(_) if self.commits.committing.is_empty() => self.end_round(),
             Ok(_) => {
-                self.rounds.state = State::Committing;
-                let regions = Arc::clone(&self.rounds.committing);
+                self.commits.state = State::Committing;
+                let regions = Arc::clone(&self.commits.committing);
                 self.start(Op::Commit, Io::Commit { regions });
             }
             // On a complete clone no bit depends on the flush.
@@ -150,11 +150,11 @@ impl Engine {
     /// recovers, and the engine does not know which data it was: all later flushes fail, too.
     fn flush_failed(&mut self, failure: Failure) {
         let error = RequestError::Device(failure.device);
-        self.rounds.state = State::Idle;
-        self.rounds.flush_failed = Some(error);
-        let served = mem::take(&mut self.rounds.served);
+        self.commits.state = State::Idle;
+        self.commits.flush_failed = Some(error);
+        let served = mem::take(&mut self.commits.served);
         self.answer_waiters(served, Err(error));
-        self.tell(Happening::FlushFailed(failure));
+        self.emit(EventKind::FlushFailed(failure));
     }
 
     /// Handles the end of the metadata commit.
@@ -171,9 +171,9 @@ impl Engine {
     }
 
     fn end_round(&mut self) {
-        self.rounds.state = State::Idle;
-        self.rounds.committing = Arc::default();
-        let served = mem::take(&mut self.rounds.served);
+        self.commits.state = State::Idle;
+        self.commits.committing = Arc::default();
+        let served = mem::take(&mut self.commits.served);
         self.answer_waiters(served, Ok(()));
     }
 
@@ -181,19 +181,19 @@ impl Engine {
     /// no more regions can be marked. Uncommitted bits are cleared, as after a crash.
     fn become_read_only(&mut self, failure: Failure) {
         self.mode = Mode::ReadOnly;
-        let committing = mem::take(&mut self.rounds.committing);
-        let changed = mem::take(&mut self.rounds.changed);
-        self.rounds.changed_since = None;
+        let committing = mem::take(&mut self.commits.committing);
+        let changed = mem::take(&mut self.commits.changed);
+        self.commits.changed_since = None;
         let needs_abort = !(committing.is_empty() && changed.is_empty());
         if let Some(map) = &self.map {
             let marked = committing.runs().chain(changed.runs());
             self.hydrated -= marked.map(|regions| map.clear(regions)).sum::<u64>();
         }
         let error = RequestError::Device(failure.device);
-        self.tell(Happening::ReadOnly(failure));
-        let served = mem::take(&mut self.rounds.served);
+        self.emit(EventKind::ReadOnly(failure));
+        let served = mem::take(&mut self.commits.served);
         self.answer_waiters(served, Err(error));
-        self.rounds.state = if needs_abort { State::Aborting } else { State::Idle };
+        self.commits.state = if needs_abort { State::Aborting } else { State::Idle };
         if needs_abort {
             self.start(Op::Abort, Io::Abort);
         }
@@ -204,13 +204,13 @@ impl Engine {
 
     /// Handles the end of the restore of the metadata to its last commit.
     pub(in crate::engine) fn aborted(&mut self, result: Result<Done, Failure>) {
-        self.rounds.state = State::Idle;
+        self.commits.state = State::Idle;
         match result {
             Ok(Done::Blocks { used }) => self.metadata_used = used,
             Ok(_) => {}
             Err(failure) => {
                 self.mode = Mode::Failed;
-                self.tell(Happening::Failed(failure));
+                self.emit(EventKind::Failed(failure));
                 self.set_gate();
                 // Held requests can fail immediately.
                 self.take_held();
@@ -220,7 +220,7 @@ impl Engine {
 
     /// Answers the requests that wait for a round that will not take place.
     fn fail_waiters(&mut self) {
-        let waiting = mem::take(&mut self.rounds.waiting);
+        let waiting = mem::take(&mut self.commits.waiting);
         // The status is reported in any mode.
         let (flush, commit): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|w| w.needs_flush);
         let error = self.mode_error();
@@ -240,14 +240,14 @@ impl Engine {
         let is_complete = self.map.is_some()
             && self.mode == Mode::ReadWrite
             && self.hydrated == self.sizes.nr_regions
-            && self.rounds.is_committed()
+            && self.commits.is_committed()
             && self.claims.is_empty();
         if is_complete {
             self.map = None;
-            self.front.retire();
+            self.fast_path.retire();
             self.hydration_is_over();
             self.actions.push(Action::Retire);
-            self.tell(Happening::Finished);
+            self.emit(EventKind::Finished);
         }
     }
 }

@@ -7,13 +7,14 @@
 use std::mem;
 use std::time::Duration;
 
-use crate::engine::api::action::{Action, CopyId, Io, Overlay};
-use crate::engine::api::event::{Done, Failure};
+use crate::engine::api::action::{Action, BufferId, Io, Overlay};
+use crate::engine::api::input::{Done, Failure};
 use crate::engine::api::request::{ByteRange, Device, RequestId};
 use crate::engine::regions::claim::{
-    Chunk, ChunkState, Claim, ClaimId, Copy, LaidOver, Part, Priority, Why, Work, overlap,
+    Chunk, ChunkState, Claim, ClaimId, CopyReason, LaidOver, Part, Priority, RegionCopy, Work,
+    overlap,
 };
-use crate::engine::work::buffer_budget::{Buffers, HOLE_BYTES};
+use crate::engine::work::buffer_budget::{BufferBudget, HOLE_BYTES};
 use crate::engine::work::plan::State;
 use crate::engine::{Engine, Mode, Op};
 use crate::geometry::RegionRange;
@@ -35,11 +36,11 @@ impl Engine {
     pub(in crate::engine) fn begin_copy(
         &mut self,
         regions: RegionRange,
-        why: Why,
+        reason: CopyReason,
         overlay: Option<LaidOver>,
     ) -> ClaimId {
         let nr_begun = regions.end - regions.start;
-        let mut copy = Copy::new(why, self.now, nr_begun, self.sizes.bytes_of(&regions));
+        let mut copy = RegionCopy::new(reason, self.now, nr_begun, self.sizes.bytes_of(&regions));
         copy.overlays.extend(overlay);
         let priority = copy.priority;
         let id = self.claims.add(regions, Work::Copy(copy));
@@ -70,15 +71,15 @@ impl Engine {
             if copy.is_begun() {
                 return Progress::Begun;
             }
-            let (why, priority, start) = (copy.why, copy.priority, copy.begun);
+            let (reason, priority, start) = (copy.reason, copy.priority, copy.begun);
             let (whole, is_first) = (copy.range.clone(), start == copy.range.start);
             let most = match priority {
                 Priority::Demand => self.chunk_bytes,
-                _ if !why.is_bulk() => self.chunk_bytes,
+                _ if !reason.is_bulk() => self.chunk_bytes,
                 Priority::User | Priority::Background => self.piece_bytes(),
             };
             let end = whole.end.min(start + most);
-            if !self.has_room(end - start, why, priority) {
+            if !self.has_room(end - start, reason, priority) {
                 return Progress::Stalled;
             }
             // The pacing of the first chunk was checked before the copy began.
@@ -92,7 +93,7 @@ impl Engine {
 
     /// Returns true if a chunk of `bytes` bytes finds room, in memory and in the window of the
     /// source.
-    fn has_room(&mut self, bytes: u64, why: Why, priority: Priority) -> bool {
+    fn has_room(&mut self, bytes: u64, reason: CopyReason, priority: Priority) -> bool {
         if priority == Priority::Background && self.is_background_idle() {
             return true;
         }
@@ -101,12 +102,12 @@ impl Engine {
             return false;
         }
         let bulk = self.buffers.bulk_bytes;
-        let is_limited = why.is_bulk() && priority != Priority::Demand;
+        let is_limited = reason.is_bulk() && priority != Priority::Demand;
         !is_limited || bulk == 0 || bytes <= self.window.room(self.now, bulk)
     }
 
     /// Returns true if a background chunk may begin regardless of the room: however much users
-    /// copy, one such chunk is in flight. Buffers exceed their share by one chunk at most.
+    /// copy, one such chunk is in flight. BufferBudget exceed their share by one chunk at most.
     pub(in crate::engine) fn is_background_idle(&self) -> bool {
         self.buffers.background_bytes == 0 && self.buffers.other.bytes <= self.share_bytes
     }
@@ -114,13 +115,13 @@ impl Engine {
     fn fetch_chunk(&mut self, id: ClaimId, range: ByteRange) {
         let room = range.end - range.start;
         let copy = self.claims.copy(id);
-        let (why, share) = (copy.why, copy.priority);
+        let (reason, share) = (copy.reason, copy.priority);
         let is_background = share == Priority::Background;
         if is_background {
             self.hydration.rate.spend(self.now, room);
             self.buffers.background_bytes += room;
         }
-        let sample = if why.is_bulk() {
+        let sample = if reason.is_bulk() {
             let sample = self.window.begin(self.now, room, self.buffers.bulk_bytes);
             self.buffers.bulk_bytes += room;
             sample
@@ -128,7 +129,7 @@ impl Engine {
             self.window.begin_for_user(self.now)
         };
         self.buffers.share(share).bytes += room;
-        let buffer = CopyId(self.next_copy);
+        let buffer = BufferId(self.next_copy);
         self.next_copy += 1;
         let io = Io::Fetch { copy: buffer, range: range.clone(), urgent: !is_background };
         let op = self.start(Op::Fetch { claim: id, copy: buffer }, io);
@@ -193,8 +194,8 @@ impl Engine {
 
     /// Cancels the copies selected by `is_it` that have chunks left to begin; their regions stay as
     /// they are. `is_it` must not select a copy that a change waits for.
-    pub(in crate::engine) fn cancel_copies(&mut self, is_it: impl Fn(&Copy) -> bool) {
-        let is_cancelled = |copy: &Copy| !copy.is_begun() && is_it(copy);
+    pub(in crate::engine) fn cancel_copies(&mut self, is_it: impl Fn(&RegionCopy) -> bool) {
+        let is_cancelled = |copy: &RegionCopy| !copy.is_begun() && is_it(copy);
         let copies = self.claims.copies();
         let ids: Vec<_> = copies.filter(|(_, copy)| is_cancelled(copy)).map(|(id, _)| id).collect();
         for id in ids {
@@ -210,7 +211,7 @@ impl Engine {
     pub(in crate::engine) fn fetched(
         &mut self,
         id: ClaimId,
-        buffer: CopyId,
+        buffer: BufferId,
         result: Result<Done, Failure>,
     ) {
         let copy = self.claims.copy(id);
@@ -260,7 +261,7 @@ impl Engine {
         let op = match done {
             Done::Zeroes { until } if is_alone && until >= copy.range.end => {
                 let rest = copy.range.end - range.end;
-                if copy.why.has_limit() {
+                if copy.reason.has_limit() {
                     self.hydration.refund(rest);
                 }
                 let range = self.follow_hole(id, buffer, until);
@@ -275,9 +276,9 @@ impl Engine {
     }
 
     /// Returns the cost of a chunk to the rate and the limit: it was zeroes that were not read.
-    fn refund(&mut self, id: ClaimId, buffer: CopyId) {
+    fn refund(&mut self, id: ClaimId, buffer: BufferId) {
         let copy = self.claims.copy(id);
-        let has_limit = copy.why.has_limit();
+        let has_limit = copy.reason.has_limit();
         let chunk = copy.chunk(buffer);
         let (bytes, is_paid) = (chunk.room, chunk.is_paid);
         if is_paid {
@@ -290,7 +291,7 @@ impl Engine {
 
     /// Extends the only chunk of a copy to the rest of the copy, and to the free regions after it
     /// that are zeroes too.
-    fn follow_hole(&mut self, id: ClaimId, buffer: CopyId, until: u64) -> ByteRange {
+    fn follow_hole(&mut self, id: ClaimId, buffer: BufferId, until: u64) -> ByteRange {
         let regions = self.claims.get(id).regions.clone();
         let range = self.claims.copy(id).range.clone();
         let priority = self.claims.copy(id).priority;
@@ -327,7 +328,7 @@ impl Engine {
     pub(in crate::engine) fn stored(
         &mut self,
         id: ClaimId,
-        buffer: CopyId,
+        buffer: BufferId,
         result: Result<Done, Failure>,
     ) {
         if let Err(failure) = result {
@@ -337,10 +338,10 @@ impl Engine {
     }
 
     /// Releases the buffer of a chunk, and continues or ends its copy.
-    fn end_chunk(&mut self, id: ClaimId, buffer: CopyId) {
+    fn end_chunk(&mut self, id: ClaimId, buffer: BufferId) {
         self.actions.push(Action::Release { copy: buffer });
         let copy = self.claims.copy(id);
-        let is_bulk = copy.why.is_bulk();
+        let is_bulk = copy.reason.is_bulk();
         let chunk = copy.chunk(buffer);
         chunk.state = ChunkState::Ended;
         let (room, share, began) = (chunk.room, chunk.share, chunk.sample.began());
@@ -393,7 +394,7 @@ impl Engine {
                 Ok(())
             }
         };
-        let try_again = result.is_err() && copy.why != Why::Demand;
+        let try_again = result.is_err() && copy.reason != CopyReason::Demand;
         let overlays = mem::take(&mut copy.overlays);
         // If the copy was not begun for these writes, its failure is not theirs: plan them again.
         for LaidOver { part, .. } in overlays {
@@ -440,14 +441,14 @@ impl Engine {
     /// Marks regions as hydrated whose data is on the destination.
     pub(in crate::engine) fn mark(&mut self, regions: RegionRange) {
         let Some(map) = self.map.clone() else { return };
-        self.hydration.aside.remove(regions.clone());
+        self.hydration.failed.remove(regions.clone());
         let mut at = regions.start;
         while at < regions.end {
             let (end, hydrated) = map.run(at..regions.end);
             // Only newly set bits join the commit round: an abort must not clear committed bits.
             if !hydrated {
                 self.hydrated += map.set(at..end);
-                self.rounds.note(self.now, at..end);
+                self.commits.note(self.now, at..end);
             }
             at = end;
         }
@@ -455,7 +456,7 @@ impl Engine {
 }
 
 /// Turns a background chunk into one that a user waits for.
-fn promote_chunk(chunk: &mut Chunk, buffers: &mut Buffers, actions: &mut Vec<Action>) {
+fn promote_chunk(chunk: &mut Chunk, buffers: &mut BufferBudget, actions: &mut Vec<Action>) {
     if mem::take(&mut chunk.is_background) {
         buffers.background_bytes -= chunk.room;
         actions.push(Action::Promote { op: chunk.op });
@@ -463,7 +464,7 @@ fn promote_chunk(chunk: &mut Chunk, buffers: &mut Buffers, actions: &mut Vec<Act
 }
 
 /// Returns the parts of all overlays of a copy that lie within `range`.
-fn overlays_within(copy: &Copy, range: &ByteRange) -> Vec<Overlay> {
+fn overlays_within(copy: &RegionCopy, range: &ByteRange) -> Vec<Overlay> {
     let within = copy.overlays.iter().filter(|laid| overlap(&laid.part.range, range));
     within
         .map(|LaidOver { part, bytes }| Overlay {

@@ -6,13 +6,13 @@
 
 use std::time::Duration;
 
-use crate::engine::api::event::Failure;
-use crate::engine::api::notice::Happening;
-use crate::engine::regions::claim::{Copy, Priority, Why};
-use crate::engine::regions::failed_regions::{Aside, SetAside};
+use crate::engine::api::event::EventKind;
+use crate::engine::api::input::Failure;
+use crate::engine::regions::claim::{CopyReason, Priority, RegionCopy};
+use crate::engine::regions::failed_regions::{FailedRegion, FailedRegions};
 use crate::engine::work::plan::State;
 use crate::engine::work::rate::Rate;
-use crate::engine::{Engine, Mode, Rest};
+use crate::engine::{Engine, Mode, RunState};
 use crate::geometry::RegionRange;
 
 /// Ratio of the pause after a copy to the duration of the copy, while user requests are in flight.
@@ -31,7 +31,7 @@ pub(in crate::engine) struct Hydration {
     exhausted: bool,
     /// Number of regions in flight in background copies.
     regions: u64,
-    pub(in crate::engine) aside: Aside,
+    pub(in crate::engine) failed: FailedRegions,
     pub(in crate::engine) rate: Rate,
     /// Bytes that may still be copied; `None` for no limit.
     budget: Option<u64>,
@@ -58,29 +58,29 @@ impl Engine {
         self.hydration.look_at = None;
         self.window.expire(self.now);
         self.fetch_stalled(&[Priority::Demand, Priority::User]);
-        if self.mode != Mode::ReadWrite || self.rest != Rest::Running {
+        if self.mode != Mode::ReadWrite || self.run_state != RunState::Running {
             self.fetch_stalled(&[Priority::Background]);
             return;
         }
-        self.copy_asked();
+        self.copy_for_requests();
         self.fetch_stalled(&[Priority::Background]);
-        self.copy_wanted();
+        self.copy_prefetched();
         while self.settings.options.hydration && self.has_patience() {
             let Some(regions) = self.next_in_background() else { break };
             self.spend(&regions);
             self.hydration.regions += regions.end - regions.start;
-            self.begin_copy(regions, Why::Background, None);
+            self.begin_copy(regions, CopyReason::Background, None);
         }
         self.stop_at_limit();
     }
 
     /// Returns the time at which [`Self::hydrate`] has to run if no event comes first.
     pub(in crate::engine) fn hydration_due(&self) -> Option<Duration> {
-        if self.mode != Mode::ReadWrite || self.rest != Rest::Running {
+        if self.mode != Mode::ReadWrite || self.run_state != RunState::Running {
             return None;
         }
         let is_on = self.settings.options.hydration;
-        let retry = self.hydration.aside.next_due(self.now).filter(|_| is_on);
+        let retry = self.hydration.failed.next_due(self.now).filter(|_| is_on);
         let window = self.window.expires_at();
         [self.hydration.look_at, retry, window].into_iter().flatten().min()
     }
@@ -88,7 +88,7 @@ impl Engine {
     /// Returns true if a copy that no user waits for may begin or continue. If not, sets the time
     /// to check again. Copies of a clone that is being suspended are not paced.
     pub(in crate::engine) fn has_patience(&mut self) -> bool {
-        if self.rest != Rest::Running {
+        if self.run_state != RunState::Running {
             return true;
         }
         let hydration = &self.hydration;
@@ -97,7 +97,7 @@ impl Engine {
         if self.buffers.bulk_bytes > 0 {
             wait_until = wait_until.max(self.window.paced_at());
         }
-        if self.users > 0 || self.front.passes() > 0 {
+        if self.users > 0 || self.fast_path.passes() > 0 {
             // Copies that users wait for do not count: they may never leave a gap.
             if self.buffers.background_bytes > 0 {
                 // The end of that copy is an event, which leads here again.
@@ -144,18 +144,18 @@ impl Engine {
         let has_more = self.hydrated < self.sizes.nr_regions;
         // A copy in flight may turn out to be a hole, which leaves room for more.
         let is_idle = self.buffers.background_bytes == 0;
-        let is_on = self.settings.options.hydration || self.has_wants();
+        let is_on = self.settings.options.hydration || self.has_prefetch();
         if self.is_at_limit() && is_idle && has_more && is_on {
             self.settings.options.hydration = false;
             self.hydration.budget = None;
-            self.drop_wants();
-            self.tell(Happening::LimitReached);
+            self.drop_prefetch();
+            self.emit(EventKind::LimitReached);
         }
     }
 
     /// Returns the failed regions in ascending order.
-    pub fn set_aside(&self) -> impl Iterator<Item = SetAside> + '_ {
-        self.hydration.aside.places()
+    pub fn failed_regions(&self) -> impl Iterator<Item = FailedRegion> + '_ {
+        self.hydration.failed.places()
     }
 
     /// Returns as many of the free `regions`, from their start, as one copy may have now; `None` if
@@ -196,14 +196,14 @@ impl Engine {
 
     /// Returns at most `most` failed regions that are due and free.
     fn next_due(&mut self, most: u64) -> Option<RegionRange> {
-        let due: Vec<RegionRange> = self.hydration.aside.due(self.now).collect();
+        let due: Vec<RegionRange> = self.hydration.failed.due(self.now).collect();
         for mut place in due {
             while place.start < place.end {
                 let end = place.end.min(place.start + most);
                 let (end, state) = self.look(place.start..end);
                 match state {
                     State::Free => return Some(place.start..end),
-                    State::Hydrated => self.hydration.aside.remove(place.start..end),
+                    State::Hydrated => self.hydration.failed.remove(place.start..end),
                     State::Claimed(_) => {}
                 }
                 place.start = end;
@@ -257,7 +257,7 @@ impl Engine {
                 at = end;
             } else {
                 let (end, _) = self.look(at..regions.end.min(at + most));
-                match self.hydration.aside.look(at) {
+                match self.hydration.failed.look(at) {
                     (Some(inside), _) => at = inside,
                     (None, next) => return Some(at..end.min(next)),
                 }
@@ -271,35 +271,37 @@ impl Engine {
         let hydration = &mut self.hydration;
         if !hydration.exhausted {
             // The cursor will reach them.
-        } else if hydration.aside.is_full() {
+        } else if hydration.failed.is_full() {
             hydration.exhausted = false;
         } else {
-            hydration.aside.add_due(self.now, regions, failure);
+            hydration.failed.add_due(self.now, regions, failure);
         }
     }
 
     /// Handles the end of a copy: counts it, and adds its regions to the failed ones on failure.
-    pub(in crate::engine) fn copy_ended(&mut self, regions: RegionRange, copy: Copy) {
-        let Copy { why, since, nr_begun, failure, is_cancelled, .. } = copy;
+    pub(in crate::engine) fn copy_ended(&mut self, regions: RegionRange, copy: RegionCopy) {
+        let RegionCopy { reason, since, nr_begun, failure, is_cancelled, .. } = copy;
         if regions.end - regions.start > nr_begun {
             self.learn_of_hole(self.now.saturating_sub(since));
         }
         let hydration = &mut self.hydration;
-        if why == Why::Background {
+        if reason == CopyReason::Background {
             hydration.regions -= nr_begun;
         }
-        match (failure, why) {
-            (None, _) if is_cancelled => self.copy_later(regions, why),
-            (None, Why::Demand) => {}
+        match (failure, reason) {
+            (None, _) if is_cancelled => self.copy_later(regions, reason),
+            (None, CopyReason::Demand) => {}
             (None, _) => hydration.failures = 0,
-            (Some(failure), Why::Demand | Why::Read) => self.look_again(regions, failure),
-            (Some(failure), Why::Wanted(Some(request))) => {
-                self.refuse_asked(request);
+            (Some(failure), CopyReason::Demand | CopyReason::Read) => {
+                self.look_again(regions, failure)
+            }
+            (Some(failure), CopyReason::Prefetch(Some(request))) => {
+                self.fail_request(request);
                 self.look_again(regions, failure);
             }
-            (Some(failure), Why::Wanted(None) | Why::Background) => {
+            (Some(failure), CopyReason::Prefetch(None) | CopyReason::Background) => {
                 if self.mode == Mode::ReadWrite {
-                    self.put_aside(regions, failure);
+                    self.note_failed(regions, failure);
                 }
             }
         }
@@ -307,41 +309,41 @@ impl Engine {
 
     /// Makes the regions of a cancelled copy available again: it starts over when the clone
     /// resumes.
-    fn copy_later(&mut self, regions: RegionRange, why: Why) {
-        if why.has_limit() {
+    fn copy_later(&mut self, regions: RegionRange, reason: CopyReason) {
+        if reason.has_limit() {
             let bytes = self.sizes.bytes_of(&regions);
             self.hydration.refund(bytes.end - bytes.start);
         }
         // Also for other reasons than hydration: the queue of prefetches may be dropped.
         self.hydration.exhausted = false;
-        match why {
-            Why::Background => self.hydration.cursor = regions.start,
-            Why::Wanted(None) => self.want_first(regions),
+        match reason {
+            CopyReason::Background => self.hydration.cursor = regions.start,
+            CopyReason::Prefetch(None) => self.prefetch_first(regions),
             // These requests look at their regions again.
-            Why::Wanted(Some(_)) | Why::Read | Why::Demand => {}
+            CopyReason::Prefetch(Some(_)) | CopyReason::Read | CopyReason::Demand => {}
         }
     }
 
-    fn put_aside(&mut self, regions: RegionRange, failure: Failure) {
+    fn note_failed(&mut self, regions: RegionRange, failure: Failure) {
         let hydration = &mut self.hydration;
-        let is_known = hydration.aside.look(regions.start).0.is_some();
+        let is_known = hydration.failed.look(regions.start).0.is_some();
         let is_half = is_known && regions.end - regions.start > 1;
-        let is_too_many = hydration.aside.is_full() && !is_known;
+        let is_too_many = hydration.failed.is_full() && !is_known;
         if is_too_many {
             hydration.exhausted = false;
         } else {
-            hydration.aside.add(self.now, regions.clone(), failure.clone());
+            hydration.failed.add(self.now, regions.clone(), failure.clone());
         }
         // The failure of a half is not counted: that of the whole was.
         hydration.failures = hydration.failures.saturating_add(u32::from(!is_half));
         let max = self.settings.max_failures;
         let is_enough = max > 0 && hydration.failures >= max || is_too_many;
         let failures = hydration.failures;
-        if is_enough && (self.settings.options.hydration || self.has_wants()) {
+        if is_enough && (self.settings.options.hydration || self.has_prefetch()) {
             self.settings.options.hydration = false;
-            self.drop_wants();
+            self.drop_prefetch();
             let range = self.sizes.bytes_of(&regions);
-            self.tell(Happening::HydrationStopped { failures, range, failure });
+            self.emit(EventKind::HydrationStopped { failures, range, failure });
         }
     }
 
@@ -349,13 +351,14 @@ impl Engine {
     pub(in crate::engine) fn set_hydration(&mut self, on: bool) {
         self.settings.options.hydration = on;
         if !on {
-            let is_it =
-                |copy: &Copy| copy.why == Why::Background && copy.priority == Priority::Background;
+            let is_it = |copy: &RegionCopy| {
+                copy.reason == CopyReason::Background && copy.priority == Priority::Background
+            };
             self.cancel_copies(is_it);
         } else {
             self.hydration.failures = 0;
             self.hydration.source_changed = false;
-            self.hydration.aside.make_due(self.now);
+            self.hydration.failed.make_due(self.now);
         }
     }
 
@@ -364,14 +367,14 @@ impl Engine {
         self.settings.options.hydration = false;
         if !self.hydration.source_changed {
             self.hydration.source_changed = true;
-            self.tell(Happening::SourceChanged { reason });
+            self.emit(EventKind::SourceChanged { reason });
         }
     }
 
     /// Ends hydration when nothing can or need be copied any more.
     pub(in crate::engine) fn hydration_is_over(&mut self) {
-        self.drop_wants();
-        self.end_asked();
-        self.hydration.aside = Aside::default();
+        self.drop_prefetch();
+        self.end_requests();
+        self.hydration.failed = FailedRegions::default();
     }
 }

@@ -6,8 +6,8 @@
 use crate::engine::api::action::{Io, OverlayBytes};
 use crate::engine::api::request::{ByteRange, RequestError, RequestId};
 use crate::engine::api::settings::Discards;
-use crate::engine::regions::claim::{ClaimId, LaidOver, Part, Priority, Why, Work};
-use crate::engine::{Engine, Mode, Op, Rest};
+use crate::engine::regions::claim::{ClaimId, CopyReason, LaidOver, Part, Priority, Work};
+use crate::engine::{Engine, Mode, Op, RunState};
 use crate::geometry::RegionRange;
 
 /// Maximum number of pieces of a discard that are in flight at a time.
@@ -73,7 +73,7 @@ impl Engine {
     pub(in crate::engine) fn plan_read(&mut self, part: &Part) {
         let hydrates = self.settings.hydrate_on_read
             && self.mode == Mode::ReadWrite
-            && self.rest == Rest::Running;
+            && self.run_state == RunState::Running;
         let Part { request, mut range } = part.clone();
         let whole = range.clone();
         // Bytes to read from the source in one operation, up to the next piece.
@@ -134,7 +134,7 @@ impl Engine {
         let is_whole = piece.end - piece.start >= region_bytes;
         if region_bytes > self.chunk_bytes || !is_whole && region_bytes > self.window.user_bytes() {
             // The copy would delay the read too much on this source. Queue a prefetch instead.
-            self.want_soon(piece);
+            self.prefetch_hint(piece);
             return before.start;
         }
         let mut at = piece.start;
@@ -144,7 +144,7 @@ impl Engine {
             let Some(regions) = self.room_for_copy(first..last) else { break };
             let bytes = self.sizes.bytes_of(&regions);
             let mine = at..piece.end.min(bytes.end);
-            let id = self.begin_copy(regions, Why::Read, None);
+            let id = self.begin_copy(regions, CopyReason::Read, None);
             let attached = self.attach_read(id, request, &mine);
             assert!(attached == Some(mine.end), "the copy was begun for this read");
             at = mine.end;
@@ -240,7 +240,7 @@ impl Engine {
             let range = range.start.max(bytes.start)..range.end.min(bytes.end);
             let overlay = laid_over(Part { request, range }, zeroes);
             self.add_part(request);
-            self.begin_copy(region..region + 1, Why::Demand, Some(overlay));
+            self.begin_copy(region..region + 1, CopyReason::Demand, Some(overlay));
         }
     }
 

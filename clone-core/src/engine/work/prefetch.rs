@@ -7,30 +7,30 @@ use std::collections::VecDeque;
 use std::mem;
 
 use crate::engine::api::request::{ByteRange, RequestError, RequestId};
-use crate::engine::regions::claim::{Priority, Why};
+use crate::engine::regions::claim::{CopyReason, Priority};
 use crate::engine::work::plan::State;
 use crate::engine::{Engine, Mode};
 use crate::geometry::RegionRange;
 
 /// Maximum number of queued ranges; later ones are left to hydration.
-const WANTS_MAX: usize = 1 << 20;
+const RANGES_MAX: usize = 1 << 20;
 /// Number of queued ranges above which reads add no more.
 const HINTS_MAX: usize = 64;
 /// Number of hydrate requests that are served at a time; later ones wait for these.
-const ASKED_AT_ONCE: usize = 64;
+const REQUESTS_AT_ONCE: usize = 64;
 
 /// The queues of prefetches.
 #[derive(Debug, Default)]
-pub(in crate::engine) struct Wanted {
+pub(in crate::engine) struct Prefetch {
     /// Hydrate requests, in order of arrival.
-    asked: VecDeque<Asked>,
+    requests: VecDeque<HydrateRequest>,
     /// Regions that no request waits for.
-    wants: VecDeque<RegionRange>,
+    ranges: VecDeque<RegionRange>,
 }
 
 /// A hydrate request.
 #[derive(Debug)]
-struct Asked {
+struct HydrateRequest {
     request: RequestId,
     /// The remaining regions: all before them are hydrated.
     regions: RegionRange,
@@ -41,13 +41,13 @@ struct Asked {
 
 impl Engine {
     /// Begins a hydrate request: copies `range` and answers when it is hydrated.
-    pub(in crate::engine) fn ask(&mut self, range: &ByteRange, request: RequestId) {
+    pub(in crate::engine) fn hydrate_for(&mut self, range: &ByteRange, request: RequestId) {
         if range.start == range.end || self.is_hydrated(range) {
             self.end_part(request, Ok(()));
         } else if self.mode == Mode::ReadWrite {
             let regions = self.sizes.touched(range);
             let cursor = regions.start;
-            self.wanted.asked.push_back(Asked { request, regions, cursor });
+            self.prefetch.requests.push_back(HydrateRequest { request, regions, cursor });
         } else {
             let error = self.mode_error();
             self.end_part(request, Err(error));
@@ -56,34 +56,34 @@ impl Engine {
 
     /// Queues a range to be copied after the ranges queued before. Ignores the part past the end of
     /// the clone.
-    pub(in crate::engine) fn want(&mut self, range: &ByteRange) {
+    pub(in crate::engine) fn prefetch(&mut self, range: &ByteRange) {
         let range = range.start..range.end.min(self.sizes.size_bytes);
         let is_of_use = self.map.is_some() && self.mode == Mode::ReadWrite;
-        if range.start < range.end && is_of_use && self.wanted.wants.len() < WANTS_MAX {
-            self.wanted.wants.push_back(self.sizes.touched(&range));
+        if range.start < range.end && is_of_use && self.prefetch.ranges.len() < RANGES_MAX {
+            self.prefetch.ranges.push_back(self.sizes.touched(&range));
         }
     }
 
     /// Queues regions to be copied before all other queued ranges.
-    pub(in crate::engine) fn want_first(&mut self, regions: RegionRange) {
-        self.wanted.wants.push_front(regions);
+    pub(in crate::engine) fn prefetch_first(&mut self, regions: RegionRange) {
+        self.prefetch.ranges.push_front(regions);
     }
 
     /// Queues a range around a read, unless there are enough queued ranges.
-    pub(in crate::engine) fn want_soon(&mut self, range: &ByteRange) {
-        if self.wanted.wants.len() < HINTS_MAX {
-            self.want(range);
+    pub(in crate::engine) fn prefetch_hint(&mut self, range: &ByteRange) {
+        if self.prefetch.ranges.len() < HINTS_MAX {
+            self.prefetch(range);
         }
     }
 
     /// Begins copies for hydrate requests, as many as there is room for.
-    pub(in crate::engine) fn copy_asked(&mut self) {
+    pub(in crate::engine) fn copy_for_requests(&mut self) {
         let mut index = 0;
-        while index < self.wanted.asked.len().min(ASKED_AT_ONCE) {
-            let Asked { request, ref regions, cursor } = self.wanted.asked[index];
+        while index < self.prefetch.requests.len().min(REQUESTS_AT_ONCE) {
+            let HydrateRequest { request, ref regions, cursor } = self.prefetch.requests[index];
             let regions = self.hydrated_until(regions)..regions.end;
             if regions.start == regions.end {
-                self.wanted.asked.remove(index);
+                self.prefetch.requests.remove(index);
                 self.end_part(request, Ok(()));
                 continue;
             }
@@ -96,7 +96,7 @@ impl Engine {
             let cursor = self.copy_from(request, cursor..regions.end);
             // If there is no room for this request, later ones may still find their regions
             // claimed.
-            self.wanted.asked[index] = Asked { request, regions, cursor };
+            self.prefetch.requests[index] = HydrateRequest { request, regions, cursor };
             index += 1;
         }
     }
@@ -120,8 +120,8 @@ impl Engine {
                 State::Free => {
                     let Some(most) = self.most_regions() else { return regions.start };
                     let end = end.min(regions.start + most);
-                    let why = Why::Wanted(Some(request));
-                    self.begin_copy(regions.start..end, why, None);
+                    let reason = CopyReason::Prefetch(Some(request));
+                    self.begin_copy(regions.start..end, reason, None);
                     end
                 }
             };
@@ -140,10 +140,10 @@ impl Engine {
     }
 
     /// Begins copies of queued ranges that no request waits for.
-    pub(in crate::engine) fn copy_wanted(&mut self) {
-        while let Some(regions) = self.wanted.wants.front().cloned() {
+    pub(in crate::engine) fn copy_prefetched(&mut self) {
+        while let Some(regions) = self.prefetch.ranges.front().cloned() {
             if regions.start == regions.end {
-                self.wanted.wants.pop_front();
+                self.prefetch.ranges.pop_front();
                 continue;
             }
             let (mut end, state) = self.look(self.some(&regions));
@@ -154,9 +154,9 @@ impl Engine {
                 let Some(most) = self.most_regions_for_nobody() else { return };
                 end = end.min(regions.start + most);
                 self.spend(&(regions.start..end));
-                self.begin_copy(regions.start..end, Why::Wanted(None), None);
+                self.begin_copy(regions.start..end, CopyReason::Prefetch(None), None);
             }
-            self.wanted.wants[0].start = end;
+            self.prefetch.ranges[0].start = end;
         }
     }
 
@@ -178,7 +178,7 @@ impl Engine {
             if state == State::Free {
                 let Some(regions) = self.room_for_copy(regions.start..end) else { return };
                 at = self.sizes.bytes_of(&regions).end;
-                self.begin_copy(regions, Why::Read, None);
+                self.begin_copy(regions, CopyReason::Read, None);
             } else {
                 at = end << self.sizes.region_shift;
             }
@@ -186,8 +186,8 @@ impl Engine {
     }
 
     /// Fails a hydrate request after the first failed copy.
-    pub(in crate::engine) fn refuse_asked(&mut self, request: RequestId) {
-        let asked = &mut self.wanted.asked;
+    pub(in crate::engine) fn fail_request(&mut self, request: RequestId) {
+        let asked = &mut self.prefetch.requests;
         if let Some(index) = asked.iter().position(|asked| asked.request == request) {
             asked.remove(index);
             self.end_part(request, Err(RequestError::NotCopied));
@@ -195,25 +195,25 @@ impl Engine {
     }
 
     /// Answers all hydrate requests when nothing can or need be copied any more.
-    pub(in crate::engine) fn end_asked(&mut self) {
-        for Asked { request, regions, .. } in mem::take(&mut self.wanted.asked) {
+    pub(in crate::engine) fn end_requests(&mut self) {
+        for HydrateRequest { request, regions, .. } in mem::take(&mut self.prefetch.requests) {
             let is_done = self.map.as_ref().is_none_or(|map| map.all(regions));
             self.end_part(request, if is_done { Ok(()) } else { Err(self.mode_error()) });
         }
     }
 
     /// Drops the ranges that no request waits for.
-    pub(in crate::engine) fn drop_wants(&mut self) {
-        self.wanted.wants.clear();
+    pub(in crate::engine) fn drop_prefetch(&mut self) {
+        self.prefetch.ranges.clear();
     }
 
     /// Returns true if there are ranges that no request waits for.
-    pub(in crate::engine) fn has_wants(&self) -> bool {
-        !self.wanted.wants.is_empty()
+    pub(in crate::engine) fn has_prefetch(&self) -> bool {
+        !self.prefetch.ranges.is_empty()
     }
 
     /// Returns the number of hydrate requests; they do not end while nothing is copied.
-    pub(in crate::engine) fn nr_asked(&self) -> usize {
-        self.wanted.asked.len()
+    pub(in crate::engine) fn nr_hydrate_requests(&self) -> usize {
+        self.prefetch.requests.len()
     }
 }

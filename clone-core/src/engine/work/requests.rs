@@ -8,12 +8,12 @@ use std::mem;
 use crate::engine::api::action::Action;
 use crate::engine::api::request::{ByteRange, Operation, Request, RequestError, RequestId};
 use crate::engine::regions::claim::Part;
-use crate::engine::{Engine, Mode, Rest};
+use crate::engine::{Engine, Mode, RunState};
 use crate::geometry::RegionRange;
 
 /// A request in flight.
 #[derive(Debug)]
-pub(in crate::engine) struct Pending {
+pub(in crate::engine) struct RequestProgress {
     pub(in crate::engine) operation: Operation,
     durable: bool,
     /// Number of parts that have not ended.
@@ -26,7 +26,7 @@ impl Engine {
     /// Begins a request, or holds it until the clone resumes. [`Operation::Commit`], which precedes
     /// a status report, is never held.
     pub(in crate::engine) fn submit(&mut self, request: Request) {
-        let is_held = self.rest != Rest::Running && self.mode != Mode::Failed;
+        let is_held = self.run_state != RunState::Running && self.mode != Mode::Failed;
         if !is_held || request.operation == Operation::Commit {
             self.begin(request);
         } else {
@@ -56,16 +56,16 @@ impl Engine {
             return;
         }
         // An extra part prevents the answer while the request is being planned.
-        let pending = Pending { operation, durable, parts: 1, error: None };
+        let pending = RequestProgress { operation, durable, parts: 1, error: None };
         let before = self.requests.insert(id, pending);
         assert!(before.is_none(), "request {} is under way already", id.0);
         match operation {
             Operation::Flush | Operation::Commit => {
-                self.rounds.join(id, operation);
+                self.commits.join(id, operation);
                 return;
             }
             Operation::Hydrate => {
-                self.ask(&range, id);
+                self.hydrate_for(&range, id);
                 return;
             }
             _ => self.users += 1,
@@ -115,13 +115,13 @@ impl Engine {
         if pending.parts > 0 {
             return;
         }
-        let Pending { operation, durable, error, .. } = *pending;
+        let RequestProgress { operation, durable, error, .. } = *pending;
         if !matches!(operation, Operation::Hydrate) {
             self.users -= 1;
         }
         let reads = matches!(operation, Operation::Read | Operation::Hydrate);
         if error.is_none() && durable && !reads {
-            self.rounds.join(request, operation);
+            self.commits.join(request, operation);
             return;
         }
         self.requests.remove(&request);
@@ -129,7 +129,7 @@ impl Engine {
         self.actions.push(Action::Answer { request, result });
     }
 
-    fn pending(&mut self, request: RequestId) -> &mut Pending {
+    fn pending(&mut self, request: RequestId) -> &mut RequestProgress {
         self.requests.get_mut(&request).expect("a request stays until it is answered")
     }
 

@@ -1,8 +1,8 @@
 //! Suspending and resuming a clone.
 
-use crate::engine::api::notice::Happening;
+use crate::engine::api::event::EventKind;
 use crate::engine::regions::claim::Priority;
-use crate::engine::{Engine, Mode, Rest};
+use crate::engine::{Engine, Mode, RunState};
 use std::time::Duration;
 
 /// Interval for counting passes while the engine waits for them.
@@ -11,29 +11,29 @@ const GLANCE: Duration = Duration::from_millis(1);
 impl Engine {
     /// Suspends the clone: no new work begins.
     pub(in crate::engine) fn suspend(&mut self) {
-        match self.rest {
-            Rest::Running => {
-                self.rest = Rest::Suspending;
+        match self.run_state {
+            RunState::Running => {
+                self.run_state = RunState::Suspending;
                 self.resume_then = false;
                 self.set_gate();
                 // A large region may take minutes. A cancelled copy starts over after the clone
                 // resumes.
                 self.cancel_copies(|copy| copy.priority != Priority::Demand);
             }
-            Rest::Suspending => self.resume_then = false,
-            Rest::Suspended => {}
+            RunState::Suspending => self.resume_then = false,
+            RunState::Suspended => {}
         }
     }
 
     /// Resumes the clone, immediately or as soon as it is suspended.
     pub(in crate::engine) fn resume(&mut self) {
-        match self.rest {
-            Rest::Running => {}
-            Rest::Suspending => self.resume_then = true,
-            Rest::Suspended => {
-                self.rest = Rest::Running;
+        match self.run_state {
+            RunState::Running => {}
+            RunState::Suspending => self.resume_then = true,
+            RunState::Suspended => {
+                self.run_state = RunState::Running;
                 self.set_gate();
-                self.tell(Happening::Resumed);
+                self.emit(EventKind::Resumed);
                 self.take_held();
             }
         }
@@ -42,11 +42,12 @@ impl Engine {
     /// Completes and reports a suspend if the clone is idle. Returns true if the clone resumes at
     /// once.
     pub(in crate::engine) fn rest_if_idle(&mut self) -> bool {
-        if self.rest != Rest::Suspending || !self.is_idle() || self.front.passes() > 0 {
+        if self.run_state != RunState::Suspending || !self.is_idle() || self.fast_path.passes() > 0
+        {
             return false;
         }
-        self.rest = Rest::Suspended;
-        self.tell(Happening::Suspended);
+        self.run_state = RunState::Suspended;
+        self.emit(EventKind::Suspended);
         if self.resume_then {
             self.resume();
         }
@@ -56,25 +57,26 @@ impl Engine {
     /// Returns the time to count the passes again, if only passes keep the clone from being
     /// suspended.
     pub(in crate::engine) fn rest_due(&self) -> Option<Duration> {
-        let waits = self.rest == Rest::Suspending && self.is_idle();
+        let waits = self.run_state == RunState::Suspending && self.is_idle();
         waits.then(|| self.now + GLANCE)
     }
 
     /// Returns true if nothing is in flight and all that can be committed is committed.
     fn is_idle(&self) -> bool {
-        self.requests.len() == self.nr_asked()
+        self.requests.len() == self.nr_hydrate_requests()
             && self.claims.is_empty()
             && self.ops.is_empty()
-            && self.rounds.is_settled()
+            && self.commits.is_settled()
     }
 
     /// Opens the fast path, or closes it if the engine has to see every request.
     pub(in crate::engine) fn set_gate(&mut self) {
-        let is_open = self.rest == Rest::Running && self.mode != Mode::Failed && !self.is_recording;
+        let is_open =
+            self.run_state == RunState::Running && self.mode != Mode::Failed && !self.is_recording;
         if is_open {
-            self.front.open();
+            self.fast_path.open();
         } else {
-            self.front.close();
+            self.fast_path.close();
         }
     }
 }

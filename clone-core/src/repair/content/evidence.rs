@@ -7,7 +7,7 @@ use crate::geometry::SECTOR_SIZE;
 
 /// The result of the comparison of a region, or of a part of one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Evidence {
+pub(super) struct PieceEvidence {
     /// Source and destination are not equal.
     pub(super) differs: bool,
     /// The destination is not all zero.
@@ -19,7 +19,7 @@ pub(super) struct Evidence {
 
 const ZEROES: [u8; SECTOR_SIZE as usize] = [0; SECTOR_SIZE as usize];
 
-impl Evidence {
+impl PieceEvidence {
     /// Compares bytes of the source with those at the same offset of the destination.
     pub(super) fn of(source: &[u8], destination: &[u8]) -> Self {
         let is_nonzero = |sector: &[u8]| sector != &ZEROES[..sector.len()];
@@ -51,11 +51,11 @@ impl Evidence {
 }
 
 /// The result for a region, or for a part of one.
-pub(super) type Finding = Result<Evidence, Failure>;
+pub(super) type Finding = Result<PieceEvidence, ReadFailure>;
 
 /// A device could not be read.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(super) struct ReadFailure {
     pub(super) side: Side,
     pub(super) error: io::Error,
 }
@@ -78,8 +78,8 @@ impl Buffers {
         len: usize,
         source: &S,
         destination: &D,
-    ) -> Result<(&[u8], &[u8]), Failure> {
-        let failed = |side| move |error| Failure { side, error };
+    ) -> Result<(&[u8], &[u8]), ReadFailure> {
+        let failed = |side| move |error| ReadFailure { side, error };
         let (from_source, from_destination) =
             (&mut self.source[..len], &mut self.destination[..len]);
         source.read_at(offset, from_source).map_err(failed(Side::Source))?;
@@ -99,7 +99,9 @@ pub(super) fn examine<S: ReadData + ?Sized, D: ReadData + ?Sized>(
     match buffers.read(piece.offset, piece.len, source, destination) {
         Ok((on_source, on_destination)) => {
             let regions = on_source.chunks(stride).zip(on_destination.chunks(stride));
-            regions.map(|(source, destination)| Ok(Evidence::of(source, destination))).collect()
+            regions
+                .map(|(source, destination)| Ok(PieceEvidence::of(source, destination)))
+                .collect()
         }
         Err(failure) if piece.len <= stride => vec![Err(failure)],
         // Retry each region: only regions with a bad sector stay lost, not their neighbours.
@@ -108,7 +110,7 @@ pub(super) fn examine<S: ReadData + ?Sized, D: ReadData + ?Sized>(
             .map(|at| {
                 let len = stride.min(piece.len - at);
                 let read = buffers.read(piece.offset + at as u64, len, source, destination);
-                read.map(|(source, destination)| Evidence::of(source, destination))
+                read.map(|(source, destination)| PieceEvidence::of(source, destination))
             })
             .collect(),
     }

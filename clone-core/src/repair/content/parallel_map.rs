@@ -21,7 +21,7 @@ pub(super) const JOBS_MAX: usize = 2 * WORKERS;
 type Numbered<T> = (u64, T);
 
 /// The worker pool, for the thread that leads it.
-pub(super) struct Crew<J, R> {
+pub(super) struct ParallelMap<J, R> {
     to_do: Sender<Numbered<J>>,
     done: Receiver<Numbered<thread::Result<R>>>,
     /// The number of the first job in `open`.
@@ -38,7 +38,7 @@ pub(super) struct Crew<J, R> {
 pub(super) fn gather<T, J: Clone + Send, R: Send, L>(
     tools: impl Fn() -> T + Sync,
     work: impl Fn(&mut T, &J) -> R + Sync,
-    lead: impl FnOnce(&mut Crew<J, R>) -> L,
+    lead: impl FnOnce(&mut ParallelMap<J, R>) -> L,
 ) -> io::Result<L> {
     let (to_do, queue) = channel();
     let (results, done) = channel();
@@ -58,18 +58,18 @@ pub(super) fn gather<T, J: Clone + Send, R: Send, L>(
         }
     };
     thread::scope(|scope| {
-        let mut crew = Crew { to_do, done, first: 0, open: VecDeque::new() };
+        let mut map = ParallelMap { to_do, done, first: 0, open: VecDeque::new() };
         for _ in 0..WORKERS {
             let results = results.clone();
             let worker = &worker;
             thread::Builder::new().spawn_scoped(scope, move || worker(results))?;
         }
         drop(results);
-        Ok(lead(&mut crew))
+        Ok(lead(&mut map))
     })
 }
 
-impl<J: Clone, R> Crew<J, R> {
+impl<J: Clone, R> ParallelMap<J, R> {
     /// Returns true if another job may be handed out now.
     pub(super) fn has_room(&self) -> bool {
         self.open.len() < JOBS_MAX
@@ -79,7 +79,7 @@ impl<J: Clone, R> Crew<J, R> {
     pub(super) fn hand_out(&mut self, job: J) {
         let number = self.first + self.open.len() as u64;
         self.open.push_back((job.clone(), None));
-        self.to_do.send((number, job)).expect("the crew waits for jobs as long as it has a leader");
+        self.to_do.send((number, job)).expect("the map waits for jobs as long as it has a leader");
     }
 
     /// Waits for the result of the first job not yet taken. Returns `None` if all results were
@@ -115,13 +115,13 @@ mod tests {
         gather(
             || (),
             |(), &job| work(job),
-            |crew| {
+            |map| {
                 loop {
-                    while crew.has_room() {
+                    while map.has_room() {
                         let Some(job) = jobs.next() else { break };
-                        crew.hand_out(job);
+                        map.hand_out(job);
                     }
-                    let Some(result) = crew.next_done() else { break };
+                    let Some(result) = map.next_done() else { break };
                     done.push(result);
                 }
             },
@@ -162,12 +162,12 @@ mod tests {
         gather(
             || (),
             |(), &()| (),
-            |crew| {
-                while crew.has_room() {
-                    crew.hand_out(());
+            |map| {
+                while map.has_room() {
+                    map.hand_out(());
                     handed_out.set(handed_out.get() + 1);
                 }
-                assert!(crew.next_done().is_some() && crew.has_room());
+                assert!(map.next_done().is_some() && map.has_room());
             },
         )
         .unwrap();
@@ -189,8 +189,8 @@ mod tests {
             gather(
                 || (),
                 |(), &()| (),
-                |crew| {
-                    crew.hand_out(());
+                |map| {
+                    map.hand_out(());
                     panic!("the leader");
                 },
             )

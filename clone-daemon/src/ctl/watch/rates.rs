@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use clone_tools::common::throughput::{Left, Pace, per_second};
+use clone_tools::common::throughput::{Left, Throughput, per_second};
 
 use crate::control::protocol::{Requests, Snapshot};
 use crate::ctl::show::size;
@@ -42,8 +42,8 @@ impl Rates {
 /// Computes rates from the snapshots of one clone.
 #[derive(Debug, Default)]
 pub struct Meter {
-    fetched: Pace,
-    hydrated: Pace,
+    fetched: Throughput,
+    hydrated: Throughput,
     before: Option<(u64, BTreeMap<String, Requests>)>,
 }
 

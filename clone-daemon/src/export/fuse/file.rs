@@ -50,7 +50,7 @@ impl Shape {
 }
 
 /// The resources of one request.
-struct Desk {
+struct RequestContext {
     user: User,
     /// Buffer for reads; it only grows, up to [`REQUEST_BYTES`].
     buffer: Vec<u8>,
@@ -63,7 +63,7 @@ pub(super) struct FileSystem {
     permissions: u16,
     began: SystemTime,
     /// The idle ones; the last one that was used is taken first.
-    desks: Mutex<Vec<Desk>>,
+    desks: Mutex<Vec<RequestContext>>,
 }
 
 impl FileSystem {
@@ -72,20 +72,26 @@ impl FileSystem {
         Self { volume, shape, permissions, began: SystemTime::now(), desks: Mutex::default() }
     }
 
-    fn at_desk(&self, act: impl FnOnce(&mut Desk)) {
-        let desk = self.desks.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let new = || Desk { user: self.volume.user(), buffer: Vec::new() };
-        let mut desk = desk.unwrap_or_else(new);
-        act(&mut desk);
-        self.desks.lock().unwrap_or_else(PoisonError::into_inner).push(desk);
+    fn at_desk(&self, act: impl FnOnce(&mut RequestContext)) {
+        let context = self.desks.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let new = || RequestContext { user: self.volume.user(), buffer: Vec::new() };
+        let mut context = context.unwrap_or_else(new);
+        act(&mut context);
+        self.desks.lock().unwrap_or_else(PoisonError::into_inner).push(context);
     }
 
     fn submit(&self, operation: Operation, range: ByteRange, reply: ReplyEmpty) {
-        self.at_desk(|desk| {
-            desk.user.submit(operation, range, false, Vec::new(), move |result, _| match result {
-                Ok(()) => reply.ok(),
-                Err(error) => reply.error(errno(error)),
-            });
+        self.at_desk(|context| {
+            context.user.submit(
+                operation,
+                range,
+                false,
+                Vec::new(),
+                move |result, _| match result {
+                    Ok(()) => reply.ok(),
+                    Err(error) => reply.error(errno(error)),
+                },
+            );
         });
     }
 
@@ -127,14 +133,14 @@ impl FileSystem {
         }
     }
 
-    /// Returns the start of the first stretch from `offset` on that is known to be zeroes
+    /// Returns the start of the first extent from `offset` on that is known to be zeroes
     /// (`zeroes`), or is not; the size of the clone if there is none.
     fn seek(&self, user: &User, offset: u64, zeroes: bool) -> io::Result<u64> {
         let size = self.volume.size_bytes();
         let mut at = offset;
         for _ in 0..STRETCHES_MAX {
-            match user.stretch(&(at..size))? {
-                Some(stretch) if stretch.zeroes != zeroes => at = stretch.end.max(at + 1),
+            match user.extent(&(at..size))? {
+                Some(extent) if extent.zeroes != zeroes => at = extent.end.max(at + 1),
                 Some(_) => return Ok(at),
                 None => return Ok(size),
             }
@@ -223,12 +229,12 @@ impl Filesystem for FileSystem {
     ) {
         let Some(range) = self.clip(offset, size.into()) else { return reply.data(&[]) };
         let len = usize::try_from(range.end - offset).unwrap_or(usize::MAX);
-        self.at_desk(|desk| {
-            if desk.buffer.len() < len {
-                desk.buffer.resize(len, 0);
+        self.at_desk(|context| {
+            if context.buffer.len() < len {
+                context.buffer.resize(len, 0);
             }
-            let into = &mut desk.buffer[..len];
-            match desk.user.read_now(offset, into) {
+            let into = &mut context.buffer[..len];
+            match context.user.read_now(offset, into) {
                 Some(Ok(())) => reply.data(into),
                 Some(Err(error)) => reply.error(errno(error)),
                 None => {
@@ -237,7 +243,7 @@ impl Filesystem for FileSystem {
                         Ok(()) => reply.data(&bytes),
                         Err(error) => reply.error(errno(error)),
                     };
-                    desk.user.submit(Operation::Read, range, false, buffer, done);
+                    context.user.submit(Operation::Read, range, false, buffer, done);
                 }
             }
         });
@@ -265,8 +271,8 @@ impl Filesystem for FileSystem {
         let data = &data[..len as usize];
         // The kernel adds this to the flags of the file for a write with RWF_DSYNC.
         let durable = flags.0 & libc::O_DSYNC != 0;
-        self.at_desk(|desk| {
-            let done = if durable { None } else { desk.user.write_now(offset, data) };
+        self.at_desk(|context| {
+            let done = if durable { None } else { context.user.write_now(offset, data) };
             match done {
                 Some(Ok(())) => reply.written(len),
                 Some(Err(error)) => reply.error(errno(error)),
@@ -275,7 +281,7 @@ impl Filesystem for FileSystem {
                         Ok(()) => reply.written(len),
                         Err(error) => reply.error(errno(error)),
                     };
-                    desk.user.submit(Operation::Write, range, durable, data.to_vec(), done);
+                    context.user.submit(Operation::Write, range, durable, data.to_vec(), done);
                 }
             }
         });
@@ -343,7 +349,7 @@ impl Filesystem for FileSystem {
             Ok(offset) if offset < size => offset,
             _ => return reply.error(Errno::ENXIO),
         };
-        self.at_desk(|desk| match self.seek(&desk.user, offset, zeroes) {
+        self.at_desk(|context| match self.seek(&context.user, offset, zeroes) {
             Ok(found) if !zeroes && found >= size => reply.error(Errno::ENXIO),
             Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
             Err(_) => reply.error(Errno::EIO),

@@ -241,8 +241,8 @@ fn bind_path(address: &Address, path: &Path) -> Result<Listener, BindError> {
     let folder = File::open(folder).map_err(failed)?;
     flock(&folder, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
     make_way(path).map_err(|error| match error {
-        Way::Blocked(error) => error,
-        Way::System(error) => failed(error),
+        StaleSocket::Blocked(error) => error,
+        StaleSocket::System(error) => failed(error),
     })?;
     let socket = listen_at(path).map_err(failed)?;
     let inode = inode(path).map_err(failed)?;
@@ -250,31 +250,31 @@ fn bind_path(address: &Address, path: &Path) -> Result<Listener, BindError> {
     Ok(Listener { socket: Socket::Unix(socket), _path: path })
 }
 
-enum Way {
+enum StaleSocket {
     Blocked(BindError),
     System(io::Error),
 }
 
 /// Removes a socket file that no process listens on.
-fn make_way(path: &Path) -> Result<(), Way> {
+fn make_way(path: &Path) -> Result<(), StaleSocket> {
     let file = match fs::symlink_metadata(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(Way::System(error)),
+        Err(error) => return Err(StaleSocket::System(error)),
     };
     if !file.file_type().is_socket() {
-        return Err(Way::Blocked(BindError::NoSocket(path.into())));
+        return Err(StaleSocket::Blocked(BindError::NoSocket(path.into())));
     }
     match UnixStream::connect(path) {
-        Ok(_) => Err(Way::Blocked(BindError::InUse(path.into()))),
+        Ok(_) => Err(StaleSocket::Blocked(BindError::InUse(path.into()))),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).map_err(Way::System)
+            fs::remove_file(path).map_err(StaleSocket::System)
         }
         // A full backlog belongs to a live process.
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            Err(Way::Blocked(BindError::InUse(path.into())))
+            Err(StaleSocket::Blocked(BindError::InUse(path.into())))
         }
-        Err(error) => Err(Way::System(error)),
+        Err(error) => Err(StaleSocket::System(error)),
     }
 }
 

@@ -4,8 +4,8 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::export::nbd::channel::{Channel, Intake, Patience};
-use crate::export::nbd::memory::Lease;
+use crate::export::nbd::channel::{Channel, Intake, SendLimits};
+use crate::export::nbd::memory::MemoryLease;
 
 /// Maximum number of data bytes in the buffers of a connection. Longer requests are split into
 /// pieces, or get a buffer of their own.
@@ -27,7 +27,7 @@ pub(super) struct Inbox {
     end: usize,
     /// True if the last receive filled the buffer.
     was_filled: bool,
-    lease: Lease,
+    lease: MemoryLease,
 }
 
 /// The end of the input.
@@ -36,15 +36,15 @@ pub(super) struct End;
 
 impl Inbox {
     /// Creates an inbox. `lease` is from [`Memory::own`](super::memory::Memory::own).
-    pub(super) fn new(channel: Arc<Channel>, lease: Lease, patience: Patience) -> Self {
+    pub(super) fn new(channel: Arc<Channel>, lease: MemoryLease, limits: SendLimits) -> Self {
         let mut intake = Intake::default();
-        intake.set_patience(Some(patience));
+        intake.set_timeouts(Some(limits));
         Self { channel, intake, bytes: Vec::new(), start: 0, end: 0, was_filled: false, lease }
     }
 
     /// Removes the time limits of the negotiation.
     pub(super) fn be_patient(&mut self) -> io::Result<()> {
-        self.intake.set_patience(None);
+        self.intake.set_timeouts(None);
         self.channel.be_patient()
     }
 
@@ -141,12 +141,12 @@ pub(super) struct Batch {
     /// Longer than the used part, so that it is filled with zeroes only once.
     bytes: Vec<u8>,
     used: usize,
-    lease: Lease,
+    lease: MemoryLease,
 }
 
 impl Batch {
     /// Creates a batch. `lease` is from [`Memory::own`](super::memory::Memory::own).
-    pub(super) fn new(lease: Lease) -> Self {
+    pub(super) fn new(lease: MemoryLease) -> Self {
         Self { bytes: Vec::new(), used: 0, lease }
     }
 

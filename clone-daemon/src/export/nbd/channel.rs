@@ -57,15 +57,15 @@ impl Stream {
     }
 
     /// Limits the time of each operation of the socket; `None` removes the limit.
-    fn set_patience(&self, patience: Option<Duration>) -> io::Result<()> {
+    fn set_timeouts(&self, limits: Option<Duration>) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => {
-                stream.set_read_timeout(patience)?;
-                stream.set_write_timeout(patience)
+                stream.set_read_timeout(limits)?;
+                stream.set_write_timeout(limits)
             }
             Self::Unix(stream) => {
-                stream.set_read_timeout(patience)?;
-                stream.set_write_timeout(patience)
+                stream.set_read_timeout(limits)?;
+                stream.set_write_timeout(limits)
             }
         }
     }
@@ -82,12 +82,12 @@ impl Stream {
     fn send_all(
         &self,
         mut pieces: &mut [IoSlice<'_>],
-        patience: Option<Patience>,
+        limits: Option<SendLimits>,
     ) -> io::Result<()> {
         IoSlice::advance_slices(&mut pieces, 0);
         while !pieces.is_empty() {
-            if let Some(patience) = patience {
-                self.set_patience(Some(patience.left()?))?;
+            if let Some(limits) = limits {
+                self.set_timeouts(Some(limits.left()?))?;
             }
             let some = &pieces[..pieces.len().min(PIECES_MAX)];
             let sent = retry_on_intr(|| {
@@ -120,14 +120,14 @@ const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Time limits for a client.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
+pub(super) struct SendLimits {
     /// Limit for each step: receiving or sending some bytes.
     pub(super) silence: Duration,
     /// Limit for all steps together.
     pub(super) until: Instant,
 }
 
-impl Patience {
+impl SendLimits {
     /// Returns the time limit of the next step.
     fn left(&self) -> io::Result<Duration> {
         let left = self.silence.min(self.until.saturating_duration_since(Instant::now()));
@@ -140,18 +140,18 @@ impl Patience {
 #[derive(Debug)]
 pub(super) struct Writer {
     channel: Arc<Channel>,
-    patience: Option<Patience>,
+    limits: Option<SendLimits>,
 }
 
 impl Writer {
     /// Sets or removes the time limits for sending.
-    pub(super) fn set_patience(&mut self, patience: Option<Patience>) {
-        self.patience = patience;
+    pub(super) fn set_timeouts(&mut self, limits: Option<SendLimits>) {
+        self.limits = limits;
     }
 
     /// Sends all of `pieces`.
     pub(super) fn send(&mut self, pieces: &mut [IoSlice<'_>]) -> io::Result<()> {
-        self.channel.send(pieces, self.patience)
+        self.channel.send(pieces, self.limits)
     }
 }
 
@@ -191,7 +191,7 @@ pub(super) struct Silence {
 /// State of the receiving thread.
 #[derive(Debug, Default)]
 pub(super) struct Intake {
-    patience: Option<Patience>,
+    limits: Option<SendLimits>,
     /// Bytes received under TLS; those from `start` to `end` have not been decrypted.
     bytes: Vec<u8>,
     start: usize,
@@ -200,8 +200,8 @@ pub(super) struct Intake {
 
 impl Intake {
     /// Sets or removes the time limits for receiving.
-    pub(super) fn set_patience(&mut self, patience: Option<Patience>) {
-        self.patience = patience;
+    pub(super) fn set_timeouts(&mut self, limits: Option<SendLimits>) {
+        self.limits = limits;
     }
 }
 
@@ -224,7 +224,7 @@ impl Channel {
                 in_flight: AtomicUsize::new(0),
             },
         });
-        (channel.clone(), Writer { channel, patience: None })
+        (channel.clone(), Writer { channel, limits: None })
     }
 
     pub(super) fn stream(&self) -> &Stream {
@@ -253,13 +253,13 @@ impl Channel {
 
     /// Removes the time limits of the socket.
     pub(super) fn be_patient(&self) -> io::Result<()> {
-        self.stream.set_patience(None)
+        self.stream.set_timeouts(None)
     }
 
     /// Receives some bytes; 0 at the end of the input.
     pub(super) fn receive(&self, intake: &mut Intake, into: &mut [u8]) -> io::Result<usize> {
         let Some(tls) = self.tls.get() else {
-            return self.receive_raw(intake.patience, into);
+            return self.receive_raw(intake.limits, into);
         };
         loop {
             match lock(tls).reader().read(into) {
@@ -274,9 +274,9 @@ impl Channel {
         }
     }
 
-    fn receive_raw(&self, patience: Option<Patience>, into: &mut [u8]) -> io::Result<usize> {
-        if let Some(patience) = patience {
-            self.stream.set_patience(Some(patience.left()?))?;
+    fn receive_raw(&self, limits: Option<SendLimits>, into: &mut [u8]) -> io::Result<usize> {
+        if let Some(limits) = limits {
+            self.stream.set_timeouts(Some(limits.left()?))?;
         }
         let Activity { began, waits_since, .. } = &self.activity;
         waits_since.store(began.elapsed().as_secs().saturating_add(1), Ordering::Relaxed);
@@ -289,7 +289,7 @@ impl Channel {
     fn feed(&self, tls: &Mutex<ServerConnection>, intake: &mut Intake) -> io::Result<bool> {
         if intake.start == intake.end {
             intake.bytes.resize(CIPHER_BYTES, 0);
-            (intake.start, intake.end) = (0, self.receive_raw(intake.patience, &mut intake.bytes)?);
+            (intake.start, intake.end) = (0, self.receive_raw(intake.limits, &mut intake.bytes)?);
             if intake.end == 0 {
                 return Ok(false);
             }
@@ -302,7 +302,7 @@ impl Channel {
         drop(connection);
         if owes {
             // Also the alert that tells the client why TLS failed.
-            self.send(&mut [], intake.patience)?;
+            self.send(&mut [], intake.limits)?;
         }
         processed.map_err(io::Error::other)?;
         // After a close alert TLS takes no more bytes.
@@ -311,19 +311,19 @@ impl Channel {
 
     /// Sends all of `pieces`, after the pending records of TLS. Only a [`Writer`] passes any
     /// pieces; a call without them sends the pending records.
-    fn send(&self, pieces: &mut [IoSlice<'_>], patience: Option<Patience>) -> io::Result<()> {
+    fn send(&self, pieces: &mut [IoSlice<'_>], limits: Option<SendLimits>) -> io::Result<()> {
         let mut records = lock(&self.sending);
         let Some(tls) = self.tls.get() else {
-            return self.stream.send_all(pieces, patience);
+            return self.stream.send_all(pieces, limits);
         };
-        self.send_records(tls, &mut records, patience)?;
+        self.send_records(tls, &mut records, limits)?;
         for piece in pieces {
             let mut left: &[u8] = piece;
             while !left.is_empty() {
                 // TLS takes no more than its buffer holds.
                 let took = lock(tls).writer().write(left)?;
                 left = &left[took..];
-                self.send_records(tls, &mut records, patience)?;
+                self.send_records(tls, &mut records, limits)?;
             }
         }
         Ok(())
@@ -333,7 +333,7 @@ impl Channel {
         &self,
         tls: &Mutex<ServerConnection>,
         records: &mut Vec<u8>,
-        patience: Option<Patience>,
+        limits: Option<SendLimits>,
     ) -> io::Result<()> {
         let mut connection = lock(tls);
         while connection.wants_write() {
@@ -342,7 +342,7 @@ impl Channel {
         drop(connection);
         let sent = match records.is_empty() {
             true => Ok(()),
-            false => self.stream.send_all(&mut [IoSlice::new(records)], patience),
+            false => self.stream.send_all(&mut [IoSlice::new(records)], limits),
         };
         records.clear();
         sent
@@ -375,9 +375,9 @@ impl Channel {
     pub(super) fn close(&self) {
         if let Some(tls) = self.tls.get() {
             lock(tls).send_close_notify();
-            let patience = Patience { silence: FAREWELL, until: Instant::now() + FAREWELL };
+            let limits = SendLimits { silence: FAREWELL, until: Instant::now() + FAREWELL };
             // The client does not need the alert.
-            let _ = self.send(&mut [], Some(patience));
+            let _ = self.send(&mut [], Some(limits));
         }
         self.stream.shut_down(Shutdown::Both);
     }

@@ -8,9 +8,9 @@ use std::time::Instant;
 use tracing::debug;
 
 use crate::export::nbd::buffers::Inbox;
-use crate::export::nbd::channel::{Channel, Patience, Writer};
+use crate::export::nbd::channel::{Channel, SendLimits, Writer};
 use crate::export::nbd::limits::Limit;
-use crate::export::nbd::negotiation::{Chosen, Haggle, Next, Security};
+use crate::export::nbd::negotiation::{Chosen, Negotiation, Next, Security};
 use crate::export::nbd::parse::{self, OPTION_BYTES, OPTION_DATA_MAX, Violation};
 use crate::export::nbd::reply::{Bytes, Outbox};
 use crate::export::nbd::session::{Ended, Session};
@@ -24,10 +24,10 @@ const SKIPPED_MAX: u32 = 1 << 20;
 /// Serves the client of `channel` until the connection ends. `id` is its number in the registry.
 pub(super) fn serve(shared: &Shared, id: u64, channel: &Arc<Channel>, mut writer: Writer) {
     let ServerOptions { handshake, handshake_silence: silence, .. } = shared.options;
-    let patience = Patience { silence, until: Instant::now() + handshake };
-    writer.set_patience(Some(patience));
-    let mut inbox = Inbox::new(channel.clone(), shared.memory.own(), patience);
-    let ended = match haggle(shared, id, channel, &mut inbox, &mut writer) {
+    let limits = SendLimits { silence, until: Instant::now() + handshake };
+    writer.set_timeouts(Some(limits));
+    let mut inbox = Inbox::new(channel.clone(), shared.memory.own(), limits);
+    let ended = match negotiation(shared, id, channel, &mut inbox, &mut writer) {
         Ok(chosen) => transmit(shared, channel, (inbox, writer), &chosen),
         Err(ended) => ended,
     };
@@ -35,7 +35,7 @@ pub(super) fn serve(shared: &Shared, id: u64, channel: &Arc<Channel>, mut writer
     channel.close();
 }
 
-fn haggle(
+fn negotiation(
     shared: &Shared,
     id: u64,
     channel: &Channel,
@@ -54,15 +54,15 @@ fn haggle(
         None => Security::Plain,
     };
     let no_zeroes = parse::greeting(flags)?;
-    let mut haggle = Haggle::new(&*shared.volumes, security, no_zeroes);
+    let mut negotiation = Negotiation::new(&*shared.volumes, security, no_zeroes);
     loop {
         let mut out = Vec::new();
-        let (option, mut next) = next_option(&mut haggle, inbox, &mut out)?;
+        let (option, mut next) = next_option(&mut negotiation, inbox, &mut out)?;
         if let Next::Transmission(chosen) = &next
             && let Err(limit) = enter(shared, id, chosen)?
         {
             out.clear();
-            next = haggle.refuse(option, &format!("too many connections: {limit}"), &mut out);
+            next = negotiation.refuse(option, &format!("too many connections: {limit}"), &mut out);
         }
         writer.send(&mut [IoSlice::new(&out)])?;
         match next {
@@ -75,7 +75,7 @@ fn haggle(
                 }
                 if let Some(tls) = &shared.options.tls {
                     channel.start_tls(tls, inbox.intake())?;
-                    haggle.secured();
+                    negotiation.secured();
                 }
             }
         }
@@ -83,7 +83,7 @@ fn haggle(
 }
 
 fn next_option(
-    haggle: &mut Haggle<'_>,
+    negotiation: &mut Negotiation<'_>,
     inbox: &mut Inbox,
     out: &mut Vec<u8>,
 ) -> Result<(u32, Next), Ended> {
@@ -97,11 +97,11 @@ fn next_option(
     }
     if len > OPTION_DATA_MAX {
         inbox.skip(len as usize)??;
-        haggle.too_long(option, out);
+        negotiation.too_long(option, out);
         return Ok((option, Next::Option));
     }
     inbox.receive_all(len as usize)??;
-    let next = haggle.option(option, &inbox.have()[..len as usize], out);
+    let next = negotiation.option(option, &inbox.have()[..len as usize], out);
     inbox.consume(len as usize);
     Ok((option, next))
 }
@@ -130,7 +130,7 @@ fn transmit(
     if let Err(error) = inbox.be_patient() {
         return error.into();
     }
-    writer.set_patience(None);
+    writer.set_timeouts(None);
     let outbox = Outbox::new(channel.clone(), writer);
     let sender = outbox.clone();
     let thread = Builder::new().name("nbd-sender".into()).stack_size(super::STACK_BYTES);

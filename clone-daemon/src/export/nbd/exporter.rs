@@ -54,9 +54,9 @@ impl NbdExporter {
         let listeners = mem::take(&mut *lock(&self.listeners));
         let server = Server::start(listeners, volumes, options)
             .context("cannot start to serve NBD clients")?;
-        let figures = server.figures();
+        let stats = server.stats();
         *lock(&self.server) = Some(server);
-        Ok(figures)
+        Ok(stats)
     }
 
     /// Lets requests in flight finish for a limited time, then closes all connections.

@@ -14,7 +14,7 @@ pub(super) struct Memory {
 
 /// A number of bytes in use, until this is dropped.
 #[derive(Debug)]
-pub(super) struct Lease {
+pub(super) struct MemoryLease {
     memory: Arc<Memory>,
     bytes: u64,
     is_own: bool,
@@ -26,16 +26,16 @@ impl Memory {
     }
 
     /// Reserves memory for the buffer of a request; `None` if too much is in use.
-    pub(super) fn lease(self: &Arc<Self>, bytes: u64) -> Option<Lease> {
+    pub(super) fn lease(self: &Arc<Self>, bytes: u64) -> Option<MemoryLease> {
         let (set, get) = (Ordering::Relaxed, Ordering::Relaxed);
         let add = |used: u64| used.checked_add(bytes).filter(|&sum| sum <= self.shared_max);
         self.shared.fetch_update(set, get, add).ok()?;
-        Some(Lease { memory: self.clone(), bytes, is_own: false })
+        Some(MemoryLease { memory: self.clone(), bytes, is_own: false })
     }
 
     /// Returns an empty lease for the buffers of a connection, which have limits of their own.
-    pub(super) fn own(self: &Arc<Self>) -> Lease {
-        Lease { memory: self.clone(), bytes: 0, is_own: true }
+    pub(super) fn own(self: &Arc<Self>) -> MemoryLease {
+        MemoryLease { memory: self.clone(), bytes: 0, is_own: true }
     }
 
     /// Returns the number of bytes in use.
@@ -45,7 +45,7 @@ impl Memory {
     }
 }
 
-impl Lease {
+impl MemoryLease {
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -57,7 +57,7 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
+impl Drop for MemoryLease {
     fn drop(&mut self) {
         let used = if self.is_own { &self.memory.own } else { &self.memory.shared };
         used.fetch_sub(self.bytes, Ordering::Relaxed);

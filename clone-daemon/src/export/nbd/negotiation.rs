@@ -1,10 +1,10 @@
 //! The negotiation of options, without I/O ("Fixed newstyle negotiation"). `connection` passes the
-//! options of the client to [`Haggle`], and sends the replies.
+//! options of the client to [`Negotiation`], and sends the replies.
 
 use std::sync::Arc;
 
 use crate::export::nbd::parse;
-use crate::export::nbd::reply::{self, Bytes, Style};
+use crate::export::nbd::reply::{self, Bytes, ReplyFormat};
 use crate::export::volume::{Volume, Volumes};
 use crate::nbd_protocol::{
     BASE_ALLOCATION, CLONE_HYDRATED, export, info, option, option_reply as answer,
@@ -93,7 +93,7 @@ pub struct Chosen {
     /// The exported volume.
     pub volume: Arc<Volume>,
     /// The format of replies.
-    pub style: Style,
+    pub format: ReplyFormat,
     /// The selected metadata contexts.
     pub contexts: Contexts,
 }
@@ -110,19 +110,19 @@ pub enum Security {
 }
 
 /// A negotiation with a client.
-pub struct Haggle<'a> {
+pub struct Negotiation<'a> {
     volumes: &'a dyn Volumes,
     security: Security,
     no_zeroes: bool,
-    style: Style,
+    format: ReplyFormat,
     /// The volume for which contexts were selected, and the contexts.
     contexts: Option<(String, Contexts)>,
 }
 
-impl<'a> Haggle<'a> {
+impl<'a> Negotiation<'a> {
     /// Begins a negotiation. `no_zeroes` is from the [greeting](parse::greeting) of the client.
     pub fn new(volumes: &'a dyn Volumes, security: Security, no_zeroes: bool) -> Self {
-        Self { volumes, security, no_zeroes, style: Style::Simple, contexts: None }
+        Self { volumes, security, no_zeroes, format: ReplyFormat::Simple, contexts: None }
     }
 
     /// Records that TLS is active. It voids everything negotiated before ("`NBD_OPT_STARTTLS`").
@@ -191,7 +191,7 @@ impl<'a> Haggle<'a> {
     fn export_name(&mut self, data: &[u8], out: &mut Vec<u8>) -> Next {
         // The option is not allowed with extended headers, and it has no error reply.
         let volume = parse::string(data).and_then(|name| self.volumes.find(name));
-        let Some(volume) = volume.filter(|_| self.style != Style::Extended) else {
+        let Some(volume) = volume.filter(|_| self.format != ReplyFormat::Extended) else {
             return Next::HangUp;
         };
         let chosen = self.chosen(volume);
@@ -240,10 +240,10 @@ impl<'a> Haggle<'a> {
         if !data.is_empty() {
             return self.invalid(option, "it has no data", out);
         }
-        if self.style == Style::Extended && !extended {
+        if self.format == ReplyFormat::Extended && !extended {
             return self.reply(option, answer::ERR_EXT_HEADER_REQD, b"", out);
         }
-        self.style = if extended { Style::Extended } else { Style::Structured };
+        self.format = if extended { ReplyFormat::Extended } else { ReplyFormat::Structured };
         self.reply(option, answer::ACK, b"", out);
     }
 
@@ -252,7 +252,7 @@ impl<'a> Haggle<'a> {
         if is_set {
             self.contexts = None;
         }
-        if self.style == Style::Simple {
+        if self.format == ReplyFormat::Simple {
             return self.invalid(option, "structured replies come first", out);
         }
         let Some((name, queries)) = parse::meta_context(data) else {
@@ -300,7 +300,7 @@ impl<'a> Haggle<'a> {
     fn chosen(&self, volume: Arc<Volume>) -> Chosen {
         let contexts = self.contexts.as_ref().filter(|(name, _)| name == volume.name());
         let contexts = contexts.map_or(Contexts::default(), |&(_, contexts)| contexts);
-        Chosen { volume, style: self.style, contexts }
+        Chosen { volume, format: self.format, contexts }
     }
 }
 
@@ -317,10 +317,10 @@ impl Chosen {
             | export::CAN_MULTI_CONN
             | export::SEND_CACHE
             | export::SEND_FAST_ZERO;
-        if self.style != Style::Simple {
+        if self.format != ReplyFormat::Simple {
             flags |= export::SEND_DF;
         }
-        if self.style == Style::Extended && !self.contexts.is_empty() {
+        if self.format == ReplyFormat::Extended && !self.contexts.is_empty() {
             flags |= export::BLOCK_STATUS_PAYLOAD;
         }
         flags

@@ -184,7 +184,7 @@ pub struct Terms {
 
 /// The operation of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Task {
+pub enum RequestKind {
     /// Read.
     Read {
         /// True if the data must be one chunk.
@@ -240,32 +240,34 @@ impl Request {
     }
 
     /// Validates the request and returns its operation, or else the error for the reply. The
-    /// payload follows in both cases. The range of a [`Task::Status`] with a payload has to be
+    /// payload follows in both cases. The range of a [`RequestKind::Status`] with a payload has to be
     /// [checked](Self::check_range) when its length is known.
     ///
     /// # Errors
     /// - [`errno::EINVAL`]: the command is unknown, a flag is not allowed, or the range is invalid.
     /// - [`errno::ENOSPC`], [`errno::EOVERFLOW`]: see [`check_range`](Self::check_range).
-    pub fn task(&self, terms: &Terms) -> Result<Task, u32> {
+    pub fn task(&self, terms: &Terms) -> Result<RequestKind, u32> {
         let has = |flag| self.flags & flag != 0;
         let (task, allowed) = match self.command {
             command::READ => {
                 let allowed = if terms.structured { flag::DF } else { 0 };
-                (Task::Read { whole: has(flag::DF) }, allowed)
+                (RequestKind::Read { whole: has(flag::DF) }, allowed)
             }
-            command::WRITE => (Task::Write, if terms.extended { flag::PAYLOAD_LEN } else { 0 }),
-            command::DISC => return Ok(Task::Disconnect),
-            command::FLUSH => (Task::Flush, 0),
-            command::TRIM => (Task::Trim, 0),
-            command::CACHE => (Task::Cache, 0),
+            command::WRITE => {
+                (RequestKind::Write, if terms.extended { flag::PAYLOAD_LEN } else { 0 })
+            }
+            command::DISC => return Ok(RequestKind::Disconnect),
+            command::FLUSH => (RequestKind::Flush, 0),
+            command::TRIM => (RequestKind::Trim, 0),
+            command::CACHE => (RequestKind::Cache, 0),
             command::WRITE_ZEROES => {
                 let (deallocate, fast) = (!has(flag::NO_HOLE), has(flag::FAST_ZERO));
-                (Task::Zero { deallocate, fast }, flag::NO_HOLE | flag::FAST_ZERO)
+                (RequestKind::Zero { deallocate, fast }, flag::NO_HOLE | flag::FAST_ZERO)
             }
             command::BLOCK_STATUS if terms.contexts => {
                 let (one, chosen) = (has(flag::REQ_ONE), has(flag::PAYLOAD_LEN));
                 let allowed = if terms.extended { flag::PAYLOAD_LEN } else { 0 };
-                (Task::Status { one, chosen }, flag::REQ_ONE | allowed)
+                (RequestKind::Status { one, chosen }, flag::REQ_ONE | allowed)
             }
             _ => return Err(errno::EINVAL),
         };
@@ -274,8 +276,10 @@ impl Request {
             return Err(errno::EINVAL);
         }
         match task {
-            Task::Flush if (self.offset, self.length) != (0, 0) => return Err(errno::EINVAL),
-            Task::Flush | Task::Status { chosen: true, .. } => {}
+            RequestKind::Flush if (self.offset, self.length) != (0, 0) => {
+                return Err(errno::EINVAL);
+            }
+            RequestKind::Flush | RequestKind::Status { chosen: true, .. } => {}
             _ => self.check_range(task, self.length, terms)?,
         }
         Ok(task)
@@ -288,18 +292,18 @@ impl Request {
     /// - [`errno::EOVERFLOW`]: a read is longer than [`PAYLOAD_MAX`], and replies have chunks.
     /// - [`errno::EINVAL`]: another range extends past the end or is too long, or the range of
     ///   a status request is empty.
-    pub fn check_range(&self, task: Task, length: u64, terms: &Terms) -> Result<(), u32> {
+    pub fn check_range(&self, task: RequestKind, length: u64, terms: &Terms) -> Result<(), u32> {
         let end = self.offset.checked_add(length);
         if end.is_none_or(|end| end > terms.size_bytes) {
-            let writes = matches!(task, Task::Write | Task::Zero { .. });
+            let writes = matches!(task, RequestKind::Write | RequestKind::Zero { .. });
             return Err(if writes { errno::ENOSPC } else { errno::EINVAL });
         }
         match task {
-            Task::Read { .. } if length > PAYLOAD_MAX.into() => {
+            RequestKind::Read { .. } if length > PAYLOAD_MAX.into() => {
                 Err(if terms.structured { errno::EOVERFLOW } else { errno::EINVAL })
             }
             // A reply needs at least one extent, and no extent is empty.
-            Task::Status { .. } if length == 0 => Err(errno::EINVAL),
+            RequestKind::Status { .. } if length == 0 => Err(errno::EINVAL),
             _ => Ok(()),
         }
     }

@@ -74,7 +74,7 @@ impl Connection {
         !self.channel.is_cut()
     }
 
-    fn haggles(&self) -> bool {
+    fn negotiates(&self) -> bool {
         self.volume.is_none() && self.is_here()
     }
 }
@@ -124,17 +124,17 @@ impl Registry {
     /// cut connections have not ended.
     pub(super) fn add(&self, channel: &Arc<Channel>, peer: Peer) -> Option<u64> {
         let mut state = self.lock();
-        let haggling = state.connections.values().filter(|connection| connection.haggles());
-        let counts = by_peer(haggling.clone());
+        let negotiating = state.connections.values().filter(|connection| connection.negotiates());
+        let counts = by_peer(negotiating.clone());
         let of_peer = counts.get(&peer).copied().unwrap_or(0);
         let most = self.limits.most;
         let from = match of_peer >= Limit::Peer.of(most) {
             true => Some(peer),
-            false if haggling.clone().count() < most => None,
+            false if negotiating.clone().count() < most => None,
             false => counts.into_iter().max_by_key(|&(_, count)| count).map(|(peer, _)| peer),
         };
         if let Some(from) = from
-            && let Some(oldest) = haggling.clone().find(|connection| connection.peer == from)
+            && let Some(oldest) = negotiating.clone().find(|connection| connection.peer == from)
         {
             oldest.channel.cut();
             self.refused.fetch_add(1, Ordering::Relaxed);
@@ -243,8 +243,8 @@ impl Registry {
     }
 
     /// Returns the number of connections that are negotiating.
-    pub(super) fn haggling(&self) -> usize {
-        self.lock().connections.values().filter(|connection| connection.haggles()).count()
+    pub(super) fn negotiating(&self) -> usize {
+        self.lock().connections.values().filter(|connection| connection.negotiates()).count()
     }
 
     /// Returns the maximum number of connections that have a volume.

@@ -20,7 +20,7 @@ mod outgoing;
 
 /// The format of replies that was negotiated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Style {
+pub enum ReplyFormat {
     /// Simple replies only.
     Simple,
     /// Simple replies and chunks.
@@ -31,9 +31,9 @@ pub enum Style {
 
 /// The part of a request that its reply needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ticket {
+pub struct ReplyHeader {
     /// The format of the reply.
-    pub style: Style,
+    pub format: ReplyFormat,
     /// The client's cookie for the request.
     pub cookie: u64,
     /// Offset of the request in bytes, which extended replies repeat.
@@ -99,13 +99,13 @@ impl Message {
     }
 }
 
-impl Ticket {
+impl ReplyHeader {
     fn chunk_head(&self, flags: u16, kind: u16, payload: usize) -> Head {
         let mut bytes = [0; HEAD_MAX];
         BigEndian::write_u16(&mut bytes[4..6], flags);
         BigEndian::write_u16(&mut bytes[6..8], kind);
         BigEndian::write_u64(&mut bytes[8..16], self.cookie);
-        let (magic, len) = if self.style == Style::Extended {
+        let (magic, len) = if self.format == ReplyFormat::Extended {
             BigEndian::write_u64(&mut bytes[16..24], self.offset);
             BigEndian::write_u64(&mut bytes[24..32], payload as u64);
             (EXTENDED_REPLY_MAGIC, 32)
@@ -130,7 +130,7 @@ impl Ticket {
     /// Returns the header for `len` bytes of data at `offset`; `last` if they complete the reply.
     /// A simple reply has all data of its request, so it always completes it.
     fn data_head(&self, offset: u64, len: usize, last: bool) -> Head {
-        if self.style == Style::Simple {
+        if self.format == ReplyFormat::Simple {
             return self.simple_head(0);
         }
         let mut head = self.chunk_head(done(last), chunk::OFFSET_DATA, len.saturating_add(8));
@@ -150,10 +150,12 @@ impl Ticket {
     /// Returns the message for success without further data. `is_read` is true for a read, which is
     /// answered by chunks if they were negotiated ("Structured reply chunk message").
     pub(super) fn done(&self, is_read: bool) -> Message {
-        match self.style {
-            Style::Simple => self.simple(0),
-            Style::Structured if !is_read => self.simple(0),
-            Style::Structured | Style::Extended => self.chunk(chunk::DONE, chunk::NONE, Vec::new()),
+        match self.format {
+            ReplyFormat::Simple => self.simple(0),
+            ReplyFormat::Structured if !is_read => self.simple(0),
+            ReplyFormat::Structured | ReplyFormat::Extended => {
+                self.chunk(chunk::DONE, chunk::NONE, Vec::new())
+            }
         }
     }
 
@@ -171,7 +173,7 @@ impl Ticket {
 
     /// Returns the message for a failed request; `reason` is a text for people.
     pub(super) fn error(&self, error: u32, reason: &str) -> Message {
-        if self.style == Style::Simple {
+        if self.format == ReplyFormat::Simple {
             return self.simple(error);
         }
         let len = u16::try_from(reason.len()).unwrap_or(0);
@@ -184,7 +186,7 @@ impl Ticket {
     pub(super) fn status(&self, context: u32, extents: &[(u64, u32)], last: bool) -> Message {
         let mut bytes = Bytes::default();
         bytes.u32(context);
-        if self.style == Style::Extended {
+        if self.format == ReplyFormat::Extended {
             bytes.u32(u32::try_from(extents.len()).unwrap_or(u32::MAX));
             for &(len, state) in extents {
                 bytes.u64(len).u64(state.into());

@@ -10,10 +10,10 @@ use thiserror::Error;
 
 use crate::export::nbd::buffers::{End, Inbox};
 use crate::export::nbd::channel::Channel;
-use crate::export::nbd::memory::{Lease, Memory};
+use crate::export::nbd::memory::{Memory, MemoryLease};
 use crate::export::nbd::negotiation::{Chosen, Contexts};
-use crate::export::nbd::parse::{self, Request, Task, Terms, Violation};
-use crate::export::nbd::reply::{GLANCE, Message, Outbox, Replies, Style, Ticket, Torn};
+use crate::export::nbd::parse::{self, Request, RequestKind, Terms, Violation};
+use crate::export::nbd::reply::{GLANCE, Message, Outbox, Replies, ReplyFormat, ReplyHeader, Torn};
 use crate::export::nbd::status;
 use crate::export::volume::User;
 use crate::nbd_protocol::errno;
@@ -58,12 +58,12 @@ pub(super) struct Session {
     asker: Asker,
     region_bytes: u64,
     terms: Terms,
-    style: Style,
+    format: ReplyFormat,
     contexts: Contexts,
     inbox: Inbox,
     replies: Replies,
     memory: Arc<Memory>,
-    /// A stretch that was reported as data. Treating it as data later is always correct.
+    /// A extent that was reported as data. Treating it as data later is always correct.
     data: ByteRange,
 }
 
@@ -75,18 +75,18 @@ impl Session {
         outbox: Arc<Outbox>,
         memory: Arc<Memory>,
     ) -> Self {
-        let Chosen { volume, style, contexts } = chosen;
+        let Chosen { volume, format, contexts } = chosen;
         let terms = Terms {
             size_bytes: volume.size_bytes(),
-            structured: *style != Style::Simple,
-            extended: *style == Style::Extended,
+            structured: *format != ReplyFormat::Simple,
+            extended: *format == ReplyFormat::Extended,
             contexts: !contexts.is_empty(),
         };
         Self {
             asker: Asker { user: volume.user(), channel },
             region_bytes: volume.region_bytes(),
             terms,
-            style: *style,
+            format: *format,
             contexts: *contexts,
             inbox,
             replies: Replies::new(outbox, memory.own()),
@@ -129,42 +129,44 @@ impl Session {
 
     fn handle(&mut self, request: &Request) -> Result<(), Ended> {
         let payload = request.payload(self.terms.extended)? as usize;
-        let ticket = self.ticket(request);
+        let header = self.header(request);
         let task = match request.task(&self.terms) {
             Ok(task) => task,
             Err(error) => {
                 self.skip(payload)?;
-                self.refuse(ticket, error);
+                self.refuse(header, error);
                 return Ok(());
             }
         };
         // The range was checked against the size of the export.
         let range = request.offset..request.offset.saturating_add(request.length);
         match task {
-            Task::Read { whole } => self.read(ticket, range, whole),
-            Task::Write => self.write(ticket, range, request.durable()),
-            Task::Disconnect => Err(Ended::Client),
-            Task::Flush => self.submit(ticket, Operation::Flush, 0..0, false),
-            Task::Status { one, chosen } => self.status(request, payload, one, chosen),
+            RequestKind::Read { whole } => self.read(header, range, whole),
+            RequestKind::Write => self.write(header, range, request.durable()),
+            RequestKind::Disconnect => Err(Ended::Client),
+            RequestKind::Flush => self.submit(header, Operation::Flush, 0..0, false),
+            RequestKind::Status { one, chosen } => self.status(request, payload, one, chosen),
             _ if range.is_empty() => {
-                self.done(ticket);
+                self.done(header);
                 Ok(())
             }
-            Task::Trim => self.submit(ticket, Operation::Discard, range, request.durable()),
-            Task::Cache => self.submit(ticket, Operation::Hydrate, range, false),
-            Task::Zero { fast: true, deallocate } if !(deallocate && self.is_fast(&range)) => {
-                self.refuse(ticket, errno::ENOTSUP);
+            RequestKind::Trim => self.submit(header, Operation::Discard, range, request.durable()),
+            RequestKind::Cache => self.submit(header, Operation::Hydrate, range, false),
+            RequestKind::Zero { fast: true, deallocate }
+                if !(deallocate && self.is_fast(&range)) =>
+            {
+                self.refuse(header, errno::ENOTSUP);
                 Ok(())
             }
-            Task::Zero { deallocate, .. } => {
+            RequestKind::Zero { deallocate, .. } => {
                 let operation = Operation::WriteZeroes { deallocate };
-                self.submit(ticket, operation, range, request.durable())
+                self.submit(header, operation, range, request.durable())
             }
         }
     }
 
-    fn ticket(&self, request: &Request) -> Ticket {
-        Ticket { style: self.style, cookie: request.cookie, offset: request.offset }
+    fn header(&self, request: &Request) -> ReplyHeader {
+        ReplyHeader { format: self.format, cookie: request.cookie, offset: request.offset }
     }
 
     fn skip(&mut self, len: usize) -> Result<(), Ended> {
@@ -174,26 +176,31 @@ impl Session {
         Ok(self.inbox.skip(len)??)
     }
 
-    fn done(&mut self, ticket: Ticket) {
-        self.replies.put(&ticket.done(false));
+    fn done(&mut self, header: ReplyHeader) {
+        self.replies.put(&header.done(false));
     }
 
-    fn refuse(&mut self, ticket: Ticket, error: u32) {
+    fn refuse(&mut self, header: ReplyHeader, error: u32) {
         let reason = match error {
             errno::ENOTSUP => "it would have to be written",
             errno::EOVERFLOW => "too long for one read",
             errno::ENOSPC => "past the end of the export",
             _ => "the request makes no sense here",
         };
-        self.fail(ticket, error, reason);
+        self.fail(header, error, reason);
     }
 
-    fn fail(&mut self, ticket: Ticket, error: u32, reason: &str) {
-        self.replies.put(&ticket.error(error, reason));
+    fn fail(&mut self, header: ReplyHeader, error: u32, reason: &str) {
+        self.replies.put(&header.error(error, reason));
     }
 
-    fn answer(&mut self, ticket: Ticket, operation: Operation, result: Result<(), RequestError>) {
-        self.replies.put(&answer(ticket, operation, result));
+    fn answer(
+        &mut self,
+        header: ReplyHeader,
+        operation: Operation,
+        result: Result<(), RequestError>,
+    ) {
+        self.replies.put(&answer(header, operation, result));
     }
 
     /// Returns whether zeroing `range` needs no copy and little writing: regions that it covers in
@@ -218,7 +225,7 @@ impl Session {
 
     /// Reserves memory for the buffer of a request. Waits until the connection may have more;
     /// `None` if all connections together use too much, and the request has to be done in pieces.
-    fn lease(&mut self, bytes: u64) -> Result<Option<Lease>, Ended> {
+    fn lease(&mut self, bytes: u64) -> Result<Option<MemoryLease>, Ended> {
         if !self.replies.outbox().has_room(bytes) {
             self.replies.flush()?;
             self.replies.outbox().wait_for_room(bytes)?;
@@ -229,7 +236,7 @@ impl Session {
     /// Submits a request without data.
     fn submit(
         &mut self,
-        ticket: Ticket,
+        header: ReplyHeader,
         operation: Operation,
         range: ByteRange,
         durable: bool,
@@ -238,7 +245,7 @@ impl Session {
         let Some(lease) = self.lease(0)? else { return Err(io::Error::other("no room").into()) };
         let slot = self.replies.outbox().slot(lease);
         self.asker.user.submit(operation, range, durable, Vec::new(), move |result, _| {
-            slot.answer(None, answer(ticket, operation, result));
+            slot.answer(None, answer(header, operation, result));
         });
         Ok(())
     }
@@ -251,13 +258,13 @@ impl Session {
         one: bool,
         chosen: bool,
     ) -> Result<(), Ended> {
-        let ticket = self.ticket(request);
-        let task = Task::Status { one, chosen };
+        let header = self.header(request);
+        let task = RequestKind::Status { one, chosen };
         let (mut length, mut contexts) = (request.length, Some(self.contexts));
         if chosen {
             if payload > STATUS_PAYLOAD_MAX {
                 self.skip(payload)?;
-                self.refuse(ticket, errno::EINVAL);
+                self.refuse(header, errno::EINVAL);
                 return Ok(());
             }
             self.need(payload)?;
@@ -270,7 +277,7 @@ impl Session {
         }
         let is_good = request.check_range(task, length, &self.terms).is_ok();
         let Some(contexts) = contexts.filter(|contexts| is_good && !contexts.is_empty()) else {
-            self.refuse(ticket, errno::EINVAL);
+            self.refuse(header, errno::EINVAL);
             return Ok(());
         };
         let range = request.offset..request.offset.saturating_add(length);
@@ -279,7 +286,7 @@ impl Session {
         for context in contexts.iter() {
             left -= 1;
             let extents = status::extents(&self.asker.user, context, &range, one);
-            self.replies.put(&ticket.status(context.id(), &extents, left == 0));
+            self.replies.put(&header.status(context.id(), &extents, left == 0));
         }
         Ok(())
     }
@@ -305,15 +312,15 @@ fn errno_of(operation: Operation, error: RequestError) -> u32 {
 }
 
 /// Returns the reply to a request without data.
-fn answer(ticket: Ticket, operation: Operation, result: Result<(), RequestError>) -> Message {
+fn answer(header: ReplyHeader, operation: Operation, result: Result<(), RequestError>) -> Message {
     match result {
-        Ok(()) => ticket.done(false),
-        Err(error) => failure(ticket, operation, error),
+        Ok(()) => header.done(false),
+        Err(error) => failure(header, operation, error),
     }
 }
 
-fn failure(ticket: Ticket, operation: Operation, error: RequestError) -> Message {
-    ticket.error(errno_of(operation, error), &error.to_string())
+fn failure(header: ReplyHeader, operation: Operation, error: RequestError) -> Message {
+    header.error(errno_of(operation, error), &error.to_string())
 }
 
 /// The access of this connection to the clone.

@@ -31,7 +31,7 @@ pub(super) fn extents(
     let mut extents: Vec<(u64, u32)> = Vec::new();
     let mut at = range.start;
     for _ in 0..STRETCHES_MAX {
-        let (flags, end) = stretch(user, context, &(at..range.end));
+        let (flags, end) = extent(user, context, &(at..range.end));
         let len = end.clamp(at + 1, range.end) - at;
         match add(&mut extents, len, flags, one) {
             ControlFlow::Continue(()) => at += len,
@@ -55,17 +55,15 @@ fn add(extents: &mut Vec<(u64, u32)>, len: u64, flags: u32, one: bool) -> Contro
     ControlFlow::Continue(())
 }
 
-/// Returns the flags at the start of `range`, and the end of the stretch with these flags in bytes.
-/// A stretch of unknown state is reported as data and not hydrated, which is always correct.
-fn stretch(user: &User, context: Context, range: &ByteRange) -> (u32, u64) {
+/// Returns the flags at the start of `range`, and the end of the extent with these flags in bytes.
+/// A extent of unknown state is reported as data and not hydrated, which is always correct.
+fn extent(user: &User, context: Context, range: &ByteRange) -> (u32, u64) {
     let Some((is_hydrated, end)) = user.hydrated(range) else { return (0, range.end) };
     match context {
         Context::Hydrated => (if is_hydrated { hydrated::HYDRATED } else { 0 }, end),
-        Context::Allocation => match user.stretch(range) {
-            Ok(Some(stretch)) if stretch.zeroes => {
-                (allocation::HOLE | allocation::ZERO, stretch.end)
-            }
-            Ok(Some(stretch)) => (0, stretch.end),
+        Context::Allocation => match user.extent(range) {
+            Ok(Some(extent)) if extent.zeroes => (allocation::HOLE | allocation::ZERO, extent.end),
+            Ok(Some(extent)) => (0, extent.end),
             Ok(None) | Err(_) => (0, end),
         },
     }

@@ -2,7 +2,7 @@
 //!
 //! *Invariant:* all commands for a queue come from one thread, as the driver requires. That thread
 //! runs requests on the fast path and submits the others. A thread that completes one of those puts
-//! the result into [`Ended`] and signals the eventfd in it (the bell), which wakes the queue
+//! the result into [`Ended`] and signals the eventfd in it (the wakeup), which wakes the queue
 //! thread.
 
 use std::fs::File;
@@ -21,13 +21,13 @@ use zerocopy::IntoBytes;
 use crate::export::ublk::wire::{Asked, Command, DEPTH_MAX, Descriptor, DeviceInfo, IoCommand};
 use crate::export::volume::User;
 
-/// User data of the bell's event; other events have their tag.
+/// User data of the wakeup's event; other events have their tag.
 const BELL: u64 = u64::MAX;
 
 /// Completed requests.
 struct Ended {
     list: Mutex<Vec<End>>,
-    bell: OwnedFd,
+    wakeup: OwnedFd,
 }
 
 struct End {
@@ -39,19 +39,19 @@ struct End {
 
 impl Ended {
     fn new() -> io::Result<Self> {
-        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { list: Mutex::default(), bell })
+        let wakeup = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { list: Mutex::default(), wakeup })
     }
 
     fn put(&self, end: End) {
         self.list.lock().unwrap_or_else(PoisonError::into_inner).push(end);
-        // If the counter is full, the bell is ringing already.
-        let _ = rustix::io::write(&self.bell, &1_u64.to_le_bytes());
+        // If the counter is full, the wakeup is ringing already.
+        let _ = rustix::io::write(&self.wakeup, &1_u64.to_le_bytes());
     }
 
     fn take(&self) -> Vec<End> {
-        // The bell may not be ringing.
-        let _ = rustix::io::read(&self.bell, &mut [0; 8]);
+        // The wakeup may not be ringing.
+        let _ = rustix::io::read(&self.wakeup, &mut [0; 8]);
         mem::take(&mut *self.list.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -94,7 +94,7 @@ impl Queue {
             ended: Arc::new(Ended::new()?),
             is_encoded,
         };
-        queue.await_bell()?;
+        queue.await_wakeup()?;
         for tag in 0..depth {
             queue.command(Command::Fetch, tag, 0)?;
             queue.live += 1;
@@ -143,7 +143,7 @@ impl Queue {
             }
             self.command(Command::CommitAndFetch, tag, result)?;
         }
-        self.await_bell()
+        self.await_wakeup()
     }
 
     /// Handles the request with `tag`: completes it, or submits it.
@@ -205,10 +205,10 @@ impl Queue {
         self.push(&entry.user_data(tag.into()))
     }
 
-    /// Registers the bell, which will wake this thread once.
-    fn await_bell(&mut self) -> io::Result<()> {
-        let bell = types::Fd(self.ended.bell.as_raw_fd());
-        let entry = opcode::PollAdd::new(bell, libc::POLLIN as u32).build();
+    /// Registers the wakeup, which will wake this thread once.
+    fn await_wakeup(&mut self) -> io::Result<()> {
+        let wakeup = types::Fd(self.ended.wakeup.as_raw_fd());
+        let entry = opcode::PollAdd::new(wakeup, libc::POLLIN as u32).build();
         self.push(&entry.user_data(BELL))
     }
 
@@ -217,7 +217,7 @@ impl Queue {
         // SAFETY: a command points to a buffer, which lives as long as the queue. The driver uses
         // it only on this thread, in a system call, while the request is not with this process;
         // after the queue is dropped, this thread makes no more such calls before it ends. The ring
-        // has room for one command for each tag, and for the bell.
+        // has room for one command for each tag, and for the wakeup.
         unsafe { self.ring.submission().push(entry) }.map_err(io::Error::other)
     }
 }

@@ -11,7 +11,7 @@ use ureq::http::{HeaderMap, StatusCode};
 
 use self::fields::{Malformed, content_range, is_strong, length, total_of};
 use crate::source::identity::{Identity, Version};
-use crate::source::remote::{Busy, Trouble};
+use crate::source::remote::{Busy, RemoteError};
 
 pub(super) mod fields;
 
@@ -25,27 +25,30 @@ pub(in crate::source) enum Found {
     Empty,
 }
 
-fn passing(told: impl Into<String>) -> Trouble {
-    Trouble::Passing(io::Error::other(told.into()))
+fn passing(told: impl Into<String>) -> RemoteError {
+    RemoteError::Passing(io::Error::other(told.into()))
 }
 
-fn lasting(told: impl Into<String>) -> Trouble {
-    Trouble::Final(io::Error::other(told.into()))
+fn lasting(told: impl Into<String>) -> RemoteError {
+    RemoteError::Final(io::Error::other(told.into()))
 }
 
-fn changed(told: impl Into<String>) -> Trouble {
-    Trouble::Changed(SourceChanged(told.into()))
+fn changed(told: impl Into<String>) -> RemoteError {
+    RemoteError::Changed(SourceChanged(told.into()))
 }
 
 /// A retry may get a sane response, from another server or without the proxy.
-impl From<Malformed> for Trouble {
+impl From<Malformed> for RemoteError {
     fn from(Malformed(what): Malformed) -> Self {
         passing(format!("the answer is malformed: {what}"))
     }
 }
 
 /// Identifies the object from the response to a request for its first byte.
-pub(in crate::source) fn found(status: StatusCode, headers: &HeaderMap) -> Result<Found, Trouble> {
+pub(in crate::source) fn found(
+    status: StatusCode,
+    headers: &HeaderMap,
+) -> Result<Found, RemoteError> {
     match status {
         StatusCode::PARTIAL_CONTENT => {}
         StatusCode::OK => {
@@ -75,7 +78,7 @@ pub(in crate::source) fn check(
     headers: &HeaderMap,
     range: &Range<u64>,
     pinned: &Identity,
-) -> Result<(), Trouble> {
+) -> Result<(), RemoteError> {
     match status {
         StatusCode::PARTIAL_CONTENT => {}
         StatusCode::OK => {
@@ -122,7 +125,7 @@ fn lengths(had: u64, has: u64) -> String {
 }
 
 /// Classifies a status that brings no data.
-fn refusal(status: StatusCode, headers: &HeaderMap) -> Trouble {
+fn refusal(status: StatusCode, headers: &HeaderMap) -> RemoteError {
     let told = format!("the server says {status}");
     let is_passing = match status.as_u16() {
         // The temporary ones of 4xx: timeouts and too many requests.
@@ -134,7 +137,7 @@ fn refusal(status: StatusCode, headers: &HeaderMap) -> Trouble {
         code => (500..600).contains(&code),
     };
     match (is_passing, retry_after(headers)) {
-        (true, Some(wait)) => Trouble::Passing(io::Error::other(Busy { told, wait })),
+        (true, Some(wait)) => RemoteError::Passing(io::Error::other(Busy { told, wait })),
         (true, None) => passing(told),
         (false, _) => lasting(told),
     }
@@ -164,7 +167,7 @@ fn version(headers: &HeaderMap) -> Result<Version, Malformed> {
 
 /// Checks that a response belongs to the pinned version. If the response does not say, it cannot be
 /// used, but another one may.
-fn same_version(headers: &HeaderMap, pinned: &Identity) -> Result<(), Trouble> {
+fn same_version(headers: &HeaderMap, pinned: &Identity) -> Result<(), RemoteError> {
     let has = version(headers)?;
     let had = &pinned.version;
     let opaque = |etag: &str| etag.strip_prefix("W/").unwrap_or(etag).to_owned();
@@ -208,7 +211,7 @@ pub(in crate::source) fn size_of(headers: &HeaderMap) -> Option<u64> {
 }
 
 /// Checks that the body consists of `wanted` unencoded bytes of the object.
-fn plain(headers: &HeaderMap, wanted: u64) -> Result<(), Trouble> {
+fn plain(headers: &HeaderMap, wanted: u64) -> Result<(), RemoteError> {
     if fields::is_encoded(headers) {
         return Err(lasting("the server encodes what it sends, though it was asked not to"));
     }

@@ -9,7 +9,7 @@ use std::time::Instant;
 use crate::source::nbd::connection::{Connection, State};
 use crate::source::nbd::error::NbdError;
 use crate::source::nbd::reply::{Message, Parsed, Run, Violation, parse, violation};
-use crate::source::nbd::request::{Request, Wish};
+use crate::source::nbd::request::{Command, Request};
 
 /// Input of a connection that no caller has taken yet.
 #[derive(Default)]
@@ -125,20 +125,20 @@ impl<'a> Call<'a> {
     /// # Errors
     /// - [`NbdError::Closed`]: the connection is closed.
     /// - [`NbdError::Io`], [`NbdError::Late`]: sending fails, which closes the connection.
-    pub(super) fn send(&mut self, wanted: Vec<(Wish, Range<u64>)>) -> Result<(), NbdError> {
+    pub(super) fn send(&mut self, wanted: Vec<(Command, Range<u64>)>) -> Result<(), NbdError> {
         if wanted.is_empty() {
             return Ok(());
         }
-        let style = self.connection.export().style;
+        let format = self.connection.export().format;
         let mut bytes = Vec::new();
         let mut state = self.connection.state();
         if let Some(why) = &state.closed {
             return Err(NbdError::Closed(why.clone()));
         }
-        for (wish, range) in wanted {
-            let request = Request::new(wish, range, self.wake.clone());
+        for (command_wanted, range) in wanted {
+            let request = Request::new(command_wanted, range, self.wake.clone());
             let cookie = state.next_cookie();
-            request.encode(style, cookie, &mut bytes);
+            request.encode(format, cookie, &mut bytes);
             state.requests.insert(cookie, request);
             self.cookies.push(cookie);
         }
@@ -241,7 +241,7 @@ impl<'a> Call<'a> {
     /// Reads until a request of this call is answered, or until data arrive for another caller.
     fn read(&mut self, inbound: &mut Inbound) -> Result<(), NbdError> {
         let connection = self.connection;
-        let style = connection.export().style;
+        let format = connection.export().format;
         let refuse = |Violation(what): Violation| NbdError::Violation(what);
         loop {
             if inbound.data.is_some() {
@@ -259,7 +259,7 @@ impl<'a> Call<'a> {
             if Instant::now() >= self.deadline {
                 return Err(NbdError::Late);
             }
-            match parse(style, inbound.bytes()).map_err(refuse)? {
+            match parse(format, inbound.bytes()).map_err(refuse)? {
                 Parsed::Need(need) => inbound.fill(need, connection, self.deadline)?,
                 Parsed::Message(len, message) => {
                     inbound.seen(len);
@@ -273,13 +273,13 @@ impl<'a> Call<'a> {
 
     /// Handles a message for any caller; true if this call must stop reading.
     fn heed(&self, inbound: &mut Inbound, message: Message) -> Result<bool, Violation> {
-        let style = self.connection.export().style;
+        let format = self.connection.export().format;
         let cookie = message.cookie;
         let mut state = self.connection.state();
         let Some(request) = state.requests.get_mut(&cookie) else {
             return violation("a reply to nothing that was asked");
         };
-        if let Some(range) = request.take(style, message)? {
+        if let Some(range) = request.take(format, message)? {
             inbound.data = Some(Data { cookie, range });
             return Ok(request.caller.is_some() && !self.cookies.contains(&cookie));
         }

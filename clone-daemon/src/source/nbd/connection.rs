@@ -18,7 +18,7 @@ use crate::source::nbd::call::{Call, Inbound};
 use crate::source::nbd::error::NbdError;
 use crate::source::nbd::handshake::Export;
 use crate::source::nbd::reply::Run;
-use crate::source::nbd::request::{Request, Wish, encode};
+use crate::source::nbd::request::{Command, Request, encode};
 use crate::source::nbd::stream::{Stream, lock};
 
 /// A connection after its negotiation.
@@ -36,16 +36,16 @@ pub(super) struct Connection {
 }
 
 /// The use of a connection by one caller.
-pub(super) struct Lease(Arc<Connection>);
+pub(super) struct ConnectionLease(Arc<Connection>);
 
-impl Lease {
+impl ConnectionLease {
     pub(super) fn new(connection: Arc<Connection>) -> Self {
         connection.users.fetch_add(1, Ordering::Relaxed);
         Self(connection)
     }
 }
 
-impl Deref for Lease {
+impl Deref for ConnectionLease {
     type Target = Connection;
 
     fn deref(&self) -> &Connection {
@@ -53,7 +53,7 @@ impl Deref for Lease {
     }
 }
 
-impl Drop for Lease {
+impl Drop for ConnectionLease {
     fn drop(&mut self) {
         self.0.users.fetch_sub(1, Ordering::Relaxed);
     }
@@ -153,7 +153,7 @@ impl Connection {
             // After a failure no more requests are sent, but those in flight are waited for.
             while at < end && !call.has_failed() && call.waits_for() + wanted.len() < window {
                 let until = (at / piece + 1).saturating_mul(piece).min(end);
-                wanted.push((Wish::Read, at..until));
+                wanted.push((Command::Read, at..until));
                 at = until;
             }
             call.send(wanted)?;
@@ -173,7 +173,7 @@ impl Connection {
         deadline: Instant,
     ) -> Result<Vec<Run>, NbdError> {
         let mut call = Call::new(self, range.start, &mut [], deadline);
-        call.send(vec![(Wish::Status { context }, range)])?;
+        call.send(vec![(Command::Status { context }, range)])?;
         call.collect()?;
         call.end()
     }
@@ -276,7 +276,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         if !self.is_closed() {
             let mut bytes = Vec::new();
-            encode(self.export.style, command::DISC, 0, 0, 0, &mut bytes);
+            encode(self.export.format, command::DISC, 0, 0, 0, &mut bytes);
             // If the server does not take it in time, the connection is closed without it.
             let _ = self.stream.write(&bytes, Instant::now() + LEAVE);
             self.stream.close();

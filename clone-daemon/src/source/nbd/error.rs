@@ -6,7 +6,7 @@ use clone_core::block_io::SourceChanged;
 use thiserror::Error;
 
 use crate::nbd_protocol::{errno, option_reply};
-use crate::source::remote::Trouble;
+use crate::source::remote::RemoteError;
 
 /// An error of a server, or of the connection to it.
 #[derive(Debug, Error)]
@@ -118,7 +118,7 @@ impl NbdError {
     }
 }
 
-impl From<NbdError> for Trouble {
+impl From<NbdError> for RemoteError {
     fn from(error: NbdError) -> Self {
         match error {
             NbdError::Changed(changed) => Self::Changed(changed),
@@ -184,7 +184,7 @@ mod tests {
 
     use super::{NbdError, told};
     use crate::nbd_protocol::{errno, option_reply};
-    use crate::source::remote::Trouble;
+    use crate::source::remote::RemoteError;
 
     fn server(error: u32) -> NbdError {
         let text = told(b"bad\nblock");
@@ -194,15 +194,16 @@ mod tests {
     #[test]
     fn errors_that_may_pass_are_told_from_those_that_do_not() {
         for error in [errno::EIO, errno::ENOMEM, errno::ESHUTDOWN, 4711] {
-            assert!(matches!(Trouble::from(server(error)), Trouble::Passing(_)), "{error}");
+            assert!(matches!(RemoteError::from(server(error)), RemoteError::Passing(_)), "{error}");
         }
         for error in [errno::EPERM, errno::EINVAL, errno::EOVERFLOW, errno::ENOTSUP] {
-            assert!(matches!(Trouble::from(server(error)), Trouble::Final(_)), "{error}");
+            assert!(matches!(RemoteError::from(server(error)), RemoteError::Final(_)), "{error}");
         }
         let refused = |reply| NbdError::Refused { what: "x", reply, text: String::new() };
         let shutdown = refused(option_reply::ERR_SHUTDOWN);
-        assert!(matches!(Trouble::from(shutdown), Trouble::Passing(_)));
-        let Trouble::Final(error) = Trouble::from(refused(option_reply::ERR_UNKNOWN)) else {
+        assert!(matches!(RemoteError::from(shutdown), RemoteError::Passing(_)));
+        let RemoteError::Final(error) = RemoteError::from(refused(option_reply::ERR_UNKNOWN))
+        else {
             panic!("there will be no such export later either");
         };
         assert_eq!(error.kind(), io::ErrorKind::NotFound);

@@ -15,7 +15,7 @@ use crate::nbd_protocol::{
 };
 use crate::source::identity::{Identity, Version};
 use crate::source::nbd::error::{NbdError, told};
-use crate::source::nbd::reply::Style;
+use crate::source::nbd::reply::ReplyFormat;
 use crate::source::nbd::stream::Stream;
 
 /// A negotiated export, and the features of a connection to it.
@@ -27,7 +27,7 @@ pub(super) struct Export {
     pub(super) flags: u16,
     /// The server's description of the export.
     pub(super) description: Option<String>,
-    pub(super) style: Style,
+    pub(super) format: ReplyFormat,
     /// Number of the context `base:allocation`, if it was negotiated.
     pub(super) allocation: Option<u32>,
     /// Requests begin and end at multiples of this number of bytes, a power of two.
@@ -96,7 +96,7 @@ pub(super) fn greet(
         size: 0,
         flags: 0,
         description: None,
-        style: Style::Simple,
+        format: ReplyFormat::Simple,
         allocation: None,
         block_min: 1,
         block_max: PAYLOAD_MAX,
@@ -111,8 +111,8 @@ pub(super) fn greet(
     if let Some(tls) = tls {
         greeting.start_tls(tls)?;
     }
-    found.style = greeting.style()?;
-    if found.style != Style::Simple {
+    found.format = greeting.format()?;
+    if found.format != ReplyFormat::Simple {
         found.allocation = greeting.allocation(name)?;
     }
     match greeting.go(name, &mut found)? {
@@ -163,11 +163,11 @@ impl Greeting<'_> {
     /// Exchanges the greetings. Returns whether the server supports options (fixed newstyle), and
     /// whether zeroes follow its reply to [`option::EXPORT_NAME`].
     fn begin(&mut self) -> Result<(bool, bool), NbdError> {
-        let (magic, style) = numbers((be_u64, be_u64), &self.read::<16>()?)?;
-        match (magic, style) {
+        let (magic, format) = numbers((be_u64, be_u64), &self.read::<16>()?)?;
+        match (magic, format) {
             (MAGIC, OPTION_MAGIC) => {}
             (MAGIC, OLD_MAGIC) => return nonsense("it knows the oldstyle negotiation only"),
-            _ => return nonsense(format!("it begins with {magic:#018x} {style:#018x}")),
+            _ => return nonsense(format!("it begins with {magic:#018x} {format:#018x}")),
         }
         let flags = numbers(be_u16, &self.read::<2>()?)?;
         let known = flags & (handshake::FIXED_NEWSTYLE | handshake::NO_ZEROES);
@@ -186,7 +186,7 @@ impl Greeting<'_> {
     }
 
     /// Sends an option and passes each reply before the final one to `heed`.
-    fn haggle(
+    fn negotiation(
         &mut self,
         option: u32,
         data: &[u8],
@@ -217,7 +217,7 @@ impl Greeting<'_> {
     }
 
     fn start_tls(&mut self, tls: &Tls) -> Result<(), NbdError> {
-        match self.haggle(option::STARTTLS, &[], unexpected)? {
+        match self.negotiation(option::STARTTLS, &[], unexpected)? {
             Answer::Done => {}
             Answer::Refused { reply, text } => {
                 return Err(NbdError::Refused { what: "TLS", reply, text });
@@ -231,17 +231,17 @@ impl Greeting<'_> {
     }
 
     /// Negotiates the format of replies.
-    fn style(&mut self) -> Result<Style, NbdError> {
+    fn format(&mut self) -> Result<ReplyFormat, NbdError> {
         let styles = [
-            (option::EXTENDED_HEADERS, Style::Extended),
-            (option::STRUCTURED_REPLY, Style::Structured),
+            (option::EXTENDED_HEADERS, ReplyFormat::Extended),
+            (option::STRUCTURED_REPLY, ReplyFormat::Structured),
         ];
-        for (option, style) in styles {
-            if let Answer::Done = self.haggle(option, &[], unexpected)? {
-                return Ok(style);
+        for (option, format) in styles {
+            if let Answer::Done = self.negotiation(option, &[], unexpected)? {
+                return Ok(format);
             }
         }
-        Ok(Style::Simple)
+        Ok(ReplyFormat::Simple)
     }
 
     /// Selects the context `base:allocation`; `None` if the server does not have it.
@@ -250,7 +250,7 @@ impl Greeting<'_> {
         data.extend(1_u32.to_be_bytes());
         data.extend(string(BASE_ALLOCATION)?);
         let mut context = None;
-        let answer = self.haggle(option::SET_META_CONTEXT, &data, |reply, payload| {
+        let answer = self.negotiation(option::SET_META_CONTEXT, &data, |reply, payload| {
             let (rest, number) = parse(be_u32, payload)?;
             if reply != option_reply::META_CONTEXT || rest != BASE_ALLOCATION.as_bytes() {
                 return nonsense("a context that was not asked for");
@@ -271,7 +271,7 @@ impl Greeting<'_> {
         let wanted = [info::DESCRIPTION, info::BLOCK_SIZE];
         data.extend([2, wanted[0], wanted[1]].map(u16::to_be_bytes).concat());
         let mut told = Told::default();
-        let answer = self.haggle(option::GO, &data, |reply, payload| {
+        let answer = self.negotiation(option::GO, &data, |reply, payload| {
             if reply != option_reply::INFO {
                 return unexpected(reply, payload);
             }

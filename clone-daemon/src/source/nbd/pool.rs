@@ -13,7 +13,7 @@ use clone_core::block_io::SourceChanged;
 
 use crate::nbd_protocol::export;
 use crate::source::nbd::NbdOptions;
-use crate::source::nbd::connection::{Connection, Lease};
+use crate::source::nbd::connection::{Connection, ConnectionLease};
 use crate::source::nbd::error::NbdError;
 use crate::source::nbd::handshake::{Export, Tls, greet};
 use crate::source::nbd::stream::{Stream, lock};
@@ -71,7 +71,10 @@ impl Pool {
 
     /// Returns the least used connection, and the number of connections lost so far. If all are in
     /// use, another one is opened in the background for later callers.
-    pub(super) fn get(self: &Arc<Self>, deadline: Instant) -> Result<(Lease, u64), NbdError> {
+    pub(super) fn get(
+        self: &Arc<Self>,
+        deadline: Instant,
+    ) -> Result<(ConnectionLease, u64), NbdError> {
         let mut state = lock(&self.state);
         loop {
             if self.end.load(Ordering::Relaxed) {
@@ -87,7 +90,7 @@ impl Pool {
                     // It was lost while unused, so no caller has to see an error.
                     continue;
                 }
-                return Ok((Lease::new(idlest), state.losses));
+                return Ok((ConnectionLease::new(idlest), state.losses));
             }
             if !state.connecting {
                 break;
@@ -109,7 +112,7 @@ impl Pool {
             state.open.push(connection.clone());
         }
         self.connected.notify_all();
-        Ok((Lease::new(made?), state.losses))
+        Ok((ConnectionLease::new(made?), state.losses))
     }
 
     /// Closes all connections, for good.

@@ -17,7 +17,7 @@ use crate::source::nbd::error::told;
 
 /// The negotiated format of replies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Style {
+pub(super) enum ReplyFormat {
     /// One header, then the data.
     Simple,
     /// A sequence of chunks.
@@ -97,14 +97,14 @@ const STATUS_MAX: u64 = 8 + 16 * EXTENTS_MAX;
 const ERROR_MAX: u64 = 8192;
 
 /// Parses the first message of `bytes`.
-pub(super) fn parse(style: Style, bytes: &[u8]) -> Result<Parsed, Violation> {
+pub(super) fn parse(format: ReplyFormat, bytes: &[u8]) -> Result<Parsed, Violation> {
     let Ok((_, magic)) = be_u32::<_, Nothing>(bytes) else {
         return Ok(Parsed::Need(SIMPLE_REPLY_BYTES));
     };
-    let header = match (magic, style) {
-        (SIMPLE_REPLY_MAGIC, Style::Simple | Style::Structured) => SIMPLE_REPLY_BYTES,
-        (STRUCTURED_REPLY_MAGIC, Style::Structured) => STRUCTURED_REPLY_BYTES,
-        (EXTENDED_REPLY_MAGIC, Style::Extended) => EXTENDED_REPLY_BYTES,
+    let header = match (magic, format) {
+        (SIMPLE_REPLY_MAGIC, ReplyFormat::Simple | ReplyFormat::Structured) => SIMPLE_REPLY_BYTES,
+        (STRUCTURED_REPLY_MAGIC, ReplyFormat::Structured) => STRUCTURED_REPLY_BYTES,
+        (EXTENDED_REPLY_MAGIC, ReplyFormat::Extended) => EXTENDED_REPLY_BYTES,
         _ => return violation(format!("a reply that begins with {magic:#010x}")),
     };
     match bytes.get(4..header) {
@@ -195,11 +195,11 @@ fn body(kind: u16, payload: &[u8], len: u64) -> Result<Body, Violation> {
         chunk::NONE => Ok(Body::Nothing),
         chunk::OFFSET_DATA => {
             let (_, start) = fields(be_u64, payload)?;
-            Ok(Body::Data(stretch(start, len.saturating_sub(8))?))
+            Ok(Body::Data(extent(start, len.saturating_sub(8))?))
         }
         chunk::OFFSET_HOLE => {
             let (_, (start, len)) = fields((be_u64, be_u32), payload)?;
-            Ok(Body::Hole(stretch(start, len.into())?))
+            Ok(Body::Hole(extent(start, len.into())?))
         }
         chunk::BLOCK_STATUS => {
             let (mut rest, context) = fields(be_u32, payload)?;
@@ -238,7 +238,7 @@ fn body(kind: u16, payload: &[u8], len: u64) -> Result<Body, Violation> {
     }
 }
 
-fn stretch(start: u64, len: u64) -> Result<Range<u64>, Violation> {
+fn extent(start: u64, len: u64) -> Result<Range<u64>, Violation> {
     match start.checked_add(len) {
         Some(end) if len > 0 => Ok(start..end),
         _ => violation(format!("a chunk of {len} bytes at {start}")),
@@ -257,7 +257,7 @@ mod tests {
     use rand::rngs::StdRng;
     use rand::{RngExt, SeedableRng};
 
-    use super::{Body, Message, Parsed, Run, Style, parse};
+    use super::{Body, Message, Parsed, ReplyFormat, Run, parse};
     use crate::nbd_protocol::{EXTENDED_REPLY_MAGIC, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC};
 
     fn chunk(flags: u16, kind: u16, payload: &[u8]) -> Vec<u8> {
@@ -278,17 +278,17 @@ mod tests {
     }
 
     fn body(bytes: &[u8]) -> Body {
-        let style = match bytes[0] {
-            0x6e => Style::Extended,
-            _ => Style::Structured,
+        let format = match bytes[0] {
+            0x6e => ReplyFormat::Extended,
+            _ => ReplyFormat::Structured,
         };
         for have in 0..bytes.len() {
-            let Parsed::Need(need) = parse(style, &bytes[..have]).unwrap() else {
+            let Parsed::Need(need) = parse(format, &bytes[..have]).unwrap() else {
                 panic!("{have} bytes are not all");
             };
             assert!(need > have && need <= bytes.len().max(16), "{need} of {have}");
         }
-        match parse(style, bytes).unwrap() {
+        match parse(format, bytes).unwrap() {
             Parsed::Message(
                 len,
                 Message { cookie: 7, offset: None | Some(0), done: true, body },
@@ -322,12 +322,12 @@ mod tests {
     fn data_follow_their_message() {
         let bytes = chunk(0, 1, &[&512_u64.to_be_bytes()[..], &[9; 100]].concat());
         let message = Message { cookie: 7, offset: None, done: false, body: Body::Data(512..612) };
-        let parsed = parse(Style::Structured, &bytes).unwrap();
+        let parsed = parse(ReplyFormat::Structured, &bytes).unwrap();
         assert_eq!(parsed, Parsed::Message(bytes.len() - 100, message));
         let mut bytes = SIMPLE_REPLY_MAGIC.to_be_bytes().to_vec();
         bytes.extend([&[0; 4][..], &7_u64.to_be_bytes(), &[9; 100]].concat());
         let message = Message { cookie: 7, offset: None, done: true, body: Body::Simple };
-        assert_eq!(parse(Style::Simple, &bytes).unwrap(), Parsed::Message(16, message));
+        assert_eq!(parse(ReplyFormat::Simple, &bytes).unwrap(), Parsed::Message(16, message));
     }
 
     #[test]
@@ -352,11 +352,11 @@ mod tests {
             ("no such type", chunk(1, 3, &[])),
         ];
         for (what, bytes) in cases {
-            assert!(parse(Style::Structured, &bytes).is_err(), "{what}");
+            assert!(parse(ReplyFormat::Structured, &bytes).is_err(), "{what}");
         }
         let mut long = chunk(1, 5, &[1; 12]);
         long[16..20].fill(0xff);
-        assert!(parse(Style::Structured, &long).is_err(), "it is not waited for");
+        assert!(parse(ReplyFormat::Structured, &long).is_err(), "it is not waited for");
     }
 
     #[test]
@@ -370,8 +370,8 @@ mod tests {
                 bytes[at] = random.random();
             }
             bytes.truncate(random.random_range(1..=bytes.len()));
-            for style in [Style::Simple, Style::Structured, Style::Extended] {
-                match parse(style, &bytes) {
+            for format in [ReplyFormat::Simple, ReplyFormat::Structured, ReplyFormat::Extended] {
+                match parse(format, &bytes) {
                     Ok(Parsed::Need(need)) => assert!(need > bytes.len() && need < 17 << 20),
                     Ok(Parsed::Message(len, _)) => assert!(len <= bytes.len()),
                     Err(_) => {}

@@ -9,16 +9,16 @@ use crate::nbd_protocol::{
     EXTENDED_REQUEST_BYTES, EXTENDED_REQUEST_MAGIC, REQUEST_BYTES, REQUEST_MAGIC, command,
 };
 use crate::source::nbd::error::NbdError;
-use crate::source::nbd::reply::{Body, Message, Run, Style, Violation, violation};
+use crate::source::nbd::reply::{Body, Message, ReplyFormat, Run, Violation, violation};
 
 /// The operation of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(super) enum Command {
     Read,
     Status { context: u32 },
 }
 
-impl Wish {
+impl Command {
     fn command(self) -> u16 {
         match self {
             Self::Read => command::READ,
@@ -31,7 +31,7 @@ impl Wish {
 pub(super) struct Request {
     /// Wakes the caller; `None` if the request was abandoned.
     pub(super) caller: Option<Arc<Condvar>>,
-    wish: Wish,
+    command_wanted: Command,
     /// Range of the export in bytes.
     range: Range<u64>,
     /// The bytes that the reply has delivered, including those being received.
@@ -53,10 +53,10 @@ const ERRORS_MAX: u32 = 1024;
 const PIECES_MAX: usize = 4096;
 
 impl Request {
-    pub(super) fn new(wish: Wish, range: Range<u64>, caller: Arc<Condvar>) -> Self {
+    pub(super) fn new(command_wanted: Command, range: Range<u64>, caller: Arc<Condvar>) -> Self {
         Self {
             caller: Some(caller),
-            wish,
+            command_wanted,
             range,
             covered: Covered::default(),
             holes: Vec::new(),
@@ -69,15 +69,15 @@ impl Request {
     }
 
     /// Appends the encoded request ("Request message") to `into`.
-    pub(super) fn encode(&self, style: Style, cookie: u64, into: &mut Vec<u8>) {
+    pub(super) fn encode(&self, format: ReplyFormat, cookie: u64, into: &mut Vec<u8>) {
         let len = self.range.end - self.range.start;
-        encode(style, self.wish.command(), cookie, self.range.start, len, into);
+        encode(format, self.command_wanted.command(), cookie, self.range.start, len, into);
     }
 
     /// Handles a message of the reply. Returns the range of the export whose data follow.
     pub(super) fn take(
         &mut self,
-        style: Style,
+        format: ReplyFormat,
         message: Message,
     ) -> Result<Option<Range<u64>>, Violation> {
         if self.done {
@@ -87,21 +87,21 @@ impl Request {
         if message.offset.is_some_and(|offset| offset != self.range.start) {
             return violation(format!("a reply to {:?} is for another offset", self.range));
         }
-        let follows = match (message.body, self.wish) {
-            (Body::Simple, Wish::Read) if style == Style::Simple => {
+        let follows = match (message.body, self.command_wanted) {
+            (Body::Simple, Command::Read) if format == ReplyFormat::Simple => {
                 self.covered.add(&self.range, self.range.clone())?;
                 Some(self.range.clone())
             }
-            (Body::Data(data), Wish::Read) => {
+            (Body::Data(data), Command::Read) => {
                 self.covered.add(&self.range, data.clone())?;
                 Some(data)
             }
-            (Body::Hole(hole), Wish::Read) => {
+            (Body::Hole(hole), Command::Read) => {
                 self.covered.add(&self.range, hole.clone())?;
                 self.holes.push(hole);
                 None
             }
-            (Body::Status { context, extents }, Wish::Status { context: agreed }) => {
+            (Body::Status { context, extents }, Command::Status { context: agreed }) => {
                 if context != agreed || self.extents.is_some() {
                     return violation("a block status that was not asked for");
                 }
@@ -118,7 +118,9 @@ impl Request {
                 None
             }
             (Body::Nothing, _) => None,
-            (body, wish) => return violation(format!("{body:?} in reply to {wish:?}")),
+            (body, command_wanted) => {
+                return violation(format!("{body:?} in reply to {command_wanted:?}"));
+            }
         };
         self.done = message.done;
         if self.done && self.error.is_none() && !self.is_complete() {
@@ -139,9 +141,9 @@ impl Request {
     }
 
     fn is_complete(&self) -> bool {
-        match self.wish {
-            Wish::Read => self.covered.is_all(&self.range),
-            Wish::Status { .. } => self.extents.is_some(),
+        match self.command_wanted {
+            Command::Read => self.covered.is_all(&self.range),
+            Command::Status { .. } => self.extents.is_some(),
         }
     }
 
@@ -171,9 +173,9 @@ impl Request {
         let Some((error, text)) = self.error else {
             return Ok(self.extents.unwrap_or_default());
         };
-        let command = match self.wish {
-            Wish::Read => "read",
-            Wish::Status { .. } => "tell the extents of",
+        let command = match self.command_wanted {
+            Command::Read => "read",
+            Command::Status { .. } => "tell the extents of",
         };
         Err(NbdError::Server { command, start: self.range.start, end: self.range.end, error, text })
     }
@@ -181,24 +183,24 @@ impl Request {
 
 /// Appends an encoded request to `into`.
 pub(super) fn encode(
-    style: Style,
+    format: ReplyFormat,
     command: u16,
     cookie: u64,
     offset: u64,
     len: u64,
     into: &mut Vec<u8>,
 ) {
-    let (magic, bytes) = match style {
-        Style::Extended => (EXTENDED_REQUEST_MAGIC, EXTENDED_REQUEST_BYTES),
-        Style::Simple | Style::Structured => (REQUEST_MAGIC, REQUEST_BYTES),
+    let (magic, bytes) = match format {
+        ReplyFormat::Extended => (EXTENDED_REQUEST_MAGIC, EXTENDED_REQUEST_BYTES),
+        ReplyFormat::Simple | ReplyFormat::Structured => (REQUEST_MAGIC, REQUEST_BYTES),
     };
     let mut header = [0; EXTENDED_REQUEST_BYTES];
     BigEndian::write_u32(&mut header[0..4], magic);
     BigEndian::write_u16(&mut header[6..8], command);
     BigEndian::write_u64(&mut header[8..16], cookie);
     BigEndian::write_u64(&mut header[16..24], offset);
-    match style {
-        Style::Extended => BigEndian::write_u64(&mut header[24..32], len),
+    match format {
+        ReplyFormat::Extended => BigEndian::write_u64(&mut header[24..32], len),
         // Requests in this format are never longer.
         _ => BigEndian::write_u32(&mut header[24..28], u32::try_from(len).unwrap_or(u32::MAX)),
     }
@@ -242,15 +244,17 @@ mod tests {
     use std::ops::Range;
     use std::sync::Arc;
 
-    use super::{Request, Wish};
-    use crate::source::nbd::reply::{Body, Message, Run, Style, Violation};
+    use super::{Command, Request};
+    use crate::source::nbd::reply::{Body, Message, ReplyFormat, Run, Violation};
 
     fn read(range: Range<u64>) -> Request {
-        Request::new(Wish::Read, range, Arc::default())
+        Request::new(Command::Read, range, Arc::default())
     }
 
     fn take(request: &mut Request, done: bool, body: Body) -> Result<(), Violation> {
-        request.take(Style::Structured, Message { cookie: 0, offset: None, done, body }).map(drop)
+        request
+            .take(ReplyFormat::Structured, Message { cookie: 0, offset: None, done, body })
+            .map(drop)
     }
 
     #[test]
@@ -289,7 +293,7 @@ mod tests {
         for (offset, is_right) in [(100, true), (0, false), (101, false)] {
             let (offset, body) = (Some(offset), Body::Hole(100..200));
             let message = Message { cookie: 0, offset, done: true, body };
-            assert_eq!(read(100..200).take(Style::Extended, message).is_ok(), is_right);
+            assert_eq!(read(100..200).take(ReplyFormat::Extended, message).is_ok(), is_right);
         }
         let status = Body::Status { context: 1, extents: vec![Run { len: 1, zeroes: true }] };
         assert!(take(&mut read(100..200), true, status).is_err());
@@ -325,7 +329,7 @@ mod tests {
     fn only_the_last_extent_may_end_after_what_was_asked_for() {
         let status = |lengths: &[u64]| {
             let extents = lengths.iter().map(|&len| Run { len, zeroes: true }).collect();
-            let mut request = Request::new(Wish::Status { context: 3 }, 0..512, Arc::default());
+            let mut request = Request::new(Command::Status { context: 3 }, 0..512, Arc::default());
             take(&mut request, true, Body::Status { context: 3, extents })
         };
         assert!(status(&[256]).is_ok(), "fewer than asked for");

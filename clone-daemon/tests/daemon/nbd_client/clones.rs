@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use clone_core::block_io::Source;
 use clone_core::dm_target::Message;
 use clone_core::driver::RunningClone;
-use clone_core::engine::{Command, Device, Happening, Notice, RequestError};
+use clone_core::engine::{Command, Device, Event, EventKind, RequestError};
 use clone_core::geometry::Sectors;
 use clone_daemon::export::nbd::ServerOptions;
 use clone_daemon::source::{self, SourceOptions};
@@ -31,7 +31,7 @@ fn open(folder: &Path, options: &SourceOptions) -> Arc<dyn Source> {
 }
 
 /// Waits for the first event for which `is_it` is true.
-fn wait_for(clone: &RunningClone<FileDevice>, is_it: impl Fn(&Happening) -> bool) -> Happening {
+fn wait_for(clone: &RunningClone<FileDevice>, is_it: impl Fn(&EventKind) -> bool) -> EventKind {
     wait_after(clone, &mut 0, is_it)
 }
 
@@ -39,15 +39,15 @@ fn wait_for(clone: &RunningClone<FileDevice>, is_it: impl Fn(&Happening) -> bool
 fn wait_after(
     clone: &RunningClone<FileDevice>,
     last: &mut u64,
-    is_it: impl Fn(&Happening) -> bool,
-) -> Happening {
+    is_it: impl Fn(&EventKind) -> bool,
+) -> EventKind {
     let until = soon();
     loop {
         assert!(Instant::now() < until, "{:?}", clone.progress());
-        for Notice { number, what } in clone.wait_for(*last, LONG) {
+        for Event { number, kind } in clone.wait_for(*last, LONG) {
             *last = number;
-            if is_it(&what) {
-                return what;
+            if is_it(&kind) {
+                return kind;
             }
         }
     }
@@ -72,7 +72,7 @@ fn a_clone_has_the_data_of_an_export_and_its_holes() {
         return;
     };
     let clone = rig.start_from(open(rig.folder.path(), &SourceOptions::default()), true);
-    wait_for(&clone, |what| *what == Happening::Finished);
+    wait_for(&clone, |what| *what == EventKind::Finished);
     let progress = clone.progress();
     assert_eq!((progress.fetched_bytes, progress.zeroed_bytes), (len as u64 / 2, len as u64 / 2));
     clone.stop();
@@ -92,7 +92,7 @@ fn a_clone_that_is_served_can_be_cloned() {
     let rig = Rig::new(REGION, &vec![0; len]);
     let source = source::open(&first.uri().parse().unwrap(), None, &SourceOptions::default());
     let second = rig.start_from(source.unwrap().source, true);
-    wait_for(&second, |what| *what == Happening::Finished);
+    wait_for(&second, |what| *what == EventKind::Finished);
     let progress = second.progress();
     assert_eq!((progress.fetched_bytes, progress.zeroed_bytes), (len as u64 / 2, len as u64 / 2));
     second.stop();
@@ -119,7 +119,7 @@ fn a_clone_goes_on_by_itself_when_its_server_is_back() {
         let progress = clone.progress();
         assert!(progress.hydrated < progress.regions, "{progress:?}");
         let _server = Server::nbdkit(&endpoint, &["file", file.to_str().unwrap()]).unwrap();
-        wait_for(&clone, |what| *what == Happening::Finished);
+        wait_for(&clone, |what| *what == EventKind::Finished);
         reader.join().unwrap().unwrap();
     });
     assert!(last == bytes[bytes.len() - 4096..]);
@@ -139,7 +139,7 @@ fn a_clone_takes_nothing_from_another_export_that_came_in_place_of_its_own() {
     wait_until(&clone, 8);
     drop(server);
     let _server = Server::nbdkit(&endpoint, &["pattern", "16M"]).unwrap();
-    let told = wait_for(&clone, |what| matches!(what, Happening::SourceChanged { .. }));
+    let told = wait_for(&clone, |what| matches!(what, EventKind::SourceChanged { .. }));
     let told = told.to_string();
     assert!(told.contains("it had 8388608 bytes, and has 16777216"), "{told}");
     let client = clone.client();
@@ -183,14 +183,14 @@ fn what_the_server_cannot_read_is_named_and_the_rest_is_hydrated() {
     let mut seen = 0;
     let told = loop {
         let told =
-            wait_after(&clone, &mut seen, |it| matches!(it, Happening::HydrationStopped { .. }));
+            wait_after(&clone, &mut seen, |it| matches!(it, EventKind::HydrationStopped { .. }));
         // The last attempt of a copy may have begun shortly before its time limit.
         if !told.to_string().contains("has not answered in time") {
             break told;
         }
         clone.command(Command::Kernel(Message::EnableHydration));
     };
-    let Happening::HydrationStopped { failures, range, failure } = &told else { panic!("{told}") };
+    let EventKind::HydrationStopped { failures, range, failure } = &told else { panic!("{told}") };
     assert!(*failures >= 4, "{told}");
     let region = 64 << 10;
     let bad = 22 * region..25 * region;
@@ -200,7 +200,8 @@ fn what_the_server_cannot_read_is_named_and_the_rest_is_hydrated() {
     assert!(told.contains("the NBD server cannot read bytes") && told.contains("EIO"), "{told}");
     let progress = clone.progress();
     assert_eq!((progress.hydrated, progress.regions), (61, 64));
-    let aside: u64 = clone.set_aside().iter().map(|it| it.regions.end - it.regions.start).sum();
+    let aside: u64 =
+        clone.failed_regions().iter().map(|it| it.regions.end - it.regions.start).sum();
     assert_eq!(aside, 3);
     let client = clone.client();
     let mut whole = vec![0; 64 << 10];

@@ -13,7 +13,7 @@ use clone_daemon::nbd_protocol::{
     option_reply,
 };
 use clone_daemon::source::nbd::{NbdError, NbdOptions, NbdRemote};
-use clone_daemon::source::remote::{Remote, Trouble};
+use clone_daemon::source::remote::{Remote, RemoteError};
 use clone_daemon::source::uri::{NbdAddress, NbdEndpoint};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
@@ -259,7 +259,7 @@ fn open(socket: &Path, deadline: Instant, options: NbdOptions) -> Result<NbdRemo
 }
 
 /// Connects, reads, and asks for an extent, until `deadline`; asserts that the data are correct.
-fn try_all(socket: &Path, content: &[u8], deadline: Instant) -> Result<(), Trouble> {
+fn try_all(socket: &Path, content: &[u8], deadline: Instant) -> Result<(), RemoteError> {
     let options = NbdOptions { request_bytes: PIECE, ..NbdOptions::default() };
     let remote = open(socket, deadline, options)?;
     let mut into = vec![0xaa; SIZE];
@@ -306,7 +306,7 @@ fn a_server_that_says_something_else_in_any_place_is_not_believed_and_not_waited
             let harm = harms[random.next_u32() as usize % harms.len()];
             match run(harm).1 {
                 Ok(()) => good += 1,
-                Err(Trouble::Changed(changed)) => panic!("{harm:?}: {changed}"),
+                Err(RemoteError::Changed(changed)) => panic!("{harm:?}: {changed}"),
                 Err(_) => bad += 1,
             }
         }
@@ -383,7 +383,7 @@ fn a_server_that_stops_in_the_middle_of_a_reply_is_left_and_another_asked() {
     let remote = open(&socket, soon(), options).unwrap();
     let mut into = vec![0; SIZE];
     let deadline = Instant::now() + Duration::from_secs(3);
-    let Trouble::Passing(error) = remote.read_at(0, &mut into, deadline).unwrap_err() else {
+    let RemoteError::Passing(error) = remote.read_at(0, &mut into, deadline).unwrap_err() else {
         panic!("another connection may do");
     };
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);

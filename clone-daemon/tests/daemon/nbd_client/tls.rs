@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use clone_daemon::source::nbd::{NbdError, NbdOptions, NbdRemote};
-use clone_daemon::source::remote::{Remote, Trouble};
+use clone_daemon::source::remote::{Remote, RemoteError};
 use clone_daemon::source::uri::{NbdAddress, NbdEndpoint};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
@@ -63,7 +63,7 @@ fn an_export_under_tls_is_read_if_somebody_known_vouches_for_its_server() {
         assert!(matches!(refused, NbdError::Tls(_)), "{refused}");
         let refused = open(false, &good).err().unwrap();
         assert!(refused.to_string().contains("not without TLS"), "{refused}");
-        assert!(matches!(Trouble::from(refused), Trouble::Final(_)));
+        assert!(matches!(RemoteError::from(refused), RemoteError::Final(_)));
         drop(strict);
         let odd = server(&other, "--tls=require").unwrap();
         let refused = open(true, &other).err().unwrap();

@@ -10,7 +10,7 @@ use clone_core::driver::RunningClone;
 use clone_core::engine::Command;
 use clone_core::geometry::Sectors;
 use clone_daemon::export::nbd::ServerOptions;
-use clone_daemon::export::nbd::reply::Style;
+use clone_daemon::export::nbd::reply::ReplyFormat;
 use clone_daemon::nbd_protocol::{chunk, command, errno, flag, option, option_reply};
 use persistent_data::device::FileDevice;
 use persistent_data::sim::{Seed, seeds};
@@ -67,8 +67,9 @@ impl Plan {
         }
     }
 
-    fn style_of(&self, client: u64) -> Style {
-        [Style::Structured, Style::Simple, Style::Extended][(self.style + client) as usize % 3]
+    fn style_of(&self, client: u64) -> ReplyFormat {
+        [ReplyFormat::Structured, ReplyFormat::Simple, ReplyFormat::Extended]
+            [(self.style + client) as usize % 3]
     }
 }
 
@@ -93,7 +94,7 @@ impl Trust {
 }
 
 /// Connects with a format of replies, and with both metadata contexts if it has chunks.
-fn connect(served: &Served, style: Style, trust: Option<&Trust>) -> Raw<Pump> {
+fn connect(served: &Served, style: ReplyFormat, trust: Option<&Trust>) -> Raw<Pump> {
     let mut plain = Raw::greeted(served.connect());
     let tls = trust.map(|trust| {
         let told = plain.option(option::STARTTLS, &[]);
@@ -102,16 +103,16 @@ fn connect(served: &Served, style: Style, trust: Option<&Trust>) -> Raw<Pump> {
     });
     let mut raw = Raw::over(Pump::new(plain.stream, tls));
     let headers = match style {
-        Style::Simple => None,
-        Style::Structured => Some(option::STRUCTURED_REPLY),
-        Style::Extended => Some(option::EXTENDED_HEADERS),
+        ReplyFormat::Simple => None,
+        ReplyFormat::Structured => Some(option::STRUCTURED_REPLY),
+        ReplyFormat::Extended => Some(option::EXTENDED_HEADERS),
     };
     if let Some(headers) = headers {
         assert_eq!(raw.option(headers, &[]), [(option_reply::ACK, vec![])]);
         let contexts = b"\0\0\0\x04disk\0\0\0\x02\0\0\0\x0fbase:allocation\0\0\0\x0eclone:hydrated";
         assert_eq!(raw.option(option::SET_META_CONTEXT, contexts).len(), 3);
     }
-    if style == Style::Extended {
+    if style == ReplyFormat::Extended {
         raw.speak_extended();
     }
     raw.go();

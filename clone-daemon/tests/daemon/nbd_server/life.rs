@@ -48,20 +48,20 @@ fn the_connections_of_a_volume_that_was_removed_end_and_those_of_others_do_not()
     let mut removed = Raw::chosen(connect(), &[]);
     let mut other = Raw::greeted(connect());
     other.option(option::GO, b"\0\0\0\x01b\0\0");
-    let mut haggling = Raw::greeted(connect());
+    let mut negotiating = Raw::greeted(connect());
     assert_eq!(server.connections(), 3);
     volumes.0.lock().unwrap().0.remove(0);
     server.disconnect("disk");
     assert!(removed.hung_up().is_empty());
     other.is_served();
-    let told = haggling.option(option::GO, b"\0\0\0\x04disk\0\0");
+    let told = negotiating.option(option::GO, b"\0\0\0\x04disk\0\0");
     assert_eq!(told[0].0, option_reply::ERR_UNKNOWN);
-    haggling.option(option::GO, b"\0\0\0\0\0\0");
-    haggling.is_served();
+    negotiating.option(option::GO, b"\0\0\0\0\0\0");
+    negotiating.is_served();
     wait_until("it is gone", || server.connections() == 2);
     server.stop();
     assert!(!socket.exists());
-    assert!(haggling.hung_up().is_empty());
+    assert!(negotiating.hung_up().is_empty());
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn requests_under_way_are_answered_when_the_server_stops() {
     for cookie in 0..20 {
         raw.request((0, command::READ), cookie, cookie * 4096, 4096);
     }
-    wait_until("all have come", || served.volume.figures().in_flight() == 20);
+    wait_until("all have come", || served.volume.stats().in_flight() == 20);
     let Served { server, clone, rig: _rig, .. } = served;
     let (stopped, wait) = mpsc::channel();
     let thread = thread::spawn(move || {
@@ -109,7 +109,7 @@ fn a_server_stops_though_nothing_is_answered_and_nobody_reads() {
     // A client that waits for a reply that will not arrive.
     let mut waiting = Raw::chosen(served.connect(), &[]);
     waiting.request((0, command::READ), 1, 2 << 20, 4096);
-    wait_until("it has come", || served.volume.figures().in_flight() == 1);
+    wait_until("it has come", || served.volume.stats().in_flight() == 1);
     // A client that sends nothing, and one that does not even negotiate.
     let _silent = [Raw::chosen(served.connect(), &[]), Raw::greeted(served.connect())];
     let Served { server, clone, rig: _rig, .. } = served;

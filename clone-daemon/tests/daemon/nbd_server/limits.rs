@@ -107,7 +107,7 @@ fn neither_a_peer_nor_a_clone_nor_both_can_take_all_connections() {
     let mut rest = Vec::new();
     assert_eq!(std::io::Read::read_to_end(&mut old.stream, &mut rest).unwrap_or(0), 0);
     there.iter_mut().for_each(Raw::is_served);
-    let figures = three.server.figures();
+    let figures = three.server.stats();
     assert_eq!(NAMES.map(|name| figures.of(name)), [4, 4, 0]);
     assert_eq!((figures.max(), figures.refused(), figures.evicted()), (8, 5, 0));
     drop(there.swap_remove(0));
@@ -121,8 +121,8 @@ fn those_that_haggle_make_way_for_new_ones_of_their_peer_and_others_do_not() {
     let mut chosen = three.go(2, "disk").unwrap();
     let mut other = three.greeted(3);
     let mut silent: Vec<_> = (0..100).map(|_| three.greeted(2)).collect();
-    wait_until("four are left", || three.server.figures().handshakes() == 5);
-    assert_eq!(three.server.figures().refused(), 96);
+    wait_until("four are left", || three.server.stats().handshakes() == 5);
+    assert_eq!(three.server.stats().refused(), 96);
     // The others were there before, or belong to another peer.
     other.try_go("disk").unwrap();
     other.is_served();
@@ -132,7 +132,7 @@ fn those_that_haggle_make_way_for_new_ones_of_their_peer_and_others_do_not() {
     chosen.is_served();
     // With further peers there are too many in all; the peer with the most loses some.
     let others: Vec<_> = (4..9).map(|peer| three.greeted(peer)).collect();
-    wait_until("eight are left", || three.server.figures().handshakes() == 8);
+    wait_until("eight are left", || three.server.stats().handshakes() == 8);
     for mut raw in others {
         raw.try_go("c").unwrap();
         raw.is_served();
@@ -151,7 +151,7 @@ fn one_that_is_idle_makes_way_only_where_a_limit_is_reached_and_nothing_is_under
     assert_eq!(std::io::Read::read_to_end(&mut unused.stream, &mut rest).unwrap_or(0), 0);
     used.is_served();
     elsewhere.is_served();
-    assert_eq!(three.server.figures().evicted(), 1);
+    assert_eq!(three.server.stats().evicted(), 1);
     // This one has not been silent for a day.
     for _ in 0..3 {
         assert!(three.go(2, "disk").is_err());
@@ -171,7 +171,7 @@ fn one_with_a_request_under_way_makes_no_way_however_long_it_waits() {
     let mut waits = Raw::chosen(served.connect(), &[]);
     served.clone.suspend().unwrap();
     waits.request((0, command::READ), 1, 0, 4096);
-    wait_until("it has come", || served.volume.figures().in_flight() == 1);
+    wait_until("it has come", || served.volume.stats().in_flight() == 1);
     for _ in 0..3 {
         assert!(Raw::greeted(served.connect()).try_go("disk").is_err());
     }
@@ -249,7 +249,7 @@ fn a_full_server_lets_others_connect_and_tells_them_at_once() {
     }
     only.is_served();
     // A connection that has not ended when the next one arrives may be cut, which counts too.
-    assert!(served.server.figures().refused() >= 200);
+    assert!(served.server.stats().refused() >= 200);
 }
 
 #[test]

@@ -113,6 +113,6 @@ fn no_stream_of_bytes_does_any_harm() {
     }
     wait_until("all are gone", || served.server.connections() == 0);
     wait_until("all is given back", || served.server.buffer_bytes() == 0);
-    assert_eq!(served.volume.figures().in_flight(), 0);
+    assert_eq!(served.volume.stats().in_flight(), 0);
     Raw::chosen(served.connect(), &[]).is_served();
 }

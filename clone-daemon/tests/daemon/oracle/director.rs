@@ -17,7 +17,7 @@ use super::process::{Daemon, Small};
 use super::run::{NAME, Run};
 use super::source::Source;
 use super::verbs::{self, Answer, Resumes, ask};
-use super::wire::{Request, Style, What, Wire};
+use super::wire::{ReplyFormat, Request, What, Wire};
 use super::{fuse_user, user};
 
 pub(super) struct Director<'a> {
@@ -342,7 +342,8 @@ impl<'a> Director<'a> {
 
     fn try_to_read_all(&self) -> Result<(), String> {
         let told = |error: std::io::Error| error.to_string();
-        let mut wire = Wire::connect(&self.run.socket(), NAME, Style::Simple).map_err(told)?;
+        let mut wire =
+            Wire::connect(&self.run.socket(), NAME, ReplyFormat::Simple).map_err(told)?;
         let mut sender = wire.sender().map_err(told)?;
         let size = self.run.plan.size;
         if wire.size_bytes != size {
@@ -352,7 +353,7 @@ impl<'a> Director<'a> {
             let length = size.min(offset + (1 << 20)) - offset;
             let request = Request { command: 0, flags: 0, offset, length };
             let mut bytes = Vec::new();
-            Wire::put(Style::Simple, offset, &request, &[], &mut bytes);
+            Wire::put(ReplyFormat::Simple, offset, &request, &[], &mut bytes);
             let submitted = self.run.known().model.begin_read();
             sender.write_all(&bytes).map_err(told)?;
             let part = wire.part().map_err(told)?.ok_or("it has hung up")?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::wire::Style;
+use super::wire::ReplyFormat;
 
 /// The focus of a run. Seeds take turns, so that a few of them cover all themes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,7 +141,7 @@ pub(super) struct Plan {
     pub(super) origin: Origin,
     pub(super) place: Place,
     /// One connection each.
-    pub(super) users: Vec<Style>,
+    pub(super) users: Vec<ReplyFormat>,
     pub(super) fuse_users: u32,
     pub(super) hogs: u32,
     /// Maximum number of requests in flight on a connection.
@@ -175,7 +175,12 @@ impl Plan {
         // Not a multiple of the region or block size; small, so that users overlap.
         let size = (random.random_range(1..=6) << 20) + 512 * random.random_range(1..=63);
         let hot = random.random_range(0..size - 70_000);
-        let styles = [Style::Simple, Style::Structured, Style::Structured, Style::Extended];
+        let styles = [
+            ReplyFormat::Simple,
+            ReplyFormat::Structured,
+            ReplyFormat::Structured,
+            ReplyFormat::Extended,
+        ];
         let mut events = vec![];
         for (event, chance) in [
             (Event::Kill, 0.4),
@@ -302,7 +307,7 @@ impl Plan {
         self.set("hydration_rate=4M");
         (self.suspends, self.messages) = (false, false);
         self.length_max = 500_000;
-        self.users = vec![Style::Structured; 3];
+        self.users = vec![ReplyFormat::Structured; 3];
         self.events.clear();
     }
 

@@ -17,7 +17,7 @@ use super::judge;
 use super::model::{Force, Moment, WriteId};
 use super::plan::{Mix, Plan, Theme};
 use super::run::{Inside, NAME, Run};
-use super::wire::{Part, Request, Style, What, Wire};
+use super::wire::{Part, ReplyFormat, Request, What, Wire};
 use crate::oracle::content::Value;
 
 /// The expected effect of a request.
@@ -129,7 +129,7 @@ pub(super) fn name(command: u16) -> &'static str {
 }
 
 /// Uses the clone on one connection after another.
-pub(super) fn use_clone(run: &Run, number: u32, style: Style, mix: Mix, round: u64) {
+pub(super) fn use_clone(run: &Run, number: u32, style: ReplyFormat, mix: Mix, round: u64) {
     let seed = run.plan.seed << 20 ^ round << 8 ^ u64::from(number);
     let mut random = StdRng::seed_from_u64(seed);
     while let Some(inside) = run.gate.enter(run) {
@@ -152,7 +152,7 @@ struct User<'a> {
     run: &'a Run,
     inside: &'a Inside<'a>,
     number: u32,
-    style: Style,
+    style: ReplyFormat,
     mix: Mix,
 }
 
@@ -247,7 +247,7 @@ impl User<'_> {
     /// Chooses a command and flags.
     fn kind(&self, random: &mut StdRng) -> (u16, u16) {
         let mix = self.mix;
-        let status = if self.style == Style::Simple { 0 } else { mix.status };
+        let status = if self.style == ReplyFormat::Simple { 0 } else { mix.status };
         let weights = [
             (command::READ, mix.read),
             (command::WRITE, mix.write),
@@ -272,7 +272,7 @@ impl User<'_> {
             }
         };
         match asked {
-            command::READ if self.style != Style::Simple => maybe(flag::DF, 0.2),
+            command::READ if self.style != ReplyFormat::Simple => maybe(flag::DF, 0.2),
             command::WRITE => maybe(flag::FUA, 0.05),
             command::WRITE_ZEROES => {
                 maybe(flag::FUA, 0.05);
@@ -306,7 +306,7 @@ impl User<'_> {
                 format!("user {} got a reply that is none: {error}", self.number)
             }
             // A simple reply has no other way to report that the rest of a read failed.
-            _ if self.style == Style::Simple && self.run.may_cut() => return,
+            _ if self.style == ReplyFormat::Simple && self.run.may_cut() => return,
             _ if waits == 0 => return,
             ended => format!(
                 "the connection of user {} ends with {waits} requests under way, and there is no \
@@ -330,7 +330,7 @@ impl User<'_> {
                 return Ok(());
             }
             let Request { command, offset, length, .. } = asked.request;
-            let is_simple = self.style == Style::Simple && command == command::READ;
+            let is_simple = self.style == ReplyFormat::Simple && command == command::READ;
             (what, is_simple.then_some((offset, length)))
         };
         let what = match what {
@@ -384,9 +384,16 @@ pub(super) fn range(plan: &Plan, random: &mut StdRng) -> std::ops::Range<u64> {
 pub(super) fn hog(run: &Run, number: u32) {
     let mut random = StdRng::seed_from_u64(run.plan.seed ^ u64::from(number) << 32);
     while let Some(inside) = run.gate.enter(run) {
-        let Ok(mut wire) = Wire::connect(&run.socket(), NAME, Style::Structured) else { continue };
-        let user =
-            User { run, inside: &inside, number, style: Style::Structured, mix: Mix::default() };
+        let Ok(mut wire) = Wire::connect(&run.socket(), NAME, ReplyFormat::Structured) else {
+            continue;
+        };
+        let user = User {
+            run,
+            inside: &inside,
+            number,
+            style: ReplyFormat::Structured,
+            mix: Mix::default(),
+        };
         let flight = Arc::new(Flight::default());
         let Ok(mut stream) = wire.sender() else { continue };
         let mut bytes = Vec::new();
@@ -396,7 +403,7 @@ pub(super) fn hog(run: &Run, number: u32) {
             let doing = Doing::Read(run.known().model.begin_read());
             let (since, parts) = (Instant::now(), Vec::new());
             flight.add(cookie, Asked { request, doing, since, parts });
-            Wire::put(Style::Structured, cookie, &request, &[], &mut bytes);
+            Wire::put(ReplyFormat::Structured, cookie, &request, &[], &mut bytes);
         }
         if stream.write_all(&bytes).is_err() {
             continue;

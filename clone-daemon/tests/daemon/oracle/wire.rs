@@ -15,7 +15,7 @@ const REPLY_MAX: u64 = 64 << 20;
 
 /// The reply style that a client negotiates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Style {
+pub(super) enum ReplyFormat {
     Simple,
     Structured,
     Extended,
@@ -33,7 +33,7 @@ pub(super) struct Request {
 /// A connection that has chosen an export.
 pub(super) struct Wire {
     stream: BufReader<UnixStream>,
-    style: Style,
+    style: ReplyFormat,
     pub(super) size_bytes: u64,
     /// Names of metadata contexts by id.
     contexts: Vec<(u32, String)>,
@@ -66,7 +66,7 @@ pub(super) fn wrong(told: String) -> io::Error {
 
 impl Wire {
     /// Connects to the export called `name` of the server at a socket.
-    pub(super) fn connect(socket: &Path, name: &str, style: Style) -> io::Result<Self> {
+    pub(super) fn connect(socket: &Path, name: &str, style: ReplyFormat) -> io::Result<Self> {
         let stream = BufReader::with_capacity(256 << 10, UnixStream::connect(socket)?);
         let mut wire = Self { stream, style, size_bytes: 0, contexts: Vec::new() };
         wire.expect(nbd_protocol::MAGIC, "the first magic")?;
@@ -78,15 +78,15 @@ impl Wire {
         }
         wire.send(&u32::from(both).to_be_bytes())?;
         match style {
-            Style::Simple => {}
-            Style::Structured => wire.option(option::STRUCTURED_REPLY, &[])?,
-            Style::Extended => wire.option(option::EXTENDED_HEADERS, &[])?,
+            ReplyFormat::Simple => {}
+            ReplyFormat::Structured => wire.option(option::STRUCTURED_REPLY, &[])?,
+            ReplyFormat::Extended => wire.option(option::EXTENDED_HEADERS, &[])?,
         }
         let named = |name: &str| {
             let len = u32::try_from(name.len()).unwrap_or(u32::MAX);
             [&len.to_be_bytes()[..], name.as_bytes()].concat()
         };
-        if style != Style::Simple {
+        if style != ReplyFormat::Simple {
             let contexts =
                 [nbd_protocol::BASE_ALLOCATION, nbd_protocol::CLONE_HYDRATED].map(named).concat();
             let data = [named(name), 2_u32.to_be_bytes().to_vec(), contexts].concat();
@@ -146,8 +146,14 @@ impl Wire {
     }
 
     /// Appends a request to `to`.
-    pub(super) fn put(style: Style, cookie: u64, request: &Request, data: &[u8], to: &mut Vec<u8>) {
-        let is_extended = style == Style::Extended;
+    pub(super) fn put(
+        style: ReplyFormat,
+        cookie: u64,
+        request: &Request,
+        data: &[u8],
+        to: &mut Vec<u8>,
+    ) {
+        let is_extended = style == ReplyFormat::Extended;
         let magic = if is_extended {
             nbd_protocol::EXTENDED_REQUEST_MAGIC
         } else {
@@ -180,7 +186,7 @@ impl Wire {
             }
         }
         match (u32::from_be_bytes(magic), self.style) {
-            (nbd_protocol::SIMPLE_REPLY_MAGIC, Style::Simple | Style::Structured) => {
+            (nbd_protocol::SIMPLE_REPLY_MAGIC, ReplyFormat::Simple | ReplyFormat::Structured) => {
                 let (error, cookie) = (self.u32()?, self.u64()?);
                 let what = match error {
                     0 => What::Done,
@@ -188,8 +194,8 @@ impl Wire {
                 };
                 Ok(Some(Part { cookie, is_last: true, what }))
             }
-            (nbd_protocol::STRUCTURED_REPLY_MAGIC, Style::Structured)
-            | (nbd_protocol::EXTENDED_REPLY_MAGIC, Style::Extended) => self.chunk().map(Some),
+            (nbd_protocol::STRUCTURED_REPLY_MAGIC, ReplyFormat::Structured)
+            | (nbd_protocol::EXTENDED_REPLY_MAGIC, ReplyFormat::Extended) => self.chunk().map(Some),
             (magic, style) => {
                 let mut next = [0; 12];
                 let some = self.stream.read(&mut next).unwrap_or(0);
@@ -201,7 +207,7 @@ impl Wire {
 
     fn chunk(&mut self) -> io::Result<Part> {
         let (flags, kind, cookie) = (self.u16()?, self.u16()?, self.u64()?);
-        let is_extended = self.style == Style::Extended;
+        let is_extended = self.style == ReplyFormat::Extended;
         if is_extended {
             // The offset of the request.
             self.u64()?;

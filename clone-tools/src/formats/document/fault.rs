@@ -5,14 +5,14 @@ use clone_core::metadata::ir::METADATA_VERSION;
 use thiserror::Error;
 
 use super::TextForm;
-use crate::formats::text_reader::{Place, TokenTooLong};
+use crate::formats::text_reader::{Position, TokenTooLong};
 
 /// A fault in a dump, with its position.
 #[derive(Debug, Error)]
 #[error("{place}: {fault}")]
 pub struct DocumentError {
     /// The position of the reader.
-    pub place: Place,
+    pub place: Position,
     /// The fault that was found.
     pub fault: Fault,
 }

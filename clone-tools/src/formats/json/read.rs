@@ -10,7 +10,7 @@ use crate::common::text_form::TextForm;
 use crate::formats::document::{
     Claims, Document, DocumentError, Fault, Runs, check_start, parse_uuid,
 };
-use crate::formats::text_reader::{Place, Source};
+use crate::formats::text_reader::{Position, Source};
 
 /// Reads a whole document. Its keys may come in any order; `hydrated` may be missing.
 ///
@@ -22,7 +22,7 @@ pub fn read(from: impl Read) -> Result<Document, DocumentError> {
         Ok(start) => check_start(start, TextForm::Json),
         Err(error) => Err(Fault::Read(error)),
     };
-    first.map_err(|fault| DocumentError { place: Place::START, fault })?;
+    first.map_err(|fault| DocumentError { place: Position::START, fault })?;
 
     let mut runs = Runs::default();
     let mut tokens = Tokens { source, in_string: false, escaped: false };
@@ -58,7 +58,7 @@ impl<R: Read> Read for Tokens<R> {
     }
 }
 
-fn document_error(error: serde_json::Error, reached: Place) -> DocumentError {
+fn document_error(error: serde_json::Error, reached: Position) -> DocumentError {
     let (line, column) = (error.line() as u64, error.column() as u64);
     if error.classify() == Category::Io {
         return DocumentError { place: reached, fault: Fault::reading(error.into()) };
@@ -66,7 +66,7 @@ fn document_error(error: serde_json::Error, reached: Place) -> DocumentError {
     // All formats report positions in the same way.
     let text = error.to_string();
     let text = text.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&text);
-    let place = if line == 0 { reached } else { Place { line, column: column.max(1) } };
+    let place = if line == 0 { reached } else { Position { line, column: column.max(1) } };
     DocumentError { place, fault: Fault::Syntax(text.to_owned()) }
 }
 

@@ -121,8 +121,8 @@ fn run(source: Disk, destination: Disk, plan: Plan, signal: Option<&'static str>
     outcome
 }
 
-fn aside(outcome: &Outcome) -> Vec<Range<u64>> {
-    outcome.aside.iter().map(|place| place.regions.clone()).collect()
+fn failed(outcome: &Outcome) -> Vec<Range<u64>> {
+    outcome.failed.iter().map(|place| place.regions.clone()).collect()
 }
 
 #[test]
@@ -131,9 +131,9 @@ fn what_cannot_be_copied_is_tried_again_and_all_else_is_copied() {
     let outcome = run(source, Disk::destination(), plan(0), None);
     assert_eq!(outcome.end, End::OnlyFailedLeft);
     assert_eq!(outcome.progress.hydrated, NR_REGIONS - 3);
-    assert_eq!(aside(&outcome), [17..18, 200..201, 201..202]);
-    assert!(outcome.aside.iter().all(|place| place.tries >= 3));
-    assert_eq!(outcome.aside[0].failure.to_string(), "source: a bad sector");
+    assert_eq!(failed(&outcome), [17..18, 200..201, 201..202]);
+    assert!(outcome.failed.iter().all(|place| place.tries >= 3));
+    assert_eq!(outcome.failed[0].failure.to_string(), "source: a bad sector");
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn what_can_be_read_the_next_time_is_copied_then() {
     let source = Disk { patience: AtomicU64::new(6), ..Disk::source().with_bad(100..101) };
     let outcome = run(source, Disk::destination(), plan(0), None);
     assert_eq!((outcome.end, outcome.progress.hydrated), (End::Complete, NR_REGIONS));
-    assert!(outcome.aside.is_empty());
+    assert!(outcome.failed.is_empty());
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn a_source_that_is_gone_is_given_up_after_some_failures_in_a_row() {
     assert_eq!(outcome.end, End::InARow(5));
     // The failed range begins in the batch that holds the first bad region. When the batch is
     // halved, its sound part may or may not be copied before the session gives up.
-    let begin = outcome.aside[0].regions.start;
+    let begin = outcome.failed[0].regions.start;
     assert!((96..=100).contains(&begin), "{outcome:?}");
     assert!((96..=begin).contains(&outcome.progress.hydrated), "{outcome:?}");
 }
@@ -159,8 +159,8 @@ fn a_source_that_is_gone_is_given_up_after_some_failures_in_a_row() {
 #[test]
 fn a_destination_that_cannot_be_written_is_no_fault_of_the_rest() {
     let outcome = run(Disk::source(), Disk::destination().with_bad(3..5), plan(0), None);
-    assert_eq!((outcome.end.clone(), aside(&outcome)), (End::OnlyFailedLeft, vec![3..4, 4..5]));
-    assert_eq!(outcome.aside[0].failure.device, Device::Destination);
+    assert_eq!((outcome.end.clone(), failed(&outcome)), (End::OnlyFailedLeft, vec![3..4, 4..5]));
+    assert_eq!(outcome.failed[0].failure.device, Device::Destination);
 }
 
 #[test]

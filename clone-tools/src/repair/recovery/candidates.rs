@@ -4,20 +4,21 @@ use std::fmt::Display;
 
 use clone_core::repair::{Candidate, Verdict};
 
-use super::Teller;
-use crate::common::reporter::Talk;
+use super::Reporter;
+use crate::common::reporter::Verbosity;
 use crate::common::units::Counted;
 
 /// Reports the number of candidates, or with `--verbose` all details.
-pub(super) fn list_candidates(teller: &Teller<'_>, candidates: &[Candidate]) {
-    if teller.talk != Talk::Verbose {
+pub(super) fn list_candidates(reporter: &Reporter<'_>, candidates: &[Candidate]) {
+    if reporter.verbosity != Verbosity::Verbose {
         if candidates.len() > 1 {
             let roots = Counted(candidates.len() as u64, "possible root");
-            teller.say(format_args!("{roots} of the bitset were looked at (--verbose lists them)"));
+            reporter
+                .say(format_args!("{roots} of the bitset were looked at (--verbose lists them)"));
         }
         return;
     }
-    table(candidates).into_iter().for_each(|line| teller.say(line));
+    table(candidates).into_iter().for_each(|line| reporter.say(line));
 }
 
 /// Returns a table of the candidates, one per line, below two lines of headings.

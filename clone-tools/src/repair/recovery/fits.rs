@@ -7,29 +7,29 @@ use clone_core::geometry::{MAX_REGIONS, RegionSize, Sectors};
 use clone_core::repair::Fit;
 use clone_core::size::human;
 
-use super::Teller;
-use crate::common::reporter::Talk;
+use super::Reporter;
+use crate::common::reporter::Verbosity;
 use crate::common::units::Counted;
 
 /// The number of bitsets whose sizes are listed; the rest are only counted.
 const LISTED: usize = 3;
 
 /// Lists the sizes that fit, one table per number of regions, the best bitset first.
-pub(super) fn list_fits(teller: &Teller<'_>, fits: &[Fit]) {
+pub(super) fn list_fits(reporter: &Reporter<'_>, fits: &[Fit]) {
     let mut distinct: Vec<&Fit> = Vec::new();
     for fit in fits {
         if !distinct.iter().any(|other| other.nr_regions == fit.nr_regions) {
             distinct.push(fit);
         }
     }
-    let listed = if teller.talk == Talk::Verbose { usize::MAX } else { LISTED };
+    let listed = if reporter.verbosity == Verbosity::Verbose { usize::MAX } else { LISTED };
     for fit in distinct.iter().take(listed) {
-        table(fit).for_each(|line| teller.say(line));
+        table(fit).for_each(|line| reporter.say(line));
     }
     let more = distinct.len().saturating_sub(listed);
     if more > 0 {
         let more = Counted(more as u64, "more bitset");
-        teller.say(format_args!("and {more} of other sizes (--verbose lists all)"));
+        reporter.say(format_args!("and {more} of other sizes (--verbose lists all)"));
     }
 }
 

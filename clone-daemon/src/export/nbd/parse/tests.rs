@@ -2,8 +2,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::{
-    PAYLOAD_MAX, Request, Task, Terms, Violation, greeting, info, meta_context, option, request,
-    status_payload, string,
+    PAYLOAD_MAX, Request, RequestKind, Terms, Violation, greeting, info, meta_context, option,
+    request, status_payload, string,
 };
 use crate::nbd_protocol::{command, errno, flag};
 
@@ -110,33 +110,33 @@ fn what_makes_no_sense_is_answered_as_the_protocol_says() {
 fn what_makes_sense_is_understood() {
     let size = COMPACT.size_bytes;
     for (request, terms, task) in [
-        (asked(command::READ, flag::FUA, size - 1, 1), COMPACT, Task::Read { whole: false }),
-        (asked(command::READ, flag::DF, 0, 1), EXTENDED, Task::Read { whole: true }),
-        (asked(command::WRITE, flag::PAYLOAD_LEN, 0, 1), EXTENDED, Task::Write),
-        (asked(command::FLUSH, flag::FUA, 0, 0), COMPACT, Task::Flush),
-        (asked(command::TRIM, flag::FUA, 0, size), COMPACT, Task::Trim),
-        (asked(command::CACHE, 0, size, 0), COMPACT, Task::Cache),
+        (asked(command::READ, flag::FUA, size - 1, 1), COMPACT, RequestKind::Read { whole: false }),
+        (asked(command::READ, flag::DF, 0, 1), EXTENDED, RequestKind::Read { whole: true }),
+        (asked(command::WRITE, flag::PAYLOAD_LEN, 0, 1), EXTENDED, RequestKind::Write),
+        (asked(command::FLUSH, flag::FUA, 0, 0), COMPACT, RequestKind::Flush),
+        (asked(command::TRIM, flag::FUA, 0, size), COMPACT, RequestKind::Trim),
+        (asked(command::CACHE, 0, size, 0), COMPACT, RequestKind::Cache),
         (
             asked(command::WRITE_ZEROES, flag::NO_HOLE, 0, size),
             EXTENDED,
-            Task::Zero { deallocate: false, fast: false },
+            RequestKind::Zero { deallocate: false, fast: false },
         ),
         (
             asked(command::WRITE_ZEROES, flag::FAST_ZERO, 0, 1),
             COMPACT,
-            Task::Zero { deallocate: true, fast: true },
+            RequestKind::Zero { deallocate: true, fast: true },
         ),
         (
             asked(command::BLOCK_STATUS, flag::REQ_ONE, 0, size),
             EXTENDED,
-            Task::Status { one: true, chosen: false },
+            RequestKind::Status { one: true, chosen: false },
         ),
         (
             asked(command::BLOCK_STATUS, flag::PAYLOAD_LEN, 0, 12),
             EXTENDED,
-            Task::Status { one: false, chosen: true },
+            RequestKind::Status { one: false, chosen: true },
         ),
-        (asked(command::DISC, 0, 0, 0), COMPACT, Task::Disconnect),
+        (asked(command::DISC, 0, 0, 0), COMPACT, RequestKind::Disconnect),
     ] {
         assert_eq!(request.task(&terms), Ok(task), "{request:?}");
         assert!(request.durable() == (request.flags & flag::FUA != 0));
@@ -157,7 +157,7 @@ fn no_request_that_is_accepted_leaves_the_export() {
         let request = asked(command as u16, flags as u16, offset, length);
         let terms = [COMPACT, EXTENDED][rng.next_u32() as usize % 2];
         let Ok(task) = request.task(&terms) else { continue };
-        if matches!(task, Task::Disconnect | Task::Status { chosen: true, .. }) {
+        if matches!(task, RequestKind::Disconnect | RequestKind::Status { chosen: true, .. }) {
             continue;
         }
         accepted += 1;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::Message;
 use crate::export::nbd::channel::{Channel, Writer};
-use crate::export::nbd::memory::Lease;
+use crate::export::nbd::memory::MemoryLease;
 
 /// Maximum number of requests of a connection that are in flight, or answered but not sent.
 const REQUESTS_MAX: usize = 256;
@@ -39,7 +39,7 @@ impl Reply {
 #[derive(Debug)]
 pub(in crate::export::nbd) struct Slot {
     outbox: Arc<Outbox>,
-    lease: Lease,
+    lease: MemoryLease,
 }
 
 /// The replies of one connection.
@@ -175,7 +175,7 @@ impl Outbox {
     }
 
     /// Returns a slot for a request. `lease` accounts for its buffer.
-    pub(in crate::export::nbd) fn slot(self: &Arc<Self>, lease: Lease) -> Slot {
+    pub(in crate::export::nbd) fn slot(self: &Arc<Self>, lease: MemoryLease) -> Slot {
         let mut state = self.lock();
         state.slots += 1;
         state.bytes += lease.bytes();

@@ -4,9 +4,9 @@ use std::io;
 use std::sync::Arc;
 
 use super::outbox::{Ends, Outbox, Turn};
-use super::{Head, Message, Style, Ticket};
+use super::{Head, Message, ReplyFormat, ReplyHeader};
 use crate::export::nbd::buffers::Batch;
-use crate::export::nbd::memory::Lease;
+use crate::export::nbd::memory::MemoryLease;
 
 /// Replies are sent when they reach this number of bytes, or when no more input is available.
 const ENOUGH: usize = 64 << 10;
@@ -33,7 +33,7 @@ pub(in crate::export::nbd) struct Data {
 
 impl Replies {
     /// Creates an empty batch. `lease` is one of the connection's own.
-    pub(in crate::export::nbd) fn new(outbox: Arc<Outbox>, lease: Lease) -> Self {
+    pub(in crate::export::nbd) fn new(outbox: Arc<Outbox>, lease: MemoryLease) -> Self {
         Self { outbox, batch: Batch::new(lease) }
     }
 
@@ -52,7 +52,7 @@ impl Replies {
     /// or an error, nothing is added.
     pub(in crate::export::nbd) fn data<E>(
         &mut self,
-        ticket: Ticket,
+        header: ReplyHeader,
         data: &Data,
         front: Option<&Message>,
         fill: impl FnOnce(&mut [u8]) -> Option<Result<(), E>>,
@@ -61,7 +61,7 @@ impl Replies {
         if let Some(front) = front {
             self.put(front);
         }
-        let head = ticket.data_head(data.offset, data.len, data.last);
+        let head = header.data_head(data.offset, data.len, data.last);
         self.batch.put(head.as_slice());
         let result = fill(self.batch.add(data.len));
         if !matches!(result, Some(Ok(()))) {
@@ -86,11 +86,15 @@ impl Replies {
     }
 
     /// Begins the reply to a read of `len` bytes, which is sent as one chunk while it is read.
-    pub(in crate::export::nbd) fn long(&mut self, ticket: Ticket, len: usize) -> LongReply<'_> {
+    pub(in crate::export::nbd) fn long(
+        &mut self,
+        header: ReplyHeader,
+        len: usize,
+    ) -> LongReply<'_> {
         // A later piece may fail, so the chunk cannot be marked as the last one.
-        let head = Some(ticket.data_head(ticket.offset, len, false));
+        let head = Some(header.data_head(header.offset, len, false));
         let Self { outbox, batch } = self;
-        LongReply { outbox, batch, ticket, head, turn: None, left: len, is_answered: false }
+        LongReply { outbox, batch, header, head, turn: None, left: len, is_answered: false }
     }
 }
 
@@ -104,7 +108,7 @@ impl Replies {
 pub(in crate::export::nbd) struct LongReply<'a> {
     outbox: &'a Outbox,
     batch: &'a mut Batch,
-    ticket: Ticket,
+    header: ReplyHeader,
     /// The header, before the first piece.
     head: Option<Head>,
     /// The right to send, from the first to the last sent byte.
@@ -176,8 +180,8 @@ impl LongReply<'_> {
         debug_assert_eq!(self.left, 0);
         self.flush()?;
         self.is_answered = self.left == 0;
-        if self.is_answered && self.ticket.style != Style::Simple {
-            self.add(&self.ticket.done(true));
+        if self.is_answered && self.header.format != ReplyFormat::Simple {
+            self.add(&self.header.done(true));
         }
         Ok(())
     }
@@ -188,7 +192,7 @@ impl LongReply<'_> {
     /// connection has to end instead.
     pub(in crate::export::nbd) fn fail(mut self, error: &Message) -> io::Result<Result<(), Torn>> {
         if self.head.is_none() {
-            if self.ticket.style == Style::Simple {
+            if self.header.format == ReplyFormat::Simple {
                 return Ok(Err(Torn));
             }
             while self.left > 0 {

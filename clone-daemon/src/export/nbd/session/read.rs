@@ -5,7 +5,7 @@ use std::io;
 use clone_core::engine::{ByteRange, Operation};
 
 use crate::export::nbd::buffers::PIECE;
-use crate::export::nbd::reply::{Data, Message, Style, Ticket};
+use crate::export::nbd::reply::{Data, Message, ReplyFormat, ReplyHeader};
 use crate::export::nbd::session::{Ended, Session, failure};
 
 /// Shorter reads, in bytes, are not checked for holes: that would take as long as the read.
@@ -14,16 +14,18 @@ const LONG: u64 = 64 << 10;
 impl Session {
     pub(super) fn read(
         &mut self,
-        ticket: Ticket,
+        header: ReplyHeader,
         range: ByteRange,
         whole: bool,
     ) -> Result<(), Ended> {
         if range.is_empty() {
-            self.replies.put(&ticket.done(true));
+            self.replies.put(&header.done(true));
             return Ok(());
         }
-        let (hole, range) = match self.style {
-            Style::Structured | Style::Extended if !whole => self.find_hole(ticket, range)?,
+        let (hole, range) = match self.format {
+            ReplyFormat::Structured | ReplyFormat::Extended if !whole => {
+                self.find_hole(header, range)?
+            }
             _ => (None, range),
         };
         let len = range.end - range.start;
@@ -32,16 +34,16 @@ impl Session {
             return Ok(());
         }
         let is_long = len > PIECE as u64;
-        if !is_long && self.read_now(ticket, &range, hole.as_ref()) {
+        if !is_long && self.read_now(header, &range, hole.as_ref()) {
             return Ok(());
         }
         // A short read that the fast path did not do is submitted, wherever its data are.
         let lease = if is_long && self.asker.is_there(&range) { None } else { self.lease(len)? };
         let Some(lease) = lease else {
             hole.iter().for_each(|hole| self.replies.put(hole));
-            return match whole || self.style == Style::Simple {
-                true => self.read_in_one(ticket, range),
-                false => self.read_in_chunks(ticket, range),
+            return match whole || self.format == ReplyFormat::Simple {
+                true => self.read_in_one(header, range),
+                false => self.read_in_chunks(header, range),
             };
         };
         let slot = self.replies.outbox().slot(lease);
@@ -49,8 +51,8 @@ impl Session {
         let buffer = vec![0; len as usize];
         self.asker.user.submit(Operation::Read, range, false, buffer, move |result, data| {
             match result {
-                Ok(()) => slot.answer(hole, ticket.data(offset, data, true)),
-                Err(error) => slot.answer(None, failure(ticket, Operation::Read, error)),
+                Ok(()) => slot.answer(hole, header.data(offset, data, true)),
+                Err(error) => slot.answer(None, failure(header, Operation::Read, error)),
             }
         });
         Ok(())
@@ -60,7 +62,7 @@ impl Session {
     /// of the range.
     fn find_hole(
         &mut self,
-        ticket: Ticket,
+        header: ReplyHeader,
         range: ByteRange,
     ) -> Result<(Option<Message>, ByteRange), io::Error> {
         let is_data = self.data.start <= range.start && range.end <= self.data.end;
@@ -68,50 +70,55 @@ impl Session {
             return Ok((None, range));
         }
         self.before_source(&range)?;
-        let Ok(Some(stretch)) = self.asker.user.stretch(&range) else { return Ok((None, range)) };
-        if !stretch.zeroes {
-            self.data = range.start..stretch.end;
+        let Ok(Some(extent)) = self.asker.user.extent(&range) else { return Ok((None, range)) };
+        if !extent.zeroes {
+            self.data = range.start..extent.end;
             return Ok((None, range));
         }
-        let end = stretch.end.min(range.end);
+        let end = extent.end.min(range.end);
         // The length of a read fits into 32 bits.
         let len = (end - range.start) as u32;
-        Ok((Some(ticket.hole(range.start, len, end == range.end)), end..range.end))
+        Ok((Some(header.hole(range.start, len, end == range.end)), end..range.end))
     }
 
     /// Reads `range` on the fast path, and adds the reply after the chunk `front`; false if that is
     /// not possible.
-    fn read_now(&mut self, ticket: Ticket, range: &ByteRange, front: Option<&Message>) -> bool {
+    fn read_now(
+        &mut self,
+        header: ReplyHeader,
+        range: &ByteRange,
+        front: Option<&Message>,
+    ) -> bool {
         let len = (range.end - range.start) as usize;
         let data = Data { offset: range.start, len, last: true };
         let user = &self.asker.user;
         let read = |into: &mut [u8]| user.read_now(range.start, into);
-        let result = self.replies.data(ticket, &data, front, read);
+        let result = self.replies.data(header, &data, front, read);
         if let Some(Err(error)) = result {
-            self.replies.put(&failure(ticket, Operation::Read, error));
+            self.replies.put(&failure(header, Operation::Read, error));
         }
         result.is_some()
     }
 
     /// Reads piece by piece, waits for each, and sends each as a chunk.
-    fn read_in_chunks(&mut self, ticket: Ticket, range: ByteRange) -> Result<(), Ended> {
+    fn read_in_chunks(&mut self, header: ReplyHeader, range: ByteRange) -> Result<(), Ended> {
         for piece in pieces(&range) {
             let (offset, len) = (piece.start, (piece.end - piece.start) as usize);
             let data = Data { offset, len, last: piece.end == range.end };
             let user = &self.asker.user;
             let read = |into: &mut [u8]| user.read_now(offset, into);
-            let result = match self.replies.data(ticket, &data, None, read) {
+            let result = match self.replies.data(header, &data, None, read) {
                 Some(result) => result,
                 None => {
                     self.replies.flush()?;
                     let buffer = vec![0; len];
                     let (result, read) = self.asker.ask(Operation::Read, piece, false, buffer)?;
-                    let message = || ticket.data(offset, read, data.last);
+                    let message = || header.data(offset, read, data.last);
                     result.map(|()| self.replies.put(&message()))
                 }
             };
             if let Err(error) = result {
-                self.replies.put(&failure(ticket, Operation::Read, error));
+                self.replies.put(&failure(header, Operation::Read, error));
                 return Ok(());
             }
             self.replies.flush_many()?;
@@ -120,9 +127,9 @@ impl Session {
     }
 
     /// Reads piece by piece, waits for each, and sends all of them in one message.
-    fn read_in_one(&mut self, ticket: Ticket, range: ByteRange) -> Result<(), Ended> {
+    fn read_in_one(&mut self, header: ReplyHeader, range: ByteRange) -> Result<(), Ended> {
         let len = (range.end - range.start) as usize;
-        let (asker, mut reply) = (&self.asker, self.replies.long(ticket, len));
+        let (asker, mut reply) = (&self.asker, self.replies.long(header, len));
         for piece in pieces(&range) {
             let (offset, len) = (piece.start, (piece.end - piece.start) as usize);
             let result = match reply.data(len, |into| asker.user.read_now(offset, into)) {
@@ -134,7 +141,7 @@ impl Session {
                 }
             };
             if let Err(error) = result {
-                return Ok(reply.fail(&failure(ticket, Operation::Read, error))??);
+                return Ok(reply.fail(&failure(header, Operation::Read, error))??);
             }
             reply.flush()?;
         }

@@ -4,7 +4,7 @@
 use clone_core::engine::{ByteRange, Operation, RequestError};
 
 use crate::export::nbd::buffers::PIECE;
-use crate::export::nbd::reply::Ticket;
+use crate::export::nbd::reply::ReplyHeader;
 use crate::export::nbd::session::{Ended, Session, answer};
 
 /// Maximum length of one fast-path write in bytes. The destination passes data to the page cache in
@@ -16,7 +16,7 @@ impl Session {
     /// Handles a write to `range`; the data follow in the input.
     pub(super) fn write(
         &mut self,
-        ticket: Ticket,
+        header: ReplyHeader,
         range: ByteRange,
         durable: bool,
     ) -> Result<(), Ended> {
@@ -29,7 +29,7 @@ impl Session {
             let done = *written.as_ref().unwrap_or(&len);
             self.inbox.consume(done);
             if done == len {
-                self.answer(ticket, Operation::Write, written.map(drop));
+                self.answer(header, Operation::Write, written.map(drop));
                 return Ok(());
             }
             range.start += done as u64;
@@ -40,7 +40,7 @@ impl Session {
             false => self.lease(len as u64)?,
         };
         let Some(lease) = lease else {
-            return self.write_pieces(ticket, range, durable);
+            return self.write_pieces(header, range, durable);
         };
         let slot = self.replies.outbox().slot(lease);
         let mut buffer = vec![0; len];
@@ -49,7 +49,7 @@ impl Session {
         }
         self.inbox.fill(&mut buffer)??;
         self.asker.user.submit(Operation::Write, range, durable, buffer, move |result, _| {
-            slot.answer(None, answer(ticket, Operation::Write, result));
+            slot.answer(None, answer(header, Operation::Write, result));
         });
         Ok(())
     }
@@ -74,7 +74,7 @@ impl Session {
     /// Writes piece by piece, and waits for each. After a failed piece, the others are discarded.
     fn write_pieces(
         &mut self,
-        ticket: Ticket,
+        header: ReplyHeader,
         range: ByteRange,
         durable: bool,
     ) -> Result<(), Ended> {
@@ -90,7 +90,7 @@ impl Session {
             self.inbox.consume(len);
             at = end;
         }
-        self.answer(ticket, Operation::Write, result);
+        self.answer(header, Operation::Write, result);
         Ok(())
     }
 

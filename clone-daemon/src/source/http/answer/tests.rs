@@ -4,7 +4,7 @@ use ureq::http::{HeaderMap, HeaderName, StatusCode};
 
 use super::{Found, check, found};
 use crate::source::identity::{Identity, Version};
-use crate::source::remote::{Busy, Trouble};
+use crate::source::remote::{Busy, RemoteError};
 
 fn headers(lines: &[(&str, &str)]) -> HeaderMap {
     let mut headers = HeaderMap::new();
@@ -23,12 +23,12 @@ fn etag() -> Identity {
 }
 
 /// Returns the kind of the outcome and its message.
-fn outcome(result: Result<(), Trouble>) -> (&'static str, String) {
+fn outcome(result: Result<(), RemoteError>) -> (&'static str, String) {
     match result {
         Ok(()) => ("right", String::new()),
-        Err(Trouble::Passing(error)) => ("passing", error.to_string()),
-        Err(Trouble::Final(error)) => ("final", error.to_string()),
-        Err(Trouble::Changed(changed)) => ("changed", changed.0),
+        Err(RemoteError::Passing(error)) => ("passing", error.to_string()),
+        Err(RemoteError::Final(error)) => ("final", error.to_string()),
+        Err(RemoteError::Changed(changed)) => ("changed", changed.0),
     }
 }
 
@@ -153,7 +153,7 @@ fn a_server_that_is_busy_is_asked_when_it_wants_to_be() {
     ] {
         let headers = headers(&[("retry-after", value)]);
         let answer = check(StatusCode::SERVICE_UNAVAILABLE, &headers, &(10..20), &etag());
-        let Err(Trouble::Passing(error)) = answer else { panic!("{answer:?}") };
+        let Err(RemoteError::Passing(error)) = answer else { panic!("{answer:?}") };
         assert_eq!(Busy::wait_of(&error), wait.map(Duration::from_secs), "{value}");
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use byteorder::{BigEndian, ByteOrder};
-use clone_daemon::export::nbd::reply::Style;
+use clone_daemon::export::nbd::reply::ReplyFormat;
 use clone_daemon::nbd_protocol::{chunk, errno};
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -16,7 +16,7 @@ use super::world::{is_apart, written_by};
 
 pub(super) struct Client {
     pub(super) number: u64,
-    pub(super) style: Style,
+    pub(super) style: ReplyFormat,
     pub(super) raw: Raw<Pump>,
     pub(super) rng: StdRng,
     /// The expected contents of the clone, except for the ranges of other clients.
@@ -53,7 +53,7 @@ impl Client {
         let mut under_way = BTreeMap::new();
         for (place, request) in (0..).zip(&requests) {
             let cookie = (self.rng.next_u64() << 8) | place;
-            self.raw.send(&request.bytes(style == Style::Extended, cookie));
+            self.raw.send(&request.bytes(style == ReplyFormat::Extended, cookie));
             // Some are sent before the next ones are queued.
             if self.rng.next_u64().is_multiple_of(4) {
                 std::io::Write::flush(&mut self.raw.stream).unwrap();
@@ -94,12 +94,12 @@ impl Client {
     /// Handles a reply or a chunk of one, and returns its error.
     fn take(&mut self, asked: &mut Asked, reply: &Chunk) -> Option<u32> {
         let range = asked.request.range.clone();
-        if self.style == Style::Extended {
+        if self.style == ReplyFormat::Extended {
             assert_eq!(reply.offset, range.start);
         }
         match reply.kind {
             // A simple reply, or the final chunk of a reply.
-            0 if asked.request.is_read() && self.style == Style::Simple => {
+            0 if asked.request.is_read() && self.style == ReplyFormat::Simple => {
                 if reply.error().is_none() {
                     let data = self.raw.receive((range.end - range.start) as usize);
                     self.take_data(asked, range.start, &data);
@@ -171,7 +171,7 @@ impl Client {
         let range = written_by(self.number);
         let len = range.end - range.start;
         let what = (0, clone_daemon::nbd_protocol::command::READ);
-        let extended = self.style == Style::Extended;
+        let extended = self.style == ReplyFormat::Extended;
         self.raw.send(&Raw::request_bytes(extended, what, 1, range.start, len));
         let request = Request::read(range.clone());
         let mut asked = Asked { request, got: vec![], padded: false, contexts: vec![] };

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use clone_daemon::export::nbd::reply::Style;
+use clone_daemon::export::nbd::reply::ReplyFormat;
 use clone_daemon::nbd_protocol::{command, errno, flag};
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -71,7 +71,7 @@ impl Request {
 pub(super) struct Planner<'a> {
     pub(super) rng: &'a mut StdRng,
     pub(super) client: u64,
-    pub(super) style: Style,
+    pub(super) style: ReplyFormat,
     pub(super) size: u64,
     /// Ranges in the client's own part that are in use; true for those that are written.
     pub(super) used: Vec<(Range<u64>, bool)>,
@@ -137,7 +137,7 @@ impl Planner<'_> {
                 let range = self.range_in(&SOUND, 20 * KIB);
                 request(Kind::Other, command::CACHE, 0, range)
             }
-            13 if self.style != Style::Simple => {
+            13 if self.style != ReplyFormat::Simple => {
                 let flags = self.one_of(&[0, flag::REQ_ONE]);
                 let range = self.range_in(&(0..self.size), 200 * KIB);
                 request(Kind::Status, command::BLOCK_STATUS, flags, range)
@@ -150,7 +150,7 @@ impl Planner<'_> {
     fn read(&mut self) -> Request {
         let most = self.one_of(&[600, 9000, 70 * KIB, 300 * KIB, 900 * KIB]);
         // A simple reply that fails in the middle ends the connection; another test covers that.
-        let simple = self.style == Style::Simple;
+        let simple = self.style == ReplyFormat::Simple;
         let place = if simple && most > 256 * KIB { SOUND } else { SHARED };
         let range = match self.below(4) {
             0 => self.own(false),

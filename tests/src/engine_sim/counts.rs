@@ -1,14 +1,14 @@
 //! Counts of events in a run. A test uses them to show that its runs cover what it claims to check.
 
-macro_rules! figures {
+macro_rules! counts {
     ($($(#[$doc:meta])* $name:ident: $told:literal,)*) => {
         /// Counts of events in runs.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        pub struct Figures {
+        pub struct Counts {
             $($(#[$doc])* pub $name: u64,)*
         }
 
-        impl Figures {
+        impl Counts {
             /// Adds the counts of another run.
             pub fn add(&mut self, other: &Self) {
                 $(self.$name += other.$name;)*
@@ -22,7 +22,7 @@ macro_rules! figures {
     };
 }
 
-figures! {
+counts! {
     /// Requests of clients that were answered.
     answered: "an answer",
     /// Requests that took the fast path.
