@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use clone_core::metadata::damage::Damage;
+
 /// Maximum number of lines of a Rust file.
 const LINES_MAX: usize = 500;
 
@@ -350,33 +352,10 @@ fn every_test_that_the_documents_name_exists() {
     expect_none(&found, "Name what the code has now:");
 }
 
-/// Returns the texts between double quotes after each `before`.
-fn quoted<'a>(text: &'a str, before: &'a str) -> impl Iterator<Item = &'a str> {
-    text.split(before).skip(1).filter_map(|rest| rest.split('"').next())
-}
-
 fn between<'a>(text: &'a str, from: &str, to: &str) -> &'a str {
     let start = text.find(from).unwrap_or_else(|| panic!("there is no {from:?} any more"));
     let end = text[start..].find(to).unwrap_or_else(|| panic!("there is no {to:?} any more"));
     &text[start..start + end]
-}
-
-/// Returns all codes that `clone-core/src/damage.rs` can assemble.
-fn damage_codes() -> BTreeSet<String> {
-    let source = Text::load("clone-core/src/metadata/damage.rs").text;
-    let what: BTreeSet<&str> =
-        quoted(between(&source, "macro_rules! block_codes", "impl Damage"), "$place, \"").collect();
-    let own = between(&source, "pub fn code(", "pub fn block(");
-    let rest = &source[source.find("fn superblock_code(").unwrap()..];
-    let mut codes = BTreeSet::new();
-    for text in [own, rest] {
-        codes.extend(quoted(text, "=> \"").map(str::to_owned));
-        for place in quoted(text, "block_codes!(\"") {
-            codes.extend(what.iter().map(|what| format!("{place}{what}")));
-        }
-    }
-    assert!(codes.len() > 70, "damage.rs is written in another way: correct this test");
-    codes
 }
 
 #[test]
@@ -390,7 +369,7 @@ fn every_damage_code_is_told_in_the_table_and_no_other() {
         let codes = if reserved { Some(line) } else { cell };
         told.extend(codes.into_iter().flat_map(in_backticks).map(str::to_owned));
     }
-    let codes = damage_codes();
+    let codes: BTreeSet<String> = Damage::codes().map(str::to_owned).collect();
     let missing: Vec<String> = codes.difference(&told).cloned().collect();
     expect_none(&missing, "Tell in docs/damage.md what it means and what to do:");
     let gone: Vec<String> = told.difference(&codes).cloned().collect();
