@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use clone_core::metadata::damage::Damage;
+
 use crate::workspace::{
-    Text, between, documents, expect_none, files, in_backticks, root, rust_files, words,
+    Text, documents, expect_none, files, in_backticks, root, rust_files, words,
 };
 
 /// Returns the relative targets of the links in a document, without fragments.
@@ -61,29 +63,6 @@ fn every_test_that_the_documents_name_exists() {
     expect_none(&found, "Name what the code has now:");
 }
 
-/// Returns the texts between double quotes after each `before`.
-fn quoted<'a>(text: &'a str, before: &'a str) -> impl Iterator<Item = &'a str> {
-    text.split(before).skip(1).filter_map(|rest| rest.split('"').next())
-}
-
-/// Returns all codes that `clone-core/src/damage.rs` can assemble.
-fn damage_codes() -> BTreeSet<String> {
-    let source = Text::load("clone-core/src/metadata/damage.rs").text;
-    let what: BTreeSet<&str> =
-        quoted(between(&source, "macro_rules! block_codes", "impl Damage"), "$place, \"").collect();
-    let own = between(&source, "pub fn code(", "pub fn block(");
-    let rest = &source[source.find("fn superblock_code(").unwrap()..];
-    let mut codes = BTreeSet::new();
-    for text in [own, rest] {
-        codes.extend(quoted(text, "=> \"").map(str::to_owned));
-        for place in quoted(text, "block_codes!(\"") {
-            codes.extend(what.iter().map(|what| format!("{place}{what}")));
-        }
-    }
-    assert!(codes.len() > 70, "damage.rs is written in another way: correct this test");
-    codes
-}
-
 #[test]
 fn every_damage_code_is_told_in_the_table_and_no_other() {
     let document = Text::load("docs/damage.md");
@@ -95,7 +74,7 @@ fn every_damage_code_is_told_in_the_table_and_no_other() {
         let codes = if reserved { Some(line) } else { cell };
         told.extend(codes.into_iter().flat_map(in_backticks).map(str::to_owned));
     }
-    let codes = damage_codes();
+    let codes: BTreeSet<String> = Damage::codes().map(str::to_owned).collect();
     let missing: Vec<String> = codes.difference(&told).cloned().collect();
     expect_none(&missing, "Tell in docs/damage.md what it means and what to do:");
     let gone: Vec<String> = told.difference(&codes).cloned().collect();
