@@ -12,10 +12,9 @@ use clone_core::size::human;
 use persistent_data::device::{FileDevice, OpenError};
 
 use super::args::HydrateArgs;
-use super::meter::size;
 use crate::common::paths::are_same;
 use crate::common::pin::{self, LocalSource, Pin};
-use crate::common::units::Counted;
+use crate::common::units::{Counted, human_bytes};
 
 /// Refuses the same device in two roles.
 pub(super) fn check_distinct(args: &HydrateArgs) -> Result<()> {
@@ -102,7 +101,7 @@ pub(super) fn warnings(args: &HydrateArgs, opened: &OpenedClone) -> Vec<String> 
 }
 
 fn bytes(bytes: u64) -> String {
-    format!("{bytes} bytes ({})", size(bytes))
+    format!("{bytes} bytes ({})", human_bytes(bytes))
 }
 
 /// Refuses a limit that is smaller than a region.

@@ -7,16 +7,15 @@ use std::path::Path;
 
 use anyhow::{Context, Error, Result, bail};
 use clone_core::block_io::{Access, FileSource};
+use clone_core::metadata::region_map::RegionMap;
 use clone_core::repair::Recovery;
 use clone_core::repair::content::{Decided, Unreadable, decide};
 
 use super::args::RepairArgs;
 use crate::common::paths::{are_same, check_distinct};
 use crate::common::pin::{self, LocalSource, Pin};
-use crate::common::reporter::{LISTED, Verbosity};
+use crate::common::reporter::{LISTED, Reporter};
 use crate::common::units::Counted;
-use crate::progress_bar::with_bar;
-use crate::repair::recovery::Reporter;
 
 /// The source and the destination of a clone, open for reading.
 pub(super) struct Devices<'a> {
@@ -59,17 +58,22 @@ impl<'a> Devices<'a> {
         Ok(Some(Self { source, destination, new_pin }))
     }
 
-    /// Decides the lost regions that the content can decide.
-    pub(super) fn decide(&self, recovery: &mut Recovery, quiet: bool) -> Result<Decided> {
+    /// Decides the lost regions of `recovery` that the content can decide. Returns the regions with
+    /// their new states, and the number of decisions.
+    pub(super) fn decide(
+        &self,
+        reporter: &Reporter<'_>,
+        recovery: &Recovery,
+    ) -> Result<(RegionMap, Decided)> {
         let geometry = recovery.header.geometry;
         let (source, destination) = (&self.source.1, &self.destination.1);
-        let decided = with_bar("comparing", quiet, |bar| {
-            decide(&mut recovery.regions, geometry, source, destination, bar)
-        });
+        let mut regions = recovery.regions.clone();
+        let decided = reporter
+            .with_bar("comparing", |bar| decide(&mut regions, geometry, source, destination, bar));
         // Data read before a change of the source is as useless as data read after it.
         let decided = decided.map_err(Error::from);
         let decided = source.check().map_err(Error::from).and(decided);
-        decided.with_context(|| {
+        decided.map(|decided| (regions, decided)).with_context(|| {
             let (source, destination) = (self.source.0.display(), self.destination.0.display());
             format!("cannot compare {source} and {destination}")
         })
@@ -77,7 +81,7 @@ impl<'a> Devices<'a> {
 }
 
 /// Reports the number of regions decided by each rule.
-pub(super) fn tell(reporter: &Reporter<'_>, decided: &Decided) {
+pub(super) fn report(reporter: &Reporter<'_>, decided: &Decided) {
     let all_zero = decided.undecided - decided.half_copied;
     let rules = [
         (decided.equal, "the same on source and destination, taken as hydrated"),
@@ -101,7 +105,7 @@ pub(super) fn tell(reporter: &Reporter<'_>, decided: &Decided) {
 }
 
 fn report_unreadable(reporter: &Reporter<'_>, decided: &Decided) {
-    let listed = if reporter.verbosity == Verbosity::Verbose { usize::MAX } else { LISTED };
+    let listed = reporter.nr_listed(LISTED);
     for Unreadable { regions, side, error } in decided.unreadable.iter().take(listed) {
         let (begin, end) = (regions.start, regions.end);
         reporter.say(format_args!("regions {begin}..{end}: cannot read the {side}: {error}"));

@@ -3,7 +3,7 @@
 
 use clone_core::repair::{Origin, Recovery};
 
-use crate::repair::recovery::Reporter;
+use crate::common::reporter::Reporter;
 
 /// True if a sound superblock leads to a bitset in which no region is hydrated.
 pub(super) fn is_fresh(recovery: &Recovery) -> bool {
@@ -12,7 +12,7 @@ pub(super) fn is_fresh(recovery: &Recovery) -> bool {
 }
 
 /// Reports the possible cause, and a way to search for the old metadata.
-pub(super) fn tell(reporter: &Reporter<'_>, recovery: &Recovery) {
+pub(super) fn report(reporter: &Reporter<'_>, recovery: &Recovery) {
     let geometry = recovery.header.geometry;
     let (region_size, target_size) = (geometry.region_size().sectors().0, geometry.target_size().0);
     reporter.say(format_args!(

@@ -4,8 +4,7 @@ use std::fmt::Display;
 
 use clone_core::repair::{Candidate, Verdict};
 
-use super::Reporter;
-use crate::common::reporter::Verbosity;
+use crate::common::reporter::{Reporter, Verbosity};
 use crate::common::units::Counted;
 
 /// Reports the number of candidates, or with `--verbose` all details.
