@@ -131,11 +131,12 @@ fn advice(report: &Report, args: &CheckArgs) -> Option<String> {
         let way_out = match report.damage.first() {
             Some(Damage::Superblock(error)) if !can_be_repaired(error) => String::new(),
             Some(Damage::Superblock(_)) => format!(
-                ". If a clone has used it, clone_repair -i {input} -o NEW finds what is left, and \
-                 says which sizes it has to be given"
+                ". If a clone has used it, clone_repair -i {input} -o NEW recovers what is left, \
+                 and says which sizes it needs"
             ),
             _ => format!(
-                ". clone_repair -i {input} -o NEW makes whole metadata of what can be recovered"
+                ". clone_repair -i {input} -o NEW writes whole metadata with everything that can \
+                 be recovered"
             ),
         };
         return Some(format!("damaged: {fatal}; do not give it to the kernel{way_out}"));
@@ -144,7 +145,7 @@ fn advice(report: &Report, args: &CheckArgs) -> Option<String> {
         Severity::Fatal => None,
         Severity::Leak => Some(format!(
             "sound but untidy: {}, none of which does harm. clone_check --auto-repair {input} \
-             puts leaks right while no clone is using it",
+             frees leaked blocks while no clone is using it",
             Counted(report.damage.len() as u64, "problem")
         )),
         Severity::Warning => {

@@ -59,14 +59,14 @@ fn read(reporter: &Reporter<'_>, args: &DumpArgs) -> Result<(Header, RegionMap)>
     // Damage that only affects free space for commits does not make the bits doubtful.
     if !report.is_repairable_in_place() && !args.repair {
         bail!(
-            "{input} is damaged, so it was not dumped; clone_repair -i {input} -o NEW makes whole \
-             metadata of what can be recovered, and --repair dumps that"
+            "{input} is damaged, so it was not dumped; clone_repair -i {input} -o NEW writes whole \
+             metadata with everything that can be recovered, and --repair dumps it"
         );
     }
     let (Some(header), Some(mut regions)) = (report.header(), report.regions) else {
         bail!(
-            "{input} has no readable superblock, so neither its sizes nor the way to its bitset \
-             are known; without --live, --repair looks for them"
+            "{input} has no readable superblock, so its sizes and its bitset cannot be found; \
+             without --live, --repair searches for them"
         );
     };
     settle_lost(reporter, args, &mut regions)?;

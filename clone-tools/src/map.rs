@@ -58,8 +58,8 @@ pub fn run(tool: &Tool, args: &MapArgs) -> Result<Exit> {
     let input = args.input.display().to_string();
     let (Some(header), Some(regions)) = (report.header(), report.regions) else {
         bail!(
-            "{input} has no readable superblock, so neither its sizes nor the way to its bitset \
-             are known: there is nothing to draw"
+            "{input} has no readable superblock, so its sizes and its bitset cannot be found: \
+             there is nothing to draw"
         );
     };
     reporter.list_lost(&regions);
@@ -79,8 +79,8 @@ pub fn run(tool: &Tool, args: &MapArgs) -> Result<Exit> {
     }
     if fatal {
         reporter.say(format_args!(
-            "damaged: the map shows what can be read. clone_repair -i {input} -o NEW \
-             makes whole metadata of that"
+            "damaged: the map shows what can be read. clone_repair -i {input} -o NEW writes whole \
+             metadata with everything that can be recovered"
         ));
     }
     Ok(if fatal { Exit::Failure } else { Exit::Success })

@@ -217,7 +217,7 @@ fn put(reporter: &Reporter<'_>, args: &RepairArgs, pin: Option<Carried>) -> Resu
 /// Reports what was found, before any decision.
 fn report_found(reporter: &Reporter<'_>, recovery: &Recovery) {
     if recovery.damage.is_empty() {
-        reporter.say("nothing is wrong with it, so it is copied");
+        reporter.say("it has no damage, and is copied as it is");
     }
     reporter.list_damage(&recovery.damage);
     if recovery.origin == Origin::Superblock && count(&recovery.damage, Severity::Fatal) > 0 {

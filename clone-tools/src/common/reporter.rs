@@ -97,7 +97,7 @@ impl Reporter<'_> {
             self.list_damage(damage);
         } else if !self.is_quiet() && !damage.is_empty() {
             let harmless = Counted(damage.len() as u64, "problem");
-            self.say(format_args!("{harmless} that do not touch the {what}; see clone_check"));
+            self.say(format_args!("{harmless} that do not affect the {what}; see clone_check"));
         }
     }
 

@@ -94,7 +94,7 @@ impl Summary<'_> {
         )?;
         let state = match end {
             End::Complete => ": complete",
-            End::Limit => "; the same command goes on",
+            End::Limit => "; the same command continues",
             _ => "",
         };
         match self.hydrated() {
@@ -102,7 +102,7 @@ impl Summary<'_> {
                 let share = Share { part, whole };
                 writeln!(to, "hydrated:     {part} of {whole} regions ({share}){state}")
             }
-            None => writeln!(to, "hydrated:     not known any more"),
+            None => writeln!(to, "hydrated:     unknown"),
         }
     }
 
@@ -160,34 +160,34 @@ impl Summary<'_> {
         let far = format!("{part} of {whole} regions are hydrated ({})", Share { part, whole });
         let bad: u64 = self.bad().iter().map(|bad| bad.range.end - bad.range.start).sum();
         let metadata = self.args.metadata.display();
-        let again = "the same command goes on from there";
+        let again = "the same command continues from there";
         match &outcome.end {
             End::Complete | End::Limit => None,
             End::Signal(name) => Some(anyhow!("stopped by {name}: {far} and committed; {again}")),
             End::SourceChanged(what) => Some(anyhow!(
                 "the source {} has changed while it was copied: {what}. {far} and committed, all \
-                 of what it was at the start; what it is now would make a mixture of two. Bring \
-                 the old one back, and {again}; or begin again; or use --repin if you know that \
-                 both hold the same",
+                 of the original version; copies of the new one would make a mixture of both. \
+                 Restore the original version, and {again}; or start a new clone; or use --repin \
+                 if you know that both hold the same data",
                 self.args.source.display()
             )),
             End::InARow(failures) => Some(anyhow!(
-                "stopped after {} in a row; {far}, and what was copied is committed. If the device \
-                 is sound again {again}; --max-failures 0 goes on past what is bad",
+                "stopped after {} in a row; {far}, and all copies are committed. Once the device \
+                 works again, {again}; --max-failures 0 continues past bad regions",
                 Counted((*failures).into(), "failure")
             )),
             End::OnlyFailedLeft => Some(anyhow!(
-                "{bad} bytes could not be copied, all others were; {far}. They stay on the source \
-                 alone: when it can be read, {again}. Writes to the clone that cover whole regions \
-                 need no copy of them",
+                "{bad} bytes could not be copied, all others were; {far}. They are only on the \
+                 source: once it can be read, {again}. Regions that the clone overwrites \
+                 completely need no copy",
             )),
             End::ReadOnly(failure) => Some(anyhow!(
-                "cannot go on, for nobody knows what was stored: {failure}; {far}, as of the last \
-                 commit, and that is sound. When the device is, {again}"
+                "cannot continue, because it is unknown what was stored: {failure}; {far}, as of \
+                 the last commit, which is sound. Once the device works again, {again}"
             )),
             End::Failed(failure) => Some(anyhow!(
-                "cannot go on: {failure}; see by clone_check {metadata} whether the metadata can \
-                 be read. What was committed is sound, and {again}"
+                "cannot continue: {failure}; check with clone_check {metadata} whether the \
+                 metadata can be read. All committed regions are sound, and {again}"
             )),
         }
     }

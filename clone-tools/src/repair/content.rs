@@ -84,10 +84,10 @@ impl<'a> Devices<'a> {
 pub(super) fn report(reporter: &Reporter<'_>, decided: &Decided) {
     let all_zero = decided.undecided - decided.half_copied;
     let rules = [
-        (decided.equal, "the same on source and destination, taken as hydrated"),
-        (decided.written, "written to on the destination, taken as hydrated"),
+        (decided.equal, "the same on source and destination, counted as hydrated"),
+        (decided.written, "written to on the destination, counted as hydrated"),
         (all_zero, "all zero on the destination only, not decided"),
-        (decided.half_copied, "half copied by all that can be told, not decided"),
+        (decided.half_copied, "apparently half copied, not decided"),
         (decided.nr_unreadable, "not readable, not decided"),
     ];
     for (regions, what) in rules.into_iter().filter(|&(regions, _)| regions > 0) {
@@ -95,10 +95,10 @@ pub(super) fn report(reporter: &Reporter<'_>, decided: &Decided) {
     }
     if decided.half_copied > 0 {
         reporter.say(
-            "compared: half copied: on the destination each sector is zero or as on the source. If \
-             a copy was cut off, unhydrated is right, and hydrated puts zeroes in the place of \
-             what it lacks. If zeroes were written there, hydrated is right, and unhydrated takes \
-             them back",
+            "compared: half copied: on the destination each sector is zero or equal to the source. \
+             If a copy was interrupted, unhydrated is right, and hydrated replaces the missing \
+             data by zeroes. If zeroes were written there, hydrated is right, and unhydrated \
+             undoes these writes",
         );
     }
     report_unreadable(reporter, decided);
@@ -114,6 +114,6 @@ fn report_unreadable(reporter: &Reporter<'_>, decided: &Decided) {
     let told: u64 = listed.map(|run| run.regions.end - run.regions.start).sum();
     if told < decided.nr_unreadable {
         let more = Counted(decided.nr_unreadable - told, "more region");
-        reporter.say(format_args!("nor can {more} be read"));
+        reporter.say(format_args!("and {more} that cannot be read"));
     }
 }

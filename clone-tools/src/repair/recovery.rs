@@ -76,13 +76,13 @@ impl RecoveryFailure {
                  --region-size and --target-size; {TABLE_LINE}"
             ),
             RepairError::OtherSizes { found, wanted } => format!(
-                "the superblock is sound, and says {}; --region-size and --target-size say {}. \
-                 See whether this is the right device; without them the superblock is believed",
+                "the superblock is sound, and has {}; --region-size and --target-size give {}. \
+                 Check that this is the right device; without these options the superblock decides",
                 sizes(found),
                 sizes(wanted)
             ),
             RepairError::NoBitset { wanted, .. } => format!(
-                "there is no bitset of {} here, which {} would make. Compare: {TABLE_LINE}",
+                "found no bitset of {}, as {} would need. Compare: {TABLE_LINE}",
                 Counted(wanted.nr_regions(), "region"),
                 sizes(wanted)
             ),
@@ -104,7 +104,7 @@ impl RecoveryFailure {
         if header.is_none() {
             message += match fits.is_empty() {
                 true => ". Nothing that looks like the bitset of a clone was found",
-                false => ". What fits the bitsets that were found is listed above",
+                false => ". The sizes that fit the bitsets found are listed above",
             };
         }
         let damage = error.map(Damage::Superblock).into_iter().collect();
@@ -203,11 +203,11 @@ pub fn choose(
     let (hydrated, what) = match choice {
         Lost::Fail => bail!(
             "{}: the state of {lost} is unknown, so nothing was written; --lost unhydrated or \
-             --lost hydrated decides it, and --help tells what either loses",
+             --lost hydrated decides it, and --help says what each can lose",
             reporter.input.display()
         ),
         Lost::Unhydrated => (false, "not hydrated: to be copied from the source again"),
-        Lost::Hydrated => (true, "hydrated: to be taken as they are on the destination"),
+        Lost::Hydrated => (true, "hydrated: to be used as they are on the destination"),
     };
     reporter.say(format_args!("{lost} of unknown state {written} as {what}"));
     Ok(Some(hydrated))

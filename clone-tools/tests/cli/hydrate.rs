@@ -233,14 +233,14 @@ fn what_a_trace_lists_is_copied_first() {
         clone.run(&["--prefetch", &bad]).exits(1).leaves_stdout_empty().says(words).says(&bad);
     }
     let bad = clone.scratch.file("bad", [0xff; 100]).display().to_string();
-    clone.run(&["--prefetch", &bad]).exits(1).says("it is no text in UTF-8");
+    clone.run(&["--prefetch", &bad]).exits(1).says("it is not text in UTF-8");
     let fifo = clone.scratch.path("fifo");
     assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
     for (path, words) in [
         ("/dev/zero", "cannot read the trace /dev/zero: it is a character device"),
         ("/", "it is a directory"),
         ("/nowhere", "cannot read the trace /nowhere: No such file"),
-        (fifo.to_str().unwrap(), "it is a FIFO or a pipe, and must be a regular file"),
+        (fifo.to_str().unwrap(), "it is a FIFO or a pipe, not a regular file"),
     ] {
         clone.run(&["--prefetch", path]).exits(1).leaves_stdout_empty().says(words);
     }
@@ -252,7 +252,7 @@ fn options_out_of_range_are_refused() {
     for (option, words) in [
         ("--rate=0", "no limit"),
         ("--limit=0", "no limit"),
-        ("--limit=16384P", "cannot be counted"),
+        ("--limit=16384P", "too many bytes"),
         ("--batch=32k", "64 KiB to 64 MiB"),
         ("--batch=65M", "64 KiB to 64 MiB"),
         ("--jobs=0", "1..=64"),
@@ -261,7 +261,7 @@ fn options_out_of_range_are_refused() {
         clone.run(&[option]).exits(2).leaves_stdout_empty().says(words);
     }
     for device in ["--source", "--destination"] {
-        run("clone_hydrate", [device, "-"]).exits(2).says("in no pipe");
+        run("clone_hydrate", [device, "-"]).exits(2).says("cannot be in a pipe");
     }
     assert_eq!(clone.hydrated(), 0);
 }

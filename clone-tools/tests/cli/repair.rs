@@ -67,7 +67,7 @@ fn sound_metadata_is_copied() {
         let input = scratch.file("input", &image.0);
         let output = scratch.path("output");
         let ran = repair(&[], &input, &output).exits(0).leaves_stdout_empty();
-        ran.says("nothing is wrong with it").says("nothing was lost");
+        ran.says("it has no damage").says("nothing was lost");
         assert_holds(&output, &description(name)["runs"]);
         assert!(fs::read(&input).unwrap() == image.0, "{name}: the input was changed");
         repair(&["-q"], &input, &output).exits(0).stays_silent();

@@ -302,7 +302,7 @@ fn regions_of_another_size_are_made_only_where_all_of_them_are_alike() {
     for some in [[(10, 20)], [(0, 99)], [(99, 100)]] {
         for size in ["16", "4M"] {
             let ran = restored(&xml(100, &some), &["--region-size", size]).unwrap_err();
-            ran.says("regions of 8 sectors").says("of which it says nothing, or lose writes");
+            ran.says("regions of 8 sectors").says("of unknown state, or lose writes");
         }
     }
     let head = |region_size, target_size, nr_regions| {

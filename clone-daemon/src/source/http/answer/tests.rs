@@ -115,7 +115,7 @@ fn statuses_mean_what_they_say() {
     for (status, headers, wanted, told) in [
         (200, &same, "passing", "the whole object"),
         (200, &longer, "changed", "it had 100 bytes, and has 101"),
-        (200, &other, "changed", "and now by the ETag \"b\""),
+        (200, &other, "changed", "and is now identified by the ETag \"b\""),
         (304, &same, "final", "304"),
         (400, &same, "final", "400 Bad Request"),
         (401, &same, "final", "401 Unauthorized"),
