@@ -349,7 +349,10 @@ var /dev/vdh /dev/vdi /dev/vdj region-size=65536
             ("a b c", "line 1: 3 fields, expected 4 or 5"),
             ("\na s d m - more", "line 2: 6 fields"),
             ("a/b s d m", "line 1: \"a/b\" cannot be the name of a clone"),
-            ("a s d m hydration_treshold=1", "unknown option \"hydration_treshold=1\"; the options are"),
+            (
+                "a s d m hydration_treshold=1",
+                "unknown option \"hydration_treshold=1\"; the options are",
+            ),
             ("a s d m hydration_threshold", "hydration_threshold lacks its value: a whole number"),
             ("a s d m region_size=9", "region_size=9: it must be a power of two"),
             ("a s d m region-size=4097", "region-size=4097: it must be a power of two"),
@@ -358,7 +361,10 @@ var /dev/vdh /dev/vdi /dev/vdj region-size=65536
             ("a s d m direct=perhaps", "direct=perhaps: it must be on or off"),
             ("a s d m direct,direct=off", "direct=off: direct is already given; keep one"),
             ("a s d m length=8,length=8", "length=8: length is already given"),
-            ("a s d m region-size=4096,region_size=16", "region_size=16: region_size is already given"),
+            (
+                "a s d m region-size=4096,region_size=16",
+                "region_size=16: region_size is already given",
+            ),
             ("a s d m\nb s d m\na s d m", "line 3: a is on line 1 already"),
         ] {
             let error = parse(text).unwrap_err().to_string();

@@ -390,8 +390,8 @@ fn parse_name(text: &str) -> Result<String, String> {
 
 fn after_help() -> String {
     format!(
-        "{SIZES}\n\n{}\n\nSIGTERM and SIGINT end it: what is under way \
-         is ended, flushed and committed.\nSIGHUP has `cloned serve` read its table again.",
+        "{SIZES}\n\n{}\n\nSIGTERM and SIGINT stop it: running requests finish, \
+         and all is flushed and committed.\nSIGHUP makes `cloned serve` read its table again.",
         exit::HELP
     )
 }

@@ -73,7 +73,7 @@ const GAUGES: [Number; 20] = [
     }),
     (
         "cloned_mode",
-        "0 if metadata can change, 1 if it cannot any more, 2 if all has failed.",
+        "0 if metadata can change, 1 if it can no longer change, 2 if all has failed.",
         mode,
     ),
     ("cloned_hydration_enabled", "1 if hydration in the background is enabled, or else 0.", |s| {

@@ -72,7 +72,7 @@ fn a_pin_that_is_no_file_is_told_at_once() {
         ("fifo", "it is a FIFO or a pipe, not a regular file"),
         ("socket", "it is a socket, not a regular file"),
         ("folder", "it is a directory, not a regular file"),
-        ("nowhere", "m.source.json, which says what the clone was begun with: it is a symbolic"),
+        ("nowhere", "m.source.json, the record of the clone's source: it is a symbolic"),
     ] {
         fs::remove_file(&pin).unwrap();
         symlink(name, &pin).unwrap();

@@ -138,7 +138,7 @@ fn another_version_is_seen_in_whatever_way_it_shows_and_nothing_is_read_any_more
             Some("\"two\""),
             other.clone(),
             Act::Serve,
-            "has not the ETag \"one\" any more",
+            "the ETag \"one\" is no longer the current version",
         ),
         // Servers that do not.
         ("\"one\"", Some("\"two\""), other.clone(), Act::Late(Duration::ZERO), "ETag \"two\""),
@@ -199,7 +199,7 @@ fn a_read_that_never_succeeds_fails_in_time_and_says_what_was_tried() {
             failures += 1;
             assert_eq!(count(&opened, |figures| &figures.failures), failures);
             let place =
-                format!("http://localhost:{}/disk: reading bytes 512..1536 was tried", web.port());
+                format!("http://localhost:{}/disk: reading bytes 512..1536 failed", web.port());
             assert!(error.starts_with(&place), "{act:?}: {error}");
             if error.contains(told) {
                 break error;
@@ -303,7 +303,10 @@ fn a_source_is_opened_again_only_as_what_it_was() {
     web.change(|object| object.etag = Some("\"two\"".into()));
     let Err(error) = open() else { panic!("another version was opened") };
     let told = error.to_string();
-    assert!(told.contains("by the ETag \"one\", and is now identified by the ETag \"two\""), "{told}");
+    assert!(
+        told.contains("by the ETag \"one\", and is now identified by the ETag \"two\""),
+        "{told}"
+    );
     assert!(told.contains("start a new clone"), "{told}");
     assert_eq!(fs::read(&pin).unwrap(), first);
     let (_, new) = pin::open(&spec, None, &patient()).unwrap();

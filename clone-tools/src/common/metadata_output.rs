@@ -350,8 +350,13 @@ mod tests {
         let output = write([0..4]);
         output.verify(&header, &written, &()).unwrap();
         let error = format!("{:#}", output.verify(&header, &other, &()).unwrap_err());
-        assert!(error.contains("do not use what it holds now: the metadata was written, but reads \
-                                back different"), "{error}");
+        assert!(
+            error.contains(
+                "do not use what it holds now: the metadata was written, but reads \
+                                back different"
+            ),
+            "{error}"
+        );
         drop(output);
         assert!(is_unfinished(&MemoryDevice::from_bytes(&fs::read(&path).unwrap()).to_blocks()[0]));
     }

@@ -214,11 +214,13 @@ fn a_repair_that_cannot_write_leaves_nothing_that_could_pass_for_metadata() {
     assert!(!made.exists());
     // Enough space for the superblock, but not for the rest.
     let args = arguments(lost, &input, &there);
-    run_after("ulimit -f 8", "clone_repair", args).exits(1).says("not to be used");
+    run_after("ulimit -f 8", "clone_repair", args).exits(1).says("do not use what it holds now");
     run("clone_check", [&there]).exits(1).says("unfinished").leaves_stdout_empty();
     let options = &["--json", "--lost", "hydrated"];
     let args = arguments(options, &input, &there);
-    let ran = run_after("ulimit -f 8", "clone_repair", args).exits(1).says("not to be used");
+    let ran = run_after("ulimit -f 8", "clone_repair", args)
+        .exits(1)
+        .says("do not use what it holds now");
     let said = ran.json();
     assert_eq!((&said["ok"], &said["written"]), (&json!(false), &json!(false)));
     assert_eq!(said["hydrated"], 131_072);

@@ -400,7 +400,7 @@ fn a_restore_that_fails_leaves_nothing_that_could_pass_for_metadata() {
     run("clone_check", [&output]).exits(0);
     let args = ["-i".as_ref(), input.as_os_str(), "-o".as_ref(), output.as_os_str()];
     // Enough space for the superblock, but not for the rest.
-    run_after("ulimit -f 8", "clone_restore", args).exits(1).says("not to be used");
+    run_after("ulimit -f 8", "clone_restore", args).exits(1).says("do not use what it holds now");
     run("clone_check", [&output]).exits(1).leaves_stdout_empty();
     run("clone_dump", [&output]).exits(1).leaves_stdout_empty();
     restore(&input, &output).exits(0);

@@ -129,7 +129,7 @@ mod tests {
         assert!(from("https://a/", "http://a/secret").unwrap_err().contains("https to http"));
         for location in ["ftp://a/secret", "file:///secret", "http:///secret", "mailto:secret"] {
             let told = from("http://a/", location).unwrap_err();
-            assert!(told.contains("no URL") && !told.contains("secret"), "{told}");
+            assert!(told.contains("not a web URL") && !told.contains("secret"), "{told}");
         }
         let base: Uri = "http://a/".parse().unwrap();
         assert!(target(&base, &HeaderMap::new()).is_err());

@@ -87,7 +87,7 @@ fn secrets_in_urls_are_not_shown() {
     let spec: SourceSpec = text.parse().unwrap();
     assert_eq!(spec.to_string(), "https://host:8443/a%20b");
     assert_eq!(format!("{spec:?}"), "Http(Url(https://host:8443/a%20b))");
-    let SourceSpec::Http(url) = spec else { panic!("{text} is no URL") };
+    let SourceSpec::Http(url) = spec else { panic!("{text} is not a URL") };
     assert_eq!(url.full(), text);
     let bare: SourceSpec = "HTTP://host?secret".parse().unwrap();
     assert_eq!(bare.to_string(), "http://host");

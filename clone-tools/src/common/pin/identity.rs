@@ -191,12 +191,20 @@ mod tests {
         let file = |nanoseconds| Version::File { seconds: 5, nanoseconds, inode: 7 };
         let known = |version| Identity { size_bytes: 512, version };
         for (had, has, told) in [
-            (etag("\"a\""), etag("\"b\""), "by the ETag \"a\", and is now identified by the ETag \"b\""),
+            (
+                etag("\"a\""),
+                etag("\"b\""),
+                "by the ETag \"a\", and is now identified by the ETag \"b\"",
+            ),
             (etag("\"a\""), Version::Unknown, "and is now identified by only its size"),
             (file(1), file(2), "inode 7, changed at 5.000000001, and now"),
             (export(true, None), export(false, None), "by a read-only export without a"),
             (export(true, Some("a\n")), export(true, Some("b")), "described as \"a\\n\", and"),
-            (device(Some("a")), device(None), "by the serial a, and is now identified by a block device"),
+            (
+                device(Some("a")),
+                device(None),
+                "by the serial a, and is now identified by a block device",
+            ),
         ] {
             let told_us = known(had.clone()).difference(&known(has)).unwrap();
             assert!(told_us.contains(told), "{told_us}");

@@ -45,8 +45,10 @@ fn a_clone_goes_on_only_with_the_source_that_it_was_begun_with() {
     clone.source.clone_from(&other);
     for more in [&[][..], &["-q"], &["--json"], &["--direct"]] {
         let ran = clone.run(more).exits(1).leaves_stdout_empty();
-        let ran = ran.says("other is not the original source of the clone: it was identified by \
-                            inode");
+        let ran = ran.says(
+            "other is not the original source of the clone: it was identified by \
+                            inode",
+        );
         ran.says("restore the original source, start a new clone, or use --repin");
         assert!(all() == before, "something was changed");
     }
@@ -86,7 +88,8 @@ fn a_clone_that_the_daemon_began_with_what_a_server_has_is_not_finished_with_a_f
         pin.to_string().replace(r#"{"etag":{"etag":"\"a\""}}"#, "\"unknown\"");
     fs::write(pin_of(&clone), nothing_but_the_size).unwrap();
     let ran = clone.run(&[]).exits(1).leaves_stdout_empty();
-    ran.says("was begun with https://server/image, and this is ").says("use --repin");
+    ran.says("the original source of the clone is https://server/image, and this is ")
+        .says("use --repin");
     assert_eq!(clone.hydrated(), 7);
 }
 
@@ -132,8 +135,10 @@ fn a_source_that_is_rewritten_while_it_is_copied_is_never_mixed_in() {
         judged.check(&[]);
         // The clone does not continue with the new version.
         let clone = Trio { source: judged.scratch.path("source"), ..judged };
-        clone.run(&[]).exits(1).leaves_stdout_empty().says("is not the original source of the \
-                                                            clone");
+        clone.run(&[]).exits(1).leaves_stdout_empty().says(
+            "is not the original source of the \
+                                                            clone",
+        );
         assert_eq!(clone.hydrated(), hydrated, "{way}");
     }
 }
@@ -147,8 +152,10 @@ fn a_pin_that_cannot_be_read_is_told_at_once_and_is_not_taken_for_none() {
     clone.run(&[]).exits(1).leaves_stdout_empty().says("metadata.source.json").says("it is a FIFO");
     remove();
     symlink("nowhere", &pin).unwrap();
-    clone.run(&[]).exits(1).leaves_stdout_empty().says("a symbolic link to nowhere, which does not \
-                                                        exist");
+    clone.run(&[]).exits(1).leaves_stdout_empty().says(
+        "a symbolic link to nowhere, which does not \
+                                                        exist",
+    );
     remove();
     fs::create_dir(&pin).unwrap();
     clone.run(&[]).exits(1).leaves_stdout_empty().says("it is a directory");
@@ -169,7 +176,7 @@ fn nothing_is_copied_if_the_source_cannot_be_written_down() {
     fs::rename(&clone.metadata, &long).unwrap();
     let clone = Trio { metadata: long, ..clone };
     let ran = clone.run(&[]).exits(1).leaves_stdout_empty();
-    ran.says(".source.json, which says what the clone was begun with: ");
+    ran.says(".source.json, the record of the clone's source: ");
     assert_eq!(clone.hydrated(), 0);
 }
 
