@@ -14,7 +14,7 @@ pub enum Color {
     Auto,
     /// Even if stdout is not a terminal.
     Always,
-    /// Never: the characters alone show the shades.
+    /// No colour: the characters alone show the shades.
     Never,
 }
 

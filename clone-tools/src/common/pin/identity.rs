@@ -197,7 +197,7 @@ mod tests {
                 "by the ETag \"a\", and is now identified by the ETag \"b\"",
             ),
             (etag("\"a\""), Version::Unknown, "and is now identified by only its size"),
-            (file(1), file(2), "inode 7, changed at 5.000000001, and now"),
+            (file(1), file(2), "inode 7, changed at 5.000000001, and is now identified by"),
             (export(true, None), export(false, None), "by a read-only export without a"),
             (export(true, Some("a\n")), export(true, Some("b")), "described as \"a\\n\", and"),
             (
