@@ -140,7 +140,7 @@ fn resize(document: &mut Document, geometry: Geometry) -> Result<()> {
         let end = new_size.0.min(begin.0 + said.region_size().sectors().0);
         bail!(
             "region {last}, its last one, is hydrated and has only {}: in a clone of {} it would \
-             also include sectors {}..{end}, which were never hydrated",
+             count sectors {}..{end} as hydrated, which never were",
             Counted(has, "sector"),
             in_units(new_size),
             old_size

@@ -166,7 +166,7 @@ fn the_summary_tells_what_was_done() {
     let ran = clone
         .run(&[])
         .exits(0)
-        .says("metadata.source.json does not exist, and the clone has 1 hydrated region already: ");
+        .says("metadata.source.json does not exist, but the clone already has 1 hydrated region: ");
     let text = ran.text();
     for words in [
         "copied:       2047 regions: 4.0 MiB of data written, 4 MiB of holes and zeroes skipped\n",
@@ -210,7 +210,7 @@ fn a_limit_advances_the_clone_by_so_much_and_no_more() {
     assert_eq!((&told["read_bytes"], &told["complete"]), (&json!(1 << 20), &json!(false)));
     assert_eq!(clone.check(&[]), (3 << 20) / 4096);
     let ran = clone.run(&["--limit=3"]).exits(1).leaves_stdout_empty();
-    ran.says("--limit 1.5 KiB is less than a region of this clone").says("give 4 KiB at least");
+    ran.says("--limit 1.5 KiB is less than a region of this clone").says("give at least 4 KiB");
     let ran = clone.run(&["--limit=100001"]).exits(0).stays_silent_on_stderr();
     assert!(ran.text().contains("complete"), "{ran}");
     assert_eq!(clone.check(&[]), clone.nr_regions);

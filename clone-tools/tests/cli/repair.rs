@@ -284,7 +284,7 @@ fn json_is_printed_where_nothing_was_recovered_too() {
     let path = scratch.file("sound", &image.0);
     let output = scratch.path("output");
     let sizes = ["--json", "--region-size", "8", "--target-size", "1000003"];
-    let ran = repair(&sizes, &path, &output).exits(1).says("the superblock is sound, and says");
+    let ran = repair(&sizes, &path, &output).exits(1).says("the superblock is sound, and has");
     let said = ran.json();
     assert_eq!(said["superblock"]["region_size"], 64);
     assert_eq!(said["problems"], json!([]));
