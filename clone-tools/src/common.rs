@@ -2,7 +2,7 @@
 //!
 //! - [`args`], [`exit`], [`output`], [`signals`], [`terminal`]: the command line, the exit code and
 //!   the output of a program.
-//! - [`reporter`], [`report_json`]: reports on metadata, for people and for scripts.
+//! - [`reporter`]: reports on metadata to people.
 //! - [`metadata_input`], [`metadata_output`], [`room`], [`small_file`], [`trace_input`], [`paths`],
 //!   [`text_form`]: files and their errors.
 //! - [`units`], [`throughput`]: sizes, counts and rates as text.
@@ -15,7 +15,6 @@ pub mod metadata_output;
 pub mod output;
 pub mod paths;
 pub mod pin;
-pub mod report_json;
 pub mod reporter;
 pub mod room;
 pub mod signals;

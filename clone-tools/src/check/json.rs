@@ -7,7 +7,7 @@ use clone_core::metadata::check::Report;
 use clone_core::metadata::damage::Damage;
 use serde::Serialize;
 
-use crate::common::report_json::{Superblock, problems};
+use crate::report_json::{Superblock, problems};
 
 #[derive(Serialize)]
 struct CheckDocument<'a> {

@@ -1,7 +1,7 @@
 //! Reports of damage and lost regions to people.
 //!
 //! All tools that read metadata list damage through a [`Reporter`], so that its words are the same
-//! everywhere. Its JSON is in [`report_json`](crate::common::report_json).
+//! everywhere.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 
 use super::RepairOutcome;
 use super::fresh::is_fresh;
-use crate::common::report_json::{Superblock, problems};
+use crate::report_json::{Superblock, problems};
 
 #[derive(Serialize)]
 struct RepairDocument<'a> {
