@@ -236,9 +236,9 @@ fn accept_all(shared: &Arc<Shared>, listeners: &[Listener], end: &OwnedFd) {
         for (listener, _) in listeners.iter().zip(ready).filter(|(_, is_ready)| *is_ready) {
             match listener.accept().and_then(|stream| begin(shared, stream)) {
                 Ok(()) => {}
-                Err(error) if is_passing(&error) => debug!("a connection is gone: {error}"),
+                Err(error) if is_passing(&error) => debug!("a connection was lost: {error}"),
                 Err(error) => {
-                    warn!("cannot take a connection: {error}");
+                    warn!("cannot accept a connection: {error}");
                     pause(end);
                 }
             }

@@ -64,7 +64,7 @@ impl End {
     fn error(self) -> io::Error {
         match self {
             Self::Changed(changed) => changed.into(),
-            Self::Abandoned => io::Error::other("the source is not read any more"),
+            Self::Abandoned => io::Error::other("the source is no longer read"),
         }
     }
 }
@@ -208,7 +208,7 @@ impl RetryPolicy {
     fn tell_failure(&self, doing: &Doing, tries: u32, error: &io::Error) {
         let is_news = !matches!(doing, Doing::Extent(_)) && tries == TOLD_AFTER;
         if is_news && !mem::replace(&mut self.lock().is_told, true) {
-            tracing::warn!(source = %self.place, "{doing} fails, and is tried again: {error}");
+            tracing::warn!(source = %self.place, "{doing} failed, and is retried: {error}");
         }
     }
 
@@ -290,11 +290,11 @@ impl RetryPolicy {
         let told = match last {
             Some(last) => {
                 let times = if tries == 1 { "once" } else { &format!("{tries} times") };
-                format!("{place}: {doing} was tried {times} in {seconds:.1} s; at last: {last}")
+                format!("{place}: {doing} failed {times} in {seconds:.1} s; last error: {last}")
             }
             None => format!(
-                "{place}: {doing} was not even tried in {seconds:.1} s, for other requests \
-                 were under way or the server wants to be left alone"
+                "{place}: {doing} was not attempted in {seconds:.1} s, because other requests were \
+                 in flight or the server asked to wait"
             ),
         };
         self.failed(io::Error::new(io::ErrorKind::TimedOut, told))
