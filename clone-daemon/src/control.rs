@@ -21,10 +21,10 @@ use rustix::process::geteuid;
 use self::commands::Verbs;
 use self::line::{LineError, Lines};
 use self::protocol::{ErrorKind, Refusal, Reply, Request};
-use self::socket::Bound;
 pub use self::socket::{BindError, check_place, default_path, service_path};
 use crate::connection_server::{Listening, Over, Serve};
 use crate::host::Host;
+use crate::unix_socket::SocketFile;
 
 mod commands;
 pub mod hydration_map;
@@ -44,7 +44,7 @@ const IDLE_TIME: Duration = Duration::from_secs(120);
 
 /// A control socket that is bound but not served yet.
 pub struct BoundSocket {
-    bound: Bound,
+    file: SocketFile,
     socket: OwnedFd,
 }
 
@@ -55,8 +55,8 @@ impl BoundSocket {
     /// [`BindError::InUse`] if another daemon has the socket, [`BindError::NoSocket`] if another
     /// file is in its place, and [`BindError::Io`].
     pub fn bind(path: impl Into<PathBuf>) -> Result<Self, BindError> {
-        let (bound, socket) = Bound::bind(path.into())?;
-        Ok(Self { bound, socket })
+        let (file, socket) = socket::listen(path.into())?;
+        Ok(Self { file, socket })
     }
 
     /// Serves the clones of `host` on the socket.
@@ -64,23 +64,23 @@ impl BoundSocket {
     /// # Errors
     /// The thread of the listener cannot be started.
     pub fn serve(self, host: Arc<Host>) -> io::Result<Server> {
-        let Self { bound, socket } = self;
+        let Self { file, socket } = self;
         let control = Control { verbs: Verbs { host } };
         let listening = Listening::start("control", socket, CONNECTIONS_MAX, control)?;
-        Ok(Server { listening, bound })
+        Ok(Server { listening, file })
     }
 }
 
 /// A control socket that is being served, until this is stopped or dropped.
 pub struct Server {
     listening: Listening,
-    bound: Bound,
+    file: SocketFile,
 }
 
 impl Server {
     /// Returns the path of the socket.
     pub fn path(&self) -> &Path {
-        self.bound.path()
+        self.file.path()
     }
 
     /// Accepts no more connections, and closes those that wait for an event or are idle. Requests

@@ -23,3 +23,4 @@ pub mod host;
 pub mod metrics;
 pub mod nbd_protocol;
 pub mod source;
+mod unix_socket;
