@@ -16,17 +16,17 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Maximum wait for the threads of evicted connections, and the interval at which they are checked.
 const LEAVING_TIME: Duration = Duration::from_secs(1);
-const GLANCE: Duration = Duration::from_millis(5);
+const EVICTED_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A listening socket with its acceptor thread, until it is stopped or dropped.
-pub(crate) struct Listening {
+pub(crate) struct ConnectionServer {
     shared: Arc<Shared>,
     acceptor: Mutex<Option<JoinHandle<()>>>,
 }
 
 struct Shared {
     socket: OwnedFd,
-    is_over: AtomicBool,
+    is_ending: AtomicBool,
     connections: Mutex<Connections>,
 }
 
@@ -48,8 +48,8 @@ struct Connection {
 
 /// A server for connections.
 pub(crate) trait Serve: Send + Sync + 'static {
-    /// Serves one peer until it disconnects, or until `over` is set. The socket is blocking.
-    fn serve(&self, socket: OwnedFd, over: &Over);
+    /// Serves one peer until it disconnects, or until the connection [has to end](ConnectionState::is_ending). The socket is blocking.
+    fn serve(&self, socket: OwnedFd, connection: &ConnectionState);
 
     /// Refuses a connection because there are too many. This must not wait for the peer.
     fn refuse(&self, socket: OwnedFd) {
@@ -58,15 +58,15 @@ pub(crate) trait Serve: Send + Sync + 'static {
 }
 
 /// The state that a connection shares with the listening socket.
-pub(crate) struct Over {
+pub(crate) struct ConnectionState {
     shared: Arc<Shared>,
     id: u64,
 }
 
-impl Over {
+impl ConnectionState {
     /// Returns whether the connection has to end.
-    pub(crate) fn is_now(&self) -> bool {
-        self.shared.is_over.load(Ordering::SeqCst)
+    pub(crate) fn is_ending(&self) -> bool {
+        self.shared.is_ending.load(Ordering::SeqCst)
     }
 
     /// Records whether the connection waits for its peer; it does at the beginning. A waiting
@@ -79,7 +79,7 @@ impl Over {
     }
 }
 
-impl Listening {
+impl ConnectionServer {
     /// Starts a thread that lets `server` serve the connections to `socket`, up to
     /// `connections_max` at a time.
     ///
@@ -93,7 +93,7 @@ impl Listening {
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             socket,
-            is_over: AtomicBool::new(false),
+            is_ending: AtomicBool::new(false),
             connections: Mutex::default(),
         });
         let (theirs, server, thread) = (shared.clone(), Arc::new(server), name.to_owned());
@@ -107,7 +107,7 @@ impl Listening {
     pub(crate) fn close(&self) {
         let acceptor = self.acceptor.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(acceptor) = acceptor else { return };
-        self.shared.is_over.store(true, Ordering::SeqCst);
+        self.shared.is_ending.store(true, Ordering::SeqCst);
         // This wakes the acceptor. It fails if the socket was shut down before.
         let _ = shutdown(&self.shared.socket, Shutdown::Both);
         let _ = acceptor.join();
@@ -133,7 +133,7 @@ impl Listening {
     }
 }
 
-impl Drop for Listening {
+impl Drop for ConnectionServer {
     fn drop(&mut self) {
         self.stop();
     }
@@ -172,18 +172,18 @@ fn make_room(shared: &Shared, most: usize) -> bool {
             return connections.make_room(most);
         }
         drop(connections);
-        if shared.is_over.load(Ordering::SeqCst) || Instant::now() >= until {
+        if shared.is_ending.load(Ordering::SeqCst) || Instant::now() >= until {
             return false;
         }
-        thread::sleep(GLANCE);
+        thread::sleep(EVICTED_POLL_INTERVAL);
     }
 }
 
 fn accept_all<S: Serve>(shared: &Arc<Shared>, server: &Arc<S>, most: usize, name: &str) {
-    let is_over = || shared.is_over.load(Ordering::SeqCst);
-    while !is_over() {
+    let is_ending = || shared.is_ending.load(Ordering::SeqCst);
+    while !is_ending() {
         match accept_with(&shared.socket, SocketFlags::CLOEXEC) {
-            Ok(_) if is_over() => {}
+            Ok(_) if is_ending() => {}
             Ok(socket) if !make_room(shared, most) => server.refuse(socket),
             Ok(socket) => {
                 if let Err(error) = begin(shared, server, socket, name) {
@@ -191,7 +191,7 @@ fn accept_all<S: Serve>(shared: &Arc<Shared>, server: &Arc<S>, most: usize, name
                 }
             }
             Err(Errno::INTR | Errno::CONNABORTED) => {}
-            Err(_) if is_over() => {}
+            Err(_) if is_ending() => {}
             Err(error) => {
                 tracing::warn!("{name}: cannot accept: {error}");
                 thread::sleep(PAUSE);
@@ -213,8 +213,8 @@ fn begin<S: Serve>(
     let (theirs, server) = (shared.clone(), server.clone());
     // The thread waits for this lock before it removes its entry, so the entry exists by then.
     let thread = Builder::new().name(name.into()).spawn(move || {
-        let _leaves = Leaves { shared: theirs.clone(), id };
-        server.serve(socket, &Over { shared: theirs, id });
+        let _entry = EntryGuard { shared: theirs.clone(), id };
+        server.serve(socket, &ConnectionState { shared: theirs, id });
     })?;
     let idle_since = Some(Instant::now());
     connections.open.insert(id, Connection { socket: ours, thread: Some(thread), idle_since });
@@ -222,12 +222,12 @@ fn begin<S: Serve>(
 }
 
 /// Removes a connection from the list when its thread ends for any reason.
-struct Leaves {
+struct EntryGuard {
     shared: Arc<Shared>,
     id: u64,
 }
 
-impl Drop for Leaves {
+impl Drop for EntryGuard {
     fn drop(&mut self) {
         lock(&self.shared).open.remove(&self.id);
     }

@@ -22,7 +22,7 @@ use self::commands::Verbs;
 use self::line::{LineError, Lines};
 use self::protocol::{ErrorKind, Refusal, Reply, Request};
 pub use self::socket::{BindError, check_place, default_path, service_path};
-use crate::connection_server::{Listening, Over, Serve};
+use crate::connection_server::{ConnectionServer, ConnectionState, Serve};
 use crate::host::Host;
 use crate::unix_socket::SocketFile;
 
@@ -66,14 +66,14 @@ impl BoundSocket {
     pub fn serve(self, host: Arc<Host>) -> io::Result<Server> {
         let Self { file, socket } = self;
         let control = Control { verbs: Verbs { host } };
-        let listening = Listening::start("control", socket, CONNECTIONS_MAX, control)?;
+        let listening = ConnectionServer::start("control", socket, CONNECTIONS_MAX, control)?;
         Ok(Server { listening, file })
     }
 }
 
 /// A control socket that is being served, until this is stopped or dropped.
 pub struct Server {
-    listening: Listening,
+    listening: ConnectionServer,
     file: SocketFile,
 }
 
@@ -100,9 +100,9 @@ struct Control {
 }
 
 impl Serve for Control {
-    fn serve(&self, socket: OwnedFd, over: &Over) {
+    fn serve(&self, socket: OwnedFd, connection: &ConnectionState) {
         let stream = UnixStream::from(socket);
-        if let Err(error) = self.talk(&stream, over) {
+        if let Err(error) = self.talk(&stream, connection) {
             tracing::debug!("a control connection ended: {error}");
         }
     }
@@ -120,7 +120,7 @@ impl Serve for Control {
 }
 
 impl Control {
-    fn talk(&self, stream: &UnixStream, over: &Over) -> Result<(), LineError> {
+    fn talk(&self, stream: &UnixStream, connection: &ConnectionState) -> Result<(), LineError> {
         stream.set_write_timeout(Some(LINE_TIME))?;
         if !is_trusted(stream)? {
             let text = "only root and the user that the daemon runs as may do that".to_owned();
@@ -130,10 +130,10 @@ impl Control {
             );
         }
         let mut lines = Lines::new(stream);
-        while !over.is_now() {
-            over.wait_for_peer(true);
+        while !connection.is_ending() {
+            connection.wait_for_peer(true);
             let request = lines.next::<Request>(IDLE_TIME, LINE_TIME);
-            over.wait_for_peer(false);
+            connection.wait_for_peer(false);
             let request = match request {
                 Ok(Some(request)) => request,
                 Ok(None) => return Ok(()),
@@ -144,7 +144,7 @@ impl Control {
                     return Err(error);
                 }
             };
-            let last = match self.verbs.answer(request, stream, over) {
+            let last = match self.verbs.answer(request, stream, connection) {
                 Ok(()) => Reply::end(),
                 Err(commands::Stop::Refused(refusal)) => Reply::error(refusal),
                 Err(commands::Stop::Gone(error)) => return Err(error),

@@ -34,7 +34,7 @@ pub struct ServedClone {
 }
 
 /// Time that fetches in flight have left at the end.
-const PATIENCE: Duration = Duration::from_secs(5);
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Worker threads in addition to those that copy, for user I/O.
 const FOR_USERS: usize = 8;
@@ -194,7 +194,7 @@ impl ServedClone {
 
     /// Begins to stop the clone. It stops hydrating and can no longer be suspended, resumed or
     /// changed. A remote source is abandoned if the clone has not [stopped](Self::end) within
-    /// [`PATIENCE`]. Clients are served until then.
+    /// [`STOP_TIMEOUT`]. Clients are served until then.
     pub(super) fn begin_end(&self) {
         self.clone.command(Command::Kernel(Message::DisableHydration));
         self.clone.begin_end();
@@ -203,8 +203,8 @@ impl ServedClone {
         let (has_ended, ended) = mpsc::channel();
         *place = Some(has_ended);
         let giving_up = remote.clone();
-        let thread = Builder::new().name("patience".into()).spawn(move || {
-            if ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+        let thread = Builder::new().name("stop-timeout".into()).spawn(move || {
+            if ended.recv_timeout(STOP_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
                 giving_up.abandon();
             }
         });

@@ -153,7 +153,7 @@ impl Slots {
     ) -> Result<T, HostError> {
         let done = Arc::new(Mutex::new(None));
         let (slots, result) = (self.clone(), done.clone());
-        let thread = Builder::new().name("set-up".into()).spawn(move || {
+        let thread = Builder::new().name("clone-setup".into()).spawn(move || {
             let acted = catch_unwind(AssertUnwindSafe(act));
             *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(acted);
             // Takes the lock, so that a waiting thread either sees the result or gets the

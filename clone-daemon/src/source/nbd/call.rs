@@ -135,8 +135,8 @@ impl<'a> Call<'a> {
         if let Some(why) = &state.closed {
             return Err(NbdError::Closed(why.clone()));
         }
-        for (command_wanted, range) in wanted {
-            let request = Request::new(command_wanted, range, self.wake.clone());
+        for (command, range) in wanted {
+            let request = Request::new(command, range, self.wake.clone());
             let cookie = state.next_cookie();
             request.encode(format, cookie, &mut bytes);
             state.requests.insert(cookie, request);
@@ -263,7 +263,7 @@ impl<'a> Call<'a> {
                 Parsed::Need(need) => inbound.fill(need, connection, self.deadline)?,
                 Parsed::Message(len, message) => {
                     inbound.seen(len);
-                    if self.heed(inbound, message).map_err(refuse)? {
+                    if self.handle_message(inbound, message).map_err(refuse)? {
                         return Ok(());
                     }
                 }
@@ -272,7 +272,7 @@ impl<'a> Call<'a> {
     }
 
     /// Handles a message for any caller; true if this call must stop reading.
-    fn heed(&self, inbound: &mut Inbound, message: Message) -> Result<bool, Violation> {
+    fn handle_message(&self, inbound: &mut Inbound, message: Message) -> Result<bool, Violation> {
         let format = self.connection.export().format;
         let cookie = message.cookie;
         let mut state = self.connection.state();

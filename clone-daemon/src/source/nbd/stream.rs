@@ -33,7 +33,7 @@ pub(super) struct Stream {
 }
 
 /// Interval at which a waiting thread checks `end`; less than a second.
-const GLANCE: Duration = Duration::from_millis(500);
+const END_POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// Sockets do not block: every wait has a deadline.
 const FLAGS: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
 /// Pause before the next attempt to connect to a Unix socket whose backlog is full.
@@ -246,7 +246,7 @@ fn not_ended(end: &AtomicBool) -> io::Result<()> {
 fn wait(socket: &OwnedFd, what: PollFlags, deadline: Instant, end: &AtomicBool) -> io::Result<()> {
     loop {
         not_ended(end)?;
-        let left = left(deadline)?.min(GLANCE);
+        let left = left(deadline)?.min(END_POLL_INTERVAL);
         let timeout = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
         match poll(&mut [PollFd::new(socket, what)], Some(&timeout)) {
             Ok(0) | Err(Errno::INTR) => {}
