@@ -113,11 +113,14 @@ impl Verbs {
                 peer.send(Item::Clone(Box::new(report::status(clone, flush))))
             }),
             Verb::Table { name } => self.each(name.as_deref(), |clone| {
-                peer.send(Item::Table { name: clone.name().to_owned(), line: clone.table() })
+                peer.send(Item::Table {
+                    name: clone.name().to_owned(),
+                    line: clone.table().to_string(),
+                })
             }),
             Verb::Message { name, message } => self.message(&name, &message),
-            Verb::Suspend { name } => Ok(self.host.get(&name)?.suspend()?),
-            Verb::Resume { name } => Ok(self.host.get(&name)?.resume()?),
+            Verb::Suspend { name } => Ok(self.host.get(&name)?.running().suspend()?),
+            Verb::Resume { name } => Ok(self.host.get(&name)?.running().resume()?),
             Verb::Wait { name, after } => self.wait(&name, after, &peer),
             Verb::Events { name: Some(name), follow } => self.events_of(&name, follow, &peer),
             Verb::Events { name: None, follow } => self.events(follow, &peer),
@@ -165,7 +168,7 @@ impl Verbs {
     fn wait(&self, name: &str, after: u64, peer: &Peer) -> Result<(), Stop> {
         let clone = self.host.get(name)?;
         loop {
-            let events = clone.wait_for_dated(after, PEER_POLL_INTERVAL);
+            let events = clone.running().wait_for_dated(after, PEER_POLL_INTERVAL);
             if !events.is_empty() {
                 return send_events(&clone, events, peer).map(drop);
             }
@@ -179,7 +182,7 @@ impl Verbs {
         let mut after = 0;
         loop {
             let wait = if follow { PEER_POLL_INTERVAL } else { Duration::ZERO };
-            let events = clone.wait_for_dated(after, wait);
+            let events = clone.running().wait_for_dated(after, wait);
             let is_empty = events.is_empty();
             after = send_events(&clone, events, peer)?.unwrap_or(after);
             if !follow {
@@ -208,7 +211,7 @@ impl Verbs {
             }
             let mut news: Vec<(String, DatedEvent)> = Vec::new();
             for (clone, after) in gone.iter_mut().chain(&mut stay) {
-                let events = clone.wait_for_dated(*after, Duration::ZERO);
+                let events = clone.running().wait_for_dated(*after, Duration::ZERO);
                 *after = events.last().map_or(*after, |dated| dated.event.number);
                 news.extend(events.into_iter().map(|dated| (clone.name().to_owned(), dated)));
             }

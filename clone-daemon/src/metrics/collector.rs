@@ -160,8 +160,8 @@ impl Collector for Clones {
             .iter()
             .map(|clone| Sample {
                 status: report::status(clone, false),
-                progress: clone.progress(),
-                caught_panics: clone.caught_panics(),
+                progress: clone.running().progress(),
+                caught_panics: clone.running().caught_panics(),
                 stats: clone.volume().stats().clone(),
                 source: clone.source_figures().cloned(),
                 nbd_connections: self.nbd_connections(clone.volume().name()),
