@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
+use clone_core::sync::lock;
 use rustix::io::Errno;
 use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
 
@@ -72,7 +73,7 @@ impl ConnectionState {
     /// Records whether the connection waits for its peer; it does at the beginning. A waiting
     /// connection may be evicted for a new one.
     pub(crate) fn wait_for_peer(&self, waits: bool) {
-        if let Some(connection) = lock(&self.shared).open.get_mut(&self.id) {
+        if let Some(connection) = lock(&self.shared.connections).open.get_mut(&self.id) {
             let since = connection.idle_since.or_else(|| Some(Instant::now()));
             connection.idle_since = since.filter(|_| waits);
         }
@@ -105,13 +106,13 @@ impl ConnectionServer {
 
     /// Stops accepting connections and requests. Replies can still be sent.
     pub(crate) fn close(&self) {
-        let acceptor = self.acceptor.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let acceptor = lock(&self.acceptor).take();
         let Some(acceptor) = acceptor else { return };
         self.shared.is_ending.store(true, Ordering::SeqCst);
         // This wakes the acceptor. It fails if the socket was shut down before.
         let _ = shutdown(&self.shared.socket, Shutdown::Both);
         let _ = acceptor.join();
-        for connection in lock(&self.shared).open.values() {
+        for connection in lock(&self.shared.connections).open.values() {
             let _ = shutdown(&connection.socket, Shutdown::Read);
         }
     }
@@ -119,7 +120,7 @@ impl ConnectionServer {
     /// Stops accepting connections, closes all of them, and waits for their threads.
     pub(crate) fn stop(&mut self) {
         self.close();
-        let mut connections = lock(&self.shared);
+        let mut connections = lock(&self.shared.connections);
         let open: Vec<Connection> = connections.open.drain().map(|(_, open)| open).collect();
         let mut threads = std::mem::take(&mut connections.leaving);
         drop(connections);
@@ -137,10 +138,6 @@ impl Drop for ConnectionServer {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-fn lock(shared: &Shared) -> MutexGuard<'_, Connections> {
-    shared.connections.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Connections {
@@ -166,7 +163,7 @@ impl Connections {
 fn make_room(shared: &Shared, most: usize) -> bool {
     let until = Instant::now() + LEAVING_TIME;
     loop {
-        let mut connections = lock(shared);
+        let mut connections = lock(&shared.connections);
         connections.leaving.retain(|thread| !thread.is_finished());
         if connections.leaving.len() < most {
             return connections.make_room(most);
@@ -207,7 +204,7 @@ fn begin<S: Serve>(
     name: &str,
 ) -> io::Result<()> {
     let ours = socket.as_fd().try_clone_to_owned()?;
-    let mut connections = lock(shared);
+    let mut connections = lock(&shared.connections);
     let id = connections.next;
     connections.next += 1;
     let (theirs, server) = (shared.clone(), server.clone());
@@ -229,6 +226,6 @@ struct EntryGuard {
 
 impl Drop for EntryGuard {
     fn drop(&mut self) {
-        lock(&self.shared).open.remove(&self.id);
+        lock(&self.shared.connections).open.remove(&self.id);
     }
 }

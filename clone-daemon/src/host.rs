@@ -289,7 +289,7 @@ impl Host {
     /// parsed, in which case nothing has changed. Failures of single clones are in
     /// [`Reloaded::failed`].
     pub fn reload(&self) -> Result<Reloaded, HostError> {
-        let _one = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = lock(&self.reloading);
         let path = self.clonetab.as_deref().ok_or(HostError::NoTable)?;
         let entries = read_table(path)?;
         let mut reloaded = Reloaded::default();

@@ -29,6 +29,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use clone_core::block_io::Extent;
+use clone_core::sync::lock;
 
 use crate::source::identity::Identity;
 use crate::source::nbd::connection::ConnectionLease;
@@ -36,7 +37,6 @@ pub use crate::source::nbd::error::NbdError;
 use crate::source::nbd::extents::Extents;
 use crate::source::nbd::pool::Pool;
 use crate::source::nbd::reply::Run;
-use crate::source::nbd::stream::lock;
 use crate::source::remote::{Remote, RemoteError};
 use crate::source::uri::NbdAddress;
 

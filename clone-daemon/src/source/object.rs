@@ -9,9 +9,10 @@ use std::io;
 use std::ops::Range;
 use std::pin::Pin;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use clone_core::sync::lock;
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::client::{
@@ -245,7 +246,7 @@ impl Call {
         &self,
         error: Option<&object_store::Error>,
     ) -> Result<(StatusCode, HeaderMap), RemoteError> {
-        let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let outcome = lock(&self.outcome).take();
         match (outcome, error) {
             (Some(Outcome::Answer(status, headers)), _) => Ok((status, headers)),
             (Some(Outcome::RemoteError(trouble)), _) => Err(trouble),
@@ -256,7 +257,7 @@ impl Call {
     }
 
     fn end(&self, outcome: Outcome) {
-        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+        *lock(&self.outcome) = Some(outcome);
     }
 }
 

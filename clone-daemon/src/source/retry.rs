@@ -1,12 +1,13 @@
 //! Turns a [`Remote`] into a [`Source`] for clones: splits reads and applies the retry policy.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
 use clone_core::block_io::ReadData;
 use clone_core::block_io::{Extent, Source};
+use clone_core::sync::lock;
 
 use super::options::SourceOptions;
 use super::remote::Remote;
@@ -115,8 +116,4 @@ impl<R: Remote> Source for RetryingSource<R> {
             self.remote.extent(offset, deadline)
         })
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

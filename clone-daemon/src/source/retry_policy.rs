@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use clone_core::block_io::SourceChanged;
+use clone_core::sync::lock;
 
 use super::options::SourceOptions;
 use super::remote::{Busy, RemoteError};
@@ -301,7 +302,7 @@ impl RetryPolicy {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

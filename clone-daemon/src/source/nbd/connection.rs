@@ -13,13 +13,15 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use clone_core::sync::lock;
+
 use crate::nbd_protocol::command;
 use crate::source::nbd::call::{Call, Inbound};
 use crate::source::nbd::error::NbdError;
 use crate::source::nbd::handshake::Export;
 use crate::source::nbd::reply::Run;
 use crate::source::nbd::request::{Command, Request, encode};
-use crate::source::nbd::stream::{Stream, lock};
+use crate::source::nbd::stream::Stream;
 
 /// A connection after its negotiation.
 pub(super) struct Connection {

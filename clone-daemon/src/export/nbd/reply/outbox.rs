@@ -5,6 +5,8 @@ use std::io::{self, IoSlice};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use clone_core::sync::lock;
+
 use super::Message;
 use crate::export::nbd::channel::{Channel, Writer};
 use crate::export::nbd::memory::MemoryLease;
@@ -143,7 +145,7 @@ impl Outbox {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Returns whether a request with a buffer of `bytes` bytes may start now.
