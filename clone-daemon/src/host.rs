@@ -1,6 +1,6 @@
 //! The clones of a daemon.
 //!
-//! A [`Host`] starts clones through [`opening`](crate::opening), hands them to its
+//! A [`Host`] starts clones through [`setup`], hands them to its
 //! [exporters](Exporter), and stops them. [`daemon`](crate::daemon) and [`control`](crate::control)
 //! call it.
 

@@ -148,7 +148,7 @@ impl ServedClone {
 
     /// Returns the counters of the source, if it is remote.
     pub fn source_figures(&self) -> Option<&Arc<SourceStats>> {
-        self.remote.as_ref().map(|remote| &remote.figures)
+        self.remote.as_ref().map(|remote| &remote.stats)
     }
 
     /// Begins to stop the clone. It stops hydrating and can no longer be suspended, resumed or

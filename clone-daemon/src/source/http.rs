@@ -14,8 +14,8 @@ use ureq::{Agent, Body};
 
 use self::answer::{Found, check, found, size_of};
 use self::redirect::{is_redirect, is_same_origin, target};
+use super::error::SourceError;
 use super::identity::{Identity, Version};
-use super::open::SourceError;
 use super::options::SourceOptions;
 use super::remote::{Remote, RemoteError};
 use super::uri::{Url, decode};

@@ -28,10 +28,10 @@ use ureq::http::uri::Scheme;
 use ureq::http::{HeaderMap, Response, StatusCode};
 use ureq::{Agent, Body};
 
+use super::error::SourceError;
 use super::http::answer::{Found, check, found, size_of};
 use super::http::{agent, trouble};
 use super::identity::{Identity, Version};
-use super::open::SourceError;
 use super::options::SourceOptions;
 use super::remote::{Remote, RemoteError};
 use super::uri::{Url, decode};
