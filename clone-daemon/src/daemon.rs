@@ -17,7 +17,7 @@ use crate::host::{Host, Reloaded};
 
 pub mod args;
 mod listeners;
-pub(crate) mod log;
+mod log;
 mod notify;
 mod signals;
 

@@ -17,6 +17,7 @@ mod connection;
 mod error;
 mod extents;
 mod handshake;
+mod inbound;
 mod pool;
 mod reply;
 mod request;
