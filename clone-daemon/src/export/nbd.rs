@@ -187,6 +187,8 @@ impl Server {
     }
 
     /// Returns the current size in bytes of all buffers, shared ones and those of connections.
+    /// It lets users of the library check that hostile clients stay within their limits, as the tests
+    /// of this crate do.
     pub fn buffer_bytes(&self) -> u64 {
         self.shared.memory.used()
     }
