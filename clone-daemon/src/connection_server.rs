@@ -1,4 +1,9 @@
-//! Servers on a listening socket: one thread for each connection, and a limited number of them.
+//! Servers on a listening socket: one thread for each connection, and a limited number of them. For
+//! the control socket and the metrics.
+//!
+//! The [NBD server](crate::export::nbd) has an acceptor of its own. It listens on several sockets,
+//! its acceptor never waits for a connection that ends, and its limits count peers and volumes. The
+//! two would share only the pause after an error.
 
 use std::collections::HashMap;
 use std::io;
@@ -49,7 +54,8 @@ struct Connection {
 
 /// A server for connections.
 pub(crate) trait Serve: Send + Sync + 'static {
-    /// Serves one peer until it disconnects, or until the connection [has to end](ConnectionState::is_ending). The socket is blocking.
+    /// Serves one peer until it disconnects, or until the connection
+    /// [has to end](ConnectionState::is_ending). The socket is blocking.
     fn serve(&self, socket: OwnedFd, connection: &ConnectionState);
 
     /// Refuses a connection because there are too many. This must not wait for the peer.

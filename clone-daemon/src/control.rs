@@ -109,13 +109,13 @@ impl Serve for Control {
 
     fn refuse(&self, socket: OwnedFd) {
         let stream = UnixStream::from(socket);
-        let told = stream.set_nonblocking(true).map_err(LineError::Io);
+        let prepared = stream.set_nonblocking(true).map_err(LineError::Io);
         let refusal = Refusal::new(
             ErrorKind::Busy,
             format!("{CONNECTIONS_MAX} connections wait for answers; close some and try again"),
         );
         // A peer that does not read the refusal sees a closed connection.
-        let _ = told.and_then(|()| line::write(&mut &stream, &Reply::error(refusal)));
+        let _ = prepared.and_then(|()| line::write(&mut &stream, &Reply::error(refusal)));
     }
 }
 
