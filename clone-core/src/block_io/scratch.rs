@@ -2,6 +2,7 @@
 //! reports that it was skipped, and why.
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -59,14 +60,28 @@ impl LoopDevice {
         File::create(&backing).unwrap().set_len(size_bytes).unwrap();
         let size = block_bytes.to_string();
         let file = backing.to_str().unwrap();
-        let made = run("losetup", &["--find", "--show", "--sector-size", &size, file]);
-        or_skip(made, "loop device").map(|path| Self { path: path.into(), backing })
+        // The kernel takes over the size of blocks when a device is opened first. If another program
+        // looked at it while it was set up, the page cache reads blocks that are too small.
+        for _ in 0..100 {
+            let made = run("losetup", &["--find", "--show", "--sector-size", &size, file]);
+            let path: PathBuf = or_skip(made, "loop device")?.into();
+            match File::open(&path).and_then(|mut device| device.read_exact(&mut [0])) {
+                Ok(()) => return Some(Self { path, backing }),
+                Err(error) => eprintln!("{} is made again: {error}", path.display()),
+            }
+            detach(&path);
+        }
+        panic!("no loop device with blocks of {block_bytes} can be read");
     }
+}
+
+fn detach(device: &Path) {
+    run("losetup", &["--detach", device.to_str().unwrap()]).unwrap();
 }
 
 impl Drop for LoopDevice {
     fn drop(&mut self) {
-        run("losetup", &["--detach", self.path.to_str().unwrap()]).unwrap();
+        detach(&self.path);
         fs::remove_file(&self.backing).unwrap();
     }
 }

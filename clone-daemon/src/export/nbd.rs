@@ -1,8 +1,8 @@
 //! An NBD server that exports volumes.
 //!
 //! An acceptor thread gives each connection a receiver thread (`connection`), which negotiates
-//! (`negotiation`) and then handles requests (`session`). The receiver runs requests on the fast path
-//! itself, collects their replies, and sends them together when no more input is available. It
+//! (`negotiation`) and then handles requests (`session`). The receiver runs requests on the fast
+//! path itself, collects their replies, and sends them together when no more input is available. It
 //! submits all other requests; a second thread of the connection sends their replies as they
 //! complete.
 //!

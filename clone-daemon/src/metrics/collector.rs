@@ -1,7 +1,7 @@
 //! What is told of each clone.
 //!
-//! Nothing is counted here: the numbers are those of [`crate::export::stats`], of the driver and of the
-//! source, as they are when somebody asks.
+//! Nothing is counted here: the numbers are those of [`crate::export::stats`], of the driver and of
+//! the source, as they are when somebody asks.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,7 +1,8 @@
 //! Writes metadata to a device or file whose content is discarded, or to a new file.
 //!
-//! `clone_restore`, `clone_repair` and `clone_hydrate` use it: [`MetadataPlace::find`] checks the output
-//! without changing it, [`MetadataPlace::open`] opens it, and [`MetadataOutput`] writes and verifies it.
+//! `clone_restore`, `clone_repair` and `clone_hydrate` use it: [`MetadataPlace::find`] checks the
+//! output without changing it, [`MetadataPlace::open`] opens it, and [`MetadataOutput`] writes and
+//! verifies it.
 //! *Invariant:* an incomplete output has a mark in place of the superblock that the kernel and all
 //! tools refuse.
 

@@ -240,8 +240,8 @@ impl Request {
     }
 
     /// Validates the request and returns its operation, or else the error for the reply. The
-    /// payload follows in both cases. The range of a [`RequestKind::Status`] with a payload has to be
-    /// [checked](Self::check_range) when its length is known.
+    /// payload follows in both cases. The range of a [`RequestKind::Status`] with a payload has to
+    /// be [checked](Self::check_range) when its length is known.
     ///
     /// # Errors
     /// - [`errno::EINVAL`]: the command is unknown, a flag is not allowed, or the range is invalid.
