@@ -10,11 +10,11 @@ use clone_core::geometry::Sectors;
 use clone_core::metadata::damage::Severity;
 use clone_core::metadata::ir::Header;
 use clone_core::metadata::region_map::RegionMap;
-use clone_core::repair::content::Decided;
 use clone_core::repair::{Origin, Recovery};
 
 use self::args::RepairArgs;
 use self::content::Devices;
+use self::outcome::{ByChoice, RepairOutcome};
 use crate::common::exit::{Exit, Tool};
 use crate::common::metadata_input::claim_metadata;
 use crate::common::metadata_output::MetadataPlace;
@@ -23,14 +23,13 @@ use crate::common::paths::check_distinct;
 use crate::common::pin::{self, Carried, Placed};
 use crate::common::reporter::{Reporter, Verbosity, count};
 use crate::common::units::{Counted, Share, in_units};
-use crate::repair::recovery::{
-    RecoveryFailure, choose, known_sizes, nr_lost, recover_from, report_recovery,
-};
+use crate::repair::recovery::{choose, known_sizes, nr_lost, recover_from, report_recovery};
 
 pub mod args;
 mod content;
 mod fresh;
 mod json;
+mod outcome;
 pub mod recovery;
 
 /// Runs `clone_repair`.
@@ -60,35 +59,6 @@ pub fn run(tool: &Tool, args: &RepairArgs) -> Result<Exit> {
     };
     repaired.and(reported)?;
     Ok(Exit::Success)
-}
-
-/// The results of a repair so far.
-struct RepairOutcome {
-    /// The recovery, with the decisions by content, but without those by `--lost`.
-    found: Result<Recovery, RecoveryFailure>,
-    /// The decisions by the content of source and destination.
-    by_content: Option<Decided>,
-    /// The regions decided by `--lost`.
-    by_choice: Option<ByChoice>,
-    /// True once OUTPUT has been written and read back.
-    written: bool,
-}
-
-impl RepairOutcome {
-    /// Returns the number of hydrated regions after all decisions so far, if anything was
-    /// recovered.
-    fn hydrated(&self) -> Option<u64> {
-        let known = self.found.as_ref().ok()?.regions.hydrated();
-        let chosen = self.by_choice.filter(|choice| choice.hydrated);
-        Some(known + chosen.map_or(0, |choice| choice.nr_regions))
-    }
-}
-
-/// The lost regions that `--lost` set to one state.
-#[derive(Clone, Copy, Debug)]
-struct ByChoice {
-    nr_regions: u64,
-    hydrated: bool,
 }
 
 /// Decides the lost regions, and writes OUTPUT if none is left.

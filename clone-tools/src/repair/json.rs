@@ -8,8 +8,8 @@ use clone_core::metadata::region_map::RegionMap;
 use clone_core::repair::{Candidate, Copy, Find, Fit, Origin, Verdict};
 use serde::{Serialize, Serializer};
 
-use super::RepairOutcome;
 use super::fresh::is_fresh;
+use super::outcome::RepairOutcome;
 use crate::report_json::{Superblock, problems};
 
 #[derive(Serialize)]

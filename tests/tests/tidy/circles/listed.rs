@@ -133,18 +133,6 @@ pub(super) const LISTED: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "the outcome is defined beside the tool, and json.rs writes it",
-        &["clone-tools/src/repair.rs", "clone-tools/src/repair/json.rs"],
-    ),
-    (
-        "Reporter is defined beside the recovery, and its lists use it",
-        &[
-            "clone-tools/src/repair/recovery.rs",
-            "clone-tools/src/repair/recovery/candidates.rs",
-            "clone-tools/src/repair/recovery/fits.rs",
-        ],
-    ),
-    (
         "an array is built by a builder, which shares its layout",
         &["persistent-data/src/array.rs", "persistent-data/src/array/build.rs"],
     ),
