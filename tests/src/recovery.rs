@@ -8,7 +8,7 @@ use clone_core::metadata::ir::Header;
 use clone_core::metadata::metadata_size::MetadataSize;
 use clone_core::metadata::region_map::RegionMap;
 use clone_core::metadata::restore::restore;
-use clone_core::repair::{Copy, Origin, Recovery};
+use clone_core::repair::{CopyAge, Origin, Recovery};
 use persistent_data::bitset::BITS_PER_BLOCK;
 
 use crate::damage::ImageEditor;
@@ -102,8 +102,8 @@ fn finds_tell_what_they_may(recovery: &Recovery, lost: &[RegionRange]) -> Result
         let nr_regions = recovery.regions.nr_regions();
         let end = nr_regions.min(regions.start + BITS_PER_BLOCK);
         let is_block = regions.start.is_multiple_of(BITS_PER_BLOCK) && regions.end == end;
-        let is_lost_too = match find.copy {
-            Copy::Last => !still_lost.is_empty(),
+        let is_lost_too = match find.age {
+            CopyAge::Last => !still_lost.is_empty(),
             // Any region in it that is not hydrated may have been hydrated since.
             _ => {
                 let hydrated: Vec<_> = recovery.regions.runs().collect();

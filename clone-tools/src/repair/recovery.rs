@@ -12,7 +12,7 @@ use clone_core::metadata::damage::Damage;
 use clone_core::metadata::ir::Header;
 use clone_core::metadata::region_map::RegionMap;
 use clone_core::metadata::superblock::Superblock;
-use clone_core::repair::{Copy, Find, Fit, Origin, Recovery, RepairError, recover};
+use clone_core::repair::{CopyAge, Find, Fit, Origin, Recovery, RepairError, recover};
 use persistent_data::BlockNr;
 use persistent_data::device::ReadDevice;
 
@@ -203,9 +203,9 @@ impl Reporter<'_> {
 
     fn finds(&self, finds: &[Find]) {
         let listed = if self.verbosity == Verbosity::Verbose { usize::MAX } else { LISTED };
-        for Find { regions, at, copy } in finds.iter().take(listed) {
-            let from = match copy {
-                Copy::Last => format!("block {at}, the last that was written for them"),
+        for Find { regions, at, age } in finds.iter().take(listed) {
+            let from = match age {
+                CopyAge::Last => format!("block {at}, the last that was written for them"),
                 _ => format!("an older copy in block {at}"),
             };
             let (begin, end) = (regions.start, regions.end);
