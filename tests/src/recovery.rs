@@ -155,7 +155,7 @@ pub fn expect_restorable(recovery: &Recovery, hydrated: bool) {
 
 #[cfg(test)]
 mod tests {
-    use clone_core::generate::damage::{DamageKind, Kind, Target, damage};
+    use clone_core::generate::damage::{BlockRole, DamageKind, Target, damage};
     use clone_core::geometry::RegionRange;
     use clone_core::repair::recover;
 
@@ -183,7 +183,7 @@ mod tests {
     fn what_is_lost_may_have_been_hydrated_or_not() {
         for name in IMAGES {
             let image = ImageEditor::of(name);
-            let target = Target { kind: Kind::ArrayBlock, ordinal: Some(0) };
+            let target = Target { role: BlockRole::ArrayBlock, ordinal: Some(0) };
             damage(&image, target, DamageKind::Zero, 0).unwrap();
             let recovery = recover(&image, None, &()).unwrap();
             let truth = ImageEditor::of(name).runs_by_hand();
