@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use persistent_data::array::{exact_array_values, read_array_blocks};
-use persistent_data::bitset::BITS_PER_WORD;
+use persistent_data::bitset::nr_words;
 use persistent_data::block::Block;
 use persistent_data::device::ReadDevice;
 use persistent_data::format::ArrayBlock;
@@ -39,7 +39,7 @@ impl<D: ReadDevice + ?Sized> ScannedDevice<'_, D> {
     /// Returns the number of words of array block `index`.
     pub(super) fn words_of(&self, map: &RegionMap, index: u64) -> usize {
         let regions = map.regions_of(index);
-        (regions.end - regions.start).div_ceil(BITS_PER_WORD) as usize
+        nr_words(regions.end - regions.start) as usize
     }
 
     /// Reads the bits of the array block at `at`, as array block `index` of `map`.
@@ -64,7 +64,7 @@ pub(super) fn read_slots<D: ReadDevice + ?Sized>(
     read_array_blocks(scanned.device, &present, |index, _, block| {
         let regions = map.regions_of(index);
         let len = regions.end - regions.start;
-        let nr_words = len.div_ceil(BITS_PER_WORD) as usize;
+        let nr_words = nr_words(len) as usize;
         if let Ok(words) = block
             .map_err(drop)
             .and_then(|block| exact_array_values::<le::U64>(block, nr_words).map_err(drop))
