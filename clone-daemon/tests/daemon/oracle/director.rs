@@ -190,6 +190,8 @@ impl<'a> Director<'a> {
     /// would rightly refuse to start.
     fn start(&mut self) {
         self.source.set_troubled(false);
+        // A failure that no flush has met yet belongs to the life of the daemon before.
+        self.daemon.fail_no_flush();
         if self.daemon.start() {
             self.source.set_troubled(self.is_troubled);
             self.run.gate.open();

@@ -140,6 +140,11 @@ impl Disk {
     pub(super) fn fail_a_flush(&self) {
         lock(&self.shared).fails = true;
     }
+
+    /// Lets flushes succeed again, if none has failed yet.
+    pub(super) fn fail_no_flush(&self) {
+        lock(&self.shared).fails = false;
+    }
 }
 
 impl Drop for Disk {

@@ -181,6 +181,13 @@ impl<'a> Daemon<'a> {
         }
     }
 
+    /// Lets flushes of the destination succeed again, if none has failed yet.
+    pub(super) fn fail_no_flush(&self) {
+        if let Some(disk) = &self.disk {
+            disk.fail_no_flush();
+        }
+    }
+
     /// Stops the daemon as systemd does.
     pub(super) fn end(&mut self) {
         self.signal(Signal::TERM);
