@@ -8,7 +8,7 @@
 //!
 //! ```
 //! use clone_core::metadata::check::read;
-//! use clone_core::generate::damage::{DamageKind, Kind, Target, damage};
+//! use clone_core::generate::damage::{BlockRole, DamageKind, Target, damage};
 //! use clone_core::generate::metadata::{Pattern, Recipe, make};
 //! use clone_core::geometry::{Geometry, RegionSize, Sectors};
 //! use clone_core::metadata::ir::Header;
@@ -21,7 +21,7 @@
 //! let truth = make(&device, &Recipe::new(header, Pattern::FileSystem))?;
 //! assert!(read(&device, &()).regions.ok_or("no superblock")?.runs().eq(truth.runs()));
 //!
-//! let target = Target { kind: Kind::ArrayBlock, ordinal: Some(2) };
+//! let target = Target { role: BlockRole::ArrayBlock, ordinal: Some(2) };
 //! let change = damage(&device, target, DamageKind::Zero, 1)?;
 //! let report = read(&device, &());
 //! assert_eq!(report.damage[0].block(), Some(change.at));
@@ -29,9 +29,11 @@
 //! # }
 //! ```
 
+mod block_role;
 mod blocks;
 mod churn;
 pub mod damage;
+mod damage_error;
 pub mod metadata;
 mod pattern;
 mod regions;

@@ -16,8 +16,8 @@ use persistent_data::store::DeviceReader;
 use thiserror::Error;
 
 use self::block_set::BlockSet;
-use self::claims::Claims;
-use self::comparison::{Base, Evidence};
+use self::claims::LeafClaims;
+use self::comparison::{BaseTree, ScannedDevice};
 use self::newest_commit::Confidence;
 use self::older_copies::{Live, LiveSpaceMap};
 use self::scan::Scan;
@@ -135,13 +135,13 @@ pub struct Find {
     /// Number of the block from which they were recovered.
     pub at: BlockNr,
     /// Age of that block.
-    pub copy: Copy,
+    pub age: CopyAge,
 }
 
 /// Age of a block from which regions were recovered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Copy {
+pub enum CopyAge {
     /// The block of the last commit. It has the state of all regions.
     Last,
     /// An older copy of the block. It has the regions that were hydrated at its time; the others
@@ -161,7 +161,7 @@ pub struct Candidate {
     /// Number of hydrated regions in the sound array blocks.
     pub hydrated: u64,
     /// True if a space map was found that counts exactly the blocks of this bitset.
-    pub vouched_for: bool,
+    pub is_counted: bool,
     /// Reason why it was not used; `None` if it was.
     pub verdict: Option<Verdict>,
 }
@@ -251,34 +251,34 @@ fn look_for_lost<D: ReadDevice + ?Sized>(
     recovery: &mut Recovery,
 ) {
     let mut trees = Trees::new(device, scan);
-    let claims = Claims::of(&trees, scan);
+    let claims = LeafClaims::of(&trees, scan);
     let geometry = superblock.header.geometry;
-    let evidence = Evidence { device, scan, claims: &claims, geometry };
-    let roots = search::roots(&evidence, &mut trees);
+    let scanned = ScannedDevice { device, scan, claims: &claims, geometry };
+    let roots = search::roots(&scanned, &mut trees);
     let space_map = live_space_map(device, superblock);
 
     // The space map of the last commit counts the blocks of its bitset, wherever the root of the
     // bitset is according to the superblock.
     let counted_together = |&&(_, tree): &&Root| {
-        let mut indexes = maps.vouching_for(tree.digest).filter_map(|map| map.index);
+        let mut indexes = maps.counting(tree.digest).filter_map(|map| map.index);
         indexes.any(|index| Some(index) == space_map.index)
     };
     let is_lost = trees.node(superblock.bitset_root).is_none();
     let moved = if is_lost { roots.iter().find(counted_together) } else { None };
     let root = moved.map_or(superblock.bitset_root, |&(root, _)| root);
-    let slots = trees.slots(root, evidence.nr_array_blocks());
+    let slots = trees.slots(root, scanned.nr_array_blocks());
     let base = if moved.is_some() {
         recovery.origin = Origin::Scan { root, is_newest: true };
-        let base = Base::of(&evidence, slots);
+        let base = BaseTree::of(&scanned, slots);
         recovery.regions.clone_from(&base.regions);
         base
     } else {
-        Base { slots, regions: recovery.regions.clone() }
+        BaseTree { slots, regions: recovery.regions.clone() }
     };
     let nodes = trees.nodes(root);
     let live = Live { root, base: &base, nodes, space_map };
     let search =
-        older_copies::Search { evidence: &evidence, trees: &trees, maps, roots: &roots, live };
+        older_copies::Search { scanned: &scanned, trees: &trees, maps, roots: &roots, live };
     recovery.finds = search.fill(&mut recovery.regions);
 }
 
@@ -322,28 +322,28 @@ fn without_superblock<D: ReadDevice + ?Sized>(
             fits: search::fits(scan, &mut trees),
         });
     };
-    let claims = Claims::of(&trees, scan);
-    let evidence = Evidence { device, scan, claims: &claims, geometry };
-    let roots = search::roots(&evidence, &mut trees);
+    let claims = LeafClaims::of(&trees, scan);
+    let scanned = ScannedDevice { device, scan, claims: &claims, geometry };
+    let roots = search::roots(&scanned, &mut trees);
     if roots.is_empty() {
         let fits = search::fits(scan, &mut trees);
         return Err(RepairError::NoBitset { wanted: geometry, fits });
     }
     let header = Header { uuid: [0; 16], geometry };
-    let Some(newest) = search::newest(&evidence, &trees, maps, &roots) else {
+    let Some(newest) = search::newest(&scanned, &trees, maps, &roots) else {
         // Trees that contradict each other are not trustworthy.
         let candidates = search::contradicting(maps, &roots);
         let origin = Origin::Scan { root: candidates[0].root, is_newest: false };
-        let regions = evidence.nothing_known();
+        let regions = scanned.nothing_known();
         return Ok(Recovery { header, regions, damage, origin, finds: Vec::new(), candidates });
     };
-    let doubt = newest_commit::doubt(&evidence, &trees, maps, &roots, &newest);
+    let confidence = newest_commit::confidence_in(&newest, &scanned, &trees, maps, &roots);
     let Newest { root, tree, base, mut regions, candidates } = newest;
     let mut finds = Vec::new();
     let nodes = trees.nodes(root);
-    match &doubt {
-        Confidence::None => {
-            let map = maps.vouching_for(tree.digest).find(|map| map.index.is_some());
+    match &confidence {
+        Confidence::Certain => {
+            let map = maps.counting(tree.digest).find(|map| map.index.is_some());
             let space_map = map.map_or_else(LiveSpaceMap::default, |map| {
                 let mut counted = BlockSet::none_of(scan.nr_blocks());
                 counted.extend(space_map_check::counted_blocks(device, map));
@@ -352,7 +352,7 @@ fn without_superblock<D: ReadDevice + ?Sized>(
             });
             let live = Live { root, base: &base, nodes, space_map };
             let search = older_copies::Search {
-                evidence: &evidence,
+                scanned: &scanned,
                 trees: &trees,
                 maps,
                 roots: &roots,
@@ -360,11 +360,11 @@ fn without_superblock<D: ReadDevice + ?Sized>(
             };
             finds = search.fill(&mut regions);
         }
-        Confidence::Newer(lost) => {
-            newest_commit::keep_bounds(&evidence, &base, &nodes, lost, &mut regions);
+        Confidence::NewerMayBeLost(lost) => {
+            newest_commit::keep_bounds(&scanned, &base, &nodes, lost, &mut regions);
         }
-        Confidence::Anything => regions = evidence.nothing_known(),
+        Confidence::NoBounds => regions = scanned.nothing_known(),
     }
-    let origin = Origin::Scan { root, is_newest: matches!(doubt, Confidence::None) };
+    let origin = Origin::Scan { root, is_newest: matches!(confidence, Confidence::Certain) };
     Ok(Recovery { header, regions, damage, origin, finds, candidates })
 }

@@ -20,6 +20,8 @@ pub mod ctl;
 pub mod daemon;
 pub mod export;
 pub mod host;
+mod lost_lines;
 pub mod metrics;
 pub mod nbd_protocol;
 pub mod source;
+mod unix_socket;

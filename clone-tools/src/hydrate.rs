@@ -13,7 +13,7 @@ use clone_core::geometry::{Geometry, SECTOR_SIZE};
 use persistent_data::device::FileDevice;
 
 use self::args::{HydrateArgs, bytes};
-use self::devices::{OpenedClone, check_distinct, check_limit, open, warnings};
+use self::devices::{OpenedClone, check_limit, open, warnings};
 use self::meter::Meter;
 use self::report::Summary;
 use self::session::{Plan, hydrate};
@@ -21,6 +21,7 @@ use self::to_read::{bytes_to_read, runs_to_copy};
 use crate::common::exit::{Exit, Tool};
 use crate::common::metadata_input::{open_clone, open_metadata_to_change};
 use crate::common::output;
+use crate::common::paths::check_devices_distinct;
 use crate::common::room;
 use crate::common::signals::StopSignals;
 use crate::common::trace_input::read_trace;
@@ -42,7 +43,7 @@ const BATCH_MIN: u64 = 64 << 10;
 /// A device is unsuitable or cannot be opened, the source is not the pinned one, or hydration ended
 /// before the clone was complete or the limit reached.
 pub fn run(tool: &Tool, args: &HydrateArgs) -> Result<Exit> {
-    check_distinct(args)?;
+    check_devices_distinct(&args.metadata, &args.destination, Some(&args.source))?;
     let trace = args.prefetch.as_deref().map(read_trace).transpose()?;
     let device = open_metadata_to_change(&args.metadata)?;
     let metadata = open_clone(device, &args.metadata)?;

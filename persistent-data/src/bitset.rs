@@ -37,10 +37,25 @@ pub struct Bitset {
     pending: Option<PendingWord>,
 }
 
-/// Returns a mask of the bits `from..to` of a word, `0 <= from <= to <= 64`.
-fn mask(from: u64, to: u64) -> u64 {
-    let below = |bit: u64| if bit == BITS_PER_WORD { u64::MAX } else { (1 << bit) - 1 };
-    below(to) & !below(from)
+/// Returns the number of words that hold `bits` bits.
+pub fn nr_words(bits: u64) -> u64 {
+    bits.div_ceil(BITS_PER_WORD)
+}
+
+/// Returns the number of array blocks that hold `bits` bits.
+pub fn nr_array_blocks(bits: u64) -> u64 {
+    bits.div_ceil(BITS_PER_BLOCK)
+}
+
+/// Returns a word with its `count` lowest bits set, `0..=64`.
+pub fn low_bits(count: u64) -> u64 {
+    if count >= BITS_PER_WORD { u64::MAX } else { (1 << count) - 1 }
+}
+
+/// Returns the indexes of the words that hold `bits`, half-open, and a mask of those bits in each.
+pub fn masks(bits: Range<u64>) -> impl Iterator<Item = (u64, u64)> {
+    (bits.start / BITS_PER_WORD..nr_words(bits.end))
+        .map(move |index| (index, mask_in_word(index, &bits)))
 }
 
 /// Returns a mask of the bits of word `index` that lie in `bits`.
@@ -48,7 +63,7 @@ fn mask_in_word(index: u64, bits: &Range<u64>) -> u64 {
     let first = index * BITS_PER_WORD;
     let from = bits.start.clamp(first, first + BITS_PER_WORD) - first;
     let to = bits.end.clamp(first, first + BITS_PER_WORD) - first;
-    mask(from, to)
+    low_bits(to) & !low_bits(from)
 }
 
 impl Bitset {
@@ -62,7 +77,7 @@ impl Bitset {
 
     /// Opens the bitset of `len` bits whose array has its root at `root`. Reads nothing.
     pub fn open(root: BlockNr, len: u64) -> Self {
-        Self { words: Array::open(root, len.div_ceil(BITS_PER_WORD)), len, pending: None }
+        Self { words: Array::open(root, nr_words(len)), len, pending: None }
     }
 
     /// Builds a new bitset of `len` bits. `fill` gets the zeroed words of each array block in turn,
@@ -77,9 +92,9 @@ impl Bitset {
     ) -> std::result::Result<Self, E> {
         let mut builder = ArrayBuilder::new();
         let mut words = vec![le::U64::ZERO; (BITS_PER_BLOCK / BITS_PER_WORD) as usize];
-        for block in 0..len.div_ceil(BITS_PER_BLOCK) {
+        for block in 0..nr_array_blocks(len) {
             let bits = block * BITS_PER_BLOCK..len.min((block + 1) * BITS_PER_BLOCK);
-            words.truncate((bits.end - bits.start).div_ceil(BITS_PER_WORD) as usize);
+            words.truncate(nr_words(bits.end - bits.start) as usize);
             words.fill(le::U64::ZERO);
             fill(bits.start, &mut words)?;
             if let Some(last) = words.last_mut() {
@@ -151,7 +166,7 @@ impl Bitset {
         }
         self.check(bits.end - 1)?;
         self.flush(writer)?;
-        for block in bits.start / BITS_PER_BLOCK..bits.end.div_ceil(BITS_PER_BLOCK) {
+        for block in bits.start / BITS_PER_BLOCK..nr_array_blocks(bits.end) {
             self.edit_block(writer, block, |first_bit, words| {
                 for (word, index) in words.iter_mut().zip(first_bit / BITS_PER_WORD..) {
                     let touched = mask_in_word(index, &bits);
@@ -185,7 +200,7 @@ impl Bitset {
     pub fn resize<W: Writer>(&mut self, writer: &mut W, len: u64, value: bool) -> Result<()> {
         self.flush(writer)?;
         let old = self.len;
-        self.words.resize(writer, len.div_ceil(BITS_PER_WORD), le::U64::new(0))?;
+        self.words.resize(writer, nr_words(len), le::U64::new(0))?;
         self.len = len;
         if len > old {
             return if value { self.set_range(writer, old..len, true) } else { Ok(()) };

@@ -148,6 +148,9 @@ impl<D: Device> Transaction<D> {
 
     /// Limits the number of dirty blocks that are kept in memory. More than `blocks` are written
     /// before the commit. This is safe, since the last commit does not reach them.
+    ///
+    /// For programs that are short of memory, and for tests of transactions that exceed it: the
+    /// default suits dm-clone metadata, whose commits are small.
     pub fn limit_dirty(&mut self, blocks: usize) {
         self.dirty_blocks_max = blocks;
     }

@@ -151,7 +151,10 @@ impl<D: Device + Clone, W: Watch<Option<Held>>> Hydration<D, W> {
     pub fn resume(device: D, mut watch: W) -> Result<Self, String> {
         let held = inspect(&device)?.ok_or("the device is not formatted")?;
         watch.committed(&reachable(&device))?;
-        let metadata = Metadata::open_for(device.clone(), held.geometry).map_err(text)?;
+        let metadata = Metadata::open(device.clone()).map_err(text)?;
+        if metadata.header().geometry != held.geometry {
+            return Err(format!("{:?} was opened, not {:?}", metadata.header(), held.geometry));
+        }
         let mut regions = vec![false; held.geometry.nr_regions() as usize];
         for run in held.runs {
             regions[run.start as usize..run.end as usize].fill(true);

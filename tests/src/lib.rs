@@ -5,7 +5,6 @@ pub mod audited;
 pub mod client;
 pub mod crash;
 pub mod damage;
-pub mod damages;
 pub mod engine_sim;
 pub mod faults;
 pub mod fixtures;

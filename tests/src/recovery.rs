@@ -8,7 +8,7 @@ use clone_core::metadata::ir::Header;
 use clone_core::metadata::metadata_size::MetadataSize;
 use clone_core::metadata::region_map::RegionMap;
 use clone_core::metadata::restore::restore;
-use clone_core::repair::{Copy, Origin, Recovery};
+use clone_core::repair::{CopyAge, Origin, Recovery};
 use persistent_data::bitset::BITS_PER_BLOCK;
 
 use crate::damage::ImageEditor;
@@ -102,8 +102,8 @@ fn finds_tell_what_they_may(recovery: &Recovery, lost: &[RegionRange]) -> Result
         let nr_regions = recovery.regions.nr_regions();
         let end = nr_regions.min(regions.start + BITS_PER_BLOCK);
         let is_block = regions.start.is_multiple_of(BITS_PER_BLOCK) && regions.end == end;
-        let is_lost_too = match find.copy {
-            Copy::Last => !still_lost.is_empty(),
+        let is_lost_too = match find.age {
+            CopyAge::Last => !still_lost.is_empty(),
             // Any region in it that is not hydrated may have been hydrated since.
             _ => {
                 let hydrated: Vec<_> = recovery.regions.runs().collect();
@@ -155,7 +155,7 @@ pub fn expect_restorable(recovery: &Recovery, hydrated: bool) {
 
 #[cfg(test)]
 mod tests {
-    use clone_core::generate::damage::{DamageKind, Kind, Target, damage};
+    use clone_core::generate::damage::{BlockRole, DamageKind, Target, damage};
     use clone_core::geometry::RegionRange;
     use clone_core::repair::recover;
 
@@ -183,7 +183,7 @@ mod tests {
     fn what_is_lost_may_have_been_hydrated_or_not() {
         for name in IMAGES {
             let image = ImageEditor::of(name);
-            let target = Target { kind: Kind::ArrayBlock, ordinal: Some(0) };
+            let target = Target { role: BlockRole::ArrayBlock, ordinal: Some(0) };
             damage(&image, target, DamageKind::Zero, 0).unwrap();
             let recovery = recover(&image, None, &()).unwrap();
             let truth = ImageEditor::of(name).runs_by_hand();

@@ -2,7 +2,6 @@
 //! reports that it was skipped, and why.
 
 use std::fs::{self, File};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -60,28 +59,35 @@ impl LoopDevice {
         File::create(&backing).unwrap().set_len(size_bytes).unwrap();
         let size = block_bytes.to_string();
         let file = backing.to_str().unwrap();
-        // The kernel takes over the size of blocks when a device is opened first. If another program
-        // looked at it while it was set up, the page cache reads blocks that are too small.
-        for _ in 0..100 {
-            let made = run("losetup", &["--find", "--show", "--sector-size", &size, file]);
-            let path: PathBuf = or_skip(made, "loop device")?.into();
-            match File::open(&path).and_then(|mut device| device.read_exact(&mut [0])) {
-                Ok(()) => return Some(Self { path, backing }),
-                Err(error) => eprintln!("{} is made again: {error}", path.display()),
-            }
-            detach(&path);
-        }
-        panic!("no loop device with blocks of {block_bytes} can be read");
+        let made = run("losetup", &["--find", "--show", "--sector-size", &size, file]);
+        or_skip(made, "loop device").map(|path| Self { path: path.into(), backing })
     }
-}
 
-fn detach(device: &Path) {
-    run("losetup", &["--detach", device.to_str().unwrap()]).unwrap();
+    /// Creates one that another program has open since before it was set up: the file stands for
+    /// that.
+    pub(super) fn watched(
+        folder: &Path,
+        size_bytes: u64,
+        block_bytes: u32,
+    ) -> Option<(Self, File)> {
+        let backing = folder.join(format!("watched-blocks-of-{block_bytes}"));
+        File::create(&backing).unwrap().set_len(size_bytes).unwrap();
+        let (size, file) = (block_bytes.to_string(), backing.to_str().unwrap());
+        // Other tests may take the device in between.
+        for _ in 0..100 {
+            let path = or_skip(run("losetup", &["--find"]), "loop device")?;
+            let watcher = File::open(&path).unwrap();
+            if run("losetup", &["--sector-size", &size, &path, file]).is_ok() {
+                return Some((Self { path: path.into(), backing }, watcher));
+            }
+        }
+        or_skip(Err("all were taken".to_owned()), "loop device")
+    }
 }
 
 impl Drop for LoopDevice {
     fn drop(&mut self) {
-        detach(&self.path);
+        run("losetup", &["--detach", self.path.to_str().unwrap()]).unwrap();
         fs::remove_file(&self.backing).unwrap();
     }
 }

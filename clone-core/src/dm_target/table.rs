@@ -86,12 +86,6 @@ impl Arguments {
     pub fn ignored(&self) -> &[String] {
         &self.rest[self.meant..]
     }
-
-    /// Replaces the names of the devices: the kernel prints them as `major:minor`.
-    #[must_use]
-    pub fn with_devices(self, devices: DevicePaths) -> Self {
-        Self { devices, ..self }
-    }
 }
 
 /// Formats the output of `dmsetup table` after `clone`: the devices and all other words as given.

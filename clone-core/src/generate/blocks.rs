@@ -14,7 +14,8 @@ use persistent_data::store::{DeviceReader, Reader};
 use persistent_data::{BlockNr, Error};
 use zerocopy::little_endian as le;
 
-use super::damage::{DamageError, Kind};
+use super::block_role::BlockRole;
+use super::damage_error::DamageError;
 use crate::metadata::format;
 use crate::metadata::superblock::Superblock;
 
@@ -49,14 +50,16 @@ impl Form {
         Self::of::<Bitmap>(),
     ];
 
-    /// Returns the form of blocks of `kind`.
-    pub(super) fn of_kind(kind: Kind) -> Self {
-        match kind {
-            Kind::Superblock => Self::of::<format::Superblock>(),
-            Kind::BitsetNode | Kind::BitsetLeaf | Kind::RefCounts => Self::of::<Node>(),
-            Kind::ArrayBlock => Self::of::<ArrayBlock>(),
-            Kind::Index => Self::of::<IndexBlock>(),
-            Kind::Bitmap => Self::of::<Bitmap>(),
+    /// Returns the form of blocks of `role`.
+    pub(super) fn of_role(role: BlockRole) -> Self {
+        match role {
+            BlockRole::Superblock => Self::of::<format::Superblock>(),
+            BlockRole::BitsetNode | BlockRole::BitsetLeaf | BlockRole::RefCounts => {
+                Self::of::<Node>()
+            }
+            BlockRole::ArrayBlock => Self::of::<ArrayBlock>(),
+            BlockRole::Index => Self::of::<IndexBlock>(),
+            BlockRole::Bitmap => Self::of::<Bitmap>(),
         }
     }
 
@@ -112,10 +115,10 @@ pub(super) fn scan<D: ReadDevice>(
     Ok(())
 }
 
-/// Returns the blocks of one kind, by ordinal.
+/// Returns the blocks with one role, by ordinal.
 pub(super) fn blocks_of<D: ReadDevice>(
     device: &D,
-    kind: Kind,
+    role: BlockRole,
 ) -> Result<Vec<BlockNr>, DamageError> {
     let superblock = || Superblock::read(device);
     let map_root = || superblock().map(|found| SpaceMapRoot::from_area(&found.space_map_root));
@@ -124,13 +127,13 @@ pub(super) fn blocks_of<D: ReadDevice>(
             Some(array_block.at())
         })
     };
-    Ok(match kind {
-        Kind::Superblock => vec![persistent_data::transaction::SUPERBLOCK],
-        Kind::BitsetNode => bitset()?.internal,
-        Kind::BitsetLeaf => bitset()?.leaves,
-        Kind::ArrayBlock => bitset()?.below,
-        Kind::Index => vec![BlockNr(map_root()?.bitmap_root.get())],
-        Kind::Bitmap => {
+    Ok(match role {
+        BlockRole::Superblock => vec![persistent_data::transaction::SUPERBLOCK],
+        BlockRole::BitsetNode => bitset()?.internal,
+        BlockRole::BitsetLeaf => bitset()?.leaves,
+        BlockRole::ArrayBlock => bitset()?.below,
+        BlockRole::Index => vec![BlockNr(map_root()?.bitmap_root.get())],
+        BlockRole::Bitmap => {
             let root = map_root()?;
             let index = DeviceReader(device).read::<IndexBlock>(BlockNr(root.bitmap_root.get()))?;
             let nr_bitmaps = root.nr_blocks.get().div_ceil(ENTRIES_PER_BITMAP as u64) as usize;
@@ -141,7 +144,7 @@ pub(super) fn blocks_of<D: ReadDevice>(
                 .map(|entry| BlockNr(entry.blocknr.get()))
                 .collect()
         }
-        Kind::RefCounts => {
+        BlockRole::RefCounts => {
             let root = BlockNr(map_root()?.ref_count_root.get());
             let tree = Tree::read::<le::U32, _>(device, root, |_| None)?;
             [tree.internal, tree.leaves].concat()

@@ -1,6 +1,6 @@
 //! The order in which regions are hydrated.
 
-use persistent_data::bitset::BITS_PER_BLOCK;
+use persistent_data::bitset::{BITS_PER_BLOCK, nr_array_blocks};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
@@ -30,7 +30,7 @@ pub(super) struct Churn {
 impl Churn {
     /// Starts the hydration of `wanted`.
     pub(super) fn new(wanted: Regions) -> Self {
-        let nr_blocks = wanted.nr_regions().div_ceil(BITS_PER_BLOCK);
+        let nr_blocks = nr_array_blocks(wanted.nr_regions());
         let left_in: Vec<u64> =
             (0..nr_blocks).map(|block| wanted.count_in(regions_of(&wanted, block))).collect();
         let open = (0..left_in.len()).filter(|&block| left_in[block] > 0).collect();
@@ -106,7 +106,7 @@ impl Churn {
     /// `end`. Returns their number.
     fn take(&mut self, first: u64, end: u64, most: u64) -> u64 {
         let run = first..self.left.next_absent(first..end.min(first.saturating_add(most)));
-        for block in run.start / BITS_PER_BLOCK..run.end.div_ceil(BITS_PER_BLOCK) {
+        for block in run.start / BITS_PER_BLOCK..nr_array_blocks(run.end) {
             let regions = regions_of(&self.left, block);
             let taken = run.end.min(regions.end) - run.start.max(regions.start);
             self.left_in[block as usize] -= taken;

@@ -7,121 +7,22 @@ use persistent_data::device::Device;
 use persistent_data::{BlockNr, Error};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use thiserror::Error;
 
+pub use super::block_role::BlockRole;
 use super::blocks::{Form, blocks_of, read_raw, scan};
+pub use super::damage_error::DamageError;
 use super::stale::older_copies;
-use crate::metadata::superblock::SuperblockError;
-
-/// Reason why nothing was damaged.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum DamageError {
-    /// The bitset's btree has only one level.
-    #[error(
-        "the bitset's btree is a single leaf and has no bitset-node: it takes more than 252 array \
-         blocks, which are 8209152 regions, for a level above the leaves"
-    )]
-    NoInternalNodes,
-    /// The ordinal is too high.
-    #[error("there is no {kind} {ordinal}: they are counted from 0, and there are {count}")]
-    NoSuchBlock {
-        /// Kind of block.
-        kind: Kind,
-        /// Requested ordinal.
-        ordinal: u64,
-        /// Number of blocks of this kind.
-        count: u64,
-    },
-    /// The device holds no block that can be an older copy of this one.
-    #[error("the device holds no older copy of block {at}, {}", .kind.numbered(*ordinal))]
-    NoOlderCopy {
-        /// Kind of the block.
-        kind: Kind,
-        /// Ordinal of the block.
-        ordinal: u64,
-        /// Number of the block.
-        at: BlockNr,
-    },
-    /// The superblock is not usable.
-    #[error("block 0, the superblock")]
-    Superblock(#[from] SuperblockError),
-    /// The block, or the path to it, is already damaged; or the device failed.
-    #[error(transparent)]
-    Blocks(#[from] Error),
-}
-
-/// Kinds of metadata blocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Block 0.
-    Superblock,
-    /// An internal node of the bitset's btree. The root is 0, and each node comes before its
-    /// children.
-    BitsetNode,
-    /// A leaf of the bitset's btree, by ascending keys.
-    BitsetLeaf,
-    /// An array block of the bitset, by its index.
-    ArrayBlock,
-    /// The index of the space map.
-    Index,
-    /// A bitmap of the space map.
-    Bitmap,
-    /// A node of the tree of large counts; the root is 0, and the leaves come last.
-    RefCounts,
-}
-
-impl Kind {
-    /// All kinds.
-    pub const ALL: [Self; 7] = [
-        Self::Superblock,
-        Self::BitsetNode,
-        Self::BitsetLeaf,
-        Self::ArrayBlock,
-        Self::Index,
-        Self::Bitmap,
-        Self::RefCounts,
-    ];
-
-    /// Returns the name on command lines.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Superblock => "superblock",
-            Self::BitsetNode => "bitset-node",
-            Self::BitsetLeaf => "bitset-leaf",
-            Self::ArrayBlock => "array-block",
-            Self::Index => "index",
-            Self::Bitmap => "bitmap",
-            Self::RefCounts => "ref-counts",
-        }
-    }
-
-    /// Returns the name of one of its blocks.
-    fn numbered(self, ordinal: u64) -> String {
-        match self {
-            // There is only one.
-            Self::Superblock | Self::Index => self.to_string(),
-            _ => format!("{self} {ordinal}"),
-        }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
 
 /// The block to damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// Kind of block.
-    pub kind: Kind,
-    /// Ordinal within its kind, from 0. `None`: the seed selects a block that can be damaged so.
+    /// BlockRole of block.
+    pub role: BlockRole,
+    /// Ordinal within its role, from 0. `None`: the seed selects a block that can be damaged so.
     pub ordinal: Option<u64>,
 }
 
-/// Kind of damage.
+/// BlockRole of damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DamageKind {
     /// All bytes are zero, as after a discard or a lost write.
@@ -151,9 +52,9 @@ impl DamageKind {
 pub struct Change {
     /// Number of the block.
     pub at: BlockNr,
-    /// Kind of the block.
-    pub kind: Kind,
-    /// Ordinal within its kind.
+    /// BlockRole of the block.
+    pub role: BlockRole,
+    /// Ordinal within its role.
     pub ordinal: u64,
     /// The change.
     pub done: Done,
@@ -190,8 +91,8 @@ pub enum Done {
 /// Formats the change like `block 23, array-block 2: zeroed`.
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { at, kind, ordinal, .. } = self;
-        write!(f, "block {at}, {}: ", kind.numbered(*ordinal))?;
+        let Self { at, role, ordinal, .. } = self;
+        write!(f, "block {at}, {}: ", role.numbered(*ordinal))?;
         match self.done {
             Done::Zeroed => write!(f, "zeroed"),
             Done::Randomized => write!(f, "overwritten with random bytes"),
@@ -216,34 +117,34 @@ pub fn damage<D: Device>(
     harm: DamageKind,
     seed: u64,
 ) -> Result<Change, DamageError> {
-    let Target { kind, ordinal } = target;
-    let blocks = blocks_of(device, kind)?;
+    let Target { role, ordinal } = target;
+    let blocks = blocks_of(device, role)?;
     let count = blocks.len() as u64;
-    if count == 0 && kind == Kind::BitsetNode {
+    if count == 0 && role == BlockRole::BitsetNode {
         return Err(DamageError::NoInternalNodes);
     }
     let mut rng = StdRng::seed_from_u64(seed);
     let first = ordinal.unwrap_or_else(|| rng.random_range(0..count.max(1)));
     if first >= count {
-        return Err(DamageError::NoSuchBlock { kind, ordinal: first, count });
+        return Err(DamageError::NoSuchBlock { role, ordinal: first, count });
     }
-    let mut result = damage_one(device, kind, first, &blocks, harm, &mut rng);
+    let mut result = damage_one(device, role, first, &blocks, harm, &mut rng);
     if ordinal.is_none() {
         // A block that hardly changed may have no older copy, and others serve as well.
         for other in (first + 1..count).chain(0..first) {
             if !matches!(result, Err(DamageError::NoOlderCopy { .. })) {
                 break;
             }
-            result = damage_one(device, kind, other, &blocks, harm, &mut rng);
+            result = damage_one(device, role, other, &blocks, harm, &mut rng);
         }
     }
     result
 }
 
-/// Damages number `ordinal` of `blocks`, which are all blocks of `kind`.
+/// Damages number `ordinal` of `blocks`, which are all blocks of `role`.
 fn damage_one<D: Device>(
     device: &D,
-    kind: Kind,
+    role: BlockRole,
     ordinal: u64,
     blocks: &[BlockNr],
     harm: DamageKind,
@@ -251,7 +152,7 @@ fn damage_one<D: Device>(
 ) -> Result<Change, DamageError> {
     let at = blocks[ordinal as usize];
     let mut block = read_raw(device, at)?;
-    Form::of_kind(kind).check(&block, at)?;
+    Form::of_role(role).check(&block, at)?;
     let done = match harm {
         DamageKind::Zero => {
             block = RawBlock::ZERO;
@@ -273,38 +174,38 @@ fn damage_one<D: Device>(
             Done::ChecksumChanged
         }
         DamageKind::Stale => {
-            let copies = older_copies(device, kind, ordinal, blocks, &block)?;
+            let copies = older_copies(device, role, ordinal, blocks, &block)?;
             if copies.is_empty() {
-                return Err(DamageError::NoOlderCopy { kind, ordinal, at });
+                return Err(DamageError::NoOlderCopy { role, ordinal, at });
             }
             let by = pick(&copies, rng);
             block = read_raw(device, by)?;
-            (Form::of_kind(kind).seal)(&mut block, at);
+            (Form::of_role(role).seal)(&mut block, at);
             Done::Replaced { by }
         }
         DamageKind::Swap => {
-            let by = pick(&others(device, kind, at)?, rng);
+            let by = pick(&others(device, role, at)?, rng);
             block = read_raw(device, by)?;
             Done::Overwritten { by }
         }
     };
     device.write(at, std::slice::from_ref(&block)).map_err(|source| Error::Write { at, source })?;
     device.flush().map_err(|source| Error::Flush { source })?;
-    Ok(Change { at, kind, ordinal, done })
+    Ok(Change { at, role, ordinal, done })
 }
 
 fn pick(blocks: &[BlockNr], rng: &mut StdRng) -> BlockNr {
     blocks[rng.random_range(0..blocks.len())]
 }
 
-/// Returns the blocks with which `at`, a block of `kind`, can be overwritten: those of its kind,
+/// Returns the blocks with which `at`, a block of `role`, can be overwritten: those of its kind,
 /// used or not, or all other metadata blocks if there are none.
-fn others<D: Device>(device: &D, kind: Kind, at: BlockNr) -> Result<Vec<BlockNr>, Error> {
+fn others<D: Device>(device: &D, role: BlockRole, at: BlockNr) -> Result<Vec<BlockNr>, Error> {
     let (mut alike, mut all) = (Vec::new(), Vec::new());
     scan(device, |found, form, _| {
         if found != at {
             all.push(found);
-            if form == Form::of_kind(kind) {
+            if form == Form::of_role(role) {
                 alike.push(found);
             }
         }

@@ -10,6 +10,7 @@ use rand::rngs::StdRng;
 use thiserror::Error;
 
 use super::churn::Churn;
+pub use super::pattern::Pattern;
 use super::pattern::choose;
 use super::regions::Regions;
 use crate::metadata::ir::Header;
@@ -28,26 +29,6 @@ pub enum MakeError {
     /// The device is too small, or failed.
     #[error("cannot make the metadata")]
     Metadata(#[from] MetadataError),
-}
-
-/// Arrangement of the hydrated regions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pattern {
-    /// Each region has the same probability.
-    Random,
-    /// Runs of 1 to 4096 regions, or up to a 32nd of a small clone.
-    Runs,
-    /// Evenly distributed regions: for half of them, every second region. The worst case for code
-    /// that stores runs.
-    Checkerboard,
-    /// Like a file system: regions at the start of each group of 128 MiB, and files of any size
-    /// elsewhere. A small clone has 16 groups.
-    FileSystem,
-}
-
-impl Pattern {
-    /// All patterns.
-    pub const ALL: [Self; 4] = [Self::Random, Self::Runs, Self::Checkerboard, Self::FileSystem];
 }
 
 /// Parameters of the metadata to make.

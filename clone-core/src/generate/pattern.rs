@@ -1,12 +1,31 @@
-//! Choice of the regions that are hydrated in the end.
+//! The arrangements of hydrated regions, and the choice of the regions.
 
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use super::metadata::Pattern;
 use super::of_any_size;
 use super::regions::Regions;
 use crate::geometry::Geometry;
+
+/// Arrangement of the hydrated regions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pattern {
+    /// Each region has the same probability.
+    Random,
+    /// Runs of 1 to 4096 regions, or up to a 32nd of a small clone.
+    Runs,
+    /// Evenly distributed regions: for half of them, every second region. The worst case for code
+    /// that stores runs.
+    Checkerboard,
+    /// Like a file system: regions at the start of each group of 128 MiB, and files of any size
+    /// elsewhere. A small clone has 16 groups.
+    FileSystem,
+}
+
+impl Pattern {
+    /// All patterns.
+    pub const ALL: [Self; 4] = [Self::Random, Self::Runs, Self::Checkerboard, Self::FileSystem];
+}
 
 /// Maximum length of a run of [`Pattern::Runs`], in regions.
 const RUN_MAX: u64 = 4096;

@@ -13,14 +13,14 @@ use persistent_data::format::{ArrayBlock, IndexBlock, Node, NodeDisk};
 use persistent_data::{BlockNr, Error};
 use zerocopy::little_endian as le;
 
+use super::block_role::BlockRole;
 use super::blocks::{Form, scan};
-use super::damage::Kind;
 
 /// Returns the blocks that may be older copies of `now`, one of `in_use`: those that an older
 /// parent names in its place, if there are any.
 pub(super) fn older_copies<D: ReadDevice>(
     device: &D,
-    kind: Kind,
+    role: BlockRole,
     ordinal: u64,
     in_use: &[BlockNr],
     now: &RawBlock,
@@ -28,32 +28,32 @@ pub(super) fn older_copies<D: ReadDevice>(
     let in_use: HashSet<BlockNr> = in_use.iter().copied().collect();
     let (mut copies, mut named) = (Vec::new(), BTreeSet::new());
     scan(device, |at, form, block| {
-        named.extend(child_named_in(form, block, kind, ordinal));
+        named.extend(child_named_in(form, block, role, ordinal));
         let is_copy =
-            form == Form::of_kind(kind) && !in_use.contains(&at) && can_have_been(kind, block, now);
+            form == Form::of_role(role) && !in_use.contains(&at) && can_have_been(role, block, now);
         if is_copy {
             copies.push(at);
         }
     })?;
     let surely: Vec<BlockNr> = copies.iter().copied().filter(|at| named.contains(at)).collect();
-    Ok(match kind {
+    Ok(match role {
         _ if !surely.is_empty() => surely,
         // Otherwise a copy of another bitmap would be accepted.
-        Kind::Bitmap if in_use.len() > 1 => Vec::new(),
+        BlockRole::Bitmap if in_use.len() > 1 => Vec::new(),
         _ => copies,
     })
 }
 
-/// Returns the block that `parent` names as number `ordinal` of `kind`, if it is such a parent.
-fn child_named_in(form: Form, parent: &RawBlock, kind: Kind, ordinal: u64) -> Option<BlockNr> {
-    match kind {
-        Kind::ArrayBlock if form == Form::of_kind(Kind::BitsetLeaf) => {
+/// Returns the block that `parent` names as number `ordinal` of `role`, if it is such a parent.
+fn child_named_in(form: Form, parent: &RawBlock, role: BlockRole, ordinal: u64) -> Option<BlockNr> {
+    match role {
+        BlockRole::ArrayBlock if form == Form::of_role(BlockRole::BitsetLeaf) => {
             match parse::<ArrayBlockRef<le::U64>>(block::view::<Node>(parent)) {
                 Ok(Parsed::Leaf(leaf)) => leaf.get(ordinal).map(|child| child.at()),
                 _ => None,
             }
         }
-        Kind::Bitmap if form == Form::of_kind(Kind::Index) => {
+        BlockRole::Bitmap if form == Form::of_role(BlockRole::Index) => {
             let entry = block::view::<IndexBlock>(parent).entries.get(ordinal as usize)?;
             Some(BlockNr(entry.blocknr.get()))
         }
@@ -62,10 +62,12 @@ fn child_named_in(form: Form, parent: &RawBlock, kind: Kind, ordinal: u64) -> Op
 }
 
 /// Returns whether `then` differs from `now` only as an older copy can.
-fn can_have_been(kind: Kind, then: &RawBlock, now: &RawBlock) -> bool {
-    match kind {
-        Kind::Superblock | Kind::Index | Kind::Bitmap => content(then) != content(now),
-        Kind::ArrayBlock => {
+fn can_have_been(role: BlockRole, then: &RawBlock, now: &RawBlock) -> bool {
+    match role {
+        BlockRole::Superblock | BlockRole::Index | BlockRole::Bitmap => {
+            content(then) != content(now)
+        }
+        BlockRole::ArrayBlock => {
             let (then, now) = (block::view::<ArrayBlock>(then), block::view::<ArrayBlock>(now));
             // Bits only change from zero to one.
             let mut bytes = then.body.iter().zip(&now.body);
@@ -73,14 +75,14 @@ fn can_have_been(kind: Kind, then: &RawBlock, now: &RawBlock) -> bool {
                 && then.body != now.body
                 && bytes.all(|(then, now)| then & !now == 0)
         }
-        Kind::BitsetNode | Kind::BitsetLeaf => {
+        BlockRole::BitsetNode | BlockRole::BitsetLeaf => {
             let (then, now) = (block::view::<Node>(then), block::view::<Node>(now));
             is_alike(then, now)
                 // Values change, keys do not.
                 && keys(then) == keys(now)
                 && then.body != now.body
         }
-        Kind::RefCounts => {
+        BlockRole::RefCounts => {
             let (then, now) = (block::view::<Node>(then), block::view::<Node>(now));
             is_alike(then, now) && then.body != now.body
         }

@@ -7,7 +7,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::blocks::{Form, blocks_of, scan};
-use super::damage::{Change, DamageError, DamageKind, Done, Kind, Target, damage};
+use super::damage::{BlockRole, Change, DamageError, DamageKind, Done, Target, damage};
 use super::metadata::{MakeError, Pattern, Recipe, make};
 use super::{Regions, of_any_size};
 use crate::geometry::{Geometry, RegionRange, RegionSize, Sectors};
@@ -48,14 +48,20 @@ fn expect_sound(device: &MemoryDevice, truth: &Regions) {
 }
 
 /// Counts the unused valid blocks of each kind.
-fn stale(device: &MemoryDevice) -> Vec<(Kind, usize)> {
-    let kinds = [Kind::Superblock, Kind::BitsetLeaf, Kind::ArrayBlock, Kind::Index, Kind::Bitmap];
+fn stale(device: &MemoryDevice) -> Vec<(BlockRole, usize)> {
+    let roles = [
+        BlockRole::Superblock,
+        BlockRole::BitsetLeaf,
+        BlockRole::ArrayBlock,
+        BlockRole::Index,
+        BlockRole::Bitmap,
+    ];
     let in_use: HashSet<BlockNr> =
-        Kind::ALL.into_iter().flat_map(|kind| blocks_of(device, kind).unwrap()).collect();
+        BlockRole::ALL.into_iter().flat_map(|role| blocks_of(device, role).unwrap()).collect();
     let mut found = Vec::new();
     scan(device, |at, form, _| found.extend((!in_use.contains(&at)).then_some(form))).unwrap();
-    let count = |kind| found.iter().filter(|&&form| form == Form::of_kind(kind)).count();
-    kinds.into_iter().map(|kind| (kind, count(kind))).collect()
+    let count = |role| found.iter().filter(|&&form| form == Form::of_role(role)).count();
+    roles.into_iter().map(|role| (role, count(role))).collect()
 }
 
 #[test]
@@ -81,8 +87,8 @@ fn a_clone_of_a_single_region_and_one_of_two_levels_are_made_too() {
         }
         let (device, truth) =
             made(&Recipe { commits: 12, reopens: 1, ..Recipe::new(header(TWO_LEVELS), pattern) });
-        assert_eq!(blocks_of(&device, Kind::BitsetNode).unwrap().len(), 1);
-        assert_eq!(blocks_of(&device, Kind::BitsetLeaf).unwrap().len(), 2);
+        assert_eq!(blocks_of(&device, BlockRole::BitsetNode).unwrap().len(), 1);
+        assert_eq!(blocks_of(&device, BlockRole::BitsetLeaf).unwrap().len(), 2);
         expect_sound(&device, &truth);
     }
 }
@@ -114,8 +120,8 @@ fn what_makes_no_sense_is_refused() {
 fn the_device_holds_stale_copies_of_everything_that_a_commit_changes() {
     for nr_regions in [1000, 300_000, TWO_LEVELS] {
         let (device, _) = made(&Recipe::new(header(nr_regions), Pattern::FileSystem));
-        for (kind, count) in stale(&device) {
-            assert!((count > 0) == (kind != Kind::Superblock), "{count} of {kind}");
+        for (role, count) in stale(&device) {
+            assert!((count > 0) == (role != BlockRole::Superblock), "{count} of {role}");
         }
     }
 }
@@ -141,7 +147,7 @@ fn the_same_seed_makes_the_same_and_another_one_something_else() {
     let (other, other_truth) = made(&Recipe { seed: 1, ..recipe });
     assert!(other.to_bytes() != bytes && other_truth != truth);
 
-    let target = Target { kind: Kind::ArrayBlock, ordinal: None };
+    let target = Target { role: BlockRole::ArrayBlock, ordinal: None };
     for harm in DamageKind::ALL {
         let damaged = |seed| {
             let device = copy(&device);
@@ -152,9 +158,9 @@ fn the_same_seed_makes_the_same_and_another_one_something_else() {
     }
 }
 
-/// Returns whether blocks of `kind` have older copies that can replace them.
-fn can_be_stale(kind: Kind) -> bool {
-    !matches!(kind, Kind::Superblock | Kind::RefCounts)
+/// Returns whether blocks of `role` have older copies that can replace them.
+fn can_be_stale(role: BlockRole) -> bool {
+    !matches!(role, BlockRole::Superblock | BlockRole::RefCounts)
 }
 
 /// Damages a copy of `whole`, and checks that the change is as reported.
@@ -164,9 +170,9 @@ fn damaged(whole: &MemoryDevice, target: Target, harm: DamageKind, seed: u64) ->
     let (before, after) = (whole.to_blocks(), device.to_blocks());
     let changed: Vec<usize> = (0..before.len()).filter(|&at| before[at] != after[at]).collect();
     assert_eq!(changed, [change.at.0 as usize], "{change}");
-    assert_eq!(change.kind, target.kind);
+    assert_eq!(change.role, target.role);
     let at = changed[0];
-    assert_eq!(blocks_of(whole, target.kind).unwrap()[change.ordinal as usize], change.at);
+    assert_eq!(blocks_of(whole, target.role).unwrap()[change.ordinal as usize], change.at);
     let differ = |from: usize| before[at].bytes()[from..] != after[at].bytes()[from..];
     match change.done {
         Done::Zeroed => assert!(after[at].is_zero()),
@@ -178,7 +184,7 @@ fn damaged(whole: &MemoryDevice, target: Target, harm: DamageKind, seed: u64) ->
         Done::ChecksumChanged => assert!(!differ(4)),
         Done::Replaced { by } => {
             assert!(after[at].bytes()[24..] == before[by.0 as usize].bytes()[24..], "{change}");
-            assert!(Form::of_kind(target.kind).is_valid(&after[at], change.at), "{change}");
+            assert!(Form::of_role(target.role).is_valid(&after[at], change.at), "{change}");
         }
         Done::Overwritten { by } => assert!(after[at] == before[by.0 as usize] && by != change.at),
     }
@@ -189,20 +195,20 @@ fn damaged(whole: &MemoryDevice, target: Target, harm: DamageKind, seed: u64) ->
 fn every_damage_changes_the_block_that_it_names_and_a_check_finds_it() {
     for (nr_regions, seeds) in [(300_000, 8), (TWO_LEVELS, 1)] {
         let (whole, _) = made(&Recipe::new(header(nr_regions), Pattern::FileSystem));
-        for kind in Kind::ALL {
-            if kind == Kind::BitsetNode && nr_regions < TWO_LEVELS {
+        for role in BlockRole::ALL {
+            if role == BlockRole::BitsetNode && nr_regions < TWO_LEVELS {
                 continue;
             }
             for harm in DamageKind::ALL {
-                if harm == DamageKind::Stale && !can_be_stale(kind) {
+                if harm == DamageKind::Stale && !can_be_stale(role) {
                     continue;
                 }
                 for seed in 0..seeds {
-                    let target = Target { kind, ordinal: None };
+                    let target = Target { role, ordinal: None };
                     let device = damaged(&whole, target, harm, seed);
                     let worst = read(&device, &()).worst();
                     let is_found = worst == Some(Severity::Fatal);
-                    assert!(is_found || harm == DamageKind::Stale, "{kind} {harm:?}: {worst:?}");
+                    assert!(is_found || harm == DamageKind::Stale, "{role} {harm:?}: {worst:?}");
                 }
             }
         }
@@ -216,7 +222,7 @@ fn a_stale_array_block_is_sound_and_forgets_regions() {
     let recipe = Recipe { reopens: 0, ..Recipe::new(header(300_000), Pattern::Random) };
     let truth = make(&whole, &recipe).unwrap();
     for ordinal in 0..10 {
-        let target = Target { kind: Kind::ArrayBlock, ordinal: Some(ordinal) };
+        let target = Target { role: BlockRole::ArrayBlock, ordinal: Some(ordinal) };
         let device = damaged(&whole, target, DamageKind::Stale, ordinal);
         let report = read(&device, &());
         assert!(report.damage.is_empty(), "{:?}", report.damage);
@@ -230,18 +236,18 @@ fn a_stale_array_block_is_sound_and_forgets_regions() {
 #[test]
 fn a_swap_takes_a_block_of_the_same_kind_so_that_only_its_number_is_wrong() {
     let (whole, _) = made(&Recipe::new(header(300_000), Pattern::Random));
-    for (kind, code) in [
-        (Kind::ArrayBlock, "bitset-block-block-number"),
-        (Kind::BitsetLeaf, "bitset-node-block-number"),
-        (Kind::Bitmap, "space-map-bitmap-block-number"),
-        (Kind::Index, "space-map-index-block-number"),
-        (Kind::RefCounts, "ref-count-tree-block-number"),
-        (Kind::Superblock, "superblock-magic"),
+    for (role, code) in [
+        (BlockRole::ArrayBlock, "bitset-block-block-number"),
+        (BlockRole::BitsetLeaf, "bitset-node-block-number"),
+        (BlockRole::Bitmap, "space-map-bitmap-block-number"),
+        (BlockRole::Index, "space-map-index-block-number"),
+        (BlockRole::RefCounts, "ref-count-tree-block-number"),
+        (BlockRole::Superblock, "superblock-magic"),
     ] {
-        let device = damaged(&whole, Target { kind, ordinal: Some(0) }, DamageKind::Swap, 5);
+        let device = damaged(&whole, Target { role, ordinal: Some(0) }, DamageKind::Swap, 5);
         let report = read(&device, &());
         let codes: Vec<&str> = report.damage.iter().map(Damage::code).collect();
-        assert!(codes.contains(&code), "{kind}: {codes:?}");
+        assert!(codes.contains(&code), "{role}: {codes:?}");
     }
 }
 
@@ -249,8 +255,8 @@ fn a_swap_takes_a_block_of_the_same_kind_so_that_only_its_number_is_wrong() {
 fn of_several_bitmaps_only_those_that_changed_have_an_older_copy() {
     let device = MemoryDevice::new(2 * ENTRIES_PER_BITMAP + 100);
     make(&device, &Recipe::new(header(300_000), Pattern::Random)).unwrap();
-    assert_eq!(blocks_of(&device, Kind::Bitmap).unwrap().len(), 3);
-    let target = |ordinal| Target { kind: Kind::Bitmap, ordinal: Some(ordinal) };
+    assert_eq!(blocks_of(&device, BlockRole::Bitmap).unwrap().len(), 3);
+    let target = |ordinal| Target { role: BlockRole::Bitmap, ordinal: Some(ordinal) };
     damaged(&device, target(0), DamageKind::Stale, 0);
     for ordinal in [1, 2] {
         let result = damage(&device, target(ordinal), DamageKind::Stale, 0);
@@ -262,34 +268,37 @@ fn of_several_bitmaps_only_those_that_changed_have_an_older_copy() {
 fn what_is_not_there_is_not_damaged() {
     let recipe = Recipe::new(header(100_000), Pattern::Random);
     let (device, truth) = made(&recipe);
-    let refused = |device: &MemoryDevice, kind, ordinal, harm| -> DamageError {
+    let refused = |device: &MemoryDevice, role, ordinal, harm| -> DamageError {
         let before = device.to_bytes();
-        let error = damage(device, Target { kind, ordinal }, harm, 0).unwrap_err();
+        let error = damage(device, Target { role, ordinal }, harm, 0).unwrap_err();
         assert!(device.to_bytes() == before);
         error
     };
     for ordinal in [None, Some(0), Some(7)] {
-        let error = refused(&device, Kind::BitsetNode, ordinal, DamageKind::Zero);
+        let error = refused(&device, BlockRole::BitsetNode, ordinal, DamageKind::Zero);
         assert!(matches!(error, DamageError::NoInternalNodes), "{error}");
     }
-    for (kind, count) in [(Kind::ArrayBlock, 4), (Kind::Bitmap, 1), (Kind::Superblock, 1)] {
+    for (role, count) in
+        [(BlockRole::ArrayBlock, 4), (BlockRole::Bitmap, 1), (BlockRole::Superblock, 1)]
+    {
         for ordinal in [count, u64::MAX] {
-            let error = refused(&device, kind, Some(ordinal), DamageKind::Bit);
-            let says = format!("there is no {kind} {ordinal}: they are counted from 0, and there");
+            let error = refused(&device, role, Some(ordinal), DamageKind::Bit);
+            let says = format!("there is no {role} {ordinal}: they are counted from 0, and there");
             assert!(error.to_string().starts_with(&says), "{error}");
         }
     }
-    for kind in [Kind::Superblock, Kind::RefCounts] {
-        let error = refused(&device, kind, None, DamageKind::Stale);
+    for role in [BlockRole::Superblock, BlockRole::RefCounts] {
+        let error = refused(&device, role, None, DamageKind::Stale);
         assert!(matches!(error, DamageError::NoOlderCopy { .. }), "{error}");
     }
     let fresh = made(&Recipe { percent: 0, ..recipe }).0;
-    for kind in [Kind::ArrayBlock, Kind::BitsetLeaf, Kind::Index, Kind::Bitmap] {
-        let error = refused(&fresh, kind, None, DamageKind::Stale);
+    for role in [BlockRole::ArrayBlock, BlockRole::BitsetLeaf, BlockRole::Index, BlockRole::Bitmap]
+    {
+        let error = refused(&fresh, role, None, DamageKind::Stale);
         assert!(matches!(error, DamageError::NoOlderCopy { .. }), "{error}");
     }
     let blank = MemoryDevice::new(10);
-    let error = refused(&blank, Kind::Bitmap, None, DamageKind::Zero);
+    let error = refused(&blank, BlockRole::Bitmap, None, DamageKind::Zero);
     assert!(matches!(error, DamageError::Superblock(_)), "{error}");
     expect_sound(&device, &truth);
 }
@@ -297,23 +306,25 @@ fn what_is_not_there_is_not_damaged() {
 #[test]
 fn a_damaged_block_is_damaged_no_further_and_hides_what_it_leads_to() {
     let (device, _) = made(&Recipe::new(header(100_000), Pattern::Random));
-    let zero = |kind| damage(&device, Target { kind, ordinal: Some(0) }, DamageKind::Zero, 0);
-    for kind in [Kind::ArrayBlock, Kind::BitsetLeaf, Kind::Bitmap, Kind::Index] {
-        zero(kind).unwrap();
-        assert!(matches!(zero(kind), Err(DamageError::Blocks(_))));
+    let zero = |role| damage(&device, Target { role, ordinal: Some(0) }, DamageKind::Zero, 0);
+    for role in [BlockRole::ArrayBlock, BlockRole::BitsetLeaf, BlockRole::Bitmap, BlockRole::Index]
+    {
+        zero(role).unwrap();
+        assert!(matches!(zero(role), Err(DamageError::Blocks(_))));
     }
-    assert!(matches!(zero(Kind::ArrayBlock), Err(DamageError::Blocks(_))));
-    zero(Kind::RefCounts).unwrap();
-    zero(Kind::Superblock).unwrap();
-    assert!(matches!(zero(Kind::RefCounts), Err(DamageError::Superblock(_))));
+    assert!(matches!(zero(BlockRole::ArrayBlock), Err(DamageError::Blocks(_))));
+    zero(BlockRole::RefCounts).unwrap();
+    zero(BlockRole::Superblock).unwrap();
+    assert!(matches!(zero(BlockRole::RefCounts), Err(DamageError::Superblock(_))));
 }
 
 #[test]
 fn a_change_is_told_in_words() {
-    let change = Change { at: BlockNr(23), kind: Kind::ArrayBlock, ordinal: 2, done: Done::Zeroed };
+    let change =
+        Change { at: BlockNr(23), role: BlockRole::ArrayBlock, ordinal: 2, done: Done::Zeroed };
     assert_eq!(change.to_string(), "block 23, array-block 2: zeroed");
     let done = Done::BitFlipped { byte: 100, bit: 7 };
-    let change = Change { at: BlockNr(0), kind: Kind::Superblock, ordinal: 0, done };
+    let change = Change { at: BlockNr(0), role: BlockRole::Superblock, ordinal: 0, done };
     assert_eq!(change.to_string(), "block 0, superblock: bit 7 of byte 100 flipped");
 }
 

@@ -1,21 +1,15 @@
 //! Bits of regions in 64-bit words, the lowest region in the lowest bit.
 
-use persistent_data::bitset::BITS_PER_WORD;
+use std::ops::BitOrAssign;
+
+use persistent_data::bitset::{BITS_PER_WORD, masks};
 
 use crate::geometry::RegionRange;
 
-/// Returns a word with its `count` lowest bits set, `0..=64`.
-pub(crate) fn low_bits(count: u64) -> u64 {
-    if count >= BITS_PER_WORD { u64::MAX } else { (1 << count) - 1 }
-}
-
-/// Sets the bits `bits`, half-open, in `words`.
-pub(crate) fn set_bits(words: &mut [u64], bits: RegionRange) {
-    for index in bits.start / BITS_PER_WORD..bits.end.div_ceil(BITS_PER_WORD) {
-        let first = index * BITS_PER_WORD;
-        let from = bits.start.saturating_sub(first).min(BITS_PER_WORD);
-        let to = (bits.end - first).min(BITS_PER_WORD);
-        words[index as usize] |= low_bits(to) & !low_bits(from);
+/// Sets the bits `bits`, half-open, in `words`, in memory or as on disk.
+pub(crate) fn set_bits<W: BitOrAssign + From<u64>>(words: &mut [W], bits: RegionRange) {
+    for (index, mask) in masks(bits) {
+        words[index as usize] |= W::from(mask);
     }
 }
 

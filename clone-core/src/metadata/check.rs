@@ -4,7 +4,7 @@ use std::io;
 use std::ops::Range;
 
 use persistent_data::array::{ArrayBlockRef, exact_array_values, read_array_blocks};
-use persistent_data::bitset::{BITS_PER_BLOCK, BITS_PER_WORD};
+use persistent_data::bitset::{BITS_PER_BLOCK, nr_array_blocks, nr_words};
 use persistent_data::block::{self, RawBlock};
 use persistent_data::btree::{self, NodeDamage, NodeView, WalkVisitor};
 use persistent_data::device::ReadDevice;
@@ -206,7 +206,7 @@ impl<D: ReadDevice + ?Sized> Check<'_, D> {
         let root = self.superblock.bitset_root;
         let mut walk = BitsetWalk { check: self, geometry, array_blocks: Vec::new(), next: 0 };
         btree::walk(&reader, root, &mut walk);
-        walk.expect_from(nr_array_blocks(geometry));
+        walk.expect_from(nr_array_blocks(geometry.nr_regions()));
         walk.array_blocks
     }
 
@@ -321,13 +321,8 @@ impl<D: ReadDevice + ?Sized> Check<'_, D> {
 
 /// Returns the words of an array block with `nr_regions` regions.
 fn words_of(at: BlockNr, block: &ArrayBlockDisk, nr_regions: u64) -> Result<&[le::U64], Error> {
-    let nr_words = nr_regions.div_ceil(BITS_PER_WORD) as usize;
-    exact_array_values(block, nr_words).map_err(|source| Error::Array { at, source })
-}
-
-/// Returns the number of array blocks of the bitset.
-fn nr_array_blocks(geometry: Geometry) -> u64 {
-    geometry.nr_regions().div_ceil(BITS_PER_BLOCK)
+    exact_array_values(block, nr_words(nr_regions) as usize)
+        .map_err(|source| Error::Array { at, source })
 }
 
 /// Returns the regions, half-open, of array block `index`; empty past the end.
@@ -353,7 +348,7 @@ impl<D: ReadDevice + ?Sized> BitsetWalk<'_, '_, D> {
 
     /// Returns the regions that are lost with the array blocks from the next expected one to `end`.
     fn lose_up_to(&mut self, end: u64) -> RegionRange {
-        let end = end.min(nr_array_blocks(self.geometry)).max(self.next);
+        let end = end.min(nr_array_blocks(self.geometry.nr_regions())).max(self.next);
         let regions = self.regions_of(self.next..end);
         self.next = end;
         regions
@@ -383,7 +378,7 @@ impl<D: ReadDevice + ?Sized> WalkVisitor<ArrayBlockRef<le::U64>> for BitsetWalk<
         for (index, block) in leaf.entries() {
             let at = block.at();
             self.check.refer(at);
-            if index >= nr_array_blocks(self.geometry) {
+            if index >= nr_array_blocks(self.geometry.nr_regions()) {
                 self.check.damage.push(Damage::BitsetExtra { index, at });
                 continue;
             }

@@ -1,6 +1,6 @@
 //! The room that metadata takes on its device.
 
-use persistent_data::bitset::BITS_PER_BLOCK;
+use persistent_data::bitset::nr_array_blocks;
 use persistent_data::device::ReadDevice;
 use persistent_data::format::{ENTRIES_PER_BITMAP, node_capacity};
 use persistent_data::space_map::metadata::mapped_blocks;
@@ -32,7 +32,7 @@ impl MetadataSize {
     /// Computes the size for a clone of these sizes.
     pub fn of(geometry: Geometry) -> Self {
         let capacity = node_capacity(size_of::<u64>()) as u64;
-        let array_blocks = geometry.nr_regions().div_ceil(BITS_PER_BLOCK);
+        let array_blocks = nr_array_blocks(geometry.nr_regions());
         let (packed_nodes, _) = btree_nodes(array_blocks, capacity);
         let (nodes, _) = btree_nodes(array_blocks, capacity / 3);
         // The superblock and the ref count tree are not copied by a commit, but the index is.
@@ -68,7 +68,7 @@ impl MetadataSize {
 /// Returns the number of blocks that a commit of one changed array block needs: its copy, one node
 /// per level, the bitmaps that count old and new blocks, and the index.
 pub(crate) fn least_commit(geometry: Geometry, nr_bitmaps: u64) -> u64 {
-    let array_blocks = geometry.nr_regions().div_ceil(BITS_PER_BLOCK);
+    let array_blocks = nr_array_blocks(geometry.nr_regions());
     let (_, depth) = btree_nodes(array_blocks, node_capacity(size_of::<u64>()) as u64);
     1 + depth + 2.min(nr_bitmaps) + 1
 }

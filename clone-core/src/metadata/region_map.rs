@@ -2,11 +2,11 @@
 
 use std::iter;
 
-use persistent_data::bitset::{BITS_PER_BLOCK, BITS_PER_WORD};
+use persistent_data::bitset::{BITS_PER_BLOCK, BITS_PER_WORD, low_bits, nr_array_blocks, nr_words};
 use zerocopy::little_endian as le;
 
 use crate::geometry::RegionRange;
-use crate::metadata::bits::{BitRuns, low_bits, set_bits};
+use crate::metadata::bits::{BitRuns, set_bits};
 
 pub use self::tally::Tally;
 
@@ -69,7 +69,7 @@ enum State {
 impl RegionMap {
     /// Creates a map of `nr_regions` regions that are all lost.
     pub(crate) fn lost_whole(nr_regions: u64) -> Self {
-        let chunks = vec![Chunk::Lost; nr_regions.div_ceil(BITS_PER_BLOCK) as usize];
+        let chunks = vec![Chunk::Lost; nr_array_blocks(nr_regions) as usize];
         Self { nr_regions, chunks }
     }
 
@@ -301,7 +301,7 @@ pub(crate) struct Census {
 
 /// Counts the bits of an array block that holds `len` regions.
 pub(crate) fn census(words: &[le::U64], len: u64) -> Census {
-    assert!(words.len() <= WORDS_PER_BLOCK && words.len() as u64 == len.div_ceil(BITS_PER_WORD));
+    assert!(words.len() <= WORDS_PER_BLOCK && words.len() as u64 == nr_words(len));
     let Some((last, full)) = words.split_last() else {
         return Census { hydrated: 0, trailing_bits: false };
     };

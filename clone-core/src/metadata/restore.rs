@@ -8,6 +8,7 @@ use thiserror::Error;
 use zerocopy::little_endian as le;
 
 use crate::geometry::RegionRange;
+use crate::metadata::bits::set_bits;
 use crate::metadata::ir::Header;
 use crate::metadata::metadata_size::{MetadataSize, room};
 use crate::metadata::region_map::RegionMap;
@@ -148,20 +149,6 @@ impl<E, I: Iterator<Item = Result<RegionRange, E>>> Runs<I> {
         } else {
             Err(RestoreError::Run { run, nr_regions: self.nr_regions })
         }
-    }
-}
-
-/// Sets `bits`, half-open and not empty, in `words`.
-fn set_bits(words: &mut [le::U64], bits: RegionRange) {
-    let (first, last) = (bits.start / BITS_PER_WORD, (bits.end - 1) / BITS_PER_WORD);
-    let from_start = u64::MAX << (bits.start % BITS_PER_WORD);
-    let to_end = u64::MAX >> (BITS_PER_WORD - 1 - (bits.end - 1) % BITS_PER_WORD);
-    if first == last {
-        words[first as usize] |= le::U64::new(from_start & to_end);
-    } else {
-        words[first as usize] |= le::U64::new(from_start);
-        words[first as usize + 1..last as usize].fill(le::U64::MAX_VALUE);
-        words[last as usize] |= le::U64::new(to_end);
     }
 }
 

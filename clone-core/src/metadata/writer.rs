@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 
 use fixedbitset::FixedBitSet;
-use persistent_data::bitset::{BITS_PER_BLOCK, BITS_PER_WORD, Bitset};
+use persistent_data::bitset::{BITS_PER_BLOCK, BITS_PER_WORD, Bitset, nr_array_blocks, nr_words};
 use persistent_data::block::Block;
 use persistent_data::device::Device;
 use persistent_data::store::{DeviceReader, Reader};
@@ -34,21 +34,6 @@ pub enum MetadataError {
     /// The check before opening found damage that writing could make worse.
     #[error("the metadata is damaged: {}", first_fatal(.0))]
     Damaged(Box<Report>),
-    /// The metadata belongs to a clone of other sizes.
-    #[error(
-        "the metadata is for a clone of {found_target} sectors in regions of {found_region}, \
-         not of {wanted_target} in regions of {wanted_region}"
-    )]
-    Geometry {
-        /// The region size in the superblock, in sectors.
-        found_region: u64,
-        /// The target size in the superblock, in sectors.
-        found_target: u64,
-        /// The requested region size, in sectors.
-        wanted_region: u64,
-        /// The requested target size, in sectors.
-        wanted_target: u64,
-    },
     /// The device is too small for the metadata. Nothing was written.
     #[error("the device has {has} blocks of 4 KiB, metadata of this size needs {needed}")]
     TooSmall {
@@ -137,24 +122,6 @@ impl<D: Device> Metadata<D> {
         })
     }
 
-    /// Opens the metadata of a clone whose sizes are given by a table line.
-    ///
-    /// # Errors
-    /// Those of [`Self::open`], and [`MetadataError::Geometry`] if the sizes differ.
-    pub fn open_for(device: D, wanted: Geometry) -> Result<Self, MetadataError> {
-        let metadata = Self::open(device)?;
-        let found = metadata.committed.header.geometry;
-        if found != wanted {
-            return Err(MetadataError::Geometry {
-                found_region: found.region_size().sectors().0,
-                found_target: found.target_size().0,
-                wanted_region: wanted.region_size().sectors().0,
-                wanted_target: wanted.target_size().0,
-            });
-        }
-        Ok(metadata)
-    }
-
     /// Returns the uuid and the sizes of the clone.
     pub fn header(&self) -> &Header {
         &self.committed.header
@@ -188,7 +155,7 @@ impl<D: Device> Metadata<D> {
     /// Returns the bits of all regions, committed or not, in 64-bit words: the lowest region is in
     /// the lowest bit of the first word.
     pub fn hydrated_words(&self) -> impl Iterator<Item = u64> + '_ {
-        (0..self.nr_regions().div_ceil(BITS_PER_WORD)).map(|index| word_of(&self.hydrated, index))
+        (0..nr_words(self.nr_regions())).map(|index| word_of(&self.hydrated, index))
     }
 
     /// Returns whether a commit has something to write.
@@ -211,7 +178,7 @@ impl<D: Device> Metadata<D> {
         if regions.end > nr_regions {
             return Err(MetadataError::Regions { regions, nr_regions });
         }
-        for block in regions.start / BITS_PER_BLOCK..regions.end.div_ceil(BITS_PER_BLOCK) {
+        for block in regions.start / BITS_PER_BLOCK..nr_array_blocks(regions.end) {
             let first = (block * BITS_PER_BLOCK).max(regions.start);
             let end = ((block + 1) * BITS_PER_BLOCK).min(regions.end);
             let in_block = first as usize..end as usize;

@@ -9,7 +9,7 @@ use super::scan::{Kind, Scan};
 use super::tree::Trees;
 
 /// The claims of a device's leaves, including those of old commits, on its array blocks.
-pub(super) struct Claims {
+pub(super) struct LeafClaims {
     /// Index of each block plus one; zero if no leaf leads to it; [`MANY`] if the leaves differ.
     first: Vec<u32>,
     many: HashMap<BlockNr, Vec<u64>>,
@@ -21,7 +21,7 @@ const MANY: u32 = u32::MAX;
 /// claims a block is overwritten before the block has so many different uses.
 const LISTED: usize = 256;
 
-impl Claims {
+impl LeafClaims {
     pub(super) fn of<D: ReadDevice + ?Sized>(trees: &Trees<'_, D>, scan: &Scan) -> Self {
         let first = vec![0; scan.nr_blocks() as usize];
         let mut claims = Self { first, many: HashMap::new() };

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use persistent_data::array::{exact_array_values, read_array_blocks};
-use persistent_data::bitset::BITS_PER_WORD;
+use persistent_data::bitset::nr_words;
 use persistent_data::block::Block;
 use persistent_data::device::ReadDevice;
 use persistent_data::format::ArrayBlock;
@@ -11,21 +11,21 @@ use persistent_data::store::{DeviceReader, Reader};
 use persistent_data::{BlockNr, Result};
 use zerocopy::little_endian as le;
 
-use super::claims::Claims;
+use super::claims::LeafClaims;
 use super::scan::{Kind, Scan};
 use super::tree::{MAX_DEPTH, Trees};
 use crate::geometry::Geometry;
 use crate::metadata::region_map::{RegionMap, census};
 
 /// The scanned content of a device, and the sizes of the clone.
-pub(super) struct Evidence<'a, D: ?Sized> {
+pub(super) struct ScannedDevice<'a, D: ?Sized> {
     pub(super) device: &'a D,
     pub(super) scan: &'a Scan,
-    pub(super) claims: &'a Claims,
+    pub(super) claims: &'a LeafClaims,
     pub(super) geometry: Geometry,
 }
 
-impl<D: ReadDevice + ?Sized> Evidence<'_, D> {
+impl<D: ReadDevice + ?Sized> ScannedDevice<'_, D> {
     /// Returns a map in which all regions are lost.
     pub(super) fn nothing_known(&self) -> RegionMap {
         RegionMap::lost_whole(self.geometry.nr_regions())
@@ -39,7 +39,7 @@ impl<D: ReadDevice + ?Sized> Evidence<'_, D> {
     /// Returns the number of words of array block `index`.
     pub(super) fn words_of(&self, map: &RegionMap, index: u64) -> usize {
         let regions = map.regions_of(index);
-        (regions.end - regions.start).div_ceil(BITS_PER_WORD) as usize
+        nr_words(regions.end - regions.start) as usize
     }
 
     /// Reads the bits of the array block at `at`, as array block `index` of `map`.
@@ -53,18 +53,18 @@ impl<D: ReadDevice + ?Sized> Evidence<'_, D> {
 
 /// Reads the sound array blocks at `slots` into a map.
 pub(super) fn read_slots<D: ReadDevice + ?Sized>(
-    evidence: &Evidence<'_, D>,
+    scanned: &ScannedDevice<'_, D>,
     slots: &[BlockNr],
 ) -> RegionMap {
-    let mut map = evidence.nothing_known();
+    let mut map = scanned.nothing_known();
     let present: Vec<(u64, BlockNr)> = (0..)
         .zip(slots.iter().copied())
-        .filter(|&(_, at)| evidence.scan.kind(at) == Kind::Array)
+        .filter(|&(_, at)| scanned.scan.kind(at) == Kind::Array)
         .collect();
-    read_array_blocks(evidence.device, &present, |index, _, block| {
+    read_array_blocks(scanned.device, &present, |index, _, block| {
         let regions = map.regions_of(index);
         let len = regions.end - regions.start;
-        let nr_words = len.div_ceil(BITS_PER_WORD) as usize;
+        let nr_words = nr_words(len) as usize;
         if let Ok(words) = block
             .map_err(drop)
             .and_then(|block| exact_array_values::<le::U64>(block, nr_words).map_err(drop))
@@ -103,17 +103,17 @@ impl Relation {
 }
 
 /// A tree whose array blocks have been read.
-pub(super) struct Base {
+pub(super) struct BaseTree {
     pub(super) slots: Vec<BlockNr>,
     pub(super) regions: RegionMap,
 }
 
-impl Base {
+impl BaseTree {
     pub(super) fn of<D: ReadDevice + ?Sized>(
-        evidence: &Evidence<'_, D>,
+        scanned: &ScannedDevice<'_, D>,
         slots: Vec<BlockNr>,
     ) -> Self {
-        let regions = read_slots(evidence, &slots);
+        let regions = read_slots(scanned, &slots);
         Self { slots, regions }
     }
 
@@ -125,13 +125,13 @@ impl Base {
     /// Compares the array block at `at` with this tree's array block `index`.
     pub(super) fn relation<D: ReadDevice + ?Sized>(
         &self,
-        evidence: &Evidence<'_, D>,
+        scanned: &ScannedDevice<'_, D>,
         index: u64,
         at: BlockNr,
     ) -> Relation {
         let Some(&own) = self.slots.get(index as usize) else { return Relation::Unknown };
-        let scan = evidence.scan;
-        let has_words = |at| scan.words(at) == evidence.words_of(&self.regions, index);
+        let scan = scanned.scan;
+        let has_words = |at| scan.words(at) == scanned.words_of(&self.regions, index);
         if !has_words(at) || !has_words(own) {
             return Relation::Unknown;
         }
@@ -150,7 +150,7 @@ impl Base {
         if ours == 0 || theirs == all {
             return Relation::Beyond;
         }
-        let Some(bits) = evidence.bits(&self.regions, index, at) else { return Relation::Unknown };
+        let Some(bits) = scanned.bits(&self.regions, index, at) else { return Relation::Unknown };
         let own = &self.regions.planes(index).hydrated;
         match (is_subset(&bits, own), is_subset(own, &bits)) {
             (true, true) => Relation::Same,
@@ -168,7 +168,7 @@ pub(super) fn is_subset(bits: &[u64], of: &[u64]) -> bool {
 
 /// Results of a comparison of a leaf, or of all leaves below a node, with a base.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Findings {
+pub(super) struct SubtreeFindings {
     /// Some array block has bits that the base lacks.
     pub(super) is_beyond: bool,
     /// Some array block lacks bits of the base, and all leaves agree on the index of the base's
@@ -182,7 +182,7 @@ pub(super) struct Findings {
     pub(super) shares: bool,
 }
 
-impl Findings {
+impl SubtreeFindings {
     fn add(&mut self, other: Self) {
         self.is_beyond |= other.is_beyond;
         self.is_older |= other.is_older;
@@ -193,32 +193,32 @@ impl Findings {
 }
 
 /// Compares trees with a base, and caches the findings for each node.
-pub(super) struct Comparison<'a, D: ?Sized> {
-    pub(super) evidence: &'a Evidence<'a, D>,
+pub(super) struct TreeComparison<'a, D: ?Sized> {
+    pub(super) scanned: &'a ScannedDevice<'a, D>,
     pub(super) trees: &'a Trees<'a, D>,
-    pub(super) base: &'a Base,
-    nodes: HashMap<BlockNr, Findings>,
+    pub(super) base: &'a BaseTree,
+    nodes: HashMap<BlockNr, SubtreeFindings>,
 }
 
-impl<'a, D: ReadDevice + ?Sized> Comparison<'a, D> {
+impl<'a, D: ReadDevice + ?Sized> TreeComparison<'a, D> {
     pub(super) fn with(
-        evidence: &'a Evidence<'a, D>,
+        scanned: &'a ScannedDevice<'a, D>,
         trees: &'a Trees<'a, D>,
-        base: &'a Base,
+        base: &'a BaseTree,
     ) -> Self {
-        Self { evidence, trees, base, nodes: HashMap::new() }
+        Self { scanned, trees, base, nodes: HashMap::new() }
     }
 
     /// Compares everything below the node at `at`.
-    pub(super) fn node(&mut self, at: BlockNr) -> Findings {
+    pub(super) fn node(&mut self, at: BlockNr) -> SubtreeFindings {
         self.node_below(at, MAX_DEPTH)
     }
 
-    fn node_below(&mut self, at: BlockNr, levels: usize) -> Findings {
+    fn node_below(&mut self, at: BlockNr, levels: usize) -> SubtreeFindings {
         if let Some(&known) = self.nodes.get(&at) {
             return known;
         }
-        let mut findings = Findings::default();
+        let mut findings = SubtreeFindings::default();
         match self.trees.node(at).filter(|_| levels > 0) {
             None => findings.misses = true,
             Some(node) if node.is_leaf => {
@@ -236,18 +236,18 @@ impl<'a, D: ReadDevice + ?Sized> Comparison<'a, D> {
         findings
     }
 
-    fn array_block(&self, index: u64, at: BlockNr) -> Findings {
-        let mut findings = Findings::default();
+    fn array_block(&self, index: u64, at: BlockNr) -> SubtreeFindings {
+        let mut findings = SubtreeFindings::default();
         let Some(&own) = self.base.slots.get(index as usize) else { return findings };
         if at == own {
-            findings.shares = self.evidence.scan.hydrated(at) > 0;
+            findings.shares = self.scanned.scan.hydrated(at) > 0;
             return findings;
         }
-        let relation = self.base.relation(self.evidence, index, at);
+        let relation = self.base.relation(self.scanned, index, at);
         findings.misses = relation == Relation::Unknown && self.base.knows(index);
         findings.is_beyond = relation.has_more();
         findings.lacks = relation.lacks_some();
-        findings.is_older = findings.lacks && self.evidence.claims.is_sole(own, index);
+        findings.is_older = findings.lacks && self.scanned.claims.is_sole(own, index);
         findings
     }
 
@@ -260,14 +260,14 @@ impl<'a, D: ReadDevice + ?Sized> Comparison<'a, D> {
             slots.get(other) != self.base.slots.get(other)
         };
         // The bits can refute the leaf's claim: they only change from zero to one.
-        let may_be = |&other: &u64| self.base.relation(self.evidence, other, at) != Relation::Apart;
-        self.evidence.claims.others(at, index).filter(may_be).any(changed)
+        let may_be = |&other: &u64| self.base.relation(self.scanned, other, at) != Relation::Apart;
+        self.scanned.claims.others(at, index).filter(may_be).any(changed)
     }
 
     /// Returns whether the tree with the array blocks `slots` has something newer than the base.
     pub(super) fn is_newer(&self, slots: &[BlockNr]) -> bool {
         (0..).zip(slots).any(|(index, &at)| {
-            self.base.relation(self.evidence, index, at).has_more()
+            self.base.relation(self.scanned, index, at).has_more()
                 && !self.may_be_reused(index, at, slots)
         })
     }
@@ -275,7 +275,7 @@ impl<'a, D: ReadDevice + ?Sized> Comparison<'a, D> {
     /// Returns whether the base has something newer than the tree with the array blocks `slots`.
     pub(super) fn is_older(&self, slots: &[BlockNr]) -> bool {
         (0..).zip(slots).any(|(index, &at)| {
-            self.base.relation(self.evidence, index, at).lacks_some()
+            self.base.relation(self.scanned, index, at).lacks_some()
                 && !self.may_be_reused(index, self.base.slots[index as usize], slots)
         })
     }

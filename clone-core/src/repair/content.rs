@@ -169,7 +169,7 @@ fn decide_by_pieces<S: ReadData + ?Sized, D: ReadData + ?Sized>(
     let largest = pieces.largest();
     let buffers = || Buffers::new(largest);
     let work = |buffers: &mut Buffers, piece: &Piece| examine(piece, source, destination, buffers);
-    let mut judge = Comparison {
+    let mut decider = RegionDecider {
         regions,
         decided: Decided::default(),
         so_far: PieceEvidence::default(),
@@ -179,24 +179,24 @@ fn decide_by_pieces<S: ReadData + ?Sized, D: ReadData + ?Sized>(
     parallel_map::gather(buffers, work, |map| {
         loop {
             while map.has_room() {
-                let Some(piece) = pieces.cut(judge.regions) else { break };
+                let Some(piece) = pieces.cut(decider.regions) else { break };
                 map.hand_out(piece);
             }
             let Some((piece, findings)) = map.next_done() else { break };
-            progress.advance(judge.observe(&piece, findings));
-            pieces.skip_to(judge.judged);
+            progress.advance(decider.observe(&piece, findings));
+            pieces.skip_to(decider.judged);
         }
-        judge.finish()
+        decider.finish()
     })
     .map_err(ContentError::Thread)
 }
 
 /// Settles regions by their evidence. It receives the pieces in order, regardless of the order of
 /// the reads, and ignores regions that are already judged: the result is therefore always the same.
-struct Comparison<'a> {
+struct RegionDecider<'a> {
     regions: &'a mut RegionMap,
     decided: Decided,
-    /// PieceEvidence of the region of which only some parts have been processed.
+    /// Evidence of the region of which only some parts have been processed.
     so_far: PieceEvidence,
     /// The first region that is not judged.
     judged: u64,
@@ -204,7 +204,7 @@ struct Comparison<'a> {
     hydrated: RegionRange,
 }
 
-impl Comparison<'_> {
+impl RegionDecider<'_> {
     /// Processes the evidence for each region of a piece. Returns the number of blocks that need no
     /// more work: those of the piece, and the rest of a region that is decided.
     fn observe(&mut self, piece: &Piece, findings: Vec<Finding>) -> u64 {

@@ -2,15 +2,32 @@
 //! have been lost.
 //!
 //! Every commit writes an array block, a node per level, a bitmap and an index, all to free blocks.
-//! A commit that left no trace has lost all of these blocks. So the newest tree is in doubt in two
-//! cases:
+//! A newer commit than the newest tree therefore leaves a trace on the device: its blocks are still
+//! there, or they are damaged. These are the cases:
 //!
-//! - All blocks of a newer commit may be lost: as many blocks are damaged as the smallest commit
-//!   writes, or damaged blocks border on blank ones that may have been wiped.
-//! - A block of a newer commit may be left: a sound node, array block or space map belongs to no
-//!   known tree, and its content can be newer than the newest tree.
+//! ```text
+//!                block 0                                nr_blocks
+//!                +---+-------------+-------------+-----------+
+//!                | S | newest tree | free for    | never     |   a commit newer than
+//!                |   | and its     | the next    | written   |   the newest tree
+//!                |   | space map   | commits     |           |
+//!                +---+-------------+-------------+-----------+
+//! 1 nothing lost | x | o o o o o o | o o o o o o | . . . . . |   none
+//! 2 too few lost | x | x o o o o o | o o x o o o | . . . . . |   none: some of it would be left
+//! 3 enough lost  | x | o o o o o o | o x x x x o | . . . . . |   may be all that is lost
+//! 4 at the blank | x | o o o o o o | o o o o o x | . . . . . |   the rest may have been wiped
+//! 5 a block left | x | x o o o o o | o o x o ? o | . . . . . |   left a node or array block
+//! 6 a map left   | x | x o o o o o | o o x o m o | . . . . . |   left a space map
+//!                +---+-------------+-------------+-----------+
 //!
-//! Damaged blocks of the newest tree itself and of its own space map are no sign of another commit.
+//! S  superblock          o  sound, of a known commit    ?  sound, of no known tree
+//! x  damaged or wiped    .  blank                       m  space map of no known tree
+//! ```
+//!
+//! 1 and 2 are [`Trace::None`], 3 and 4 are [`Trace::Damage`], 5 is [`Trace::Block`], and 6 is
+//! [`Trace::SpaceMap`]. Damaged blocks of the newest tree and of its space map are no trace by
+//! themselves. They may have been reused for a newer commit, so 3 counts them, too, unless there is
+//! no other damage and a sound space map counts the tree.
 
 use std::collections::HashSet;
 
@@ -21,87 +38,127 @@ use persistent_data::space_map::metadata::mapped_blocks;
 use persistent_data::transaction::SUPERBLOCK;
 
 use super::block_set::BlockSet;
-use super::comparison::{Base, Comparison, Evidence};
+use super::comparison::{BaseTree, ScannedDevice, TreeComparison};
 use super::scan::{Kind, Scan};
 use super::search::{Newest, Root};
 use super::space_map_check::{SpaceMap, SpaceMaps, counted_blocks};
 use super::tree::{Digest, MAX_DEPTH, Trees};
 use crate::metadata::region_map::RegionMap;
 
-/// Maximum number of comparisons of array blocks to which no node leads. Beyond it all are suspect.
+/// Maximum number of comparisons of array blocks to which no node leads. Beyond it, all of them
+/// count as newer.
 const ORPHAN_COMPARISONS: u64 = 1 << 20;
 
 /// Number of free blocks after an array block in which others of the same commit would be.
 const NEAR: usize = 16;
 
-/// Confidence about the newest tree that was found.
+/// Confidence that the newest tree that was found is the newest that existed.
 #[derive(Debug)]
 pub(super) enum Confidence {
     /// No newer tree existed.
-    None,
+    Certain,
     /// There may have been a newer one. These damaged blocks may have been part of it.
-    Newer(BlockSet),
+    NewerMayBeLost(BlockSet),
     /// There may have been several newer ones, of unknown blocks.
-    Anything,
+    NoBounds,
 }
 
-/// Looks for signs of a commit that is newer than `newest`.
-pub(super) fn doubt<D: ReadDevice + ?Sized>(
-    evidence: &Evidence<'_, D>,
+/// The trace of a commit that is newer than the newest tree.
+enum Trace {
+    /// There was no such commit.
+    None,
+    /// Damaged blocks that may be all that it wrote.
+    Damage,
+    /// A node or an array block that may be part of it.
+    Block,
+    /// A space map that may be that of the commit, or of a later one.
+    SpaceMap,
+}
+
+/// Decides whether a commit that is newer than `newest` may have been lost.
+pub(super) fn confidence_in<D: ReadDevice + ?Sized>(
+    newest: &Newest,
+    scanned: &ScannedDevice<'_, D>,
     trees: &Trees<'_, D>,
     maps: &SpaceMaps,
     roots: &[Root],
-    newest: &Newest,
 ) -> Confidence {
-    let scan = evidence.scan;
+    let scan = scanned.scan;
+    // Nothing that was written is lost. The exception is the topmost sound block: an array block
+    // there may be all that is left of a commit.
+    if scan.damaged().is_empty() && !is_top_orphan(scanned) {
+        return Confidence::Certain;
+    }
+    let (nodes, levels) = nodes_of(trees, newest.root);
     let mut explained = explained(scan, trees, maps, roots);
-    let (nodes, depth) = nodes_of(trees, newest.root);
-    let mut unexplained = scan.damaged().clone();
-    nodes.iter().chain(&newest.base.slots).for_each(|&at| unexplained.remove(at));
-    let mut own_space_map = 0;
-    match own_space_map_of(scan, maps, newest.tree.digest) {
-        OwnSpaceMap::Whole => {}
-        OwnSpaceMap::Damaged { sound, lost } => {
+    let mut damage = UnknownDamage { unexplained: scan.damaged().clone(), lost_map: 0 };
+    nodes.iter().chain(&newest.base.slots).for_each(|&at| damage.unexplained.remove(at));
+    match space_map_of(scan, maps, newest.tree.digest) {
+        SpaceMapState::Sound => {}
+        SpaceMapState::Damaged { sound, lost } => {
             explained.extend(sound);
-            lost.into_iter().for_each(|at| unexplained.remove(at));
+            lost.into_iter().for_each(|at| damage.unexplained.remove(at));
         }
-        OwnSpaceMap::Lost => {
-            own_space_map = 1 + mapped_blocks(evidence.device.nr_blocks())
+        SpaceMapState::Lost => {
+            damage.lost_map = 1 + mapped_blocks(scanned.device.nr_blocks())
                 .div_ceil(ENTRIES_PER_BITMAP as u64) as usize;
         }
     }
-    // Nothing that was written is lost. The exception is the topmost sound block: an array block
-    // there may be all that is left of a commit.
-    let top_is_orphan = scan
-        .top()
-        .is_some_and(|top| scan.kind(top) == Kind::Array && evidence.claims.is_orphan(top));
-    if scan.damaged().is_empty() && !top_is_orphan {
-        return Confidence::None;
-    }
-    let own_maps = maps.vouching_for(newest.tree.digest);
-    let kept: HashSet<BlockNr> = (nodes.iter().chain(&newest.base.slots).copied())
-        .chain(own_maps.flat_map(SpaceMap::blocks))
-        .chain(scan.all(Kind::RefCounts))
-        .collect();
-    let least_commit = 1 + depth + 2;
     let expected = Expected { nodes: nodes.len(), array_blocks: newest.base.slots.len() };
-    let suspects = Suspects { evidence, trees, explained: &explained, newest, expected };
-    let is_open = is_next_to_blank(scan, &unexplained, &kept);
-    let is_all_explained = unexplained.len() <= own_space_map;
-    // Damaged blocks of the tree may have been reused for another commit.
-    let may_be_gone = if is_all_explained {
-        !maps.vouch_for(newest.tree.digest) && scan.damaged().len() >= least_commit + own_space_map
+    let left = UnexplainedBlocks { scanned, trees, explained: &explained, newest, expected };
+    let trace = if left.any_space_map(maps) {
+        Trace::SpaceMap
+    } else if damage.may_be_a_commit(scan, maps, newest, &nodes, levels) {
+        Trace::Damage
+    } else if left.any_node() || left.any_array_block() {
+        Trace::Block
     } else {
-        is_open || scan.damaged().len() - own_space_map >= least_commit
+        Trace::None
     };
-    let is_map_suspicious = suspects.any_space_map(maps);
-    let is_suspicious = || is_map_suspicious || suspects.any_node() || suspects.any_array_block();
-    if !may_be_gone && !is_suspicious() {
-        Confidence::None
-    } else if is_map_suspicious {
-        Confidence::Anything
-    } else {
-        Confidence::Newer(unexplained)
+    match trace {
+        Trace::None => Confidence::Certain,
+        Trace::Damage | Trace::Block => Confidence::NewerMayBeLost(damage.unexplained),
+        Trace::SpaceMap => Confidence::NoBounds,
+    }
+}
+
+/// Returns whether no leaf leads to the topmost sound block, an array block.
+fn is_top_orphan<D: ?Sized>(scanned: &ScannedDevice<'_, D>) -> bool {
+    let (scan, claims) = (scanned.scan, scanned.claims);
+    scan.top().is_some_and(|top| scan.kind(top) == Kind::Array && claims.is_orphan(top))
+}
+
+/// The damaged blocks that are not known to be part of the newest commit.
+struct UnknownDamage {
+    unexplained: BlockSet,
+    /// Number of blocks that the space map of the newest commit has among `unexplained`, if all of
+    /// it is lost.
+    lost_map: usize,
+}
+
+impl UnknownDamage {
+    /// Returns whether the damaged blocks may be all blocks of a newer commit. `nodes` are those of
+    /// the newest tree, which has `levels`.
+    fn may_be_a_commit(
+        &self,
+        scan: &Scan,
+        maps: &SpaceMaps,
+        newest: &Newest,
+        nodes: &[BlockNr],
+        levels: usize,
+    ) -> bool {
+        // An array block, a node per level, a bitmap and an index.
+        let least_commit = 1 + levels + 2;
+        let is_enough = scan.damaged().len() >= least_commit + self.lost_map;
+        if self.unexplained.len() <= self.lost_map {
+            // Damaged blocks of the tree may have been reused for another commit.
+            return is_enough && !maps.is_counted(newest.tree.digest);
+        }
+        let kept: HashSet<BlockNr> = (nodes.iter().chain(&newest.base.slots).copied())
+            .chain(maps.counting(newest.tree.digest).flat_map(SpaceMap::blocks))
+            .chain(scan.all(Kind::RefCounts))
+            .collect();
+        is_enough || is_next_to_blank(scan, &self.unexplained, &kept)
     }
 }
 
@@ -125,22 +182,22 @@ fn is_next_to_blank(scan: &Scan, lost: &BlockSet, kept: &HashSet<BlockNr>) -> bo
 }
 
 /// State of the space map that was written with a tree.
-enum OwnSpaceMap {
-    /// The space map is sound.
-    Whole,
+enum SpaceMapState {
+    /// All of it is sound.
+    Sound,
     /// A part of it is lost.
     Damaged { sound: Vec<BlockNr>, lost: Vec<BlockNr> },
     /// All of it is lost.
     Lost,
 }
 
-fn own_space_map_of(scan: &Scan, maps: &SpaceMaps, tree: Digest) -> OwnSpaceMap {
-    if maps.vouch_for(tree) {
-        return OwnSpaceMap::Whole;
+fn space_map_of(scan: &Scan, maps: &SpaceMaps, tree: Digest) -> SpaceMapState {
+    if maps.is_counted(tree) {
+        return SpaceMapState::Sound;
     }
-    if let Some(map) = maps.vouching_for(tree).next() {
+    if let Some(map) = maps.counting(tree).next() {
         let lost = maps.lost_index(map, tree).into_iter().collect();
-        return OwnSpaceMap::Damaged { sound: map.bitmaps.clone(), lost };
+        return SpaceMapState::Damaged { sound: map.bitmaps.clone(), lost };
     }
     let is_damaged = |at: &BlockNr| scan.is_damaged(*at);
     let with_lost_bitmap = |map: &&SpaceMap| map.bitmaps.iter().any(is_damaged);
@@ -149,17 +206,17 @@ fn own_space_map_of(scan: &Scan, maps: &SpaceMaps, tree: Digest) -> OwnSpaceMap 
             let (lost, mut sound): (Vec<_>, Vec<_>) =
                 map.bitmaps.iter().partition(|at| is_damaged(at));
             sound.extend(map.index);
-            OwnSpaceMap::Damaged { sound, lost }
+            SpaceMapState::Damaged { sound, lost }
         }
-        None => OwnSpaceMap::Lost,
+        None => SpaceMapState::Lost,
     }
 }
 
 /// Reduces `regions`, the state according to the tree of `base` and `nodes`, to what holds even if
 /// a newer commit, of which `lost` were part, has been lost.
 pub(super) fn keep_bounds<D: ReadDevice + ?Sized>(
-    evidence: &Evidence<'_, D>,
-    base: &Base,
+    scanned: &ScannedDevice<'_, D>,
+    base: &BaseTree,
     nodes: &[BlockNr],
     lost: &BlockSet,
     regions: &mut RegionMap,
@@ -169,7 +226,7 @@ pub(super) fn keep_bounds<D: ReadDevice + ?Sized>(
     for (index, &at) in (0..).zip(&base.slots) {
         let mut planes = regions.planes(index);
         let is_bound =
-            evidence.claims.is_sole(at, index) && !is_near(evidence.scan, lost, &blocks, at);
+            scanned.claims.is_sole(at, index) && !is_near(scanned.scan, lost, &blocks, at);
         if !is_bound {
             planes.hydrated.fill(0);
         }
@@ -219,7 +276,7 @@ pub(super) fn explained<D: ReadDevice + ?Sized>(
         }
     }
     for (_, tree) in roots {
-        for map in maps.vouching_for(tree.digest) {
+        for map in maps.counting(tree.digest) {
             explained.extend(map.blocks());
         }
     }
@@ -235,24 +292,24 @@ struct Expected {
 }
 
 /// Sound blocks that belong to no known tree.
-struct Suspects<'a, D: ?Sized> {
-    evidence: &'a Evidence<'a, D>,
+struct UnexplainedBlocks<'a, D: ?Sized> {
+    scanned: &'a ScannedDevice<'a, D>,
     trees: &'a Trees<'a, D>,
     explained: &'a BlockSet,
     newest: &'a Newest,
     expected: Expected,
 }
 
-impl<D: ReadDevice + ?Sized> Suspects<'_, D> {
+impl<D: ReadDevice + ?Sized> UnexplainedBlocks<'_, D> {
     fn all(&self, kind: Kind) -> impl Iterator<Item = BlockNr> + '_ {
-        let blocks = self.evidence.scan.all(kind);
+        let blocks = self.scanned.scan.all(kind);
         blocks.filter(|at| !self.explained.contains(*at))
     }
 
     /// Returns whether a node may be part of a newer commit. A node of an older commit leads to an
     /// array block with fewer bits, or to a block that has been reused for another kind.
     fn any_node(&self) -> bool {
-        let mut comparison = Comparison::with(self.evidence, self.trees, &self.newest.base);
+        let mut comparison = TreeComparison::with(self.scanned, self.trees, &self.newest.base);
         let mut nodes = self.all(Kind::Leaf).chain(self.all(Kind::Internal));
         nodes.any(|at| !comparison.node(at).is_older && !self.leads_astray(at))
     }
@@ -261,19 +318,19 @@ impl<D: ReadDevice + ?Sized> Suspects<'_, D> {
         let Some(node) = self.trees.node(at) else { return false };
         let wanted: &[Kind] =
             if node.is_leaf { &[Kind::Array] } else { &[Kind::Leaf, Kind::Internal] };
-        let scan = self.evidence.scan;
+        let scan = self.scanned.scan;
         node.entries.iter().any(|&(_, to)| !scan.is_damaged(to) && !wanted.contains(&scan.kind(to)))
     }
 
     /// Returns whether an array block may be part of a newer commit. It then has all bits of the
     /// block that it replaces, and more.
     fn any_array_block(&self) -> bool {
-        let (evidence, base) = (self.evidence, &self.newest.base);
+        let (scanned, base) = (self.scanned, &self.newest.base);
         let mut left = ORPHAN_COMPARISONS;
-        let mut orphans = self.all(Kind::Array).filter(|&at| evidence.claims.is_orphan(at));
+        let mut orphans = self.all(Kind::Array).filter(|&at| scanned.claims.is_orphan(at));
         orphans.any(|at| {
-            (0..).zip(&base.slots).any(|(index, &own)| {
-                let (theirs, ours) = (evidence.scan.hydrated(at), evidence.scan.hydrated(own));
+            (0..).zip(&base.slots).any(|(index, &known)| {
+                let (theirs, ours) = (scanned.scan.hydrated(at), scanned.scan.hydrated(known));
                 if theirs <= ours && base.knows(index) {
                     return false;
                 }
@@ -285,11 +342,10 @@ impl<D: ReadDevice + ?Sized> Suspects<'_, D> {
 
     fn has_all_of(&self, index: u64, at: BlockNr) -> bool {
         let base = &self.newest.base;
-        if self.evidence.scan.hydrated(at) < self.evidence.scan.hydrated(base.slots[index as usize])
-        {
+        if self.scanned.scan.hydrated(at) < self.scanned.scan.hydrated(base.slots[index as usize]) {
             return false;
         }
-        match self.evidence.bits(&base.regions, index, at) {
+        match self.scanned.bits(&base.regions, index, at) {
             Some(bits) => super::comparison::is_subset(&base.regions.planes(index).hydrated, &bits),
             None => false,
         }
@@ -305,13 +361,13 @@ impl<D: ReadDevice + ?Sized> Suspects<'_, D> {
 
     /// Returns whether the blocks that `map` counts may be those of a newer commit.
     fn may_be_whole(&self, map: &SpaceMap) -> bool {
-        let scan = self.evidence.scan;
+        let scan = self.scanned.scan;
         // The blocks that a lost bitmap counted are unknown.
         if map.bitmaps.iter().any(|&at| scan.is_damaged(at)) {
             return true;
         }
         let counted: HashSet<BlockNr> =
-            counted_blocks(self.evidence.device, map).into_iter().collect();
+            counted_blocks(self.scanned.device, map).into_iter().collect();
         let lost = counted.iter().filter(|&&at| scan.is_damaged(at)).count();
         let has =
             |wanted: &[Kind]| counted.iter().filter(|&&at| wanted.contains(&scan.kind(at))).count();
@@ -326,7 +382,7 @@ impl<D: ReadDevice + ?Sized> Suspects<'_, D> {
     /// Returns whether the array blocks among `counted` may be those of a newer commit: they have
     /// more set bits, and each new one has all bits of some old one.
     fn may_be_newer(&self, counted: &HashSet<BlockNr>, array_blocks: usize) -> bool {
-        let (scan, base) = (self.evidence.scan, &self.newest.base);
+        let (scan, base) = (self.scanned.scan, &self.newest.base);
         let is_array = |at: &&BlockNr| scan.kind(**at) == Kind::Array;
         let hydrated: u64 = counted.iter().filter(is_array).map(|&at| scan.hydrated(at)).sum();
         let has_all = array_blocks == self.expected.array_blocks && self.newest.tree.missing == 0;
@@ -336,10 +392,10 @@ impl<D: ReadDevice + ?Sized> Suspects<'_, D> {
         let kept: HashSet<&BlockNr> = base.slots.iter().collect();
         let mut new = counted.iter().filter(is_array).filter(|at| !kept.contains(at));
         new.all(|&at| {
-            (0..).zip(&base.slots).any(|(index, &own)| {
+            (0..).zip(&base.slots).any(|(index, &known)| {
                 !base.knows(index)
-                    || scan.words(at) == self.evidence.words_of(&base.regions, index)
-                        && scan.hydrated(at) > scan.hydrated(own)
+                    || scan.words(at) == self.scanned.words_of(&base.regions, index)
+                        && scan.hydrated(at) > scan.hydrated(known)
                         && self.has_all_of(index, at)
             })
         })

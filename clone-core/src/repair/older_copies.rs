@@ -10,19 +10,19 @@ use persistent_data::BlockNr;
 use persistent_data::device::ReadDevice;
 
 use super::block_set::BlockSet;
-use super::comparison::{Base, Comparison, Evidence, Relation, is_subset};
+use super::comparison::{BaseTree, Relation, ScannedDevice, TreeComparison, is_subset};
 use super::newest_commit::explained;
 use super::scan::Kind;
 use super::search::{Newest, Root, newest};
 use super::space_map_check::SpaceMaps;
 use super::tree::{NOWHERE, Trees};
-use super::{Copy, Find};
+use super::{CopyAge, Find};
 use crate::metadata::region_map::{Planes, RegionMap};
 
 /// The tree of the last commit, as far as it is known.
 pub(super) struct Live<'a> {
     pub(super) root: BlockNr,
-    pub(super) base: &'a Base,
+    pub(super) base: &'a BaseTree,
     /// The nodes, including damaged ones.
     pub(super) nodes: Vec<BlockNr>,
     pub(super) space_map: LiveSpaceMap,
@@ -46,7 +46,7 @@ impl LiveSpaceMap {
 
 /// All inputs of the search.
 pub(super) struct Search<'a, D: ?Sized> {
-    pub(super) evidence: &'a Evidence<'a, D>,
+    pub(super) scanned: &'a ScannedDevice<'a, D>,
     pub(super) trees: &'a Trees<'a, D>,
     pub(super) maps: &'a SpaceMaps,
     pub(super) roots: &'a [Root],
@@ -80,7 +80,7 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
         }
         let others: Vec<Root> =
             self.roots.iter().copied().filter(|&(root, _)| root != self.live.root).collect();
-        let Some(before) = newest(self.evidence, self.trees, self.maps, &others) else {
+        let Some(before) = newest(self.scanned, self.trees, self.maps, &others) else {
             return Vec::new();
         };
         if !self.is_same_life(&before) {
@@ -90,13 +90,13 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
         let uncommitted = self.may_be_uncommitted();
         let mut finds = Vec::new();
         for index in lost {
-            let (copy, at) = match unmoved.iter().find(|&&(unmoved, _)| unmoved == index) {
-                Some(&(_, at)) => (Copy::Last, at),
-                None => (Copy::Older, before.base.slots[index as usize]),
+            let (age, at) = match unmoved.iter().find(|&&(unmoved, _)| unmoved == index) {
+                Some(&(_, at)) => (CopyAge::Last, at),
+                None => (CopyAge::Older, before.base.slots[index as usize]),
             };
-            let planes = match copy {
-                Copy::Last => self.all_of(regions, index, at),
-                Copy::Older => {
+            let planes = match age {
+                CopyAge::Last => self.all_of(regions, index, at),
+                CopyAge::Older => {
                     let is_old = before.base.knows(index)
                         && !self.is_live(at)
                         && !self.may_be_of_uncommitted(&uncommitted, index, at);
@@ -105,7 +105,7 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
             };
             if let Some(planes) = planes {
                 regions.put(index, planes);
-                finds.push(Find { regions: regions.regions_of(index), at, copy });
+                finds.push(Find { regions: regions.regions_of(index), at, age });
             }
         }
         finds
@@ -113,7 +113,7 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
 
     /// Returns whether every damaged block belongs to the last commit.
     fn is_all_damage_known(&self) -> bool {
-        let mut damaged = self.evidence.scan.damaged().clone();
+        let mut damaged = self.scanned.scan.damaged().clone();
         self.live_blocks().for_each(|at| damaged.remove(at));
         damaged.is_empty()
     }
@@ -121,7 +121,7 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
     /// Returns whether `before` is an older commit of the same clone, not the remains of a clone
     /// that was on the device earlier.
     fn is_same_life(&self, before: &Newest) -> bool {
-        let mut comparison = Comparison::with(self.evidence, self.trees, self.live.base);
+        let mut comparison = TreeComparison::with(self.scanned, self.trees, self.live.base);
         let findings = comparison.node(before.root);
         let is_newer = findings.is_beyond && comparison.is_newer(&before.base.slots);
         !is_newer && (findings.shares || self.follows(before))
@@ -133,8 +133,7 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
     /// If the allocation started again at the bottom of the device, this proves nothing, since new
     /// metadata is also written there.
     fn follows(&self, before: &Newest) -> bool {
-        let Some(map) =
-            (self.maps.vouching_for(before.tree.digest)).find(|map| map.index.is_some())
+        let Some(map) = (self.maps.counting(before.tree.digest)).find(|map| map.index.is_some())
         else {
             return false;
         };
@@ -170,11 +169,11 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
             .candidates
             .iter()
             .any(|candidate| candidate.verdict == Some(super::Verdict::Tie));
-        if has_ties || self.has_uncommitted() || !self.maps.vouch_for(before.tree.digest) {
+        if has_ties || self.has_uncommitted() || !self.maps.is_counted(before.tree.digest) {
             return Vec::new();
         }
         let slot = |index: u64| before.base.slots[index as usize];
-        let is_array = |at: BlockNr| self.evidence.scan.kind(at) == Kind::Array;
+        let is_array = |at: BlockNr| self.scanned.scan.kind(at) == Kind::Array;
         let (stay, mut moved): (Vec<u64>, Vec<u64>) =
             lost.iter().partition(|&&index| space_map.counts(slot(index)) == Some(true));
         let mut found: Vec<(u64, BlockNr)> = stay.into_iter().map(|i| (i, slot(i))).collect();
@@ -205,28 +204,28 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
     fn may_be(&self, before: &Newest, index: u64, at: BlockNr) -> bool {
         let map = &before.base.regions;
         let own = before.base.slots[index as usize];
-        let Some(new) = self.evidence.bits(map, index, at) else { return false };
+        let Some(new) = self.scanned.bits(map, index, at) else { return false };
         // An unreadable block excludes nothing.
-        self.evidence.bits(map, index, own).is_none_or(|old| is_subset(&old, &new))
+        self.scanned.bits(map, index, own).is_none_or(|old| is_subset(&old, &new))
     }
 
     /// Returns whether there is a sign of a commit that was started and not finished: it may have
     /// overwritten blocks of the commit before the last one.
     fn has_uncommitted(&self) -> bool {
-        let scan = self.evidence.scan;
+        let scan = self.scanned.scan;
         let mut known = explained(scan, self.trees, self.maps, self.roots);
         known.extend(self.live_blocks());
         known.extend(self.live.space_map.counted.iter().flat_map(BlockSet::iter));
         let strange = |kind| scan.all(kind).any(|at| !known.contains(at));
         let is_counted = |at| self.live.space_map.counts(at) == Some(true);
-        let is_orphan = |at| self.evidence.claims.is_orphan(at) && !is_counted(at);
+        let is_orphan = |at| self.scanned.claims.is_orphan(at) && !is_counted(at);
         [Kind::Leaf, Kind::Internal, Kind::Index, Kind::Bitmap].into_iter().any(strange)
             || scan.all(Kind::Array).any(is_orphan)
     }
 
     /// Returns the complete state of the regions of the array block at `at`.
     fn all_of(&self, regions: &RegionMap, index: u64, at: BlockNr) -> Option<Planes> {
-        let hydrated = self.evidence.bits(regions, index, at)?;
+        let hydrated = self.scanned.bits(regions, index, at)?;
         let lost = vec![0; hydrated.len()].into();
         Some(Planes { hydrated, lost })
     }
@@ -241,7 +240,7 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
         }
         let live = self.live.base;
         let uncommitted = self.may_be_uncommitted();
-        let mut comparison = Comparison::with(self.evidence, self.trees, live);
+        let mut comparison = TreeComparison::with(self.scanned, self.trees, live);
         for &(root, _) in self.roots.iter().filter(|&&(root, _)| root != self.live.root) {
             let findings = comparison.node(root);
             if !findings.shares {
@@ -256,18 +255,18 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
             }
             for &index in &lost {
                 let at = slots[index as usize];
-                if self.evidence.claims.is_sole(at, index)
+                if self.scanned.claims.is_sole(at, index)
                     && !self.is_live(at)
                     && !self.may_be_of_uncommitted(&uncommitted, index, at)
                     && self.can_be_nothing_else(&slots, index, at)
-                    && let Some(bits) = self.evidence.bits(regions, index, at)
+                    && let Some(bits) = self.scanned.bits(regions, index, at)
                 {
                     let mut planes = regions.planes(index);
                     for (word, bits) in planes.hydrated.iter_mut().zip(bits) {
                         *word |= bits;
                     }
                     regions.put(index, planes);
-                    let find = Find { regions: regions.regions_of(index), at, copy: Copy::Older };
+                    let find = Find { regions: regions.regions_of(index), at, age: CopyAge::Older };
                     if !finds.contains(&find) {
                         finds.push(find);
                     }
@@ -282,7 +281,7 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
     /// few of them by chance.
     fn shares_most(&self, slots: &[BlockNr]) -> bool {
         let own = self.live.base.slots.iter().zip(slots);
-        let used = own.filter(|&(&own, _)| self.evidence.scan.hydrated(own) > 0);
+        let used = own.filter(|&(&own, _)| self.scanned.scan.hydrated(own) > 0);
         let (same, others): (Vec<_>, Vec<_>) = used.partition(|(own, then)| own == then);
         same.len() > others.len()
     }
@@ -292,12 +291,12 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
     fn can_be_nothing_else(&self, slots: &[BlockNr], index: u64, at: BlockNr) -> bool {
         let live = self.live.base;
         let has_size_of =
-            |other| self.evidence.scan.words(at) == self.evidence.words_of(&live.regions, other);
+            |other| self.scanned.scan.words(at) == self.scanned.words_of(&live.regions, other);
         (0..).zip(slots.iter().zip(&live.slots)).all(|(other, (then, now))| {
             other == index
                 || *now != NOWHERE && then == now
                 || !has_size_of(other)
-                || live.relation(self.evidence, other, at).has_more()
+                || live.relation(self.scanned, other, at).has_more()
         })
     }
 
@@ -307,8 +306,8 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
     fn may_be_of_uncommitted(&self, uncommitted: &BlockSet, index: u64, at: BlockNr) -> bool {
         let live = self.live.base;
         let may_be = |other| {
-            self.evidence.scan.words(at) == self.evidence.words_of(&live.regions, other)
-                && live.relation(self.evidence, other, at) != Relation::Apart
+            self.scanned.scan.words(at) == self.scanned.words_of(&live.regions, other)
+                && live.relation(self.scanned, other, at) != Relation::Apart
         };
         uncommitted.contains(at)
             && (0..live.slots.len() as u64).any(|other| other != index && may_be(other))
@@ -318,7 +317,7 @@ impl<D: ReadDevice + ?Sized> Search<'_, D> {
     /// the last commit or, if it was the first since the clone was started, the lowest ones. It
     /// allocates at most one block for each block of the last commit that can move.
     fn may_be_uncommitted(&self) -> BlockSet {
-        let nr_blocks = self.evidence.scan.nr_blocks();
+        let nr_blocks = self.scanned.scan.nr_blocks();
         let Some(index) = self.live.space_map.index else { return BlockSet::all_of(nr_blocks) };
         let mut used = self.live.space_map.counted.clone();
         let used = used.get_or_insert_with(|| BlockSet::none_of(nr_blocks));

@@ -42,7 +42,7 @@ pub(super) enum Kind {
 
 /// Scan result of a block.
 #[derive(Clone, Copy, Debug)]
-struct Seen {
+struct ScannedBlock {
     kind: Kind,
     /// Number of words of an array block.
     words: u16,
@@ -55,7 +55,7 @@ const _: () = assert!(BLOCK_SIZE * 8 <= 1 << 15, "the set bits of a block fit");
 /// Scan result of a whole device, in six bytes per block.
 #[derive(Debug)]
 pub(super) struct Scan {
-    blocks: Vec<Seen>,
+    blocks: Vec<ScannedBlock>,
     /// Blocks without readable content that were written once.
     damaged: BlockSet,
     top: Option<BlockNr>,
@@ -65,7 +65,7 @@ impl Scan {
     /// Reads the part of `device` that a space map can cover.
     pub(super) fn of<D: ReadDevice + ?Sized>(device: &D, progress: &dyn Progress) -> Self {
         let nr_blocks = mapped_blocks(device.nr_blocks());
-        let blank = Seen { kind: Kind::Blank, words: 0, hydrated: 0 };
+        let blank = ScannedBlock { kind: Kind::Blank, words: 0, hydrated: 0 };
         let mut blocks = vec![blank; nr_blocks as usize];
         progress.set_total(nr_blocks);
         let mut buffer = vec![RawBlock::ZERO; BATCH];
@@ -78,7 +78,7 @@ impl Scan {
             told = end;
             next = device.skip_hole(BlockNr(end)).0;
         }
-        let is_sound = |seen: &Seen| !matches!(seen.kind, Kind::Blank | Kind::Damaged);
+        let is_sound = |seen: &ScannedBlock| !matches!(seen.kind, Kind::Blank | Kind::Damaged);
         let top = blocks.iter().rposition(is_sound);
         let nr_sound = blocks.iter().filter(|seen| is_sound(seen)).count();
         // A commit writes at most as many blocks as are in use. Blocks further up are from
@@ -141,11 +141,11 @@ impl Scan {
 
     /// Returns the blocks of one kind, ascending.
     pub(super) fn all(&self, kind: Kind) -> impl Iterator<Item = BlockNr> + '_ {
-        let of_kind = move |(_, seen): &(usize, &Seen)| seen.kind == kind;
+        let of_kind = move |(_, seen): &(usize, &ScannedBlock)| seen.kind == kind;
         self.blocks.iter().enumerate().filter(of_kind).map(|(at, _)| BlockNr(at as u64))
     }
 
-    fn seen(&self, at: BlockNr) -> Option<&Seen> {
+    fn seen(&self, at: BlockNr) -> Option<&ScannedBlock> {
         usize::try_from(at.0).ok().and_then(|at| self.blocks.get(at))
     }
 }
@@ -155,7 +155,7 @@ fn look_at<D: ReadDevice + ?Sized>(
     device: &D,
     first: u64,
     batch: &mut [RawBlock],
-    seen: &mut [Seen],
+    seen: &mut [ScannedBlock],
 ) {
     let together = device.read(BlockNr(first), batch).is_ok();
     for ((block, seen), at) in batch.iter_mut().zip(seen).zip(first..) {
@@ -168,8 +168,8 @@ fn look_at<D: ReadDevice + ?Sized>(
     }
 }
 
-fn identify(block: &RawBlock, at: BlockNr) -> Seen {
-    let mut seen = Seen { kind: Kind::Damaged, words: 0, hydrated: 0 };
+fn identify(block: &RawBlock, at: BlockNr) -> ScannedBlock {
+    let mut seen = ScannedBlock { kind: Kind::Damaged, words: 0, hydrated: 0 };
     // If the checksum is correct for a kind of block, this is the salt of that kind.
     match block::checksum(block, 0) ^ block::stored_checksum(block) {
         Node::CSUM_SALT if is_at::<Node>(block, at) => {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use persistent_data::BlockNr;
 use persistent_data::device::ReadDevice;
 
-use super::comparison::{Base, Comparison, Evidence, Relation};
+use super::comparison::{BaseTree, Relation, ScannedDevice, TreeComparison};
 use super::scan::{Kind, Scan};
 use super::space_map_check::SpaceMaps;
 use super::tree::{Subtree, Trees};
@@ -24,7 +24,7 @@ pub(super) type Root = (BlockNr, Subtree);
 pub(super) struct Newest {
     pub(super) root: BlockNr,
     pub(super) tree: Subtree,
-    pub(super) base: Base,
+    pub(super) base: BaseTree,
     /// State of the regions; if another tree may be newer, only what both agree on.
     pub(super) regions: RegionMap,
     pub(super) candidates: Vec<Candidate>,
@@ -32,12 +32,12 @@ pub(super) struct Newest {
 
 /// Returns every root of a tree of the right size.
 pub(super) fn roots<D: ReadDevice + ?Sized>(
-    evidence: &Evidence<'_, D>,
+    scanned: &ScannedDevice<'_, D>,
     trees: &mut Trees<'_, D>,
 ) -> Vec<Root> {
-    let nr_array_blocks = evidence.nr_array_blocks();
-    let last_words = evidence.words_of(&evidence.nothing_known(), nr_array_blocks - 1);
-    let scan = evidence.scan;
+    let nr_array_blocks = scanned.nr_array_blocks();
+    let last_words = scanned.words_of(&scanned.nothing_known(), nr_array_blocks - 1);
+    let scan = scanned.scan;
     let nodes = scan.all(Kind::Leaf).chain(scan.all(Kind::Internal));
     let whole = |at| Some((at, trees.subtree(at)?.as_tree_of(nr_array_blocks, last_words)?));
     nodes.filter_map(whole).collect()
@@ -45,21 +45,21 @@ pub(super) fn roots<D: ReadDevice + ?Sized>(
 
 /// Returns the newest of `roots`, or `None` if there are none, or they contradict each other.
 pub(super) fn newest<D: ReadDevice + ?Sized>(
-    evidence: &Evidence<'_, D>,
+    scanned: &ScannedDevice<'_, D>,
     trees: &Trees<'_, D>,
     maps: &SpaceMaps,
     roots: &[Root],
 ) -> Option<Newest> {
     let rank = |&(root, tree): &Root| {
-        (tree.hydrated, u64::MAX - tree.missing, maps.vouch_for(tree.digest), root)
+        (tree.hydrated, u64::MAX - tree.missing, maps.is_counted(tree.digest), root)
     };
-    let nr_array_blocks = evidence.nr_array_blocks();
+    let nr_array_blocks = scanned.nr_array_blocks();
     let mut tried = HashSet::new();
     let mut next = roots.iter().copied().max_by_key(rank);
     while let Some((root, tree)) = next {
         tried.insert(root);
-        let base = Base::of(evidence, trees.slots(root, nr_array_blocks));
-        let mut comparison = Comparison::with(evidence, trees, &base);
+        let base = BaseTree::of(scanned, trees.slots(root, nr_array_blocks));
+        let mut comparison = TreeComparison::with(scanned, trees, &base);
         let mut newer: Vec<Root> = Vec::new();
         for &other in roots.iter().filter(|other| other.0 != root) {
             if comparison.node(other.0).is_beyond
@@ -82,7 +82,7 @@ pub(super) fn newest<D: ReadDevice + ?Sized>(
 /// Returns the state on which `root`, the base of `comparison`, and all roots that may be newer
 /// agree, and these other roots.
 fn settle_ties<D: ReadDevice + ?Sized>(
-    comparison: &mut Comparison<'_, D>,
+    comparison: &mut TreeComparison<'_, D>,
     roots: &[Root],
     root: BlockNr,
 ) -> (RegionMap, HashSet<BlockNr>) {
@@ -110,24 +110,24 @@ fn settle_ties<D: ReadDevice + ?Sized>(
 
 /// Reduces the state of array block `index` to what holds even if its newest copy is at `at`.
 fn agree<D: ReadDevice + ?Sized>(
-    comparison: &Comparison<'_, D>,
+    comparison: &TreeComparison<'_, D>,
     regions: &mut RegionMap,
     index: u64,
     at: BlockNr,
 ) {
-    let (evidence, base) = (comparison.evidence, comparison.base);
+    let (scanned, base) = (comparison.scanned, comparison.base);
     let mut planes = regions.planes(index);
-    match base.relation(evidence, index, at) {
+    match base.relation(scanned, index, at) {
         Relation::Same => {}
         Relation::Unknown => {
             let own = base.slots[index as usize];
-            if !evidence.claims.is_sole(own, index) {
+            if !scanned.claims.is_sole(own, index) {
                 planes.hydrated.fill(0);
             }
             planes.lost.fill(u64::MAX);
         }
         Relation::Within | Relation::Beyond | Relation::Apart => {
-            let Some(bits) = evidence.bits(&base.regions, index, at) else { return };
+            let Some(bits) = scanned.bits(&base.regions, index, at) else { return };
             let Planes { hydrated, lost } = &mut planes;
             for (word, &other) in bits.iter().enumerate() {
                 lost[word] |= hydrated[word] ^ other;
@@ -160,7 +160,7 @@ fn list(
             array_blocks: tree.end - tree.missing,
             missing: tree.missing,
             hydrated: tree.hydrated,
-            vouched_for: maps.vouch_for(tree.digest),
+            is_counted: maps.is_counted(tree.digest),
             verdict: match root {
                 _ if root == taken => None,
                 _ if ties.contains(&root) => Some(Verdict::Tie),

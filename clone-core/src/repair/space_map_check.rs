@@ -53,7 +53,7 @@ pub(super) struct SpaceMaps {
 
 /// Cached counts of bitmaps, by block number and position: most commits share most of their bitmaps
 /// with others.
-type Known = HashMap<(BlockNr, usize), Option<Counted>>;
+type Known = HashMap<(BlockNr, usize), Option<BitmapCounts>>;
 
 impl SpaceMaps {
     pub(super) fn of<D: ReadDevice + ?Sized>(device: &D, scan: &Scan) -> Self {
@@ -106,7 +106,7 @@ impl SpaceMaps {
         for (number, &at) in bitmaps.iter().enumerate() {
             let part = known.entry((at, number)).or_insert_with(|| {
                 let bitmap = reader.read::<Bitmap>(at).ok()?;
-                Some(Counted::by(&bitmap, number))
+                Some(BitmapCounts::by(&bitmap, number))
             });
             self.last_counted = self.last_counted.max(part.and_then(|part| part.last));
             let own = |(sum, part): (Digest, Digest)| sum.and(part).without(Digest::of(at));
@@ -121,14 +121,14 @@ impl SpaceMaps {
     }
 
     /// Returns the space maps that match a bitset of exactly these blocks.
-    pub(super) fn vouching_for(&self, tree: Digest) -> impl Iterator<Item = &SpaceMap> {
+    pub(super) fn counting(&self, tree: Digest) -> impl Iterator<Item = &SpaceMap> {
         let whole = self.by_digest.get(&tree).into_iter().flatten().map(|&map| &self.maps[map]);
         let without_index = self.without_index.iter().map(|&map| &self.maps[map]);
         whole.chain(without_index.filter(move |map| self.lost_index(map, tree).is_some()))
     }
 
     /// Returns whether a fully readable space map matches a bitset of exactly these blocks.
-    pub(super) fn vouch_for(&self, tree: Digest) -> bool {
+    pub(super) fn is_counted(&self, tree: Digest) -> bool {
         self.by_digest.contains_key(&tree)
     }
 
@@ -163,14 +163,14 @@ pub(super) fn counted_blocks<D: ReadDevice + ?Sized>(device: &D, map: &SpaceMap)
 
 /// The counts of a bitmap.
 #[derive(Clone, Copy)]
-struct Counted {
+struct BitmapCounts {
     /// Digest of the counted blocks. `None` if a count is above one, which does not occur in a
     /// clone.
     digest: Option<Digest>,
     last: Option<BlockNr>,
 }
 
-impl Counted {
+impl BitmapCounts {
     /// Collects the counts of `bitmap`, which has position `number`.
     fn by(bitmap: &BitmapDisk, number: usize) -> Self {
         let mut counted = Self { digest: Some(Digest::default()), last: None };

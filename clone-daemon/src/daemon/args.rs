@@ -10,7 +10,7 @@ use clone_tools::common::args::{SIZES, parse_region_size};
 use clone_tools::common::exit;
 
 use crate::config::clone_spec::{CloneSpec, SpecificationError, Tuning, check_name, name_after};
-use crate::export::fuse::Who;
+use crate::export::fuse::FileUsers;
 use crate::export::nbd::Address;
 use crate::metrics::MetricsAddress;
 use crate::source::{SourceOptions, SourceSpec};
@@ -299,7 +299,7 @@ pub enum FuseUsers {
     All,
 }
 
-impl From<FuseUsers> for Who {
+impl From<FuseUsers> for FileUsers {
     fn from(users: FuseUsers) -> Self {
         match users {
             FuseUsers::Owner => Self::Owner,

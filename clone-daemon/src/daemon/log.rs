@@ -20,8 +20,6 @@ use super::args::{CommonArgs, DaemonArgs, LogFormat};
 
 mod queue;
 
-pub(crate) use self::queue::lost_lines;
-
 /// Maximum time for writing the remaining lines at the end.
 const FLUSH_TIME: Duration = Duration::from_secs(2);
 

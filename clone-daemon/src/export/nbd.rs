@@ -162,9 +162,9 @@ impl Server {
         let is_stopping = AtomicBool::new(false);
         let shared = Arc::new(Shared { volumes, options, memory, registry, is_stopping });
         let end = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
-        let (for_thread, told) = (shared.clone(), end.clone());
+        let (for_thread, end_event) = (shared.clone(), end.clone());
         let acceptor = Builder::new().name("nbd-acceptor".into());
-        let acceptor = acceptor.spawn(move || accept_all(&for_thread, &listeners, &told))?;
+        let acceptor = acceptor.spawn(move || accept_all(&for_thread, &listeners, &end_event))?;
         Ok(Self { shared, acceptor: Some(acceptor), end })
     }
 
@@ -187,6 +187,8 @@ impl Server {
     }
 
     /// Returns the current size in bytes of all buffers, shared ones and those of connections.
+    /// It lets users of the library check that hostile clients stay within their limits, as the tests
+    /// of this crate do.
     pub fn buffer_bytes(&self) -> u64 {
         self.shared.memory.used()
     }
@@ -221,6 +223,10 @@ impl Drop for Server {
 }
 
 /// Accepts connections until `end` is readable.
+///
+/// [`ConnectionServer`](crate::connection_server::ConnectionServer) does not suit: it has one socket,
+/// may wait for threads that end before it takes a new connection, and evicts the connection that is
+/// idle for longest, where the [registry](registry::Registry) counts peers and volumes.
 fn accept_all(shared: &Arc<Shared>, listeners: &[Listener], end: &OwnedFd) {
     while !shared.is_stopping.load(Ordering::Acquire) {
         let mut files = vec![PollFd::new(end, PollFlags::IN)];

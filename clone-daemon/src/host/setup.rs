@@ -26,7 +26,7 @@ use clone_core::size::human;
 use clone_tools::common::metadata_input::{open_clone, open_metadata_to_change};
 use clone_tools::common::metadata_output::MetadataPlace;
 use clone_tools::common::output::folder_of;
-use clone_tools::common::paths::are_same;
+use clone_tools::common::paths::check_devices_distinct;
 use clone_tools::common::room;
 use clone_tools::common::trace_input::read_trace;
 use clone_tools::common::units::sectors_of_blocks;
@@ -37,7 +37,7 @@ use persistent_data::device::{FileDevice, OpenError, ReadDevice};
 
 use self::made::make_destination;
 use crate::config::clone_spec::CloneSpec;
-use crate::source::{Opened, Pin, RemoteHandle, SourceOptions, SourceSpec, pin};
+use crate::source::{Opened, Pin, RemoteHandle, SourceOptions, pin};
 
 mod made;
 mod record;
@@ -116,7 +116,7 @@ impl Plan {
     /// A device is missing, in use, damaged, of the wrong size or given twice; the record or trace
     /// file cannot be used. The message says what to do.
     pub fn make(spec: CloneSpec, options: &SourceOptions) -> Result<Self> {
-        check_distinct(&spec)?;
+        check_devices_distinct(&spec.metadata, &spec.destination, spec.source.path())?;
         if let Some(record) = &spec.record {
             record::check(record, &spec)?;
         }
@@ -247,35 +247,6 @@ impl fmt::Display for Plan {
         }
         writeln!(f, "source: {source}, has {}", in_units(self.source.limits.size))
     }
-}
-
-/// Fails if two of the three devices are the same.
-fn check_distinct(spec: &CloneSpec) -> Result<()> {
-    let CloneSpec { metadata, destination, source, .. } = spec;
-    let mut pairs = vec![(metadata, destination)];
-    if let SourceSpec::Path(source) = source {
-        pairs.extend([(metadata, source), (destination, source)]);
-    }
-    for (a, b) in pairs {
-        if is_one_path(a, b) {
-            bail!(
-                "{} and {} are the same: the metadata, the destination and the source of a clone \
-                 are three devices",
-                a.display(),
-                b.display()
-            );
-        }
-    }
-    Ok(())
-}
-
-/// Returns whether two paths name the same file, or would if it were created.
-fn is_one_path(a: &Path, b: &Path) -> bool {
-    let would_be = || {
-        let folder = |path| folder_of(path).canonicalize().ok();
-        a.file_name() == b.file_name() && folder(a).is_some_and(|of_a| folder(b) == Some(of_a))
-    };
-    a == b || are_same(a, b) || would_be()
 }
 
 /// The content of the metadata path.

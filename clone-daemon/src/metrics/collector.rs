@@ -14,10 +14,10 @@ use prometheus_client::metrics::MetricType;
 
 use crate::control::protocol::CloneStatus;
 use crate::control::report;
-use crate::daemon::log;
 use crate::export::nbd::Connections;
 use crate::export::stats::{Counts, Kind, LATENCY_ENDS, Stats};
 use crate::host::Host;
+use crate::lost_lines;
 use crate::source::SourceStats;
 
 /// All clones of a host.
@@ -166,8 +166,8 @@ impl Collector for Clones {
             .iter()
             .map(|clone| Sample {
                 status: report::status(clone, false),
-                progress: clone.progress(),
-                caught_panics: clone.caught_panics(),
+                progress: clone.running().progress(),
+                caught_panics: clone.running().caught_panics(),
                 stats: clone.volume().stats().clone(),
                 source: clone.source_figures().cloned(),
                 nbd_connections: self.nbd_connections(clone.volume().name()),
@@ -175,7 +175,7 @@ impl Collector for Clones {
             .collect();
         build_info(&mut encoder)?;
         connections(&mut encoder, self.nbd.as_ref())?;
-        lost_lines(&mut encoder)?;
+        log_lines_lost(&mut encoder)?;
         for (name, help, number) in GAUGES {
             numbers(&mut encoder, (name, help, number), MetricType::Gauge, &samples)?;
         }
@@ -232,10 +232,10 @@ fn connections(
     Ok(())
 }
 
-fn lost_lines(encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
+fn log_lines_lost(encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
     let (name, help) = ("cloned_log_lines_lost_total", "Log lines that were not written.");
     let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-    metric.encode_gauge(&signed(log::lost_lines()))
+    metric.encode_gauge(&signed(lost_lines::count()))
 }
 
 /// Encodes one metric of each clone. Counters are encoded as gauges: they then keep their `_total`

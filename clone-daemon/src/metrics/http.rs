@@ -11,7 +11,7 @@ use httparse::{EMPTY_HEADER, Error, Status};
 use prometheus_client::registry::Registry;
 
 use super::{ASK_TIME, TIME, text};
-use crate::connection_server::{Over, Serve};
+use crate::connection_server::{ConnectionState, Serve};
 
 /// The maximum length of a request in bytes.
 const REQUEST_MAX: usize = 8 << 10;
@@ -54,9 +54,9 @@ impl Answer {
 }
 
 impl Serve for Pages {
-    fn serve(&self, socket: OwnedFd, over: &Over) {
+    fn serve(&self, socket: OwnedFd, connection: &ConnectionState) {
         let stream = TcpStream::from(socket);
-        if let Err(error) = self.talk(&stream, over) {
+        if let Err(error) = self.talk(&stream, connection) {
             tracing::debug!("a scrape of metrics failed: {error}");
         }
     }
@@ -70,7 +70,7 @@ impl Serve for Pages {
 }
 
 impl Pages {
-    fn talk(&self, mut stream: &TcpStream, over: &Over) -> io::Result<()> {
+    fn talk(&self, mut stream: &TcpStream, connection: &ConnectionState) -> io::Result<()> {
         let until = Instant::now() + TIME;
         let asked = match read_request(stream, Instant::now() + ASK_TIME) {
             Err(error) if is_late(&error) => Err(Answer::plain(
@@ -79,12 +79,12 @@ impl Pages {
             )),
             asked => asked?,
         };
-        over.wait_for_peer(false);
+        connection.wait_for_peer(false);
         let (answer, with_body) = match asked {
             Ok((method, path)) => (self.answer(&method, &path), method != "HEAD"),
             Err(answer) => (answer, true),
         };
-        over.wait_for_peer(true);
+        connection.wait_for_peer(true);
         write_until(stream, &answer.bytes(with_body), until)?;
         stream.flush()?;
         // Half-close and drain, so that the client can read the whole answer even if it sent more

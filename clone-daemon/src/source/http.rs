@@ -2,9 +2,10 @@
 
 use std::io::{self, Read};
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
+use clone_core::sync::lock;
 use clone_tools::common::small_file;
 use ureq::config::RedirectAuthHeaders;
 use ureq::http::header::{AUTHORIZATION, HeaderName, IF_MATCH, IF_UNMODIFIED_SINCE, RANGE};
@@ -13,8 +14,8 @@ use ureq::{Agent, Body};
 
 use self::answer::{Found, check, found, size_of};
 use self::redirect::{is_redirect, is_same_origin, target};
+use super::error::SourceError;
 use super::identity::{Identity, Version};
-use super::open::SourceError;
 use super::options::SourceOptions;
 use super::remote::{Remote, RemoteError};
 use super::uri::{Url, decode};
@@ -140,7 +141,7 @@ impl Server {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Uri>> {
-        self.sent_to.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.sent_to)
     }
 
     /// Returns the object that was [identified](Self::identify).

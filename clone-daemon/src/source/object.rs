@@ -9,9 +9,10 @@ use std::io;
 use std::ops::Range;
 use std::pin::Pin;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use clone_core::sync::lock;
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::client::{
@@ -27,10 +28,10 @@ use ureq::http::uri::Scheme;
 use ureq::http::{HeaderMap, Response, StatusCode};
 use ureq::{Agent, Body};
 
+use super::error::SourceError;
 use super::http::answer::{Found, check, found, size_of};
 use super::http::{agent, trouble};
 use super::identity::{Identity, Version};
-use super::open::SourceError;
 use super::options::SourceOptions;
 use super::remote::{Remote, RemoteError};
 use super::uri::{Url, decode};
@@ -245,7 +246,7 @@ impl Call {
         &self,
         error: Option<&object_store::Error>,
     ) -> Result<(StatusCode, HeaderMap), RemoteError> {
-        let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let outcome = lock(&self.outcome).take();
         match (outcome, error) {
             (Some(Outcome::Answer(status, headers)), _) => Ok((status, headers)),
             (Some(Outcome::RemoteError(trouble)), _) => Err(trouble),
@@ -256,7 +257,7 @@ impl Call {
     }
 
     fn end(&self, outcome: Outcome) {
-        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+        *lock(&self.outcome) = Some(outcome);
     }
 }
 

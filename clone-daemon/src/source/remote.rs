@@ -38,7 +38,7 @@ impl Busy {
     }
 }
 
-/// A source across a network. Each call makes one attempt; [`retrying`](super::retrying) decides
+/// A source across a network. Each call makes one attempt; [`retry`](super::retry) decides
 /// about retries. Many threads call it at the same time.
 pub trait Remote: Send + Sync + 'static {
     /// Size in bytes when the source was opened.

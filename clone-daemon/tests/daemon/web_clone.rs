@@ -46,7 +46,7 @@ impl Cloned {
     }
 
     fn stats(&self) -> &SourceStats {
-        &self.opened.remote.as_ref().unwrap().figures
+        &self.opened.remote.as_ref().unwrap().stats
     }
 }
 

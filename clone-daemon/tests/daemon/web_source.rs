@@ -33,7 +33,7 @@ fn then(act: impl Fn(usize, &Ask) -> Act + Send + Sync + 'static) -> impl Fn(&As
 }
 
 fn count(opened: &Opened, of: fn(&source::SourceStats) -> &std::sync::atomic::AtomicU64) -> u64 {
-    of(&opened.remote.as_ref().unwrap().figures).load(Ordering::Relaxed)
+    of(&opened.remote.as_ref().unwrap().stats).load(Ordering::Relaxed)
 }
 
 #[test]

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
+use super::output::folder_of;
+
 /// Returns the name of a document for messages.
 pub fn document_name(path: &Path) -> String {
     if is_dash(path) { "stdin".to_owned() } else { path.display().to_string() }
@@ -32,8 +34,43 @@ pub fn check_distinct(input: &Path, output: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Refuses one device in two roles of a clone. `source` is `None` if it is remote.
+///
+/// # Errors
+/// Two of the paths lead to the same file or block device, or would if it were created.
+pub fn check_devices_distinct(
+    metadata: &Path,
+    destination: &Path,
+    source: Option<&Path>,
+) -> Result<()> {
+    let mut pairs = vec![(metadata, destination)];
+    if let Some(source) = source {
+        pairs.extend([(metadata, source), (destination, source)]);
+    }
+    for (a, b) in pairs {
+        if is_one_path(a, b) {
+            bail!(
+                "{} and {} are the same: the metadata, the destination and the source of a clone \
+                 are three devices",
+                a.display(),
+                b.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Returns whether two paths name the same file, or would if it were created.
+pub fn is_one_path(a: &Path, b: &Path) -> bool {
+    let would_be = || {
+        let folder = |path| folder_of(path).canonicalize().ok();
+        a.file_name() == b.file_name() && folder(a).is_some_and(|of_a| folder(b) == Some(of_a))
+    };
+    a == b || are_same(a, b) || would_be()
+}
+
 /// Returns whether two paths lead to the same regular file or block device.
-pub fn are_same(a: &Path, b: &Path) -> bool {
+pub(crate) fn are_same(a: &Path, b: &Path) -> bool {
     let (Ok(a), Ok(b)) = (fs::metadata(a), fs::metadata(b)) else { return false };
     if a.file_type().is_block_device() && b.file_type().is_block_device() {
         return a.rdev() == b.rdev();

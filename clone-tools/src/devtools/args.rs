@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Parser, ValueEnum};
-use clone_core::generate::damage::{DamageKind, Kind, Target};
+use clone_core::generate::damage::{BlockRole, DamageKind, Target};
 use clone_core::generate::metadata::Pattern;
 use clone_core::geometry::{RegionSize, Sectors};
 use clone_core::size::parse_sectors;
@@ -203,14 +203,14 @@ fn parse_target(text: &str) -> Result<Target, String> {
         Some((name, ordinal)) => (name, Some(ordinal)),
         None => (text, None),
     };
-    let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.name() == name) else {
-        let names = Kind::ALL.map(Kind::name).join(", ");
+    let Some(role) = BlockRole::ALL.into_iter().find(|role| role.name() == name) else {
+        let names = BlockRole::ALL.map(BlockRole::name).join(", ");
         return Err(format!("{name:?} is not a kind of block: the kinds are {names}"));
     };
     let ordinal = ordinal.map(|ordinal| {
         ordinal.parse().map_err(|_| format!("{ordinal:?} is not a number: blocks count from 0"))
     });
-    Ok(Target { kind, ordinal: ordinal.transpose()? })
+    Ok(Target { role, ordinal: ordinal.transpose()? })
 }
 
 fn parse_region_size(text: &str) -> Result<RegionSize, String> {
@@ -221,7 +221,7 @@ fn parse_region_size(text: &str) -> Result<RegionSize, String> {
 #[cfg(test)]
 mod tests {
     use clap::{CommandFactory, ValueEnum};
-    use clone_core::generate::damage::{DamageKind, Kind};
+    use clone_core::generate::damage::{BlockRole, DamageKind};
     use clone_core::generate::metadata::Pattern;
 
     use super::{
@@ -243,16 +243,16 @@ mod tests {
             DamageKindName::value_variants().iter().map(|&name| name.into()).collect();
         assert_eq!(harms, DamageKind::ALL);
         let help = GenerateDamageArgs::command().render_long_help().to_string();
-        assert!(Kind::ALL.into_iter().all(|kind| help.contains(kind.name())));
+        assert!(BlockRole::ALL.into_iter().all(|role| help.contains(role.name())));
     }
 
     #[test]
     fn a_block_is_a_kind_and_perhaps_a_number() {
-        for kind in Kind::ALL {
-            let target = parse_target(kind.name()).unwrap();
-            assert_eq!((target.kind, target.ordinal), (kind, None));
-            let target = parse_target(&format!("{kind}:17")).unwrap();
-            assert_eq!((target.kind, target.ordinal), (kind, Some(17)));
+        for role in BlockRole::ALL {
+            let target = parse_target(role.name()).unwrap();
+            assert_eq!((target.role, target.ordinal), (role, None));
+            let target = parse_target(&format!("{role}:17")).unwrap();
+            assert_eq!((target.role, target.ordinal), (role, Some(17)));
         }
         for text in ["", ":", "array", "array-block:", "array-block:-1", "bitmap:1:2", "index:x"] {
             assert!(parse_target(text).is_err(), "{text:?}");

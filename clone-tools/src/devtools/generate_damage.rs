@@ -25,7 +25,7 @@ pub fn run(tool: &Tool, args: &GenerateDamageArgs) -> Result<Exit> {
         let what = args.damage.to_possible_value();
         tool.say(format_args!(
             "again: -i {name} --block {}:{} --damage {} --seed {}",
-            change.kind,
+            change.role,
             change.ordinal,
             what.as_ref().map_or("", |what| what.get_name()),
             args.seed

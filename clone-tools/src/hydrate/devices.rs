@@ -12,21 +12,8 @@ use clone_core::size::human;
 use persistent_data::device::{FileDevice, OpenError};
 
 use super::args::HydrateArgs;
-use crate::common::paths::are_same;
 use crate::common::pin::{self, LocalSource, Pin};
 use crate::common::units::{Counted, human_bytes};
-
-/// Refuses the same device in two roles.
-pub(super) fn check_distinct(args: &HydrateArgs) -> Result<()> {
-    let HydrateArgs { metadata, destination, source, .. } = args;
-    let what = "the metadata, the destination and the source of a clone are three devices";
-    for (a, b) in [(destination, source), (metadata, destination), (metadata, source)] {
-        if are_same(a, b) {
-            bail!("{} and {} are the same: {what}", a.display(), b.display());
-        }
-    }
-    Ok(())
-}
 
 /// The open devices of a clone.
 pub(super) struct OpenedClone {

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use clone_core::geometry::RegionRange;
 use clone_core::metadata::damage::Damage;
 use clone_core::metadata::region_map::RegionMap;
-use clone_core::repair::{Candidate, Copy, Find, Fit, Origin, Verdict};
+use clone_core::repair::{Candidate, CopyAge, Find, Fit, Origin, Verdict};
 use serde::{Serialize, Serializer};
 
 use super::fresh::is_fresh;
@@ -93,7 +93,7 @@ fn candidates<S: Serializer>(candidates: &&[Candidate], serializer: S) -> Result
         array_blocks: candidate.array_blocks,
         missing: candidate.missing,
         hydrated: candidate.hydrated,
-        vouched_for: candidate.vouched_for,
+        vouched_for: candidate.is_counted,
         verdict: match candidate.verdict {
             None => "taken",
             Some(Verdict::Older) => "older",
@@ -108,8 +108,8 @@ fn finds<S: Serializer>(finds: &&[Find], serializer: S) -> Result<S::Ok, S::Erro
     serializer.collect_seq(finds.iter().map(|find| JsonFind {
         regions: pair(&find.regions),
         block: find.at.0,
-        copy: match find.copy {
-            Copy::Last => "last",
+        copy: match find.age {
+            CopyAge::Last => "last",
             _ => "older",
         },
     }))

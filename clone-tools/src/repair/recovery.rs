@@ -11,7 +11,7 @@ use clone_core::metadata::damage::Damage;
 use clone_core::metadata::ir::Header;
 use clone_core::metadata::region_map::RegionMap;
 use clone_core::metadata::superblock::Superblock;
-use clone_core::repair::{Copy, Find, Fit, Origin, Recovery, RepairError, recover};
+use clone_core::repair::{CopyAge, Find, Fit, Origin, Recovery, RepairError, recover};
 use persistent_data::BlockNr;
 use persistent_data::device::ReadDevice;
 
@@ -168,9 +168,9 @@ fn report_root(reporter: &Reporter<'_>, root: BlockNr, is_newest: bool, recovery
 
 fn list_finds(reporter: &Reporter<'_>, finds: &[Find]) {
     let listed = reporter.nr_listed(LISTED);
-    for Find { regions, at, copy } in finds.iter().take(listed) {
-        let from = match copy {
-            Copy::Last => format!("block {at}, the last that was written for them"),
+    for Find { regions, at, age } in finds.iter().take(listed) {
+        let from = match age {
+            CopyAge::Last => format!("block {at}, the last that was written for them"),
             _ => format!("an older copy in block {at}"),
         };
         let (begin, end) = (regions.start, regions.end);

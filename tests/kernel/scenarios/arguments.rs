@@ -222,13 +222,13 @@ impl Guest {
             let letter = node.bytes().last().unwrap_or_default();
             format!("8:{}", 16 * u32::from(letter.saturating_sub(b'a')))
         };
-        let devices = ours.devices();
-        let numbers = DevicePaths {
-            metadata: number(&devices.metadata),
-            destination: number(&devices.destination),
-            source: number(&devices.source),
-        };
-        let ours = format!("0 {length} clone {}", ours.clone().with_devices(numbers));
+        let DevicePaths { metadata, destination, source } = ours.devices();
+        let words = ours.to_string();
+        let names = format!("{metadata} {destination} {source} ");
+        let rest = words.strip_prefix(&names).with_context(|| words.clone())?;
+        let [metadata, destination, source] =
+            [metadata, destination, source].map(|name| number(name));
+        let ours = format!("0 {length} clone {metadata} {destination} {source} {rest}");
         // The kernel ends words at the second byte of this letter: a difference in the document.
         ensure!(
             answer.table == ours || ours.contains('\u{a0}'),

@@ -83,8 +83,10 @@ impl Ours {
         let header = Header { uuid: [0; 16], geometry: line.geometry() };
         let metadata = match is_fresh {
             true => Metadata::format(device, header)?,
-            false => Metadata::open_for(device, header.geometry)?,
+            false => Metadata::open(device)?,
         };
+        let found = metadata.header().geometry;
+        ensure!(found == line.geometry(), "the metadata is for {found:?}, not for {line:?}");
         let devices = Devices {
             metadata,
             source: Arc::new(FileSource::open(source, Access::Buffered)?),

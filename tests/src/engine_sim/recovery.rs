@@ -17,10 +17,13 @@ use super::world::World;
 pub(super) struct Left(Vec<(WriteNr, Cells, Content)>);
 
 impl World {
-    /// Opens the metadata, which checks the geometry of the clone.
+    /// Opens the metadata, and checks the geometry of the clone.
     pub(super) fn open(&mut self) -> Result<Metadata<Arc<SimDisk>>, Violation> {
-        let opened = Metadata::open_for(self.disk.clone(), self.plan.geometry);
-        opened.map_err(|error| Violation::new(Oracle::Committed, error.to_string()))
+        let opened = Metadata::open(self.disk.clone())
+            .map_err(|error| Violation::new(Oracle::Committed, error.to_string()))?;
+        let (found, wanted) = (opened.header().geometry, self.plan.geometry);
+        require!(found == wanted, Committed, "{found:?} was opened, not {wanted:?}");
+        Ok(opened)
     }
 
     /// Cuts the power: unflushed content may be lost.

@@ -2,8 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use clone_tests::damage::{ImageEditor, child, set_child};
-use clone_tests::damages::{Case, TABLES, Table};
+use clone_tests::damage::{Case, ImageEditor, TABLES, Table, child, set_child};
 use clone_tests::laws;
 
 #[test]

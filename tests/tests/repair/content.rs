@@ -6,7 +6,7 @@ use std::io;
 use std::ops::Range;
 
 use clone_core::block_io::ReadData;
-use clone_core::generate::damage::{DamageKind, Kind, Target, damage};
+use clone_core::generate::damage::{BlockRole, DamageKind, Target, damage};
 use clone_core::geometry::{Geometry, RegionRange};
 use clone_core::metadata::Metadata;
 use clone_core::metadata::ir::Header;
@@ -238,10 +238,10 @@ impl Clone {
 /// lost, and how many of them still are.
 fn damaged_and_repaired(clone: &Clone, rng: &mut StdRng) -> (u64, u64) {
     let damaged = clone.metadata.clone();
-    let kind = [Kind::ArrayBlock, Kind::BitsetLeaf][rng.random_range(0..2)];
+    let role = [BlockRole::ArrayBlock, BlockRole::BitsetLeaf][rng.random_range(0..2)];
     let harm = [DamageKind::Zero, DamageKind::Random, DamageKind::Bit, DamageKind::Checksum]
         [rng.random_range(0..4)];
-    let change = damage(&damaged, Target { kind, ordinal: None }, harm, rng.random()).unwrap();
+    let change = damage(&damaged, Target { role, ordinal: None }, harm, rng.random()).unwrap();
     println!("{change}");
     clone.repair(&damaged)
 }

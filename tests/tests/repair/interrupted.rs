@@ -1,7 +1,7 @@
 //! A repair is interrupted, or its devices fail: its output is complete or is not taken for
 //! metadata, and running it again completes it.
 
-use clone_core::generate::damage::{DamageKind, Kind, Target, damage};
+use clone_core::generate::damage::{BlockRole, DamageKind, Target, damage};
 use clone_core::generate::metadata::{Pattern, Recipe};
 use clone_core::metadata::ir::Header;
 use clone_core::metadata::region_map::RegionMap;
@@ -38,8 +38,13 @@ impl Patient {
         let recipe = Recipe { commits: 5, seed: rng.random(), ..Recipe::new(header, pattern) };
         let history = History::of(&recipe, blocks);
         let damaged = history.last().image.clone();
-        let kinds = [Kind::Superblock, Kind::ArrayBlock, Kind::BitsetLeaf, Kind::Bitmap];
-        let target = Target { kind: kinds[rng.random_range(0..kinds.len())], ordinal: None };
+        let roles = [
+            BlockRole::Superblock,
+            BlockRole::ArrayBlock,
+            BlockRole::BitsetLeaf,
+            BlockRole::Bitmap,
+        ];
+        let target = Target { role: roles[rng.random_range(0..roles.len())], ordinal: None };
         let harm = [DamageKind::Zero, DamageKind::Random, DamageKind::Bit][rng.random_range(0..3)];
         damage(&damaged, target, harm, rng.random()).unwrap();
         Self { history, damaged }

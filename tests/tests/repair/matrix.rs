@@ -1,6 +1,6 @@
 //! Damage of one block: every kind of block, in every way, in every image.
 
-use clone_core::generate::damage::{DamageError, DamageKind, Kind, Target, damage};
+use clone_core::generate::damage::{BlockRole, DamageError, DamageKind, Target, damage};
 use clone_core::generate::metadata::Pattern;
 use clone_core::geometry::{Geometry, RegionRange, RegionSize, Sectors};
 use clone_core::metadata::check::read;
@@ -31,8 +31,8 @@ struct Tally {
 /// One damaged block.
 struct Case<'a> {
     named: &'a Named,
-    kind: Kind,
-    /// Index of the block within its kind.
+    role: BlockRole,
+    /// Index of the block within its role.
     ordinal: u64,
     at: BlockNr,
     harm: DamageKind,
@@ -49,34 +49,34 @@ fn ordinals(count: u64) -> Vec<u64> {
     chosen
 }
 
-fn blocks_of(image: &ImageEditor, kind: Kind) -> Vec<BlockNr> {
+fn blocks_of(image: &ImageEditor, role: BlockRole) -> Vec<BlockNr> {
     let layout = image.layout();
-    match kind {
-        Kind::Superblock => vec![SUPERBLOCK],
-        Kind::BitsetNode => layout.internal.clone(),
-        Kind::BitsetLeaf => layout.leaves.clone(),
-        Kind::ArrayBlock => layout.array_blocks.clone(),
-        Kind::Index => vec![layout.index],
-        Kind::Bitmap => layout.bitmaps.clone(),
-        Kind::RefCounts => vec![layout.ref_counts],
+    match role {
+        BlockRole::Superblock => vec![SUPERBLOCK],
+        BlockRole::BitsetNode => layout.internal.clone(),
+        BlockRole::BitsetLeaf => layout.leaves.clone(),
+        BlockRole::ArrayBlock => layout.array_blocks.clone(),
+        BlockRole::Index => vec![layout.index],
+        BlockRole::Bitmap => layout.bitmaps.clone(),
+        BlockRole::RefCounts => vec![layout.ref_counts],
     }
 }
 
 /// Damages every kind of block of an image in every way, and checks the recovery.
 fn damage_each(named: &Named, tally: &mut Tally) {
     let image = &named.history.last().image;
-    for kind in Kind::ALL {
-        for ordinal in ordinals(blocks_of(image, kind).len() as u64) {
+    for role in BlockRole::ALL {
+        for ordinal in ordinals(blocks_of(image, role).len() as u64) {
             for harm in DamageKind::ALL {
                 let damaged = image.clone();
-                let target = Target { kind, ordinal: Some(ordinal) };
+                let target = Target { role, ordinal: Some(ordinal) };
                 let at = match damage(&damaged, target, harm, ordinal) {
                     Ok(change) => change.at,
                     Err(DamageError::NoOlderCopy { .. }) => continue,
                     Err(error) => panic!("{}: {error}", named.name),
                 };
-                assert_eq!(at, blocks_of(image, kind)[ordinal as usize]);
-                let case = Case { named, kind, ordinal, at, harm, damaged };
+                assert_eq!(at, blocks_of(image, role)[ordinal as usize]);
+                let case = Case { named, role, ordinal, at, harm, damaged };
                 case.look(tally).unwrap_or_else(|error| panic!("{}: {error}", case.told()));
             }
         }
@@ -85,8 +85,8 @@ fn damage_each(named: &Named, tally: &mut Tally) {
 
 impl Case<'_> {
     fn told(&self) -> String {
-        let Self { named, kind, ordinal, at, harm, .. } = self;
-        format!("{}: block {at}, {kind} {ordinal}: {harm:?}", named.name)
+        let Self { named, role, ordinal, at, harm, .. } = self;
+        format!("{}: block {at}, {role} {ordinal}: {harm:?}", named.name)
     }
 
     fn geometry(&self) -> Geometry {
@@ -97,11 +97,11 @@ impl Case<'_> {
     fn cost(&self) -> RegionRange {
         let image = &self.named.history.last().image;
         let nr_regions = self.geometry().nr_regions();
-        let array_blocks = match self.kind {
-            Kind::ArrayBlock => self.ordinal..self.ordinal + 1,
-            Kind::BitsetLeaf => leaf_of(image, self.ordinal as usize),
-            Kind::Superblock | Kind::BitsetNode => 0..nr_regions.div_ceil(BITS_PER_BLOCK),
-            Kind::Index | Kind::Bitmap | Kind::RefCounts => return 0..0,
+        let array_blocks = match self.role {
+            BlockRole::ArrayBlock => self.ordinal..self.ordinal + 1,
+            BlockRole::BitsetLeaf => leaf_of(image, self.ordinal as usize),
+            BlockRole::Superblock | BlockRole::BitsetNode => 0..nr_regions.div_ceil(BITS_PER_BLOCK),
+            BlockRole::Index | BlockRole::Bitmap | BlockRole::RefCounts => return 0..0,
         };
         let region = |array_block: u64| nr_regions.min(array_block * BITS_PER_BLOCK);
         region(array_blocks.start)..region(array_blocks.end)
@@ -110,8 +110,8 @@ impl Case<'_> {
     fn look(&self, tally: &mut Tally) -> Result<(), String> {
         tally.runs += 1;
         let before = self.damaged.clone();
-        let recovery = match self.kind {
-            Kind::Superblock => self.without_superblock()?,
+        let recovery = match self.role {
+            BlockRole::Superblock => self.without_superblock()?,
             _ => self.with_superblock()?,
         };
         if !self.damaged.same_bytes(&before) {
@@ -127,7 +127,7 @@ impl Case<'_> {
         let truth = &self.named.history.last().truth;
         Truth::new(self.named.history.header, truth).judge(&recovery)?;
         let lost: Vec<RegionRange> = recovery.regions.lost().collect();
-        if self.kind == Kind::Superblock && !lost.is_empty() {
+        if self.role == BlockRole::Superblock && !lost.is_empty() {
             return Err(format!("lost with the superblock alone; {}", told(&recovery)));
         }
         if !minus(&lost, &[self.cost()]).is_empty() {
@@ -140,8 +140,10 @@ impl Case<'_> {
     /// numbers are right. No reader can detect that, unless something else reveals it, such as the
     /// counts of the space map.
     fn is_unseen(&self) -> bool {
-        let is_of_the_bitset =
-            matches!(self.kind, Kind::BitsetNode | Kind::BitsetLeaf | Kind::ArrayBlock);
+        let is_of_the_bitset = matches!(
+            self.role,
+            BlockRole::BitsetNode | BlockRole::BitsetLeaf | BlockRole::ArrayBlock
+        );
         self.harm == DamageKind::Stale && is_of_the_bitset
     }
 
@@ -194,7 +196,7 @@ impl Case<'_> {
     fn has_the_commit_before(&self, recovery: &Recovery, tally: &mut Tally) -> Result<(), String> {
         let history = &self.named.history;
         let Some(before) = history.before() else { return Ok(()) };
-        let is_new = self.kind == Kind::ArrayBlock && history.written().contains(&self.at);
+        let is_new = self.role == BlockRole::ArrayBlock && history.written().contains(&self.at);
         if !is_new || !self.named.is_roomy {
             return Ok(());
         }

@@ -2,10 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use persistent_data::bitset::BITS_PER_WORD;
+use persistent_data::bitset::{BITS_PER_WORD, low_bits, masks, nr_words};
 
 use crate::geometry::RegionRange;
-use crate::metadata::bits::low_bits;
 
 /// One bit per region, set when the data of the region is on the destination.
 ///
@@ -19,7 +18,7 @@ pub(in crate::engine) struct Map {
 impl Map {
     /// Creates a map of `nr_regions` regions with the bits of `words`; missing words are zero.
     pub(in crate::engine) fn new(nr_regions: u64, words: impl IntoIterator<Item = u64>) -> Self {
-        let nr_words = nr_regions.div_ceil(BITS_PER_WORD) as usize;
+        let nr_words = nr_words(nr_regions) as usize;
         let mut all = Vec::with_capacity(nr_words);
         all.extend(words.into_iter().take(nr_words).map(AtomicU64::new));
         all.resize_with(nr_words, AtomicU64::default);
@@ -74,16 +73,6 @@ impl Map {
     fn word(&self, index: u64) -> u64 {
         self.words[index as usize].load(Ordering::Acquire)
     }
-}
-
-/// Returns the words that hold `regions`, and the bits in each.
-fn masks(regions: RegionRange) -> impl Iterator<Item = (u64, u64)> {
-    let RegionRange { start, end } = regions;
-    (start / BITS_PER_WORD..end.div_ceil(BITS_PER_WORD)).map(move |index| {
-        let first = index * BITS_PER_WORD;
-        let from = start.saturating_sub(first).min(BITS_PER_WORD);
-        (index, low_bits((end - first).min(BITS_PER_WORD)) & !low_bits(from))
-    })
 }
 
 #[cfg(test)]

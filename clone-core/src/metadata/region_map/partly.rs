@@ -1,11 +1,9 @@
 //! Array blocks of which some regions are lost and others are known.
 
-use persistent_data::bitset::BITS_PER_WORD;
+use persistent_data::bitset::{BITS_PER_WORD, low_bits, nr_array_blocks, nr_words};
 use zerocopy::little_endian as le;
 
-use super::{
-    BITS_PER_BLOCK, BitRuns, Chunk, Planes, RegionMap, State, WORDS_PER_BLOCK, low_bits, set_bits,
-};
+use super::{BITS_PER_BLOCK, BitRuns, Chunk, Planes, RegionMap, State, WORDS_PER_BLOCK, set_bits};
 use crate::geometry::RegionRange;
 
 impl RegionMap {
@@ -16,14 +14,14 @@ impl RegionMap {
         if regions.start >= end {
             return;
         }
-        for index in regions.start / BITS_PER_BLOCK..end.div_ceil(BITS_PER_BLOCK) {
+        for index in regions.start / BITS_PER_BLOCK..nr_array_blocks(end) {
             if self.knows(index) {
                 continue;
             }
             let chunk = self.regions_of(index);
             let within =
                 regions.start.max(chunk.start) - chunk.start..end.min(chunk.end) - chunk.start;
-            let mut settled = vec![0; (chunk.end - chunk.start).div_ceil(BITS_PER_WORD) as usize];
+            let mut settled = vec![0; nr_words(chunk.end - chunk.start) as usize];
             set_bits(&mut settled, within);
             let mut planes = self.planes(index);
             for (word, settled) in settled.into_iter().enumerate() {
@@ -70,7 +68,7 @@ impl RegionMap {
             Chunk::Lost | Chunk::Zeroes | Chunk::Ones | Chunk::Runs(_) => {}
         }
         let regions = self.regions_of(chunk);
-        let nr_words = (regions.end - regions.start).div_ceil(BITS_PER_WORD) as usize;
+        let nr_words = nr_words(regions.end - regions.start) as usize;
         let plane = |state| {
             let mut words = vec![0; nr_words].into_boxed_slice();
             for run in self.pieces_in(chunk, state) {
@@ -86,7 +84,7 @@ impl RegionMap {
     pub(crate) fn put(&mut self, chunk: u64, mut planes: Planes) {
         let regions = self.regions_of(chunk);
         let len = regions.end - regions.start;
-        let nr_words = len.div_ceil(BITS_PER_WORD) as usize;
+        let nr_words = nr_words(len) as usize;
         assert!(planes.hydrated.len() == nr_words && planes.lost.len() == nr_words);
         assert!(nr_words <= WORDS_PER_BLOCK);
         let in_last = low_bits(len - (nr_words as u64 - 1) * BITS_PER_WORD);

@@ -1,8 +1,8 @@
 //! Counts of the regions of a range by their state.
 
-use persistent_data::bitset::{BITS_PER_BLOCK, BITS_PER_WORD};
+use persistent_data::bitset::{BITS_PER_BLOCK, masks, nr_array_blocks};
 
-use super::{Chunk, RegionMap, low_bits};
+use super::{Chunk, RegionMap};
 use crate::geometry::RegionRange;
 
 /// Numbers of regions by state. The other regions of the range are known not to be hydrated.
@@ -25,7 +25,7 @@ impl RegionMap {
         if regions.start >= end {
             return tally;
         }
-        for index in regions.start / BITS_PER_BLOCK..end.div_ceil(BITS_PER_BLOCK) {
+        for index in regions.start / BITS_PER_BLOCK..nr_array_blocks(end) {
             let chunk = self.regions_of(index);
             let within =
                 regions.start.max(chunk.start) - chunk.start..end.min(chunk.end) - chunk.start;
@@ -56,15 +56,7 @@ fn in_runs(runs: &[(u16, u16)], within: &RegionRange) -> u64 {
 
 /// Returns how many bits of `within` are set.
 fn in_words(words: &[u64], within: &RegionRange) -> u64 {
-    let touched = within.start / BITS_PER_WORD..within.end.div_ceil(BITS_PER_WORD);
-    let ones = |index: u64| {
-        let first = index * BITS_PER_WORD;
-        let from = within.start.saturating_sub(first);
-        let to = (within.end - first).min(BITS_PER_WORD);
-        let bits = words[index as usize] & low_bits(to) & !low_bits(from);
-        u64::from(bits.count_ones())
-    };
-    touched.map(ones).sum()
+    super::count_ones(masks(within.clone()).map(|(index, mask)| words[index as usize] & mask))
 }
 
 #[cfg(test)]

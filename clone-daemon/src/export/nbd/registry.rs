@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use clone_core::sync::lock;
 use tracing::{info, warn};
 
 use crate::export::nbd::channel::Channel;
@@ -117,7 +118,7 @@ impl Registry {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Registers a new connection, which is negotiating, and returns its number. `None` if too many

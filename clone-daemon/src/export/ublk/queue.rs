@@ -10,9 +10,10 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use clone_core::engine::{Operation, RequestError};
+use clone_core::sync::lock;
 use io_uring::{IoUring, opcode, squeue, types};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -44,7 +45,7 @@ impl Ended {
     }
 
     fn put(&self, end: End) {
-        self.list.lock().unwrap_or_else(PoisonError::into_inner).push(end);
+        lock(&self.list).push(end);
         // If the counter is full, the wakeup is ringing already.
         let _ = rustix::io::write(&self.wakeup, &1_u64.to_le_bytes());
     }
@@ -52,7 +53,7 @@ impl Ended {
     fn take(&self) -> Vec<End> {
         // The wakeup may not be ringing.
         let _ = rustix::io::read(&self.wakeup, &mut [0; 8]);
-        mem::take(&mut *self.list.lock().unwrap_or_else(PoisonError::into_inner))
+        mem::take(&mut *lock(&self.list))
     }
 }
 

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use clone_tools::common::output::folder_of;
+use clone_tools::common::paths::is_one_path;
 use rustix::fs::{Access, access};
 
-use super::is_one_path;
 use crate::config::clone_spec::CloneSpec;
 use crate::source::SourceSpec;
 

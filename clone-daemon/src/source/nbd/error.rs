@@ -171,7 +171,7 @@ fn refusal(reply: u32) -> String {
 }
 
 /// Formats a message of the server for display: shortened, on one line, after a colon.
-pub(super) fn told(text: &[u8]) -> String {
+pub(super) fn printable(text: &[u8]) -> String {
     const SHOWN: usize = 200;
     let text = String::from_utf8_lossy(text.get(..SHOWN).unwrap_or(text));
     let text: String = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -182,12 +182,12 @@ pub(super) fn told(text: &[u8]) -> String {
 mod tests {
     use std::io;
 
-    use super::{NbdError, told};
+    use super::{NbdError, printable};
     use crate::nbd_protocol::{errno, option_reply};
     use crate::source::remote::RemoteError;
 
     fn server(error: u32) -> NbdError {
-        let text = told(b"bad\nblock");
+        let text = printable(b"bad\nblock");
         NbdError::Server { command: "read", start: 512, end: 1024, error, text }
     }
 

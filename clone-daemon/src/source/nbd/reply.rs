@@ -13,7 +13,7 @@ use crate::nbd_protocol::{
     EXTENDED_REPLY_BYTES, EXTENDED_REPLY_MAGIC, SIMPLE_REPLY_BYTES, SIMPLE_REPLY_MAGIC,
     STRUCTURED_REPLY_BYTES, STRUCTURED_REPLY_MAGIC, allocation, chunk,
 };
-use crate::source::nbd::error::told;
+use crate::source::nbd::error::printable;
 
 /// The negotiated format of replies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -232,7 +232,7 @@ fn body(kind: u16, payload: &[u8], len: u64) -> Result<Body, Violation> {
             if error == 0 {
                 return violation("an error of number 0");
             }
-            Ok(Body::Error { error, text: told(text) })
+            Ok(Body::Error { error, text: printable(text) })
         }
         _ => violation(format!("a chunk of type {kind}")),
     }

@@ -31,16 +31,16 @@ fn table(candidates: &[Candidate]) -> Vec<String> {
     for candidate in candidates {
         let figures =
             [candidate.root.0, candidate.array_blocks, candidate.missing, candidate.hydrated];
-        let vouched_for = if candidate.vouched_for { "agrees" } else { "none agrees" };
-        lines.push(row(figures, vouched_for, in_words(candidate.verdict)));
+        let space_map = if candidate.is_counted { "agrees" } else { "none agrees" };
+        lines.push(row(figures, space_map, in_words(candidate.verdict)));
     }
     lines
 }
 
-fn row<T: Display>(figures: [T; 4], vouched_for: &str, verdict: &str) -> String {
+fn row<T: Display>(figures: [T; 4], space_map: &str, verdict: &str) -> String {
     let [root, array_blocks, missing, hydrated] = figures;
     format!(
-        "  {root:>10} {array_blocks:>12} {missing:>7} {hydrated:>10}  {vouched_for:<11}  {verdict}"
+        "  {root:>10} {array_blocks:>12} {missing:>7} {hydrated:>10}  {space_map:<11}  {verdict}"
     )
 }
 
@@ -65,10 +65,10 @@ mod tests {
 
     #[test]
     fn the_columns_of_the_table_are_straight() {
-        let candidate = |root, missing, vouched_for, verdict| {
+        let candidate = |root, missing, is_counted, verdict| {
             let (array_blocks, hydrated) = (5 - missing, 32576);
             let root = BlockNr(root);
-            Candidate { root, array_blocks, missing, hydrated, vouched_for, verdict }
+            Candidate { root, array_blocks, missing, hydrated, is_counted, verdict }
         };
         let candidates = [
             candidate(23, 0, true, None),
