@@ -146,7 +146,7 @@ fn errors_say_what_is_wrong_and_what_can_be_done() {
     }
     hosting.stop_server();
     let gone = hosting.clonectl(&["ls"]).fails(1);
-    assert!(gone.contains("cloned does not run") && gone.contains("--socket"), "{gone}");
+    assert!(gone.contains("cloned is not running") && gone.contains("--socket"), "{gone}");
     let socket = hosting.socket();
     drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
     let left = hosting.clonectl(&["ls", "--socket", socket.to_str().unwrap()]).fails(1);

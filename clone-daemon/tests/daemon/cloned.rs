@@ -84,8 +84,8 @@ fn a_dry_run_says_what_a_start_would_do_and_changes_nothing() {
     for line in [
         "destination: 8192 sectors (4 MiB), 1024 regions of 8 sectors (4 KiB)",
         "table: 0 8192 clone metadata destination source 8 0 4 hydration_threshold",
-        "metadata: metadata, to be made",
-        "destination: destination, to be made",
+        "metadata: metadata, to be created",
+        "destination: destination, to be created",
     ] {
         assert!(said.contains(line), "{said}");
     }
@@ -128,7 +128,10 @@ fn what_does_not_fit_is_refused_with_a_reason_and_nothing_is_changed() {
         ("clone garbage destination source 8", "garbage: "),
         ("clone tiny new source 8", "tiny has 8 sectors (4 KiB), which is too small"),
         ("clone metadata ./metadata source 8", "are the same"),
-        ("clone metadata nowhere source 8", "nowhere does not exist, and no new one will do"),
+        (
+            "clone metadata nowhere source 8",
+            "nowhere does not exist, and a new one cannot replace it",
+        ),
         ("clone new no/where source 8", "there is no directory no"),
         ("clone new other missing 8", "missing does not exist"),
     ] {
@@ -191,7 +194,7 @@ fn metadata_that_is_all_zero_is_formatted_and_what_is_overwritten_is_told() {
     File::create(path("metadata")).unwrap().set_len(1 << 20).unwrap();
     fs::write(path("destination"), vec![7; SIZE]).unwrap();
     let daemon = Cloned::start(folder.path(), &[&RUN[..], &["--no-hydration"]].concat());
-    let warning = "what destination holds will be overwritten";
+    let warning = "the data on destination will be overwritten";
     assert!(daemon.said.iter().any(|line| line.contains(warning)), "{:?}", daemon.said);
     assert!(daemon.stop().success());
     assert_eq!(hydrated(folder.path()), 0);

@@ -123,7 +123,7 @@ fn statuses_mean_what_they_say() {
         (404, &same, "final", "404 Not Found"),
         (410, &same, "final", "410 Gone"),
         (408, &same, "passing", "408"),
-        (412, &same, "changed", "has not the ETag \"a\" any more"),
+        (412, &same, "changed", "the ETag \"a\" is no longer the current version"),
         (416, &end("100"), "final", "refuses this range"),
         (416, &end("15"), "changed", "and has 15"),
         (416, &end("*"), "changed", "ends before byte 20"),
