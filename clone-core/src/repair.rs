@@ -361,7 +361,7 @@ fn without_superblock<D: ReadDevice + ?Sized>(
             finds = search.fill(&mut regions);
         }
         Confidence::Newer(lost) => {
-            newest_commit::keep_bounds(&evidence, &base, &nodes, lost, &mut regions)
+            newest_commit::keep_bounds(&evidence, &base, &nodes, lost, &mut regions);
         }
         Confidence::Anything => regions = evidence.nothing_known(),
     }

@@ -138,7 +138,7 @@ fn log_reloaded(reloaded: &Reloaded) {
     for name in changed {
         tracing::warn!(
             clone = name,
-            "its line has changed: it goes on as it was until it is removed and created again"
+            "its line has changed: it continues as it was until it is removed and created again"
         );
     }
     let (added, removed, failed) = (added.len(), removed.len(), failed.len());

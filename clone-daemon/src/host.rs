@@ -41,7 +41,7 @@ pub enum HostError {
         there: Vec<String>,
     },
     /// A clone with this name exists already.
-    #[error("there is a clone {0:?} already")]
+    #[error("the clone {0:?} already exists")]
     Exists(String),
     /// The clone is being set up or taken down.
     #[error("the clone {0:?} is being set up or taken down; try again when that is done")]
@@ -66,7 +66,7 @@ impl From<anyhow::Error> for HostError {
 
 fn names_in(names: &[String]) -> String {
     match names {
-        [] => "there is none at all".to_owned(),
+        [] => "there are no clones".to_owned(),
         names => format!("there are: {}", names.join(", ")),
     }
 }
@@ -146,7 +146,7 @@ impl Host {
     /// As [`start`](Self::start); [`HostError::Failed`] also for an invalid or empty line.
     pub fn create(&self, line: &str) -> Result<Arc<ServedClone>, HostError> {
         let entry = clonetab::parse_line(1, line).map_err(anyhow::Error::from)?;
-        let entry = entry.context("an empty line makes no clone")?;
+        let entry = entry.context("an empty line is not a clone")?;
         self.start(entry.spec, None)
     }
 
@@ -178,7 +178,7 @@ impl Host {
         if plan.overwrites() {
             tracing::warn!(
                 clone = plan.spec().name,
-                "the metadata is new: what {} holds will be overwritten",
+                "the metadata is new: the data on {} will be overwritten",
                 plan.spec().destination.display()
             );
         }
@@ -330,7 +330,7 @@ fn end(_name: Reserved, served: &ServedClone) -> Result<()> {
     match failure {
         None => tracing::info!(clone = served.name(), "stopped"),
         Some(failure) => {
-            return Err(anyhow!("{}: not all of it is committed: {failure}", served.name()));
+            return Err(anyhow!("{}: not everything is committed: {failure}", served.name()));
         }
     }
     recorded

@@ -63,8 +63,8 @@ impl fmt::Display for MetricsAddress {
 pub enum MetricsError {
     /// The address is not a loopback address, and `--insecure` is not given.
     #[error(
-        "metrics at {0} could be read by whoever reaches this machine: use a loopback address, or \
-         allow it with --insecure"
+        "{0} is not a loopback address: everyone who can reach it could read the metrics. Use a \
+         loopback address, or allow it with --insecure"
     )]
     Open(MetricsAddress),
     /// An I/O error.

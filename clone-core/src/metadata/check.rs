@@ -77,13 +77,8 @@ impl Report {
     }
 
     /// Returns whether all damage can be corrected in place: every block was read and is sound.
-    /// Leaks that leave no room for a commit are fatal for a kernel, but
-    /// [`auto_repair`](crate::auto_repair::auto_repair) can correct them.
     pub fn is_repairable_in_place(&self) -> bool {
-        let is_in_the_way = |damage: &Damage| {
-            damage.severity() == Severity::Fatal && !matches!(damage, Damage::NoRoom { .. })
-        };
-        !self.damage.iter().any(is_in_the_way)
+        self.damage.iter().all(Damage::is_repairable_in_place)
     }
 
     /// Returns whether a kernel would refuse, misread or destroy the metadata.

@@ -1,16 +1,18 @@
-//! The kinds of damage to metadata, each with a permanent name, a severity and the lost regions.
+//! The kinds of damage to metadata, and the messages about them.
+//!
+//! `table` has the facts about each kind: its permanent code, its severity, the damaged block and
+//! the regions whose state it costs.
 
 use std::fmt;
 
-use persistent_data::block::BlockError;
-use persistent_data::error::{ArrayError, NodeError};
-use persistent_data::format::ENTRIES_PER_BITMAP;
 use persistent_data::space_map::SpaceMapDamage;
 use persistent_data::transaction::SUPERBLOCK;
 use persistent_data::{BlockNr, Error};
 
-use crate::geometry::{GeometryError, RegionRange};
+use crate::geometry::RegionRange;
 use crate::metadata::superblock::SuperblockError;
+
+mod table;
 
 /// Severity of damage. The classification was found by tests with a real kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,130 +106,6 @@ pub enum Damage {
     SpaceMap(SpaceMapDamage),
 }
 
-/// Returns the permanent name of the damage to a block in the structure `$place`.
-macro_rules! block_codes {
-    ($place:literal, $error:expr) => {
-        match $error {
-            Error::Read { .. } => concat!($place, "-unreadable"),
-            Error::OutOfRange { .. } => concat!($place, "-out-of-range"),
-            Error::Block { source: BlockError::Checksum { .. }, .. } => {
-                concat!($place, "-checksum")
-            }
-            Error::Block { .. } => concat!($place, "-block-number"),
-            Error::Node { source, .. } => match source {
-                NodeError::Flags(_) => concat!($place, "-flags"),
-                NodeError::ValueSize { .. } => concat!($place, "-value-size"),
-                NodeError::Capacity { .. } => concat!($place, "-capacity"),
-                NodeError::Overfull { .. } | NodeError::Empty => concat!($place, "-entries"),
-                NodeError::KeyOrder { .. } | NodeError::KeyRange { .. } => {
-                    concat!($place, "-keys")
-                }
-                _ => concat!($place, "-depth"),
-            },
-            Error::Array { source, .. } => match source {
-                ArrayError::ValueSize { .. } => concat!($place, "-value-size"),
-                ArrayError::Capacity { .. } => concat!($place, "-capacity"),
-                _ => concat!($place, "-entries"),
-            },
-            _ => concat!($place, "-unusable"),
-        }
-    };
-}
-
-impl Damage {
-    /// Returns the severity.
-    pub fn severity(&self) -> Severity {
-        match self {
-            Self::SuperblockFlags(_) | Self::SuperblockReserved | Self::BitsetPadding { .. } => {
-                Severity::Warning
-            }
-            Self::SpaceMap(damage) => match damage {
-                SpaceMapDamage::NotZero { .. }
-                | SpaceMapDamage::NodePadding { .. }
-                | SpaceMapDamage::PastEnd { .. } => Severity::Warning,
-                // Freeing these blocks later would wrap it to zero: the bitmap would count as full.
-                SpaceMapDamage::NrFreeHigh { found, .. }
-                    if *found > u32::MAX - ENTRIES_PER_BITMAP as u32 =>
-                {
-                    Severity::Fatal
-                }
-                SpaceMapDamage::NrFreeHigh { .. }
-                | SpaceMapDamage::NrAllocated { .. }
-                | SpaceMapDamage::CountNeedless { .. }
-                | SpaceMapDamage::Leak { .. } => Severity::Leak,
-                _ => Severity::Fatal,
-            },
-            _ => Severity::Fatal,
-        }
-    }
-
-    /// Returns a name for scripts. Its meaning never changes.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Superblock(error) => superblock_code(error),
-            Self::SuperblockFlags(_) => "superblock-flags",
-            Self::SuperblockReserved => "superblock-reserved",
-            Self::BitsetNode { error, .. } => block_codes!("bitset-node", error),
-            Self::BitsetPadding { .. } => "bitset-node-not-zero",
-            Self::BitsetBlock { error, .. } => block_codes!("bitset-block", error),
-            Self::BitsetMissing { .. } => "bitset-missing",
-            Self::BitsetExtra { .. } => "bitset-extra",
-            Self::BitsetTrailingBits { .. } => "bitset-trailing-bits",
-            Self::Shared { .. } => "block-shared",
-            Self::NoRoom { .. } => "space-map-full",
-            Self::SpaceMap(damage) => space_map_code(damage),
-        }
-    }
-
-    /// Returns the damaged block, or the first of several.
-    pub fn block(&self) -> Option<BlockNr> {
-        match self {
-            Self::Superblock(SuperblockError::NoRoom)
-            | Self::BitsetMissing { .. }
-            | Self::NoRoom { .. } => None,
-            Self::Superblock(_) | Self::SuperblockFlags(_) | Self::SuperblockReserved => {
-                Some(SUPERBLOCK)
-            }
-            Self::BitsetNode { at, .. }
-            | Self::BitsetPadding { at }
-            | Self::BitsetBlock { at, .. }
-            | Self::BitsetExtra { at, .. }
-            | Self::BitsetTrailingBits { at }
-            | Self::Shared { at, .. } => Some(*at),
-            Self::SpaceMap(damage) => match damage {
-                SpaceMapDamage::Size { .. } | SpaceMapDamage::NrAllocated { .. } => {
-                    Some(SUPERBLOCK)
-                }
-                SpaceMapDamage::Index { at, .. }
-                | SpaceMapDamage::NrFreeLow { at, .. }
-                | SpaceMapDamage::NrFreeHigh { at, .. }
-                | SpaceMapDamage::Hint { at, .. }
-                | SpaceMapDamage::Bitmap { at, .. }
-                | SpaceMapDamage::RefCountTree { at, .. }
-                | SpaceMapDamage::PastEnd { at }
-                | SpaceMapDamage::NodePadding { at }
-                | SpaceMapDamage::NotZero { at, .. } => Some(*at),
-                SpaceMapDamage::CountMissing { blocks }
-                | SpaceMapDamage::CountLow { blocks, .. }
-                | SpaceMapDamage::Leak { blocks, .. } => Some(BlockNr(blocks.start)),
-                SpaceMapDamage::CountNeedless { block } => Some(BlockNr(*block)),
-                _ => None,
-            },
-        }
-    }
-
-    /// Returns the regions whose state is lost or in doubt, half-open.
-    pub fn regions(&self) -> Option<RegionRange> {
-        match self {
-            Self::BitsetNode { regions, .. }
-            | Self::BitsetBlock { regions, .. }
-            | Self::BitsetMissing { regions } => Some(regions.clone()),
-            Self::Shared { regions, .. } => regions.clone(),
-            _ => None,
-        }
-    }
-}
-
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -315,41 +193,5 @@ fn cause(error: &Error) -> String {
             format!("this is past the end of the device at block {nr_blocks}")
         }
         other => other.to_string(),
-    }
-}
-
-fn superblock_code(error: &SuperblockError) -> &'static str {
-    match error {
-        SuperblockError::NoRoom => "device-too-small",
-        SuperblockError::Read(_) => "superblock-unreadable",
-        SuperblockError::Unformatted => "superblock-unformatted",
-        SuperblockError::Unfinished => "superblock-unfinished",
-        SuperblockError::Magic { .. } => "superblock-magic",
-        SuperblockError::Block(BlockError::Checksum { .. }) => "superblock-checksum",
-        SuperblockError::Block(_) => "superblock-block-number",
-        SuperblockError::Version { .. } => "superblock-version",
-        SuperblockError::Geometry(GeometryError::RegionSize(_)) => "superblock-region-size",
-        SuperblockError::Geometry(_) => "superblock-target-size",
-    }
-}
-
-fn space_map_code(damage: &SpaceMapDamage) -> &'static str {
-    match damage {
-        SpaceMapDamage::Size { .. } => "space-map-size",
-        SpaceMapDamage::Index { error, .. } => block_codes!("space-map-index", error),
-        SpaceMapDamage::Bitmap { error, .. } => block_codes!("space-map-bitmap", error),
-        SpaceMapDamage::RefCountTree { error, .. } => block_codes!("ref-count-tree", error),
-        SpaceMapDamage::NrFreeLow { .. } => "space-map-free-too-low",
-        SpaceMapDamage::NrFreeHigh { .. } => "space-map-free-too-high",
-        SpaceMapDamage::Hint { .. } => "space-map-hint",
-        SpaceMapDamage::NrAllocated { .. } => "space-map-used",
-        SpaceMapDamage::PastEnd { .. } => "space-map-past-end",
-        SpaceMapDamage::NotZero { .. } => "space-map-not-zero",
-        SpaceMapDamage::NodePadding { .. } => "ref-count-tree-not-zero",
-        SpaceMapDamage::CountMissing { .. } => "ref-count-missing",
-        SpaceMapDamage::CountNeedless { .. } => "ref-count-needless",
-        SpaceMapDamage::CountLow { .. } => "ref-count-too-low",
-        SpaceMapDamage::Leak { .. } => "leaked-blocks",
-        _ => "space-map",
     }
 }

@@ -78,7 +78,7 @@ impl Peer<'_> {
     /// unread.
     fn expect_there(&self) -> Result<(), Stop> {
         if self.connection.is_ending() {
-            return Err(Refusal::new(ErrorKind::Stopped, "the daemon ends").into());
+            return Err(Refusal::new(ErrorKind::Stopped, "the daemon is stopping").into());
         }
         let mut byte = [0];
         match recv(self.stream, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT) {

@@ -17,10 +17,10 @@ const BACKLOG: i32 = 64;
 #[non_exhaustive]
 pub enum BindError {
     /// Another daemon has the socket.
-    #[error("another daemon has the control socket {}", .0.display())]
+    #[error("another daemon uses the control socket {}", .0.display())]
     InUse(PathBuf),
     /// A file that is not a socket is in its place.
-    #[error("{} is there, and is no socket: it is left alone", .0.display())]
+    #[error("{} exists and is not a socket: it is left alone", .0.display())]
     NoSocket(PathBuf),
     /// An I/O error.
     #[error("cannot make the control socket {}", path.display())]

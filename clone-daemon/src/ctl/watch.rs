@@ -61,7 +61,7 @@ fn watch(
     };
     let mut meter = Meter::default();
     loop {
-        let size = terminal.size().context("how large is the terminal?")?;
+        let size = terminal.size().context("cannot get the size of the terminal")?;
         let cells = screen::cells(size.into()).min(CELLS_MAX);
         let snapshot = snapshot(daemon, &name, cells)?;
         let rates = meter.note(&snapshot);
@@ -114,7 +114,7 @@ fn print(daemon: &Connection, first: Snapshot, interval: Duration) -> Result<()>
         let rates = meter.note(&snapshot);
         output::write_to(None, |to| writeln!(to, "{}", line(&snapshot, &rates)))?;
         if snapshot.clone.state != "running" {
-            bail!("the clone has failed; clonectl events {} tells more", snapshot.clone.name);
+            bail!("the clone has failed; see clonectl events {}", snapshot.clone.name);
         }
         if snapshot.clone.complete {
             return Ok(());

@@ -98,7 +98,7 @@ impl Listeners {
             host.add_exporter(Arc::<crate::export::ublk::UblkExporter>::default());
         }
         if nbd.is_none() && args.fuse.is_none() && !args.ublk {
-            tracing::warn!("clones hydrate, and nobody can use them: --nbd and --fuse serve them");
+            tracing::warn!("copying only: no client can connect. Add --nbd or --fuse");
         }
         let metrics = args.metrics.map(|address| BoundMetrics::bind(address, args.insecure));
         let control = control_socket(args.control.as_deref())?;
@@ -116,10 +116,7 @@ impl Listeners {
             self.nbd.as_ref().map(|nbd| nbd.open(host.clone(), self.nbd_options)).transpose()?;
         let control = self.control.map(|socket| socket.serve(host.clone())).transpose()?;
         if let Some(control) = &control {
-            tracing::info!(
-                "clonectl --socket {} asks and changes things",
-                control.path().display()
-            );
+            tracing::info!("control socket for clonectl --socket {}", control.path().display());
         }
         let metrics = self.metrics.map(|bound| bound.with_nbd(nbd).serve(host.clone()));
         let metrics = metrics.transpose()?;

@@ -197,6 +197,6 @@ pub(super) fn say_stopping() {
 /// Sends a message to systemd. Does nothing if systemd does not listen.
 fn say(states: &[NotifyState<'_>]) {
     if let Err(error) = notify(states) {
-        tracing::warn!("systemd cannot be told: {error}");
+        tracing::warn!("cannot notify systemd: {error}");
     }
 }

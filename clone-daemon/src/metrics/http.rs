@@ -63,7 +63,7 @@ impl Serve for Pages {
 
     fn refuse(&self, socket: OwnedFd) {
         let mut stream = TcpStream::from(socket);
-        let busy = Answer::plain("503 Service Unavailable", "too many ask at a time\n");
+        let busy = Answer::plain("503 Service Unavailable", "too many connections\n");
         // A client that does not read the answer sees a closed connection.
         let _ = stream.set_nonblocking(true).and_then(|()| stream.write(&busy.bytes(true)));
     }
@@ -73,9 +73,10 @@ impl Pages {
     fn talk(&self, mut stream: &TcpStream, connection: &ConnectionState) -> io::Result<()> {
         let until = Instant::now() + TIME;
         let asked = match read_request(stream, Instant::now() + ASK_TIME) {
-            Err(error) if is_late(&error) => {
-                Err(Answer::plain("408 Request Timeout", "no request came in time\n"))
-            }
+            Err(error) if is_late(&error) => Err(Answer::plain(
+                "408 Request Timeout",
+                "timed out before the end of the request\n",
+            )),
             asked => asked?,
         };
         connection.wait_for_peer(false);
@@ -96,7 +97,7 @@ impl Pages {
 
     fn answer(&self, method: &str, path: &str) -> Answer {
         if !matches!(method, "GET" | "HEAD") {
-            return Answer::plain("405 Method Not Allowed", "only GET, and HEAD\n");
+            return Answer::plain("405 Method Not Allowed", "only GET and HEAD are allowed\n");
         }
         match path.split('?').next() {
             Some("/metrics") => match text(&self.registry) {

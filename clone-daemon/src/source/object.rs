@@ -219,7 +219,7 @@ impl Remote for Object {
         check(status, &headers, &range, &self.identity)?;
         let (bytes, _) = got.map_err(unusable)?;
         if bytes.len() != into.len() {
-            let told = format!("{} bytes came where {len} were asked for", bytes.len());
+            let told = format!("received {} bytes, requested {len}", bytes.len());
             return Err(RemoteError::Passing(io::Error::other(told)));
         }
         into.copy_from_slice(&bytes);
@@ -252,7 +252,7 @@ impl Call {
             (Some(Outcome::RemoteError(trouble)), _) => Err(trouble),
             // For example, credentials are missing, or their provider is unreachable.
             (None, Some(error)) => Err(RemoteError::Passing(io::Error::other(error.to_string()))),
-            (None, None) => Err(RemoteError::Passing(io::Error::other("nothing was asked"))),
+            (None, None) => Err(RemoteError::Passing(io::Error::other("no request was sent"))),
         }
     }
 
@@ -315,7 +315,7 @@ impl Client {
         call: Option<&Call>,
     ) -> Result<HttpResponse, RemoteError> {
         if !self.allows_http && request.uri().scheme() != Some(&Scheme::HTTPS) {
-            let told = "the endpoint is http://, and AWS_ALLOW_HTTP or its like is not true";
+            let told = "the endpoint is http://, and AWS_ALLOW_HTTP or its equivalent is not true";
             return Err(RemoteError::Final(io::Error::other(told)));
         }
         let left = match call {
@@ -361,9 +361,9 @@ fn body_of(response: &mut Response<Body>, most: u64) -> Result<Vec<u8>, RemoteEr
     let read = io::copy(&mut io::Read::take(body, most.saturating_add(1)), &mut bytes);
     match read {
         Ok(read) if read <= most => Ok(bytes),
-        Ok(_) => Err(RemoteError::Passing(io::Error::other("more bytes came than asked for"))),
+        Ok(_) => Err(RemoteError::Passing(io::Error::other("received more bytes than requested"))),
         Err(error) => {
-            let told = format!("the body did not come: {error}");
+            let told = format!("the body was not received: {error}");
             Err(RemoteError::Passing(io::Error::new(error.kind(), told)))
         }
     }

@@ -46,7 +46,7 @@ impl ReadData for Absent {
     }
 
     fn read_at(&self, _: u64, _: &mut [u8]) -> io::Result<()> {
-        Err(io::Error::new(io::ErrorKind::NotFound, "the source is not there any more"))
+        Err(io::Error::new(io::ErrorKind::NotFound, "the source no longer exists"))
     }
 }
 

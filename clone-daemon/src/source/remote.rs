@@ -48,7 +48,8 @@ pub trait Remote: Send + Sync + 'static {
     /// opened.
     ///
     /// # Errors
-    /// [`RemoteError`]. It is [`RemoteError::Passing`] if `deadline` passes before everything is read.
+    /// [`RemoteError`]. It is [`RemoteError::Passing`] if `deadline` passes before everything is
+    /// read.
     fn read_at(&self, offset: u64, into: &mut [u8], deadline: Instant) -> Result<(), RemoteError>;
 
     /// The extent that begins at `offset`, as far as the other side knows; see

@@ -65,7 +65,7 @@ impl EndReason {
     fn error(self) -> io::Error {
         match self {
             Self::Changed(changed) => changed.into(),
-            Self::Abandoned => io::Error::other("the source is not read any more"),
+            Self::Abandoned => io::Error::other("the source is no longer read"),
         }
     }
 }
@@ -260,7 +260,7 @@ impl RetryPolicy {
         tracing::debug!(source = %self.place, doing = %operation, tries, %error, "trying again");
         let is_news = operation.is_data() && tries == WARN_AFTER;
         if is_news && !mem::replace(&mut self.lock().is_warned, true) {
-            tracing::warn!(source = %self.place, "{operation} fails, and is tried again: {error}");
+            tracing::warn!(source = %self.place, "{operation} failed, and is retried: {error}");
         }
     }
 
@@ -338,11 +338,11 @@ impl RetryPolicy {
         let text = match last {
             Some(last) => {
                 let times = if count == 1 { "once" } else { &format!("{count} times") };
-                format!("{place}: {operation} was tried {times} in {seconds:.1} s; at last: {last}")
+                format!("{place}: {operation} failed {times} in {seconds:.1} s; last error: {last}")
             }
             None => format!(
-                "{place}: {operation} was not even tried in {seconds:.1} s, for other requests \
-                 were under way or the server wants to be left alone"
+                "{place}: {operation} was not attempted in {seconds:.1} s, because other requests \
+                 were in flight or the server asked to wait"
             ),
         };
         self.failed(io::Error::new(io::ErrorKind::TimedOut, text))

@@ -32,7 +32,7 @@ pub enum Address {
 
 /// A text that is not an address.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{0:?} is no address: it must be unix:PATH, tcp:ADDRESS:PORT or systemd")]
+#[error("{0:?} is not an address: it must be unix:PATH, tcp:ADDRESS:PORT or systemd")]
 pub struct AddressError(String);
 
 impl FromStr for Address {
@@ -87,21 +87,21 @@ pub struct BindOptions {
 pub enum BindError {
     /// Other machines could read and write the volumes without TLS.
     #[error(
-        "{0} can be reached from other machines, and there is no TLS: give a certificate, or \
-         --insecure if everybody who can reach it may read and write"
+        "{0} is not a loopback address, and requires --tls-cert; or use --insecure if everyone who \
+         can reach it may read and write"
     )]
     Insecure(SocketAddr),
     /// The path is not a socket.
-    #[error("{} exists and is no socket", .0.display())]
+    #[error("{} exists and is not a socket", .0.display())]
     NoSocket(PathBuf),
     /// Another process listens on the path.
-    #[error("somebody else listens on {}", .0.display())]
+    #[error("another program listens on {}", .0.display())]
     InUse(PathBuf),
     /// No sockets were passed.
-    #[error("no sockets were passed on by systemd (LISTEN_FDS)")]
+    #[error("systemd passed on no sockets (LISTEN_FDS)")]
     NonePassed,
     /// A passed socket cannot be used.
-    #[error("socket {0} of those passed on by systemd does not listen for streams")]
+    #[error("socket {0} from systemd is not a listening stream socket")]
     Passed(usize, #[source] io::Error),
     /// A system call failed.
     #[error("cannot listen on {0}")]

@@ -193,7 +193,7 @@ impl Session {
             errno::ENOTSUP => "it would have to be written",
             errno::EOVERFLOW => "too long for one read",
             errno::ENOSPC => "past the end of the export",
-            _ => "the request makes no sense here",
+            _ => "the request is invalid",
         };
         self.fail(header, error, reason);
     }

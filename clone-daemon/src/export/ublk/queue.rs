@@ -134,7 +134,7 @@ impl Queue {
 
     /// Logs an error that ends the thread. The kernel notices that and removes the device.
     fn give_up(&self, error: &io::Error) {
-        tracing::error!("queue {} of a ublk device is not served any more: {error}", self.number);
+        tracing::error!("queue {} of a ublk device is no longer served: {error}", self.number);
     }
 
     fn finish_ended(&mut self) -> io::Result<()> {
@@ -194,7 +194,7 @@ impl Queue {
 
     fn command(&mut self, what: Command, tag: u16, result: i32) -> io::Result<()> {
         let Some(buffer) = self.buffers.get_mut(usize::from(tag)) else {
-            return Err(io::Error::other("a tag that there is not"));
+            return Err(io::Error::other("an unknown tag"));
         };
         let addr = buffer.as_mut_ptr() as u64;
         let command = IoCommand { q_id: self.number, tag, result, addr };

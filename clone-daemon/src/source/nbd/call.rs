@@ -279,7 +279,7 @@ impl<'a> Call<'a> {
         let cookie = message.cookie;
         let mut state = self.connection.state();
         let Some(request) = state.requests.get_mut(&cookie) else {
-            return violation("a reply to nothing that was asked");
+            return violation("a reply without a request");
         };
         if let Some(range) = request.take(format, message)? {
             inbound.data = Some(Data { cookie, range });
@@ -303,7 +303,7 @@ impl<'a> Call<'a> {
         if self.cookies.contains(&data.cookie) {
             into = place(&data.range, self.offset).and_then(|place| self.into.get_mut(place));
             if into.is_none() {
-                return Err(NbdError::Violation("data that nobody has room for".into()));
+                return Err(NbdError::Violation("data without a request".into()));
             }
         }
         while !data.range.is_empty() {

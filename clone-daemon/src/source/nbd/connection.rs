@@ -117,7 +117,7 @@ impl Connection {
     pub(super) fn is_over(&self) -> bool {
         let is_over = self.stream.is_over();
         if is_over {
-            let why = NbdError::Closed("the server has ended it".into());
+            let why = NbdError::Closed("the server ended it".into());
             self.close(&mut lock(&self.state), &why);
         }
         is_over
@@ -125,7 +125,7 @@ impl Connection {
 
     /// Closes the connection because it is no longer needed.
     pub(super) fn abandon(&self) {
-        let why = NbdError::Closed("nobody wants it any more".into());
+        let why = NbdError::Closed("unused".into());
         self.close(&mut lock(&self.state), &why);
     }
 

@@ -253,11 +253,11 @@ impl Greeting<'_> {
         let answer = self.negotiation(option::SET_META_CONTEXT, &data, |reply, payload| {
             let (rest, number) = parse(be_u32, payload)?;
             if reply != option_reply::META_CONTEXT || rest != BASE_ALLOCATION.as_bytes() {
-                return nonsense("a context that was not asked for");
+                return nonsense("a context that was not requested");
             }
             match context.replace(number) {
                 None => Ok(()),
-                Some(_) => nonsense("the context is told twice"),
+                Some(_) => nonsense("the context is given twice"),
             }
         })?;
         Ok(match answer {
@@ -279,7 +279,7 @@ impl Greeting<'_> {
             add_info(payload, found)
         })?;
         if matches!(answer, Answer::Done) && !seen.has(info::EXPORT) {
-            return nonsense("it does not tell the size of the export");
+            return nonsense("it does not report the size of the export");
         }
         Ok(answer)
     }
@@ -325,9 +325,9 @@ impl SeenInfo {
     fn once(&mut self, payload: &[u8]) -> Result<(), NbdError> {
         let (rest, kind) = parse(be_u16, payload)?;
         match self.0.iter().find(|(seen, _)| *seen == kind) {
-            Some((_, before)) if before != rest => {
-                nonsense(format!("it tells two things of the export (information {kind})"))
-            }
+            Some((_, before)) if before != rest => nonsense(format!(
+                "it reports information {kind} of the export twice, with different values"
+            )),
             None if [info::EXPORT, info::DESCRIPTION, info::BLOCK_SIZE].contains(&kind) => {
                 self.0.push((kind, rest.to_vec()));
                 Ok(())

@@ -79,7 +79,7 @@ impl Pool {
         let mut state = lock(&self.state);
         loop {
             if self.end.load(Ordering::Relaxed) {
-                return Err(NbdError::Closed("nobody wants it any more".into()));
+                return Err(NbdError::Closed("unused".into()));
             }
             let before = state.open.len();
             state.open.retain(|connection| !connection.is_closed());

@@ -160,7 +160,7 @@ fn chunk(wide: bool, rest: &[u8], bytes: &[u8], header: usize) -> Result<Parsed,
     let body = body(kind, payload, len)?;
     let done = flags & chunk::DONE != 0;
     if body == Body::Nothing && !done {
-        return violation("a chunk with nothing in it does not end the reply");
+        return violation("an empty chunk that does not end the reply");
     }
     Ok(Parsed::Message(end, Message { cookie, offset, done, body }))
 }
@@ -230,7 +230,7 @@ fn body(kind: u16, payload: &[u8], len: u64) -> Result<Body, Violation> {
                 return violation("the text of an error is longer than its chunk");
             };
             if error == 0 {
-                return violation("an error that is none");
+                return violation("an error of number 0");
             }
             Ok(Body::Error { error, text: printable(text) })
         }

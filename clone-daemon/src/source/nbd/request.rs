@@ -81,7 +81,7 @@ impl Request {
         message: Message,
     ) -> Result<Option<Range<u64>>, Violation> {
         if self.done {
-            return violation("a reply goes on after its end");
+            return violation("a reply continues after its end");
         }
         // The cookie and the offset both identify the request.
         if message.offset.is_some_and(|offset| offset != self.range.start) {
@@ -103,7 +103,7 @@ impl Request {
             }
             (Body::Status { context, extents }, Command::Status { context: agreed }) => {
                 if context != agreed || self.extents.is_some() {
-                    return violation("a block status that was not asked for");
+                    return violation("a block status that was not requested");
                 }
                 self.check(&extents)?;
                 self.extents = Some(extents);
@@ -153,7 +153,7 @@ impl Request {
         let mut at = self.range.start;
         for run in extents {
             if at >= self.range.end {
-                return violation("more extents than were asked for");
+                return violation("more extents than were requested");
             }
             let Some(end) = at.checked_add(run.len) else {
                 return violation(format!("an extent of {} bytes at {at}", run.len));
@@ -175,7 +175,7 @@ impl Request {
         };
         let command = match self.command {
             Command::Read => "read",
-            Command::Status { .. } => "tell the extents of",
+            Command::Status { .. } => "report the extents of",
         };
         Err(NbdError::Server { command, start: self.range.start, end: self.range.end, error, text })
     }

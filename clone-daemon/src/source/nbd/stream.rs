@@ -233,7 +233,7 @@ fn left(deadline: Instant) -> io::Result<Duration> {
 
 fn not_ended(end: &AtomicBool) -> io::Result<()> {
     match end.load(Ordering::Relaxed) {
-        true => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "nobody wants it any more")),
+        true => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "unused")),
         false => Ok(()),
     }
 }
