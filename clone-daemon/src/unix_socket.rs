@@ -25,7 +25,7 @@ pub(crate) enum SocketError {
     #[error("another server listens there")]
     InUse,
     /// A file that is not a socket is at the path.
-    #[error("it is no socket")]
+    #[error("it exists and is not a socket")]
     NoSocket,
     /// A system call failed.
     #[error(transparent)]
