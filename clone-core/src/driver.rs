@@ -22,7 +22,7 @@
 //! |---|---|---|
 //! | `RunningClone::threads` | that one thread ends a clone | first; held until it has ended |
 //! | `WorkerPool::state` | the engine, the queue, requests and copies | after that, or alone |
-//! | `FastPath::lanes` | the list of lanes, whether lanes are closed | after `WorkerPool::state`, or alone |
+//! | `FastPath::lanes` | the lanes, whether they are closed | after `WorkerPool::state`, or alone |
 //! | `EventLog::listener` | the listener | with none of those above |
 //! | `EventLog::book` | the last events, calls that wait | after any of those above |
 //! | metadata | metadata | by a worker that holds no other |
@@ -31,13 +31,13 @@
 //! | `Flushes` | that flushes run one at a time, and whether one failed | likewise |
 //! | the one of a `Tail` | memory from which the last blocks are written | likewise |
 //!
-//! *Invariant:* while `WorkerPool::state` is held, no device is accessed, no callback is called and no
-//! large memory is copied. The exceptions are a copy of a [trace](RunningClone::trace), 16 MiB at
-//! most, and of the list of [failed regions](RunningClone::failed_regions), for callers that ask for
-//! them. Locks held during I/O are: the lock of a copy's buffer, for reading, while it is stored;
-//! the lock of metadata during a commit, of which there is one at a time anyway; and the locks of a
-//! `FileDestination`: those of blocks that direct I/O changes, of flushes, and of the end of a
-//! file.
+//! *Invariant:* while `WorkerPool::state` is held, no device is accessed, no callback is called and
+//! no large memory is copied. The exceptions are a copy of a [trace](RunningClone::trace), 16 MiB
+//! at most, and of the list of [failed regions](RunningClone::failed_regions), for callers that ask
+//! for them. Locks held during I/O are: the lock of a copy's buffer, for reading, while it is
+//! stored; the lock of metadata during a commit, of which there is one at a time anyway; and the
+//! locks of a `FileDestination`: those of blocks that direct I/O changes, of flushes, and of the
+//! end of a file.
 //!
 //! *Invariant:* a callback runs on a worker, regardless of the thread whose event led to the
 //! answer, and also if the clone has failed or was stopped. A server may therefore hold a lock that

@@ -361,7 +361,7 @@ fn without_superblock<D: ReadDevice + ?Sized>(
             finds = search.fill(&mut regions);
         }
         Confidence::NewerMayBeLost(lost) => {
-            newest_commit::keep_bounds(&scanned, &base, &nodes, lost, &mut regions)
+            newest_commit::keep_bounds(&scanned, &base, &nodes, lost, &mut regions);
         }
         Confidence::NoBounds => regions = scanned.nothing_known(),
     }

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
+use clone_core::sync::lock;
 use rustix::io::Errno;
 use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
 
@@ -16,17 +17,17 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Maximum wait for the threads of evicted connections, and the interval at which they are checked.
 const LEAVING_TIME: Duration = Duration::from_secs(1);
-const GLANCE: Duration = Duration::from_millis(5);
+const EVICTED_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A listening socket with its acceptor thread, until it is stopped or dropped.
-pub(crate) struct Listening {
+pub(crate) struct ConnectionServer {
     shared: Arc<Shared>,
     acceptor: Mutex<Option<JoinHandle<()>>>,
 }
 
 struct Shared {
     socket: OwnedFd,
-    is_over: AtomicBool,
+    is_ending: AtomicBool,
     connections: Mutex<Connections>,
 }
 
@@ -48,8 +49,8 @@ struct Connection {
 
 /// A server for connections.
 pub(crate) trait Serve: Send + Sync + 'static {
-    /// Serves one peer until it disconnects, or until `over` is set. The socket is blocking.
-    fn serve(&self, socket: OwnedFd, over: &Over);
+    /// Serves one peer until it disconnects, or until the connection [has to end](ConnectionState::is_ending). The socket is blocking.
+    fn serve(&self, socket: OwnedFd, connection: &ConnectionState);
 
     /// Refuses a connection because there are too many. This must not wait for the peer.
     fn refuse(&self, socket: OwnedFd) {
@@ -58,28 +59,28 @@ pub(crate) trait Serve: Send + Sync + 'static {
 }
 
 /// The state that a connection shares with the listening socket.
-pub(crate) struct Over {
+pub(crate) struct ConnectionState {
     shared: Arc<Shared>,
     id: u64,
 }
 
-impl Over {
+impl ConnectionState {
     /// Returns whether the connection has to end.
-    pub(crate) fn is_now(&self) -> bool {
-        self.shared.is_over.load(Ordering::SeqCst)
+    pub(crate) fn is_ending(&self) -> bool {
+        self.shared.is_ending.load(Ordering::SeqCst)
     }
 
     /// Records whether the connection waits for its peer; it does at the beginning. A waiting
     /// connection may be evicted for a new one.
     pub(crate) fn wait_for_peer(&self, waits: bool) {
-        if let Some(connection) = lock(&self.shared).open.get_mut(&self.id) {
+        if let Some(connection) = lock(&self.shared.connections).open.get_mut(&self.id) {
             let since = connection.idle_since.or_else(|| Some(Instant::now()));
             connection.idle_since = since.filter(|_| waits);
         }
     }
 }
 
-impl Listening {
+impl ConnectionServer {
     /// Starts a thread that lets `server` serve the connections to `socket`, up to
     /// `connections_max` at a time.
     ///
@@ -93,7 +94,7 @@ impl Listening {
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             socket,
-            is_over: AtomicBool::new(false),
+            is_ending: AtomicBool::new(false),
             connections: Mutex::default(),
         });
         let (theirs, server, thread) = (shared.clone(), Arc::new(server), name.to_owned());
@@ -105,13 +106,13 @@ impl Listening {
 
     /// Stops accepting connections and requests. Replies can still be sent.
     pub(crate) fn close(&self) {
-        let acceptor = self.acceptor.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let acceptor = lock(&self.acceptor).take();
         let Some(acceptor) = acceptor else { return };
-        self.shared.is_over.store(true, Ordering::SeqCst);
+        self.shared.is_ending.store(true, Ordering::SeqCst);
         // This wakes the acceptor. It fails if the socket was shut down before.
         let _ = shutdown(&self.shared.socket, Shutdown::Both);
         let _ = acceptor.join();
-        for connection in lock(&self.shared).open.values() {
+        for connection in lock(&self.shared.connections).open.values() {
             let _ = shutdown(&connection.socket, Shutdown::Read);
         }
     }
@@ -119,7 +120,7 @@ impl Listening {
     /// Stops accepting connections, closes all of them, and waits for their threads.
     pub(crate) fn stop(&mut self) {
         self.close();
-        let mut connections = lock(&self.shared);
+        let mut connections = lock(&self.shared.connections);
         let open: Vec<Connection> = connections.open.drain().map(|(_, open)| open).collect();
         let mut threads = std::mem::take(&mut connections.leaving);
         drop(connections);
@@ -133,14 +134,10 @@ impl Listening {
     }
 }
 
-impl Drop for Listening {
+impl Drop for ConnectionServer {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-fn lock(shared: &Shared) -> MutexGuard<'_, Connections> {
-    shared.connections.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Connections {
@@ -166,24 +163,24 @@ impl Connections {
 fn make_room(shared: &Shared, most: usize) -> bool {
     let until = Instant::now() + LEAVING_TIME;
     loop {
-        let mut connections = lock(shared);
+        let mut connections = lock(&shared.connections);
         connections.leaving.retain(|thread| !thread.is_finished());
         if connections.leaving.len() < most {
             return connections.make_room(most);
         }
         drop(connections);
-        if shared.is_over.load(Ordering::SeqCst) || Instant::now() >= until {
+        if shared.is_ending.load(Ordering::SeqCst) || Instant::now() >= until {
             return false;
         }
-        thread::sleep(GLANCE);
+        thread::sleep(EVICTED_POLL_INTERVAL);
     }
 }
 
 fn accept_all<S: Serve>(shared: &Arc<Shared>, server: &Arc<S>, most: usize, name: &str) {
-    let is_over = || shared.is_over.load(Ordering::SeqCst);
-    while !is_over() {
+    let is_ending = || shared.is_ending.load(Ordering::SeqCst);
+    while !is_ending() {
         match accept_with(&shared.socket, SocketFlags::CLOEXEC) {
-            Ok(_) if is_over() => {}
+            Ok(_) if is_ending() => {}
             Ok(socket) if !make_room(shared, most) => server.refuse(socket),
             Ok(socket) => {
                 if let Err(error) = begin(shared, server, socket, name) {
@@ -191,7 +188,7 @@ fn accept_all<S: Serve>(shared: &Arc<Shared>, server: &Arc<S>, most: usize, name
                 }
             }
             Err(Errno::INTR | Errno::CONNABORTED) => {}
-            Err(_) if is_over() => {}
+            Err(_) if is_ending() => {}
             Err(error) => {
                 tracing::warn!("{name}: cannot accept: {error}");
                 thread::sleep(PAUSE);
@@ -207,14 +204,14 @@ fn begin<S: Serve>(
     name: &str,
 ) -> io::Result<()> {
     let ours = socket.as_fd().try_clone_to_owned()?;
-    let mut connections = lock(shared);
+    let mut connections = lock(&shared.connections);
     let id = connections.next;
     connections.next += 1;
     let (theirs, server) = (shared.clone(), server.clone());
     // The thread waits for this lock before it removes its entry, so the entry exists by then.
     let thread = Builder::new().name(name.into()).spawn(move || {
-        let _leaves = Leaves { shared: theirs.clone(), id };
-        server.serve(socket, &Over { shared: theirs, id });
+        let _entry = EntryGuard { shared: theirs.clone(), id };
+        server.serve(socket, &ConnectionState { shared: theirs, id });
     })?;
     let idle_since = Some(Instant::now());
     connections.open.insert(id, Connection { socket: ours, thread: Some(thread), idle_since });
@@ -222,13 +219,13 @@ fn begin<S: Serve>(
 }
 
 /// Removes a connection from the list when its thread ends for any reason.
-struct Leaves {
+struct EntryGuard {
     shared: Arc<Shared>,
     id: u64,
 }
 
-impl Drop for Leaves {
+impl Drop for EntryGuard {
     fn drop(&mut self) {
-        lock(&self.shared).open.remove(&self.id);
+        lock(&self.shared.connections).open.remove(&self.id);
     }
 }

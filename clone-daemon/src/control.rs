@@ -21,10 +21,10 @@ use rustix::process::geteuid;
 use self::commands::Verbs;
 use self::line::{LineError, Lines};
 use self::protocol::{ErrorKind, Refusal, Reply, Request};
-use self::socket::Bound;
 pub use self::socket::{BindError, check_place, default_path, service_path};
-use crate::connection_server::{Listening, Over, Serve};
+use crate::connection_server::{ConnectionServer, ConnectionState, Serve};
 use crate::host::Host;
+use crate::unix_socket::SocketFile;
 
 mod commands;
 pub mod hydration_map;
@@ -44,7 +44,7 @@ const IDLE_TIME: Duration = Duration::from_secs(120);
 
 /// A control socket that is bound but not served yet.
 pub struct BoundSocket {
-    bound: Bound,
+    file: SocketFile,
     socket: OwnedFd,
 }
 
@@ -55,8 +55,8 @@ impl BoundSocket {
     /// [`BindError::InUse`] if another daemon has the socket, [`BindError::NoSocket`] if another
     /// file is in its place, and [`BindError::Io`].
     pub fn bind(path: impl Into<PathBuf>) -> Result<Self, BindError> {
-        let (bound, socket) = Bound::bind(path.into())?;
-        Ok(Self { bound, socket })
+        let (file, socket) = socket::listen(path.into())?;
+        Ok(Self { file, socket })
     }
 
     /// Serves the clones of `host` on the socket.
@@ -64,23 +64,23 @@ impl BoundSocket {
     /// # Errors
     /// The thread of the listener cannot be started.
     pub fn serve(self, host: Arc<Host>) -> io::Result<Server> {
-        let Self { bound, socket } = self;
+        let Self { file, socket } = self;
         let control = Control { verbs: Verbs { host } };
-        let listening = Listening::start("control", socket, CONNECTIONS_MAX, control)?;
-        Ok(Server { listening, bound })
+        let listening = ConnectionServer::start("control", socket, CONNECTIONS_MAX, control)?;
+        Ok(Server { listening, file })
     }
 }
 
 /// A control socket that is being served, until this is stopped or dropped.
 pub struct Server {
-    listening: Listening,
-    bound: Bound,
+    listening: ConnectionServer,
+    file: SocketFile,
 }
 
 impl Server {
     /// Returns the path of the socket.
     pub fn path(&self) -> &Path {
-        self.bound.path()
+        self.file.path()
     }
 
     /// Accepts no more connections, and closes those that wait for an event or are idle. Requests
@@ -100,9 +100,9 @@ struct Control {
 }
 
 impl Serve for Control {
-    fn serve(&self, socket: OwnedFd, over: &Over) {
+    fn serve(&self, socket: OwnedFd, connection: &ConnectionState) {
         let stream = UnixStream::from(socket);
-        if let Err(error) = self.talk(&stream, over) {
+        if let Err(error) = self.talk(&stream, connection) {
             tracing::debug!("a control connection ended: {error}");
         }
     }
@@ -120,7 +120,7 @@ impl Serve for Control {
 }
 
 impl Control {
-    fn talk(&self, stream: &UnixStream, over: &Over) -> Result<(), LineError> {
+    fn talk(&self, stream: &UnixStream, connection: &ConnectionState) -> Result<(), LineError> {
         stream.set_write_timeout(Some(LINE_TIME))?;
         if !is_trusted(stream)? {
             let text = "only root and the user that the daemon runs as may do that".to_owned();
@@ -130,10 +130,10 @@ impl Control {
             );
         }
         let mut lines = Lines::new(stream);
-        while !over.is_now() {
-            over.wait_for_peer(true);
+        while !connection.is_ending() {
+            connection.wait_for_peer(true);
             let request = lines.next::<Request>(IDLE_TIME, LINE_TIME);
-            over.wait_for_peer(false);
+            connection.wait_for_peer(false);
             let request = match request {
                 Ok(Some(request)) => request,
                 Ok(None) => return Ok(()),
@@ -144,7 +144,7 @@ impl Control {
                     return Err(error);
                 }
             };
-            let last = match self.verbs.answer(request, stream, over) {
+            let last = match self.verbs.answer(request, stream, connection) {
                 Ok(()) => Reply::end(),
                 Err(commands::Stop::Refused(refusal)) => Reply::error(refusal),
                 Err(commands::Stop::Gone(error)) => return Err(error),

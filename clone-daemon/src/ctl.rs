@@ -71,7 +71,7 @@ fn joined(words: &[String]) -> Result<String> {
                 message
             } else {
                 let text = format!(
-                    "{sector} is no message; where dmsetup wants a sector, there is no other than 0"
+                    "{sector} is not a message; as the sector of dmsetup, only 0 is allowed"
                 );
                 return Err(usage_error::<ClonectlArgs>(text));
             }
@@ -94,12 +94,14 @@ fn line(args: &CreateArgs) -> Result<String> {
         word.is_empty() || word.starts_with('#') || word.contains(char::is_whitespace)
     };
     if let Some(word) = words.iter().find(cannot) {
-        let text =
-            format!("{word:?} cannot stand in a clonetab: it is empty, a comment or has gaps");
+        let text = format!(
+            "{word:?} cannot be written in a clonetab: it is empty, a comment or contains \
+             white space"
+        );
         return Err(usage_error::<ClonectlArgs>(text));
     }
     if !(4..=5).contains(&words.len()) {
-        let text = "a clone has a name, a source, a destination, metadata and, maybe, options";
+        let text = "a clone needs a name, a source, a destination, metadata and optional options";
         return Err(usage_error::<ClonectlArgs>(text));
     }
     let words = words.into_iter().enumerate().map(|(at, word)| match at {
@@ -111,8 +113,10 @@ fn line(args: &CreateArgs) -> Result<String> {
 
 /// Makes a path absolute, since cloned has another working directory.
 fn absolute(path: &str) -> Result<String> {
-    let absolute = std::path::absolute(path).with_context(|| format!("where is {path}?"))?;
-    let gaps = || anyhow!("{} cannot stand in a clonetab: it has gaps", absolute.display());
+    let absolute = std::path::absolute(path).with_context(|| format!("cannot find {path}"))?;
+    let gaps = || {
+        anyhow!("{} cannot be written in a clonetab: it contains white space", absolute.display())
+    };
     absolute
         .to_str()
         .filter(|path| !path.contains(char::is_whitespace))
@@ -188,7 +192,7 @@ fn reload(daemon: &Connection) -> Result<()> {
         failed => {
             let told = failed.iter().map(|(name, why)| format!("{name}: {why}"));
             let told: Vec<String> = told.collect();
-            Err(anyhow!("not all of the clonetab was taken: {}", told.join("; ")))
+            Err(anyhow!("parts of the clonetab were not applied: {}", told.join("; ")))
         }
     }
 }
@@ -204,7 +208,7 @@ fn print_event(item: Item, json: bool) -> Result<()> {
 }
 
 fn strange() -> anyhow::Error {
-    anyhow!("cloned gave another answer than this clonectl knows: use the one that came with it")
+    anyhow!("this clonectl does not know the answer of cloned: use the one that came with it")
 }
 
 #[cfg(test)]

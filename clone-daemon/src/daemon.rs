@@ -11,13 +11,13 @@ use clone_tools::common::output;
 
 use self::args::{CommonArgs, DaemonArgs, DaemonCommand, RunArgs, ServeArgs};
 use self::listeners::Listeners;
-use self::signals::{Asked, Attended, Watch, say_ready, say_stopping};
+use self::signals::{SignalRequest, TaskEnd, Watch, say_ready, say_stopping};
 use crate::host::setup::Plan;
 use crate::host::{Host, Reloaded};
 
 pub mod args;
 mod listeners;
-pub(crate) mod log;
+mod log;
 mod notify;
 mod signals;
 
@@ -45,7 +45,7 @@ fn dry_run(args: &RunArgs) -> Result<Exit> {
 fn run_one(args: &RunArgs) -> Result<Exit> {
     let spec = args.spec().map_err(usage_error::<DaemonArgs>)?;
     let host = Host::new(args.common.source.options(), None);
-    serve_until_asked(&args.common, host, move |host| {
+    serve_until_signal(&args.common, host, move |host| {
         host.start(spec, None)?;
         Ok(())
     })
@@ -53,15 +53,15 @@ fn run_one(args: &RunArgs) -> Result<Exit> {
 
 fn serve(args: &ServeArgs) -> Result<Exit> {
     let host = Host::new(args.common.source.options(), Some(args.clonetab.clone()));
-    serve_until_asked(&args.common, host, |host| {
-        tell(&host.reload()?);
+    serve_until_signal(&args.common, host, |host| {
+        log_reloaded(&host.reload()?);
         Ok(())
     })
 }
 
 /// Binds the listeners, sets up clones with `begin`, and serves them until a signal stops the
 /// daemon.
-fn serve_until_asked(
+fn serve_until_signal(
     common: &CommonArgs,
     host: Host,
     begin: impl FnOnce(&Host) -> Result<()> + Send + 'static,
@@ -86,9 +86,9 @@ fn serve_watched(
 ) -> Result<()> {
     // Addresses that cannot be bound are reported before anything is created.
     let listeners = Listeners::bind(common, host)?;
-    let begun = match watch.attend(host, begin) {
-        Ok(Attended::Done(begun)) => begun,
-        Ok(Attended::Stop) => {
+    let begun = match watch.run_task(host, begin) {
+        Ok(TaskEnd::Done(begun)) => begun,
+        Ok(TaskEnd::Stop) => {
             say_stopping();
             return host.stop();
         }
@@ -103,10 +103,10 @@ fn serve_watched(
         }
     };
     say_ready(host);
-    while watch.wait(host) == Asked::Reload {
-        match watch.attend(host, reload) {
-            Ok(Attended::Done(())) => {}
-            Ok(Attended::Stop) => break,
+    while watch.wait(host) == SignalRequest::Reload {
+        match watch.run_task(host, reload) {
+            Ok(TaskEnd::Done(())) => {}
+            Ok(TaskEnd::Stop) => break,
             Err(error) => tracing::error!("the table may not have been read: {error:#}"),
         }
         say_ready(host);
@@ -125,12 +125,12 @@ fn serve_watched(
 
 fn reload(host: &Host) {
     match host.reload() {
-        Ok(reloaded) => tell(&reloaded),
+        Ok(reloaded) => log_reloaded(&reloaded),
         Err(error) => tracing::error!("nothing was changed: {error}"),
     }
 }
 
-fn tell(reloaded: &Reloaded) {
+fn log_reloaded(reloaded: &Reloaded) {
     let Reloaded { added, removed, changed, failed } = reloaded;
     for (name, why) in failed {
         tracing::error!(clone = name, "{why}");
@@ -138,7 +138,7 @@ fn tell(reloaded: &Reloaded) {
     for name in changed {
         tracing::warn!(
             clone = name,
-            "its line has changed: it goes on as it was until it is removed and created again"
+            "its line has changed: it continues as it was until it is removed and created again"
         );
     }
     let (added, removed, failed) = (added.len(), removed.len(), failed.len());

@@ -1,6 +1,6 @@
 //! The clones of a daemon.
 //!
-//! A [`Host`] starts clones through [`opening`](crate::opening), hands them to its
+//! A [`Host`] starts clones through [`setup`], hands them to its
 //! [exporters](Exporter), and stops them. [`daemon`](crate::daemon) and [`control`](crate::control)
 //! call it.
 
@@ -41,7 +41,7 @@ pub enum HostError {
         there: Vec<String>,
     },
     /// A clone with this name exists already.
-    #[error("there is a clone {0:?} already")]
+    #[error("the clone {0:?} already exists")]
     Exists(String),
     /// The clone is being set up or taken down.
     #[error("the clone {0:?} is being set up or taken down; try again when that is done")]
@@ -66,7 +66,7 @@ impl From<anyhow::Error> for HostError {
 
 fn names_in(names: &[String]) -> String {
     match names {
-        [] => "there is none at all".to_owned(),
+        [] => "there are no clones".to_owned(),
         names => format!("there are: {}", names.join(", ")),
     }
 }
@@ -146,7 +146,7 @@ impl Host {
     /// As [`start`](Self::start); [`HostError::Failed`] also for an invalid or empty line.
     pub fn create(&self, line: &str) -> Result<Arc<ServedClone>, HostError> {
         let entry = clonetab::parse_line(1, line).map_err(anyhow::Error::from)?;
-        let entry = entry.context("an empty line makes no clone")?;
+        let entry = entry.context("an empty line is not a clone")?;
         self.start(entry.spec, None)
     }
 
@@ -178,7 +178,7 @@ impl Host {
         if plan.overwrites() {
             tracing::warn!(
                 clone = plan.spec().name,
-                "the metadata is new: what {} holds will be overwritten",
+                "the metadata is new: the data on {} will be overwritten",
                 plan.spec().destination.display()
             );
         }
@@ -272,7 +272,7 @@ impl Host {
         thread::scope(|scope| {
             for _ in 1..count {
                 // With fewer threads it takes longer; the current thread always works.
-                if Builder::new().name("stop".into()).spawn_scoped(scope, work).is_err() {
+                if Builder::new().name("clone-stop".into()).spawn_scoped(scope, work).is_err() {
                     break;
                 }
             }
@@ -289,32 +289,32 @@ impl Host {
     /// parsed, in which case nothing has changed. Failures of single clones are in
     /// [`Reloaded::failed`].
     pub fn reload(&self) -> Result<Reloaded, HostError> {
-        let _one = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = lock(&self.reloading);
         let path = self.clonetab.as_deref().ok_or(HostError::NoTable)?;
         let entries = read_table(path)?;
-        let mut told = Reloaded::default();
+        let mut reloaded = Reloaded::default();
         for served in self.list() {
             let Some(line) = served.line() else { continue };
             let name = served.name().to_owned();
             match entries.iter().find(|entry| entry.spec.name == name) {
                 Some(entry) if entry.text == line => {}
-                Some(_) => told.changed.push(name),
+                Some(_) => reloaded.changed.push(name),
                 None => match self.remove_exactly(&name, Some(&served)) {
-                    Ok(()) => told.removed.push(name),
-                    Err(error) => told.failed.push((name, error.to_string())),
+                    Ok(()) => reloaded.removed.push(name),
+                    Err(error) => reloaded.failed.push((name, error.to_string())),
                 },
             }
         }
         for Entry { spec, text, .. } in entries {
             let name = spec.name.clone();
             match self.start(spec, Some(text)) {
-                Ok(_) => told.added.push(name),
+                Ok(_) => reloaded.added.push(name),
                 // The clone is running already.
                 Err(HostError::Exists(_)) => {}
-                Err(error) => told.failed.push((name, error.to_string())),
+                Err(error) => reloaded.failed.push((name, error.to_string())),
             }
         }
-        Ok(told)
+        Ok(reloaded)
     }
 
     fn exporters(&self) -> Vec<Arc<dyn Exporter>> {
@@ -330,7 +330,7 @@ fn end(_name: Reserved, served: &ServedClone) -> Result<()> {
     match failure {
         None => tracing::info!(clone = served.name(), "stopped"),
         Some(failure) => {
-            return Err(anyhow!("{}: not all of it is committed: {failure}", served.name()));
+            return Err(anyhow!("{}: not everything is committed: {failure}", served.name()));
         }
     }
     recorded

@@ -17,7 +17,7 @@ use thiserror::Error;
 
 use self::collector::Clones;
 use self::http::Pages;
-use crate::connection_server::Listening;
+use crate::connection_server::ConnectionServer;
 use crate::export::nbd::Connections;
 use crate::host::Host;
 
@@ -63,8 +63,8 @@ impl fmt::Display for MetricsAddress {
 pub enum MetricsError {
     /// The address is not a loopback address, and `--insecure` is not given.
     #[error(
-        "metrics at {0} could be read by whoever reaches this machine: use a loopback address, or \
-         allow it with --insecure"
+        "{0} is not a loopback address: everyone who can reach it could read the metrics. Use a \
+         loopback address, or allow it with --insecure"
     )]
     Open(MetricsAddress),
     /// An I/O error.
@@ -114,14 +114,15 @@ impl BoundMetrics {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Clones::new(host, self.nbd)));
         let pages = Pages { registry };
-        let listening = Listening::start("metrics", self.listener.into(), CONNECTIONS_MAX, pages)?;
+        let listening =
+            ConnectionServer::start("metrics", self.listener.into(), CONNECTIONS_MAX, pages)?;
         Ok(Server { listening, address: self.address })
     }
 }
 
 /// A metrics endpoint that is being served, until this is stopped or dropped.
 pub struct Server {
-    listening: Listening,
+    listening: ConnectionServer,
     address: MetricsAddress,
 }
 

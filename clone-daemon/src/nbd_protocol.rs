@@ -63,8 +63,6 @@ pub mod export {
     pub const SEND_DF: u16 = 1 << 7;
     /// A flush on one connection covers the answered writes of all connections.
     pub const CAN_MULTI_CONN: u16 = 1 << 8;
-    /// The command RESIZE is supported.
-    pub const SEND_RESIZE: u16 = 1 << 9;
     /// [`super::command::CACHE`] is supported.
     pub const SEND_CACHE: u16 = 1 << 10;
     /// [`super::flag::FAST_ZERO`] is supported.

@@ -13,12 +13,12 @@ use self::args::CheckArgs;
 use crate::common::exit::{Exit, Tool};
 use crate::common::metadata_input::{open_metadata, open_metadata_to_change};
 use crate::common::output;
-use crate::common::reporter::{Listing, count, list_damage, write_json};
+use crate::common::reporter::{Reporter, Verbosity, count};
 use crate::common::units::{Counted, Share};
 use crate::formats::text::write_sizes;
-use crate::progress_bar::with_bar;
 
 pub mod args;
+mod json;
 
 /// Runs `clone_check`.
 ///
@@ -26,7 +26,9 @@ pub mod args;
 /// The metadata cannot be opened or read, or the requested repair fails. Damage is not an error: it
 /// decides the exit code.
 pub fn run(tool: &Tool, args: &CheckArgs) -> Result<Exit> {
-    let (report, repaired) = check_and_repair(args)?;
+    let verbosity = Verbosity::of(args.quiet, args.verbose);
+    let reporter = Reporter { tool, input: &args.input, verbosity, silent: args.json };
+    let (report, repaired) = check_and_repair(&reporter, args)?;
     // The findings are reported even if the repair failed.
     let (repaired, failure) = match repaired.transpose() {
         Ok(repaired) => (repaired, None),
@@ -38,11 +40,11 @@ pub fn run(tool: &Tool, args: &CheckArgs) -> Result<Exit> {
     };
     if args.json {
         let ok = exit == Exit::Success;
-        output::say(|to| write_json(to, &report, repaired.as_ref(), ok))?;
+        output::say(|to| json::write(to, &report, repaired.as_ref(), ok))?;
     } else {
         let advice = if failure.is_none() { advice(&report, args) } else { None };
-        tell(tool, args, &report, exit, advice)?;
-        if let Some(repaired) = repaired.filter(|_| !args.quiet) {
+        report_to_people(&reporter, &report, exit, advice)?;
+        if let Some(repaired) = repaired.filter(|_| !reporter.is_quiet()) {
             output::say(|to| write_repaired(to, &repaired))?;
         }
     }
@@ -50,21 +52,19 @@ pub fn run(tool: &Tool, args: &CheckArgs) -> Result<Exit> {
 }
 
 /// Reports the findings to people.
-fn tell(
-    tool: &Tool,
-    args: &CheckArgs,
+fn report_to_people(
+    reporter: &Reporter<'_>,
     report: &Report,
     exit: Exit,
     advice: Option<String>,
 ) -> Result<()> {
-    if exit != Exit::Success || !args.quiet {
-        let listing = if args.verbose { Listing::All } else { Listing::Short };
-        list_damage(tool, &args.input, &report.damage, listing);
+    if exit != Exit::Success || !reporter.is_quiet() {
+        reporter.list_damage(&report.damage);
         if let Some(advice) = advice {
-            tool.say(format_args!("{}: {advice}", args.input.display()));
+            reporter.say(advice);
         }
     }
-    if !args.quiet && exit != Exit::Failure {
+    if !reporter.is_quiet() && exit != Exit::Failure {
         output::say(|to| write_summary(to, report))?;
     }
     Ok(())
@@ -72,10 +72,13 @@ fn tell(
 
 /// Checks, and repairs if requested. After a repair the report describes the remaining problems;
 /// after a failed repair, the original ones.
-fn check_and_repair(args: &CheckArgs) -> Result<(Report, Option<Result<Repaired>>)> {
+fn check_and_repair(
+    reporter: &Reporter<'_>,
+    args: &CheckArgs,
+) -> Result<(Report, Option<Result<Repaired>>)> {
     if !args.auto_repair {
         let device = open_metadata(&args.input, args.live)?;
-        let report = with_bar("checking", args.quiet, |bar| {
+        let report = reporter.with_bar("checking", |bar| {
             if args.live {
                 check_live(&device, scope(args), bar)
             } else {
@@ -87,8 +90,7 @@ fn check_and_repair(args: &CheckArgs) -> Result<(Report, Option<Result<Repaired>
         return Ok((report, None));
     }
     let device = open_metadata_to_change(&args.input)?;
-    let check_all =
-        || with_bar("checking", args.quiet, |bar| check(&device, Scope::Everything, bar));
+    let check_all = || reporter.with_bar("checking", |bar| check(&device, Scope::Everything, bar));
     let report = check_all();
     if !report.is_repairable_in_place() {
         return Ok((report, None));
@@ -129,11 +131,12 @@ fn advice(report: &Report, args: &CheckArgs) -> Option<String> {
         let way_out = match report.damage.first() {
             Some(Damage::Superblock(error)) if !can_be_repaired(error) => String::new(),
             Some(Damage::Superblock(_)) => format!(
-                ". If a clone has used it, clone_repair -i {input} -o NEW finds what is left, and \
-                 says which sizes it has to be given"
+                ". If a clone has used it, clone_repair -i {input} -o NEW recovers what is left, \
+                 and says which sizes it needs"
             ),
             _ => format!(
-                ". clone_repair -i {input} -o NEW makes whole metadata of what can be recovered"
+                ". clone_repair -i {input} -o NEW writes whole metadata with everything that can \
+                 be recovered"
             ),
         };
         return Some(format!("damaged: {fatal}; do not give it to the kernel{way_out}"));
@@ -142,7 +145,7 @@ fn advice(report: &Report, args: &CheckArgs) -> Option<String> {
         Severity::Fatal => None,
         Severity::Leak => Some(format!(
             "sound but untidy: {}, none of which does harm. clone_check --auto-repair {input} \
-             puts leaks right while no clone is using it",
+             frees leaked blocks while no clone is using it",
             Counted(report.damage.len() as u64, "problem")
         )),
         Severity::Warning => {

@@ -1,10 +1,12 @@
 //! Shared by all programs of the toolkit, `cloned` and `clonectl` included.
 //!
-//! - [`args`], [`exit`], [`output`], [`reporter`], [`progress`], [`signals`]: a program and those
-//!   who call it.
-//! - [`input`], [`small_file`], [`metadata_output`], [`room`]: files, and the errors they give.
-//! - [`units`], [`throughput`]: sizes, counts and rates as people read them.
-//! - [`pin`]: which source a clone was begun with, and whether a given one is still that.
+//! - [`args`], [`exit`], [`output`], [`signals`], [`terminal`]: the command line, the exit code and
+//!   the output of a program.
+//! - [`reporter`]: reports on metadata to people.
+//! - [`metadata_input`], [`metadata_output`], [`room`], [`small_file`], [`trace_input`], [`paths`],
+//!   [`text_form`]: files and their errors.
+//! - [`units`], [`throughput`]: sizes, counts and rates as text.
+//! - [`pin`]: the record of the source of a clone.
 
 pub mod args;
 pub mod exit;

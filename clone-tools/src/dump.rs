@@ -14,11 +14,10 @@ use crate::common::exit::{Exit, Tool};
 use crate::common::metadata_input::{open_metadata, read_metadata};
 use crate::common::output;
 use crate::common::paths::{check_distinct, is_dash};
-use crate::common::reporter::{Verbosity, report_damage};
+use crate::common::reporter::{Reporter, Verbosity};
 use crate::common::units::Share;
 use crate::formats::{bitmap, json, text, xml};
-use crate::progress_bar::with_bar;
-use crate::repair::recovery::{Reporter, choose, known_sizes, recover_from};
+use crate::repair::recovery::{choose, known_sizes, recover_from, report_recovery};
 
 pub mod args;
 
@@ -31,9 +30,12 @@ pub fn run(tool: &Tool, args: &DumpArgs) -> Result<Exit> {
     if let Some(output) = args.output.as_deref().filter(|output| !is_dash(output)) {
         check_distinct(&args.input, output)?;
     }
-    let input = args.input.display();
-    let (header, regions) =
-        if args.repair && !args.live { recovered(tool, args) } else { read(tool, args) }?;
+    let verbosity = Verbosity::of(args.quiet, args.verbose);
+    let reporter = Reporter { tool, input: &args.input, verbosity, silent: false };
+    let (header, regions) = match args.repair && !args.live {
+        true => recovered(&reporter, args),
+        false => read(&reporter, args),
+    }?;
 
     output::write_to(args.output.as_deref(), |to| match args.format {
         DumpFormat::Xml => dump(&header, &regions, &mut xml::Writer::new(to)),
@@ -44,66 +46,56 @@ pub fn run(tool: &Tool, args: &DumpArgs) -> Result<Exit> {
     if args.verbose {
         let (part, whole) = (regions.hydrated(), regions.nr_regions());
         let share = Share { part, whole };
-        tool.say(format_args!("{input}: {part} of {whole} regions hydrated ({share})"));
+        reporter.say(format_args!("{part} of {whole} regions hydrated ({share})"));
     }
     Ok(Exit::Success)
 }
 
 /// Reads metadata without recovery.
-fn read(tool: &Tool, args: &DumpArgs) -> Result<(Header, RegionMap)> {
-    let report = with_bar("reading", args.quiet, |bar| read_metadata(&args.input, args.live, bar))?;
-    let reporter = reporter(tool, args);
-    report_damage(tool, &args.input, &report.damage, reporter.verbosity, "dump");
+fn read(reporter: &Reporter<'_>, args: &DumpArgs) -> Result<(Header, RegionMap)> {
+    let report = reporter.with_bar("reading", |bar| read_metadata(&args.input, args.live, bar))?;
+    reporter.report_damage(&report.damage, "dump");
     let input = args.input.display();
     // Damage that only affects free space for commits does not make the bits doubtful.
     if !report.is_repairable_in_place() && !args.repair {
         bail!(
-            "{input} is damaged, so it was not dumped; clone_repair -i {input} -o NEW makes whole \
-             metadata of what can be recovered, and --repair dumps that"
+            "{input} is damaged, so it was not dumped; clone_repair -i {input} -o NEW writes whole \
+             metadata with everything that can be recovered, and --repair dumps it"
         );
     }
     let (Some(header), Some(mut regions)) = (report.header(), report.regions) else {
         bail!(
-            "{input} has no readable superblock, so neither its sizes nor the way to its bitset \
-             are known; without --live, --repair looks for them"
+            "{input} has no readable superblock, so its sizes and its bitset cannot be found; \
+             without --live, --repair searches for them"
         );
     };
-    settle_lost(&reporter, args, &mut regions)?;
+    settle_lost(reporter, args, &mut regions)?;
     Ok((header, regions))
 }
 
 /// Recovers damaged metadata.
-fn recovered(tool: &Tool, args: &DumpArgs) -> Result<(Header, RegionMap)> {
+fn recovered(reporter: &Reporter<'_>, args: &DumpArgs) -> Result<(Header, RegionMap)> {
     let sizes = known_sizes::<DumpArgs>(args.region_size, args.target_size)?;
     let device = open_metadata(&args.input, false)?;
-    let reporter = reporter(tool, args);
-    let recovery = match recover_from(&device, sizes, args.quiet) {
-        Ok(recovery) => recovery,
-        Err(failure) => {
-            failure.tell(&reporter);
-            return Err(failure.error(&args.input));
-        }
-    };
-    if !args.quiet || !recovery.regions.is_whole() {
-        report_damage(tool, &args.input, &recovery.damage, reporter.verbosity, "dump");
-        reporter.recovery(&recovery);
+    let recovery = recover_from(reporter, &device, sizes).map_err(|failure| {
+        failure.report(reporter);
+        failure.error(&args.input)
+    })?;
+    if !reporter.is_quiet() || !recovery.regions.is_whole() {
+        reporter.report_damage(&recovery.damage, "dump");
+        report_recovery(reporter, &recovery);
     }
     let Recovery { header, mut regions, .. } = recovery;
-    settle_lost(&reporter, args, &mut regions)?;
+    settle_lost(reporter, args, &mut regions)?;
     Ok((header, regions))
 }
 
 fn settle_lost(reporter: &Reporter<'_>, args: &DumpArgs, regions: &mut RegionMap) -> Result<()> {
-    reporter.lost(regions);
+    reporter.list_lost(regions);
     if let Some(hydrated) = choose(reporter, regions, args.lost, "dumped")? {
         regions.settle_lost(hydrated);
     }
     Ok(())
-}
-
-fn reporter<'a>(tool: &'a Tool, args: &'a DumpArgs) -> Reporter<'a> {
-    let verbosity = Verbosity::of(args.quiet, args.verbose);
-    Reporter { tool, input: &args.input, verbosity, silent: false }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use persistent_data::device::FileDevice;
 
 use self::args::{HydrateArgs, bytes};
 use self::devices::{OpenedClone, check_distinct, check_limit, open, warnings};
-use self::meter::{Meter, size};
+use self::meter::Meter;
 use self::report::Summary;
 use self::session::{Plan, hydrate};
 use self::to_read::{bytes_to_read, runs_to_copy};
@@ -24,7 +24,7 @@ use crate::common::output;
 use crate::common::room;
 use crate::common::signals::StopSignals;
 use crate::common::trace_input::read_trace;
-use crate::common::units::{Counted, in_units};
+use crate::common::units::{Counted, human_bytes, in_units};
 
 pub mod args;
 mod devices;
@@ -176,9 +176,9 @@ fn say_plan(
     ));
     tool.say(format_args!(
         "{} to be read from {}, in batches of {}, {} at a time",
-        size(to_read),
+        human_bytes(to_read),
         args.source.display(),
-        size(settings.copy_bytes),
+        human_bytes(settings.copy_bytes),
         args.jobs
     ));
 }

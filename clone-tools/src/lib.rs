@@ -11,6 +11,7 @@
 //!   `clone_dump --repair`; [`pack::unpack`] is `clone_metadata_unpack`.
 //! - [`formats`]: the formats of a dump.
 //! - [`progress_bar`]: the progress of long work on a terminal.
+//! - `report_json`: the parts that the `--json` documents of several tools share.
 //! - `devtools`: tools to test with, behind the feature of that name.
 //!
 //! # Invariants
@@ -42,5 +43,7 @@ pub mod pack;
 pub mod progress_bar;
 #[cfg(feature = "tools")]
 pub mod repair;
+#[cfg(feature = "tools")]
+mod report_json;
 #[cfg(feature = "tools")]
 pub mod restore;

@@ -16,9 +16,8 @@ use crate::common::exit::{Exit, Tool, usage_error};
 use crate::common::metadata_input::read_metadata;
 use crate::common::output::{self, is_stdout, refuse_terminal};
 use crate::common::paths::check_distinct;
-use crate::common::reporter::{Verbosity, list_lost, report_damage};
+use crate::common::reporter::{Reporter, Verbosity};
 use crate::common::terminal::is_utf8;
-use crate::progress_bar::with_bar;
 
 pub mod args;
 pub mod canvas;
@@ -52,17 +51,18 @@ pub fn run(tool: &Tool, args: &MapArgs) -> Result<Exit> {
     args.png.as_deref().map_or(Ok(()), refuse_terminal)?;
 
     let verbosity = Verbosity::of(args.quiet, args.verbose);
-    let report = with_bar("reading", args.quiet, |bar| read_metadata(&args.input, args.live, bar))?;
-    report_damage(tool, &args.input, &report.damage, verbosity, "map");
+    let reporter = Reporter { tool, input: &args.input, verbosity, silent: false };
+    let report = reporter.with_bar("reading", |bar| read_metadata(&args.input, args.live, bar))?;
+    reporter.report_damage(&report.damage, "map");
     let fatal = report.is_fatal();
     let input = args.input.display().to_string();
     let (Some(header), Some(regions)) = (report.header(), report.regions) else {
         bail!(
-            "{input} has no readable superblock, so neither its sizes nor the way to its bitset \
-             are known: there is nothing to draw"
+            "{input} has no readable superblock, so its sizes and its bitset cannot be found: \
+             there is nothing to draw"
         );
     };
-    list_lost(tool, &args.input, &regions, verbosity);
+    reporter.list_lost(&regions);
 
     if files.iter().any(Option::is_some) {
         let grid = Grid::wide(&regions, layout::COLUMNS_MAX, layout::ROWS_MAX);
@@ -70,7 +70,7 @@ pub fn run(tool: &Tool, args: &MapArgs) -> Result<Exit> {
         write_file(args.svg.as_deref(), || Ok(svg::draw(&picture).into_bytes()))?;
         write_file(args.png.as_deref(), || png::draw(&picture))?;
     }
-    let seen = nr_to_stdout == 0 && (!args.quiet || files.iter().all(Option::is_none));
+    let seen = nr_to_stdout == 0 && (!reporter.is_quiet() || files.iter().all(Option::is_none));
     if seen {
         let (style, rows) = style(args);
         let grid = Grid::in_rows(&regions, style.columns(), rows);
@@ -78,9 +78,9 @@ pub fn run(tool: &Tool, args: &MapArgs) -> Result<Exit> {
         output::say(|to| terminal::draw(to, &picture, &style))?;
     }
     if fatal {
-        tool.say(format_args!(
-            "{input}: damaged: the map shows what can be read. clone_repair -i {input} -o NEW \
-             makes whole metadata of that"
+        reporter.say(format_args!(
+            "damaged: the map shows what can be read. clone_repair -i {input} -o NEW writes whole \
+             metadata with everything that can be recovered"
         ));
     }
     Ok(if fatal { Exit::Failure } else { Exit::Success })

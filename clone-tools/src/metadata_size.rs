@@ -40,7 +40,7 @@ fn explain(tool: &Tool, geometry: &Geometry, size: &MetadataSize) {
         ("btree over it", size.nodes),
         ("bitmaps of the space map", size.bitmaps),
         ("superblock and roots", size.fixed),
-        ("room for what a commit changes", size.shadows),
+        ("blocks that a commit changes", size.shadows),
         ("together", size.total_blocks()),
     ];
     for (what, blocks) in parts {

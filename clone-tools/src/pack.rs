@@ -41,7 +41,7 @@ pub fn run(tool: &Tool, args: &PackArgs) -> Result<Exit> {
     })?;
     if args.verbose {
         tool.say(format_args!(
-            "{}: {} of {} kept; {} dropped that has nothing to do with metadata",
+            "{}: {} of {} kept; {} dropped that is unrelated to metadata",
             args.input.display(),
             found.nr_relevant(),
             Counted(device.nr_blocks(), "block"),
@@ -58,7 +58,10 @@ fn report_unreadable(tool: &Tool, args: &PackArgs, found: &Survey) {
     }
     let more = found.unreadable().len().saturating_sub(LISTED);
     if more > 0 {
-        tool.say(format_args!("{input}: nor can {}", Counted(more as u64, "more block")));
+        tool.say(format_args!(
+            "{input}: and {} that cannot be read",
+            Counted(more as u64, "more block")
+        ));
     }
 }
 

@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use clone_core::progress::Progress;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::common::reporter::Reporter;
+
 /// The time after which a bar appears. Shorter work shows none.
-pub(crate) const PATIENCE: Duration = Duration::from_millis(500);
+pub(crate) const PROGRESS_DELAY: Duration = Duration::from_millis(500);
 
 /// A progress bar on stderr. It has no thread of its own: the calls that advance it draw it.
 #[derive(Debug)]
@@ -29,6 +31,13 @@ pub fn with_bar<T>(label: &'static str, quiet: bool, work: impl FnOnce(&Bar) -> 
     let result = work(&bar);
     bar.finish();
     result
+}
+
+impl Reporter<'_> {
+    /// Does `work` [with a bar](with_bar), which is hidden with `--quiet`.
+    pub fn with_bar<T>(&self, label: &'static str, work: impl FnOnce(&Bar) -> T) -> T {
+        with_bar(label, self.is_quiet(), work)
+    }
 }
 
 impl Bar {
@@ -67,7 +76,7 @@ impl Progress for Bar {
     fn advance(&self, blocks: u64) {
         let done = self.done.fetch_add(blocks, Ordering::Relaxed) + blocks;
         let total = self.total.load(Ordering::Relaxed);
-        if total > 0 && self.started.is_some_and(|started| started.elapsed() >= PATIENCE) {
+        if total > 0 && self.started.is_some_and(|started| started.elapsed() >= PROGRESS_DELAY) {
             let bar = self.shown.get_or_init(|| self.show());
             bar.set_length(total);
             bar.set_position(done);

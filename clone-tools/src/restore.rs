@@ -70,12 +70,11 @@ fn settle_pin(tool: &Tool, args: &RestoreArgs) -> Result<()> {
     let name = path.display();
     if args.hydrated == Some(Hydrated::None) {
         return fs::remove_file(&path)
-            .with_context(|| format!("cannot remove {name}, which is of an earlier clone"));
+            .with_context(|| format!("cannot remove {name}, which belongs to an earlier clone"));
     }
     if !args.quiet {
         tool.say(format_args!(
-            "{name} stays: it says what the clone was begun with. If this is another clone, \
-             remove it"
+            "{name} stays: it records the source of the clone. If this is another clone, remove it"
         ));
     }
     Ok(())
@@ -98,8 +97,9 @@ fn read(args: &RestoreArgs, input: &Path) -> Result<Document> {
     let region_size = args.region_size.unwrap_or(said.region_size());
     let target_size = args.target_size.unwrap_or(said.target_size());
     let geometry = Geometry::new(region_size, target_size)
-        .with_context(|| format!("the sizes given do not go with {name}"))?;
-    resize(&mut document, geometry).with_context(|| format!("cannot resize what {name} says"))?;
+        .with_context(|| format!("the given sizes do not fit {name}"))?;
+    resize(&mut document, geometry)
+        .with_context(|| format!("cannot resize the clone of {name}"))?;
     Ok(document)
 }
 
@@ -119,16 +119,16 @@ fn resize(document: &mut Document, geometry: Geometry) -> Result<()> {
             return Ok(());
         }
         bail!(
-            "it has hydrated regions of {}: regions of {} would claim sectors of which it says \
-             nothing, or lose writes. Only a clone of which no region is hydrated, or every one \
-             and that does not grow, takes another region size",
+            "it has hydrated regions of {}: regions of {} would cover sectors of unknown state, or \
+             lose writes. The region size can change only if no region is hydrated, or if all are \
+             and the clone does not grow",
             in_units(said.region_size().sectors()),
             in_units(geometry.region_size().sectors())
         );
     }
     if runs.end() > geometry.nr_regions() {
         bail!(
-            "it has a run that reaches to region {}, but the sizes given make only {}",
+            "it has a run that reaches to region {}, but the given sizes make only {}",
             runs.end(),
             Counted(geometry.nr_regions(), "region")
         );
@@ -140,7 +140,7 @@ fn resize(document: &mut Document, geometry: Geometry) -> Result<()> {
         let end = new_size.0.min(begin.0 + said.region_size().sectors().0);
         bail!(
             "region {last}, its last one, is hydrated and has only {}: in a clone of {} it would \
-             claim that sectors {}..{end} are hydrated too, which never were",
+             count sectors {}..{end} as hydrated, which never were",
             Counted(has, "sector"),
             in_units(new_size),
             old_size

@@ -1,5 +1,6 @@
 //! Files and block devices as the source and the destination of a clone: their common part.
 
+use std::ffi::c_int;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::ops::Range;
@@ -10,6 +11,7 @@ use std::sync::OnceLock;
 use persistent_data::device::{Caching, OpenError, Purpose, open};
 use rustix::fs::{AtFlags, SeekFrom as Position, StatxFlags, fstat, ioctl_blksszget, statx};
 use rustix::io::Errno;
+use rustix::ioctl::{Opcode, Setter, ioctl, opcode};
 
 use super::aligned::ALIGNMENT;
 use super::device::Extent;
@@ -82,6 +84,9 @@ impl DataFile {
                 Some(direct)
             }
         };
+        if is_block_device && direct.is_none() {
+            set_cache_blocks(&file, logical_block_size);
+        }
         Ok(Self {
             file,
             path: path.to_owned(),
@@ -236,4 +241,27 @@ fn direct(file: &File, usual: u64) -> Option<Direct> {
     // Zeroes mean that this file does not support direct I/O, though others may.
     let is_possible = unit.is_power_of_two() && memory.is_power_of_two() && memory <= ALIGNMENT;
     is_possible.then(|| Direct::new(unit, memory))
+}
+
+/// Makes the page cache of a block device use blocks of at least `logical_block_size` bytes.
+///
+/// The kernel does so when a device is opened first, but not if another program, udev for one, has
+/// it open since before it was set up. Then each read into the cache is an I/O error, for blocks
+/// larger than a page. This needs privileges; without them the error shows at the first access.
+fn set_cache_blocks(device: &File, logical_block_size: u64) {
+    const PAGE: u64 = 4096;
+    if let Ok(bytes) = c_int::try_from(logical_block_size)
+        && logical_block_size > PAGE
+    {
+        let _ = set_block_size(device, bytes);
+    }
+}
+
+#[expect(unsafe_code, reason = "no crate has a safe call for it")]
+fn set_block_size(device: &File, bytes: c_int) -> rustix::io::Result<()> {
+    const BLKBSZSET: Opcode = opcode::write::<usize>(0x12, 113);
+    // SAFETY: BLKBSZSET reads one int, whatever the type in its number says.
+    let request = unsafe { Setter::<BLKBSZSET, c_int>::new(bytes) };
+    // SAFETY: the device is open, and was found to be a block device. No memory is written.
+    unsafe { ioctl(device, request) }
 }

@@ -62,6 +62,27 @@ impl LoopDevice {
         let made = run("losetup", &["--find", "--show", "--sector-size", &size, file]);
         or_skip(made, "loop device").map(|path| Self { path: path.into(), backing })
     }
+
+    /// Creates one that another program has open since before it was set up: the file stands for
+    /// that.
+    pub(super) fn watched(
+        folder: &Path,
+        size_bytes: u64,
+        block_bytes: u32,
+    ) -> Option<(Self, File)> {
+        let backing = folder.join(format!("watched-blocks-of-{block_bytes}"));
+        File::create(&backing).unwrap().set_len(size_bytes).unwrap();
+        let (size, file) = (block_bytes.to_string(), backing.to_str().unwrap());
+        // Other tests may take the device in between.
+        for _ in 0..100 {
+            let path = or_skip(run("losetup", &["--find"]), "loop device")?;
+            let watcher = File::open(&path).unwrap();
+            if run("losetup", &["--sector-size", &size, &path, file]).is_ok() {
+                return Some((Self { path: path.into(), backing }, watcher));
+            }
+        }
+        or_skip(Err("all were taken".to_owned()), "loop device")
+    }
 }
 
 impl Drop for LoopDevice {

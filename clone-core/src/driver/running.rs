@@ -310,6 +310,12 @@ impl<D: device::Device + 'static> RunningClone<D> {
         Ok(())
     }
 
+    /// Returns whether the clone is suspended: all work has ended and is committed, and new requests
+    /// wait.
+    pub fn is_suspended(&self) -> bool {
+        self.pool.lock().engine().is_suspended()
+    }
+
     /// Refuses suspend, resume and messages from now on; calls that wait for them return at once.
     /// User requests continue until [`end`](Self::end), which does this, too.
     pub fn begin_end(&self) {

@@ -106,41 +106,6 @@ pub enum Damage {
     SpaceMap(SpaceMapDamage),
 }
 
-impl Damage {
-    /// Returns all codes, including those that no damage leads to at present: the list for tools
-    /// and documents.
-    pub fn codes() -> impl Iterator<Item = &'static str> {
-        table::CODES.iter().copied().flatten().copied()
-    }
-
-    /// Returns the severity.
-    pub fn severity(&self) -> Severity {
-        table::facts(self).severity
-    }
-
-    /// Returns a name for scripts. Its meaning never changes.
-    pub fn code(&self) -> &'static str {
-        table::facts(self).code
-    }
-
-    /// Returns the damaged block, or the first of several.
-    pub fn block(&self) -> Option<BlockNr> {
-        table::facts(self).block
-    }
-
-    /// Returns whether [`auto_repair`](crate::metadata::auto_repair::auto_repair) can correct it: a
-    /// kernel would do no harm to it. A lack of room is fatal for a kernel, but may be due to leaks,
-    /// which a repair frees.
-    pub fn is_repairable_in_place(&self) -> bool {
-        self.severity() < Severity::Fatal || matches!(self, Self::NoRoom { .. })
-    }
-
-    /// Returns the regions whose state is lost or in doubt, half-open.
-    pub fn regions(&self) -> Option<RegionRange> {
-        table::facts(self).regions.cloned()
-    }
-}
-
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

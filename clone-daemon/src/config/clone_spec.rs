@@ -121,7 +121,7 @@ pub enum SpecificationError {
     #[error(transparent)]
     Source(#[from] SpecError),
     /// A required argument is missing.
-    #[error("a clone takes --metadata, --destination and --source, or --table")]
+    #[error("a clone needs --metadata, --destination and --source, or --table")]
     Incomplete,
     /// An invalid clone name.
     #[error(
@@ -130,7 +130,7 @@ pub enum SpecificationError {
     )]
     Name(String),
     /// No name was given, and the destination has no file name to derive one from.
-    #[error("{0:?} has no name that the clone could have; give it one with --name")]
+    #[error("{0:?} has no file name to name the clone after; give a name with --name")]
     NoName(PathBuf),
 }
 

@@ -46,7 +46,7 @@ pub struct TabError {
 #[non_exhaustive]
 pub enum EntryError {
     /// The line has fewer than 4 or more than 5 fields.
-    #[error("{found} fields, and there must be 4 or 5: name source destination metadata [options]")]
+    #[error("{found} fields, expected 4 or 5: name source destination metadata [options]")]
     Fields {
         /// Number of fields found.
         found: usize,
@@ -55,7 +55,7 @@ pub enum EntryError {
     #[error(transparent)]
     Field(#[from] SpecificationError),
     /// An unknown option.
-    #[error("{0:?} is no option; there are {OPTIONS}")]
+    #[error("unknown option {0:?}; the options are {OPTIONS}")]
     Unknown(String),
     /// An option without its value.
     #[error("{name} lacks its value: {wanted}")]
@@ -76,7 +76,7 @@ pub enum EntryError {
         wanted: &'static str,
     },
     /// An option given twice, or two options that set the same thing.
-    #[error("{option}: {name} is given already; which of both counts is yours to say")]
+    #[error("{option}: {name} is already given; keep one of them")]
     Repeated {
         /// The second occurrence, as written.
         option: String,
@@ -228,7 +228,7 @@ struct Given<'a> {
 const REGION: &str = "a power of two from 8 sectors to 2097152 (4 KiB to 1 GiB)";
 const REGIONS: &str = "a whole number of regions from 0 to 4294967295";
 const SECTORS: &str = "a whole number of sectors";
-const RATE: &str = "bytes a second, as a number or with a unit as in 100M; 0 for no limit";
+const RATE: &str = "bytes per second, as a number or with a unit as in 100M; 0 for no limit";
 
 impl Given<'_> {
     fn value(&self, wanted: &'static str) -> Result<&str, EntryError> {
@@ -346,19 +346,25 @@ var /dev/vdh /dev/vdi /dev/vdj region-size=65536
     #[test]
     fn what_is_wrong_is_told_with_its_line() {
         for (text, told) in [
-            ("a b c", "line 1: 3 fields, and there must be 4 or 5"),
+            ("a b c", "line 1: 3 fields, expected 4 or 5"),
             ("\na s d m - more", "line 2: 6 fields"),
             ("a/b s d m", "line 1: \"a/b\" cannot be the name of a clone"),
-            ("a s d m hydration_treshold=1", "\"hydration_treshold=1\" is no option; there are"),
+            (
+                "a s d m hydration_treshold=1",
+                "unknown option \"hydration_treshold=1\"; the options are",
+            ),
             ("a s d m hydration_threshold", "hydration_threshold lacks its value: a whole number"),
             ("a s d m region_size=9", "region_size=9: it must be a power of two"),
             ("a s d m region-size=4097", "region-size=4097: it must be a power of two"),
             ("a s d m max_failures=-1", "max_failures=-1: it must be a number of copies"),
-            ("a s d m hydration_rate=fast", "hydration_rate=fast: it must be bytes a second"),
+            ("a s d m hydration_rate=fast", "hydration_rate=fast: it must be bytes per second"),
             ("a s d m direct=perhaps", "direct=perhaps: it must be on or off"),
-            ("a s d m direct,direct=off", "direct=off: direct is given already; which of both"),
-            ("a s d m length=8,length=8", "length=8: length is given already"),
-            ("a s d m region-size=4096,region_size=16", "region_size=16: region_size is given"),
+            ("a s d m direct,direct=off", "direct=off: direct is already given; keep one"),
+            ("a s d m length=8,length=8", "length=8: length is already given"),
+            (
+                "a s d m region-size=4096,region_size=16",
+                "region_size=16: region_size is already given",
+            ),
             ("a s d m\nb s d m\na s d m", "line 3: a is on line 1 already"),
         ] {
             let error = parse(text).unwrap_err().to_string();

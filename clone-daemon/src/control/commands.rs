@@ -13,11 +13,11 @@ use rustix::net::{RecvFlags, recv};
 use super::line::{self, LineError};
 use super::protocol::{ErrorKind, Item, Refusal, Reply, Request, VERSION, Verb};
 use super::report;
-use crate::connection_server::Over;
+use crate::connection_server::ConnectionState;
 use crate::host::{Host, HostError, Reloaded, ServedClone};
 
 /// The interval at which a wait for events checks that the client is still connected.
-const GLANCE: Duration = Duration::from_millis(200);
+const PEER_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 pub(super) struct Verbs {
     pub(super) host: Arc<Host>,
@@ -61,11 +61,11 @@ impl From<DriverError> for Stop {
 /// The client that receives an answer.
 struct Peer<'a> {
     stream: &'a UnixStream,
-    over: &'a Over,
+    connection: &'a ConnectionState,
 }
 
 impl Peer<'_> {
-    fn tell(&self, item: Item) -> Result<(), Stop> {
+    fn send(&self, item: Item) -> Result<(), Stop> {
         match line::write(&mut &*self.stream, &Reply::item(item)) {
             Err(error @ LineError::TooLong) => {
                 Err(Refusal::new(ErrorKind::Failed, format!("the answer has {error}")).into())
@@ -77,8 +77,8 @@ impl Peer<'_> {
     /// Fails if the client is gone, or the daemon is stopping. Pending input of the client stays
     /// unread.
     fn expect_there(&self) -> Result<(), Stop> {
-        if self.over.is_now() {
-            return Err(Refusal::new(ErrorKind::Stopped, "the daemon ends").into());
+        if self.connection.is_ending() {
+            return Err(Refusal::new(ErrorKind::Stopped, "the daemon is stopping").into());
         }
         let mut byte = [0];
         match recv(self.stream, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
@@ -97,7 +97,7 @@ impl Verbs {
         &self,
         request: Request,
         stream: &UnixStream,
-        over: &Over,
+        connection: &ConnectionState,
     ) -> Result<(), Stop> {
         if request.v != VERSION {
             let text = format!(
@@ -107,17 +107,20 @@ impl Verbs {
             );
             return Err(Refusal::new(ErrorKind::Request, text).into());
         }
-        let peer = Peer { stream, over };
+        let peer = Peer { stream, connection };
         match request.verb {
             Verb::Status { name, flush } => self.each(name.as_deref(), |clone| {
-                peer.tell(Item::Clone(Box::new(report::status(clone, flush))))
+                peer.send(Item::Clone(Box::new(report::status(clone, flush))))
             }),
             Verb::Table { name } => self.each(name.as_deref(), |clone| {
-                peer.tell(Item::Table { name: clone.name().to_owned(), line: clone.table() })
+                peer.send(Item::Table {
+                    name: clone.name().to_owned(),
+                    line: clone.table().to_string(),
+                })
             }),
             Verb::Message { name, message } => self.message(&name, &message),
-            Verb::Suspend { name } => Ok(self.host.get(&name)?.suspend()?),
-            Verb::Resume { name } => Ok(self.host.get(&name)?.resume()?),
+            Verb::Suspend { name } => Ok(self.host.get(&name)?.running().suspend()?),
+            Verb::Resume { name } => Ok(self.host.get(&name)?.running().resume()?),
             Verb::Wait { name, after } => self.wait(&name, after, &peer),
             Verb::Events { name: Some(name), follow } => self.events_of(&name, follow, &peer),
             Verb::Events { name: None, follow } => self.events(follow, &peer),
@@ -125,11 +128,11 @@ impl Verbs {
             Verb::Remove { name } => Ok(self.host.remove(&name)?),
             Verb::Reload => {
                 let Reloaded { added, removed, changed, failed } = self.host.reload()?;
-                peer.tell(Item::Reloaded { added, removed, changed, failed })
+                peer.send(Item::Reloaded { added, removed, changed, failed })
             }
             Verb::Snapshot { name, cells } => {
                 let clone = self.host.get(&name)?;
-                peer.tell(Item::Snapshot(Box::new(report::snapshot(&clone, cells))))
+                peer.send(Item::Snapshot(Box::new(report::snapshot(&clone, cells))))
             }
         }
     }
@@ -137,11 +140,11 @@ impl Verbs {
     fn each(
         &self,
         name: Option<&str>,
-        tell: impl Fn(&ServedClone) -> Result<(), Stop>,
+        report: impl Fn(&ServedClone) -> Result<(), Stop>,
     ) -> Result<(), Stop> {
         match name {
-            Some(name) => tell(&*self.host.get(name)?),
-            None => self.host.list().iter().try_for_each(|clone| tell(clone)),
+            Some(name) => report(&*self.host.get(name)?),
+            None => self.host.list().iter().try_for_each(|clone| report(clone)),
         }
     }
 
@@ -165,9 +168,9 @@ impl Verbs {
     fn wait(&self, name: &str, after: u64, peer: &Peer) -> Result<(), Stop> {
         let clone = self.host.get(name)?;
         loop {
-            let events = clone.wait_for_dated(after, GLANCE);
+            let events = clone.running().wait_for_dated(after, PEER_POLL_INTERVAL);
             if !events.is_empty() {
-                return tell_events(&clone, events, peer).map(drop);
+                return send_events(&clone, events, peer).map(drop);
             }
             self.expect_served(&clone)?;
             peer.expect_there()?;
@@ -178,10 +181,10 @@ impl Verbs {
         let clone = self.host.get(name)?;
         let mut after = 0;
         loop {
-            let wait = if follow { GLANCE } else { Duration::ZERO };
-            let events = clone.wait_for_dated(after, wait);
+            let wait = if follow { PEER_POLL_INTERVAL } else { Duration::ZERO };
+            let events = clone.running().wait_for_dated(after, wait);
             let is_empty = events.is_empty();
-            after = tell_events(&clone, events, peer)?.unwrap_or(after);
+            after = send_events(&clone, events, peer)?.unwrap_or(after);
             if !follow {
                 return Ok(());
             }
@@ -208,33 +211,33 @@ impl Verbs {
             }
             let mut news: Vec<(String, DatedEvent)> = Vec::new();
             for (clone, after) in gone.iter_mut().chain(&mut stay) {
-                let events = clone.wait_for_dated(*after, Duration::ZERO);
+                let events = clone.running().wait_for_dated(*after, Duration::ZERO);
                 *after = events.last().map_or(*after, |dated| dated.event.number);
                 news.extend(events.into_iter().map(|dated| (clone.name().to_owned(), dated)));
             }
             news.sort_by_key(|(_, dated)| dated.time);
             for (name, dated) in news {
-                peer.tell(Item::Event(report::event(&name, dated)))?;
+                peer.send(Item::Event(report::event(&name, dated)))?;
             }
             if !follow {
                 return Ok(());
             }
             peer.expect_there()?;
-            std::thread::sleep(GLANCE);
+            std::thread::sleep(PEER_POLL_INTERVAL);
             known = stay;
         }
     }
 }
 
 /// Writes all events, and returns the number of the last one.
-fn tell_events(
+fn send_events(
     clone: &ServedClone,
     events: Vec<DatedEvent>,
     peer: &Peer,
 ) -> Result<Option<u64>, Stop> {
     let last = events.last().map(|dated| dated.event.number);
     for dated in events {
-        peer.tell(Item::Event(report::event(clone.name(), dated)))?;
+        peer.send(Item::Event(report::event(clone.name(), dated)))?;
     }
     Ok(last)
 }

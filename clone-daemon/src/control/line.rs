@@ -20,7 +20,7 @@ pub enum LineError {
     #[error(transparent)]
     Io(#[from] io::Error),
     /// The rest of a line did not arrive in time.
-    #[error("the end of a line did not come in time")]
+    #[error("timed out before the end of a line")]
     Late,
     /// The peer closed the connection inside a line.
     #[error("the connection ended in the middle of a line")]

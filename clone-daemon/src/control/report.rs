@@ -24,50 +24,45 @@ const REASON_MAX: usize = 2048;
 /// Returns the status of a clone. `flush` commits first.
 pub(crate) fn status(clone: &ServedClone, flush: bool) -> CloneStatus {
     let line = clone.status(flush);
-    let events = clone.wait_for_dated(0, Duration::ZERO);
-    let rest = events.iter().rev().find_map(|dated| match dated.event.kind {
-        EventKind::Suspended => Some(true),
-        EventKind::Resumed => Some(false),
-        _ => None,
-    });
-    let aside =
-        clone.failed_regions().into_iter().map(|aside| aside.regions.end - aside.regions.start);
+    let running = clone.running();
+    let events = running.wait_for_dated(0, Duration::ZERO);
+    let failed_regions = running.failed_regions().into_iter();
     let volume = clone.volume();
-    let mut told = CloneStatus {
+    let mut status = CloneStatus {
         name: clone.name().to_owned(),
         exports: clone.exports(),
         size_bytes: volume.size_bytes(),
         region_bytes: volume.region_bytes(),
         regions: volume.size_bytes().div_ceil(volume.region_bytes().max(1)),
-        suspended: rest.unwrap_or(false),
-        set_aside_regions: aside.sum(),
+        suspended: running.is_suspended(),
+        set_aside_regions: failed_regions.map(|f| f.regions.end - f.regions.start).sum(),
         event_nr: events.last().map_or(0, |dated| dated.event.number),
-        settings: set(&clone.settings()),
+        settings: set(&running.settings()),
         ..CloneStatus::default()
     };
-    add_line(&mut told, &line);
-    told
+    add_line(&mut status, &line);
+    status
 }
 
-fn add_line(told: &mut CloneStatus, line: &StatusLine) {
-    told.status = line.to_string();
+fn add_line(status: &mut CloneStatus, line: &StatusLine) {
+    status.status = line.to_string();
     let stats = match &line.status {
-        Status::Fail => return told.state = "fail".to_owned(),
-        Status::Error => return told.state = "error".to_owned(),
+        Status::Fail => return status.state = "fail".to_owned(),
+        Status::Error => return status.state = "error".to_owned(),
         Status::Running(stats) => stats,
     };
-    told.state = "running".to_owned();
+    status.state = "running".to_owned();
     let mode = match stats.mode {
         Mode::ReadWrite => "rw",
         Mode::ReadOnly => "ro",
     };
-    told.mode = Some(mode.to_owned());
-    told.complete = stats.hydrated == stats.regions;
-    told.hydrated_regions = stats.hydrated;
-    told.regions = stats.regions;
-    told.hydrating_regions = stats.hydrating;
-    told.metadata_used_blocks = stats.metadata_used;
-    told.metadata_total_blocks = stats.metadata_total;
+    status.mode = Some(mode.to_owned());
+    status.complete = stats.hydrated == stats.regions;
+    status.hydrated_regions = stats.hydrated;
+    status.regions = stats.regions;
+    status.hydrating_regions = stats.hydrating;
+    status.metadata_used_blocks = stats.metadata_used;
+    status.metadata_total_blocks = stats.metadata_total;
 }
 
 fn set(settings: &Settings) -> Set {
@@ -146,12 +141,12 @@ pub(super) fn snapshot(clone: &ServedClone, cells: u32) -> Snapshot {
     let cell_regions = hydration_map::regions_per_cell(regions, cells.clamp(1, CELLS_MAX));
     let user = volume.user();
     let run = |range: &_| user.hydrated(range);
-    let progress = clone.progress();
-    let events = clone.wait_for_dated(0, Duration::ZERO);
+    let progress = clone.running().progress();
+    let events = clone.running().wait_for_dated(0, Duration::ZERO);
     let last = events.len().saturating_sub(EVENTS);
     Snapshot {
         clone: status(clone, false),
-        source: shortened(source(&clone.table()), REASON_MAX),
+        source: shortened(clone.spec().source.to_string(), REASON_MAX),
         micros: micros(),
         fetched_bytes: progress.fetched_bytes,
         copied_bytes: progress.copied_bytes,
@@ -168,11 +163,6 @@ pub(super) fn snapshot(clone: &ServedClone, cells: u32) -> Snapshot {
         ),
         events: events.into_iter().skip(last).map(|dated| event(clone.name(), dated)).collect(),
     }
-}
-
-/// Returns the source of a table line: `<start> <length> clone META DEST SOURCE …`.
-fn source(table: &str) -> String {
-    table.split_whitespace().nth(5).unwrap_or_default().to_owned()
 }
 
 fn micros() -> u64 {

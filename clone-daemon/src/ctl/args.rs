@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-/// Look at the clones that cloned serves, and change them.
+/// Show and control the clones that cloned serves.
 ///
-/// The verbs are those of dmsetup, and messages are the kernel's and some more. cloned is asked on
-/// its control socket, which only root and the user can open that it runs as.
+/// The verbs are those of dmsetup, and the messages are the kernel's and a few more. clonectl
+/// connects to the control socket of cloned, which only root and the user that cloned runs as can
+/// open.
 #[derive(Debug, Parser)]
 #[command(
     name = "clonectl",
@@ -17,8 +18,8 @@ use clap::{Args, Parser, Subcommand};
 )]
 #[command(disable_help_subcommand = true, propagate_version = true, after_help = AFTER_HELP)]
 pub struct ClonectlArgs {
-    /// The control socket of cloned. Without it, and without CLONED_SOCKET in the environment, it
-    /// is /run/cloned.sock for root, or that of the systemd unit, /run/cloned/cloned.sock, and
+    /// The control socket of cloned. Default: CLONED_SOCKET in the environment; without it,
+    /// /run/cloned.sock or that of the systemd unit, /run/cloned/cloned.sock, for root, and
     /// cloned.sock in $XDG_RUNTIME_DIR for others.
     #[arg(long, value_name = "PATH", global = true)]
     pub socket: Option<PathBuf>,
@@ -31,14 +32,14 @@ pub struct ClonectlArgs {
 /// The exit codes, for the help of every verb.
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  done; also when whoever reads the output stops early
-  1  it could not be done: cloned does not run, there is no such clone, or the clone says why
+  0  done; also if the output pipe is closed early
+  1  failed: cloned is not running, there is no such clone, or the clone reports an error
   2  the command line is wrong";
 
 const AFTER_HELP: &str = "\
 Exit codes:
-  0  done; also when whoever reads the output stops early
-  1  it could not be done: cloned does not run, there is no such clone, or the clone says why
+  0  done; also if the output pipe is closed early
+  1  failed: cloned is not running, there is no such clone, or the clone reports an error
   2  the command line is wrong
 
 Examples:
@@ -49,7 +50,7 @@ Examples:
   clonectl events --follow --json | jq .what
   clonectl watch disk
 
-clonectl VERB --help tells more about each verb.";
+clonectl VERB --help describes each verb.";
 
 /// A verb.
 #[derive(Debug, Subcommand)]
@@ -57,25 +58,25 @@ pub enum Verb {
     /// List the clones
     #[command(after_help = EXIT_CODES)]
     Ls {
-        /// Print one JSON array, of what status --json prints.
+        /// Print one JSON array with the objects of status --json.
         #[arg(long)]
         json: bool,
     },
 
     /// Print status lines, as the kernel target and dmsetup do
     ///
-    /// Prints `<start> <length> clone` and the kernel's status. Without NAME all clones are told,
-    /// each with its name before it.
+    /// Prints `<start> <length> clone` and the kernel's status. Without NAME it prints all clones,
+    /// each after its name.
     #[command(after_help = status_help())]
     Status {
-        /// Which clone.
+        /// The clone.
         name: Option<String>,
 
-        /// Do not commit before; what is told may be a second old on disk.
+        /// Do not commit first; the state on disk may be a second older than the status.
         #[arg(long)]
         noflush: bool,
 
-        /// Print JSON: one object if there is a NAME, else an array of them.
+        /// Print JSON: one object with NAME, or else an array of objects.
         #[arg(long)]
         json: bool,
     },
@@ -83,102 +84,102 @@ pub enum Verb {
     /// Print table lines, as dmsetup does
     #[command(after_help = EXIT_CODES)]
     Table {
-        /// Which clone; all if there is none, each with its name before it.
+        /// The clone. Default: all clones, each after its name.
         name: Option<String>,
     },
 
-    /// Give a clone a message
+    /// Send a message to a clone
     ///
     /// The kernel's messages: hydration_threshold N, hydration_batch_size N, enable_hydration,
-    /// disable_hydration. Others: hydration_rate SIZE (a second; 0 for no limit), hydrate_on_read
+    /// disable_hydration. Others: hydration_rate SIZE (per second; 0 for no limit), hydrate_on_read
     /// on|off, hydrate OFFSET LENGTH (in bytes: this range next), max_failures N (0 for never).
     #[command(after_help = message_help())]
     Message {
-        /// Which clone.
+        /// The clone.
         name: String,
 
-        /// The message. A number before it is taken for the sector that dmsetup wants there, and
+        /// The message. A number before it counts as the sector that dmsetup requires there, and
         /// must be 0.
         #[arg(required = true, allow_hyphen_values = true)]
         message: Vec<String>,
     },
 
-    /// Bring a clone to rest, and commit: what comes for it waits
+    /// Pause a clone and commit. New requests wait
     #[command(after_help = EXIT_CODES)]
     Suspend {
-        /// Which clone.
+        /// The clone.
         name: String,
     },
 
-    /// Let a suspended clone go on
+    /// Resume a suspended clone
     #[command(after_help = EXIT_CODES)]
     Resume {
-        /// Which clone.
+        /// The clone.
         name: String,
     },
 
-    /// Wait until something happens to a clone
+    /// Wait for an event of a clone
     ///
-    /// Returns when the number of its last event is above EVENT_NR, at once if it is already, as
-    /// dmsetup does. ls and status --json tell the number of the last event.
+    /// Returns when the number of the last event is above EVENT_NR, at once if it already is, as
+    /// dmsetup does. ls and status --json print the number of the last event.
     #[command(after_help = wait_help())]
     Wait {
-        /// Which clone.
+        /// The clone.
         name: String,
 
         /// The number of the last event that is known.
         #[arg(default_value_t = 0)]
         event_nr: u64,
 
-        /// Print the events that came.
+        /// Print the new events.
         #[arg(short, long)]
         verbose: bool,
     },
 
-    /// Print what happened
+    /// Print events
     #[command(after_help = events_help())]
     Events {
-        /// Which clone; all if there is none.
+        /// The clone. Default: all clones.
         name: Option<String>,
 
-        /// Go on, and print what happens from now on.
+        /// Continue, and print new events.
         #[arg(short, long)]
         follow: bool,
 
-        /// Print one JSON object a line.
+        /// Print one JSON object per line.
         #[arg(long)]
         json: bool,
     },
 
-    /// Have cloned serve one more clone
+    /// Make cloned serve another clone
     ///
-    /// It is not written to a clonetab: when cloned is started again it does not know it.
+    /// The clone is not written to a clonetab: after a restart, cloned does not serve it.
     #[command(after_help = create_help())]
     Create(CreateArgs),
 
-    /// Stop a clone: what is under way ends, and all is committed
+    /// Stop a clone: running requests finish, and all is committed
     #[command(after_help = EXIT_CODES)]
     Remove {
-        /// Which clone.
+        /// The clone.
         name: String,
     },
 
-    /// Have cloned read its clonetab again
+    /// Make cloned read its clonetab again
     ///
-    /// Clones whose lines are new are started, those whose lines are gone are stopped, and the
-    /// others are left alone.
+    /// Clones with a new line are started, clones without a line are stopped, and the others do not
+    /// change.
     #[command(after_help = EXIT_CODES)]
     Reload,
 
     /// Show a clone while it hydrates, until q is pressed
     ///
-    /// Where stdout is no terminal, a line is printed now and then, until the clone is complete.
+    /// If stdout is not a terminal, a line is printed at intervals until the clone is complete.
     #[command(after_help = EXIT_CODES)]
     Watch {
-        /// Which clone.
+        /// The clone.
         name: String,
 
-        /// How often it is looked at, in seconds: 0.1 to 60.
+        /// The interval between updates, in seconds: 0.1 to 60.
         #[arg(short, long, value_name = "SECONDS", default_value = "1", value_parser = interval)]
         interval: f64,
     },
@@ -187,20 +188,20 @@ pub enum Verb {
 /// A clone to be created: a line as in a clonetab, or its parts by name.
 #[derive(Debug, Args)]
 pub struct CreateArgs {
-    /// The line: name, source, destination, metadata and, maybe, options with commas between.
+    /// The line: name, source, destination, metadata and optional options, separated by commas.
     #[arg(value_names = ["NAME", "SOURCE", "DEST", "META", "OPTIONS"], num_args = 1..=5)]
     #[arg(required_unless_present = "name")]
     pub line: Vec<String>,
 
-    /// What it is to be called.
+    /// The name of the clone.
     #[arg(long, conflicts_with = "line", requires_all = ["source", "destination", "metadata"])]
     pub name: Option<String>,
 
-    /// What is cloned: a block device, a file, or a URI.
+    /// The source: a block device, a file, or a URI.
     #[arg(long, requires = "name")]
     pub source: Option<String>,
 
-    /// What it is cloned to: a block device or a file.
+    /// The destination: a block device or a file.
     #[arg(long, value_name = "DEST", requires = "name")]
     pub destination: Option<String>,
 
@@ -208,7 +209,7 @@ pub struct CreateArgs {
     #[arg(long, value_name = "META", requires = "name")]
     pub metadata: Option<String>,
 
-    /// Options as in a clonetab, with commas between.
+    /// Options as in a clonetab, separated by commas.
     #[arg(short, long, requires = "name")]
     pub options: Option<String>,
 }

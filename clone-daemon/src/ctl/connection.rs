@@ -28,7 +28,7 @@ pub(super) fn socket(given: Option<&Path>) -> Result<PathBuf> {
     let path = given.map(Path::to_owned).or_else(|| from_environment().map(PathBuf::from));
     path.or_else(service_path).or_else(default_path).ok_or_else(|| {
         anyhow!(
-            "where is the control socket of cloned? XDG_RUNTIME_DIR is not set; say it with \
+            "the control socket of cloned is unknown: XDG_RUNTIME_DIR is not set; give it with \
              --socket or CLONED_SOCKET"
         )
     })
@@ -97,7 +97,7 @@ impl Connection {
             found = take(item).or(found.take());
             Ok(())
         })?;
-        found.context("cloned gave another answer than this clonectl knows")
+        found.context("this clonectl does not know the answer of cloned")
     }
 }
 
@@ -117,14 +117,14 @@ fn not_there(path: &Path, error: &io::Error) -> anyhow::Error {
     let path = path.display();
     match error.kind() {
         io::ErrorKind::NotFound => anyhow!(
-            "cloned does not run: there is no {path}. Start it, or say with --socket or \
-             CLONED_SOCKET where its control socket is"
+            "cloned is not running: socket {path} does not exist. Start it, or give its control \
+             socket with --socket or CLONED_SOCKET"
         ),
         io::ErrorKind::ConnectionRefused => {
-            anyhow!("cloned does not run any more: nobody listens at {path}. Start it again")
+            anyhow!("cloned is no longer running: nothing listens on socket {path}. Start it again")
         }
         io::ErrorKind::PermissionDenied => anyhow!(
-            "{path}: permission denied. Only root and the user that cloned runs as may ask it: \
+            "{path}: permission denied. Only root and the user that cloned runs as can connect: \
              try sudo, or sudo -u with that user"
         ),
         _ => anyhow!("cannot connect to cloned at {path}: {error}"),

@@ -82,7 +82,7 @@ pub(super) fn event(to: &mut dyn Write, event: &Event) -> io::Result<()> {
 /// Writes the result of reading the clonetab again: clones that were started, were stopped, and
 /// continue although their lines have changed.
 pub(super) fn reloaded(to: &mut dyn Write, named: &[Vec<String>; 3]) -> io::Result<()> {
-    let whats = ["started", "stopped", "changed in the clonetab, and goes on as it was"];
+    let whats = ["started", "stopped", "changed in the clonetab, and continues as it was"];
     for (names, what) in named.iter().zip(whats) {
         for name in names {
             writeln!(to, "{}: {what}", plain(name))?;

@@ -20,7 +20,7 @@ pub mod rates;
 pub mod screen;
 
 /// The interval at which the keyboard is polled.
-const GLANCE: Duration = Duration::from_millis(100);
+const KEY_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Shows the clone `name` and refreshes every `interval` seconds.
 ///
@@ -61,7 +61,7 @@ fn watch(
     };
     let mut meter = Meter::default();
     loop {
-        let size = terminal.size().context("how large is the terminal?")?;
+        let size = terminal.size().context("cannot get the size of the terminal")?;
         let cells = screen::cells(size.into()).min(CELLS_MAX);
         let snapshot = snapshot(daemon, &name, cells)?;
         let rates = meter.note(&snapshot);
@@ -69,36 +69,36 @@ fn watch(
         terminal
             .draw(|frame| shown.draw(frame.area(), frame.buffer_mut()))
             .context("cannot draw on the terminal")?;
-        if wait(interval).context("cannot read the terminal")? == Then::Quit {
+        if wait(interval).context("cannot read the terminal")? == NextStep::Quit {
             return Ok(());
         }
     }
 }
 
 #[derive(PartialEq, Eq)]
-enum Then {
+enum NextStep {
     Quit,
-    Look,
+    Refresh,
 }
 
 /// Waits for a key that quits, for the end of `interval`, or for a resize of the terminal.
-fn wait(interval: Duration) -> std::io::Result<Then> {
+fn wait(interval: Duration) -> std::io::Result<NextStep> {
     let until = Instant::now() + interval;
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        if !event::poll(left.min(GLANCE))? {
+        if !event::poll(left.min(KEY_POLL_INTERVAL))? {
             if left.is_zero() {
-                return Ok(Then::Look);
+                return Ok(NextStep::Refresh);
             }
             continue;
         }
         match event::read()? {
-            Event::Resize(..) => return Ok(Then::Look),
+            Event::Resize(..) => return Ok(NextStep::Refresh),
             Event::Key(key) if key.kind == KeyEventKind::Press => {
                 let control_c =
                     key.code == KeyCode::Char('c') && key.modifiers == KeyModifiers::CONTROL;
                 if control_c || matches!(key.code, KeyCode::Char('q' | 'Q') | KeyCode::Esc) {
-                    return Ok(Then::Quit);
+                    return Ok(NextStep::Quit);
                 }
             }
             _ => {}
@@ -114,7 +114,7 @@ fn print(daemon: &Connection, first: Snapshot, interval: Duration) -> Result<()>
         let rates = meter.note(&snapshot);
         output::write_to(None, |to| writeln!(to, "{}", line(&snapshot, &rates)))?;
         if snapshot.clone.state != "running" {
-            bail!("the clone has failed; clonectl events {} tells more", snapshot.clone.name);
+            bail!("the clone has failed; see clonectl events {}", snapshot.clone.name);
         }
         if snapshot.clone.complete {
             return Ok(());

@@ -10,17 +10,17 @@ use clone_tools::common::args::{SIZES, parse_region_size};
 use clone_tools::common::exit;
 
 use crate::config::clone_spec::{CloneSpec, SpecificationError, Tuning, check_name, name_after};
-use crate::export::fuse::Who;
+use crate::export::fuse::FileUsers;
 use crate::export::nbd::Address;
 use crate::metrics::MetricsAddress;
 use crate::source::{SourceOptions, SourceSpec};
 
-/// Serve clones while they hydrate: what the dm-clone target does, without it and without root.
+/// Serve clones while they hydrate: the work of the dm-clone target, in userspace and without root.
 ///
-/// A clone looks at once like a full copy of its source. What is read comes from the source until
-/// it has been copied; what is written goes to the destination; the rest is copied in the
-/// background. How far that is lies in the metadata, which is the kernel's: a clone can be handed
-/// to the kernel and taken back at any time.
+/// A clone looks at once like a full copy of its source. Reads come from the source until the data
+/// has been copied; writes go to the destination; the rest is copied in the background. The
+/// metadata records the progress in the kernel's format: a clone can be handed to the kernel and
+/// taken back at any time.
 #[derive(Debug, Parser)]
 #[command(name = "cloned", version, after_help = after_help())]
 pub struct DaemonArgs {
@@ -35,7 +35,7 @@ pub enum DaemonCommand {
     /// Serve one clone.
     #[command(after_help = RUN_HELP)]
     Run(Box<RunArgs>),
-    /// Serve the clones of a table, one a line: name, source, destination, metadata, options.
+    /// Serve the clones of a table, one per line: name, source, destination, metadata, options.
     Serve(Box<ServeArgs>),
 }
 
@@ -50,18 +50,18 @@ pub struct RunArgs {
         "hydration_batch_size"])]
     pub table: Option<String>,
 
-    /// The metadata: a block device or a file. A file that does not exist is made, and one that is
-    /// all zero is formatted.
+    /// The metadata: a block device or a file. A file that does not exist is created, and metadata
+    /// that is all zero is formatted.
     #[arg(short, long, value_name = "META")]
     pub metadata: Option<PathBuf>,
 
-    /// What is copied to: a block device or a file. A file that does not exist is made, as one
+    /// The destination: a block device or a file. A file that does not exist is created, as one
     /// hole.
     #[arg(short, long, value_name = "DEST")]
     pub destination: Option<PathBuf>,
 
-    /// What is copied: a block device, a file, nbd://, nbd+unix://, http://, https://, s3://,
-    /// gs:// or az://. It is only read.
+    /// The source: a block device, a file, nbd://, nbd+unix://, http://, https://, s3://, gs:// or
+    /// az://. It is only read.
     #[arg(short, long, value_name = "SOURCE")]
     pub source: Option<SourceSpec>,
 
@@ -69,36 +69,36 @@ pub struct RunArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_region_size)]
     pub region_size: Option<RegionSize>,
 
-    /// The length of the clone; that of its source by default.
+    /// The length of the clone. Default: the length of its source.
     #[arg(long, value_name = "SIZE", value_parser = parse_length)]
     pub length: Option<Sectors>,
 
-    /// What the clone is called, which is the name of its export; by default as DEST is.
+    /// Name of the clone and its export. Default: the file name of DEST.
     #[arg(long, value_name = "NAME", value_parser = parse_name)]
     pub name: Option<String>,
 
-    /// How to go about it.
+    /// The settings of the clone.
     #[command(flatten)]
     pub tuning: TuningArgs,
 
-    /// Note what is read, and in which order, and write it to FILE at the end.
+    /// Record the order of reads, and write it to FILE at the end.
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
 
-    /// Copy the ranges first that --record wrote to FILE.
+    /// First copy the ranges that --record wrote to FILE.
     #[arg(long, value_name = "FILE")]
     pub prefetch: Option<PathBuf>,
 
-    /// Take the source for the one that the clone was begun with, though META.source.json says
-    /// otherwise. If it holds other data the clone becomes a mixture of both.
+    /// Accept this source as the original one, even if META.source.json records another. If it
+    /// holds other data, the clone becomes a mixture of both.
     #[arg(long)]
     pub repin: bool,
 
-    /// Open and check everything as a start would, say what it would do, and change nothing.
+    /// Open and check everything as at a start, print what would be done, and change nothing.
     #[arg(long)]
     pub dry_run: bool,
 
-    /// Where to serve it, and how to say what happens.
+    /// The exports and the log.
     #[command(flatten)]
     pub common: CommonArgs,
 }
@@ -110,16 +110,16 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILE", default_value = "/etc/cloned/clonetab")]
     pub clonetab: PathBuf,
 
-    /// Where to serve them, and how to say what happens.
+    /// The exports and the log.
     #[command(flatten)]
     pub common: CommonArgs,
 }
 
-/// What can be set on a clone.
+/// The settings of a clone.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Cloning")]
 pub struct TuningArgs {
-    /// Do not copy in the background, until a message says enable_hydration.
+    /// Do not copy in the background until the message enable_hydration.
     #[arg(long)]
     pub no_hydration: bool,
 
@@ -127,29 +127,29 @@ pub struct TuningArgs {
     #[arg(long)]
     pub no_discard_passdown: bool,
 
-    /// The most regions that are copied at a time.
+    /// Maximum number of regions that are being copied at a time.
     #[arg(long, value_name = "REGIONS")]
     pub hydration_threshold: Option<u32>,
 
-    /// The most regions that are copied in one go.
+    /// Maximum number of regions in one copy.
     #[arg(long, value_name = "REGIONS")]
     pub hydration_batch_size: Option<u32>,
 
-    /// The most that is copied in the background in a second; 0 for no limit.
+    /// Maximum background copy rate, bytes per second; 0 for no limit.
     #[arg(long, value_name = "BYTES", value_parser = parse_rate)]
     pub hydration_rate: Option<u64>,
 
-    /// Whether reads hydrate what they read, so that it is fetched once; by default if the source
-    /// is across a network.
+    /// on: reads hydrate the regions that they read, which are then fetched only once. Default: on
+    /// if the source is across a network, or else off.
     #[arg(long, value_name = "ON|OFF")]
     pub hydrate_on_read: Option<Switch>,
 
-    /// Stop copying after so many copies in a row that failed; 0 for never.
+    /// Stop copying after this number of failed copies in a row; 0 for never.
     #[arg(long, value_name = "N", default_value_t = 16)]
     pub max_failures: u32,
 
-    /// Whether a discard of what was never copied reads as zeroes, rather than as whatever DEST
-    /// holds, as it does in the kernel.
+    /// on: discarded regions that were never copied read as zeroes; off: as what DEST holds (like
+    /// the kernel).
     #[arg(long, value_name = "ON|OFF", default_value = "on")]
     pub discard_zeroes: Switch,
 
@@ -158,103 +158,104 @@ pub struct TuningArgs {
     pub direct: bool,
 }
 
-/// Where clones are served, and how it is said what happens.
+/// The exports of clones and the log.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Serving")]
 pub struct CommonArgs {
-    /// Serve NBD clients there: unix:PATH, tcp:ADDRESS:PORT, or systemd for the sockets that it
-    /// passes on. Can be given several times. The name of an export is that of the clone.
+    /// Serve NBD clients at this address: unix:PATH, tcp:ADDRESS:PORT, or systemd for the sockets
+    /// that it passes on. Can be given several times. Each export has the name of its clone.
     #[arg(long, value_name = "ADDRESS")]
     pub nbd: Vec<Address>,
 
-    /// How many connections of NBD clients there may be, to all clones. Half of them may be to one
-    /// clone, half from one peer, and a quarter from one peer to one clone.
+    /// Maximum number of NBD connections, to all clones together. At most half of them can be to
+    /// one clone, half from one peer, and a quarter from one peer to one clone.
     #[arg(long, value_name = "N", default_value_t = 256, requires = "nbd")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=16384))]
     pub nbd_connections: u16,
 
-    /// Have NBD clients use TLS, with the chain of certificates in FILE, in PEM.
+    /// Require TLS of NBD clients, with the certificate chain in FILE, in PEM.
     #[arg(long, value_name = "FILE", requires_all = ["tls_key", "nbd"])]
     pub tls_cert: Option<PathBuf>,
 
-    /// The private key that belongs to it, in PEM.
+    /// The private key of the certificate, in PEM.
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
 
-    /// Take only clients with a certificate that one in FILE has signed, in PEM.
+    /// Accept only clients whose certificate is signed by one in FILE, in PEM.
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_client_ca: Option<PathBuf>,
 
-    /// Listen where other machines can connect, without TLS: everybody who can may read and write
-    /// the clones.
+    /// Allow to listen on a non-loopback address without TLS: everyone who can connect can read and
+    /// write the clones.
     #[arg(long)]
     pub insecure: bool,
 
-    /// Make the clone a file at PATH, by FUSE: an empty file, or one that does not exist; or in
-    /// the directory PATH, where it is called as the clone is. For `serve` it is a directory.
+    /// Serve the clone as a file, with FUSE. PATH is an empty file, or one that does not exist; or
+    /// a directory, in which the file has the name of the clone. For `serve` it must be a
+    /// directory.
     #[arg(long, value_name = "PATH")]
     pub fuse: Option<PathBuf>,
 
-    /// Who may use that file. For others than its owner, and another than root, this takes
+    /// The users that can access this file. If cloned does not run as root, all but `owner` require
     /// user_allow_other in /etc/fuse.conf.
     #[arg(long, value_name = "WHO", default_value = "owner", requires = "fuse")]
     pub fuse_users: FuseUsers,
 
-    /// Make each clone a block device, /dev/ublkbN, by the kernel's ublk driver; which one is told.
-    /// Only root can, and only a cloned that was built with the feature ublk.
+    /// Serve each clone as a block device, /dev/ublkbN, with the kernel's ublk driver; the log
+    /// names the device. This requires root, and a cloned that was built with the feature ublk.
     #[arg(long)]
     pub ublk: bool,
 
-    /// Where clonectl can ask and change things: a socket that only root and this user can open.
-    /// By default /run/cloned.sock for root, and cloned.sock in $XDG_RUNTIME_DIR for others, if no
-    /// other cloned has it. `none` for no such socket.
+    /// The control socket, for clonectl; only root and this user can open it. Default:
+    /// /run/cloned.sock for root, and cloned.sock in $XDG_RUNTIME_DIR for others, unless another
+    /// cloned uses it. `none` for no control socket.
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
 
-    /// Serve metrics to Prometheus there, at /metrics: tcp:ADDRESS:PORT, as in tcp:127.0.0.1:9177.
+    /// Serve metrics to Prometheus at this address, under /metrics: tcp:ADDRESS:PORT, as in
+    /// tcp:127.0.0.1:9177.
     #[arg(long, value_name = "ADDRESS")]
     pub metrics: Option<MetricsAddress>,
 
-    /// How sources across a network are asked.
+    /// The settings of sources across a network.
     #[command(flatten)]
     pub source: SourceArgs,
 
-    /// How much is said: error, warn, info, debug, trace, or a filter as in tracing's
-    /// EnvFilter.
+    /// The log level: error, warn, info, debug, trace, or a filter as in tracing's EnvFilter.
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "CLONED_LOG")]
     #[arg(help_heading = "Logging")]
     pub log_level: String,
 
-    /// How it is said, on stderr, which systemd takes to its journal.
+    /// The format of the log on stderr, which systemd takes to its journal.
     #[arg(long, value_name = "FORMAT", default_value = "text", help_heading = "Logging")]
     pub log_format: LogFormat,
 }
 
-/// How sources across a network are asked.
+/// The settings of sources across a network.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Sources across a network")]
 pub struct SourceArgs {
-    /// How long a request may take the first time.
+    /// Time limit of the first attempt of a request.
     #[arg(long, value_name = "SECONDS", default_value_t = 15)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub source_timeout: u32,
 
-    /// How long a read is tried again before it fails.
+    /// Time for which a read is retried before it fails.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=86400))]
     pub source_give_up: u32,
 
-    /// How many requests may be under way at a time, for each clone.
+    /// Maximum number of requests in flight, for each clone.
     #[arg(long, value_name = "N", default_value_t = 16)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=256))]
     pub source_requests: u16,
 
-    /// Certificates in PEM that are trusted in place of the system's.
+    /// Certificates in PEM that are trusted instead of the system's.
     #[arg(long, value_name = "FILE")]
     pub source_ca: Option<PathBuf>,
 
-    /// Lines "Name: value" that are sent to web servers with each request: tokens, which do not
-    /// belong on a command line.
+    /// File with lines "Name: value" that are sent to web servers with each request, for example
+    /// tokens, which do not belong on a command line.
     #[arg(long, value_name = "FILE")]
     pub source_headers: Option<PathBuf>,
 }
@@ -275,9 +276,9 @@ impl SourceArgs {
 /// On or off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Switch {
-    /// It is.
+    /// Enabled.
     On,
-    /// It is not.
+    /// Disabled.
     Off,
 }
 
@@ -287,18 +288,18 @@ impl Switch {
     }
 }
 
-/// Who may use a file.
+/// The users that can access a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum FuseUsers {
-    /// The user who serves it.
+    /// The user that cloned runs as.
     Owner,
-    /// He and root, which sets up loop devices.
+    /// The owner and root, which sets up loop devices.
     Root,
-    /// Everybody, to read and write.
+    /// All users, for reading and writing.
     All,
 }
 
-impl From<FuseUsers> for Who {
+impl From<FuseUsers> for FileUsers {
     fn from(users: FuseUsers) -> Self {
         match users {
             FuseUsers::Owner => Self::Owner,
@@ -308,12 +309,12 @@ impl From<FuseUsers> for Who {
     }
 }
 
-/// A form of the log.
+/// The formats of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// Lines for people.
     Text,
-    /// A JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -374,7 +375,7 @@ impl RunArgs {
 
 fn parse_length(text: &str) -> Result<Sectors, String> {
     match parse_sectors(text) {
-        Ok(Sectors(0)) => Err("a clone has one sector at least".into()),
+        Ok(Sectors(0)) => Err("a clone has at least one sector".into()),
         parsed => parsed.map_err(|error| error.to_string()),
     }
 }
@@ -389,8 +390,8 @@ fn parse_name(text: &str) -> Result<String, String> {
 
 fn after_help() -> String {
     format!(
-        "{SIZES}\n\n{}\n\nSIGTERM and SIGINT end it: what is under way \
-         is ended, flushed and committed.\nSIGHUP has `cloned serve` read its table again.",
+        "{SIZES}\n\n{}\n\nSIGTERM and SIGINT stop it: running requests finish, \
+         and all is flushed and committed.\nSIGHUP makes `cloned serve` read its table again.",
         exit::HELP
     )
 }

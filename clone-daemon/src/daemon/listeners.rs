@@ -3,16 +3,17 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 
 use super::args::CommonArgs;
-use crate::control::{self, BindError, BoundSocket};
+use crate::control::{self, BoundSocket};
 use crate::export::exporter::Exporter;
 use crate::export::fuse::{FuseExporter, MountPoint};
 use crate::export::nbd::NbdExporter;
 use crate::export::nbd::{Address, BindOptions, Listener, ServerOptions, TlsOptions};
 use crate::host::Host;
 use crate::metrics::{self, BoundMetrics};
+use crate::unix_socket;
 
 /// Bound listeners that do not serve yet.
 pub(super) struct Listeners {
@@ -46,7 +47,8 @@ impl Listeners {
         for address in &args.nbd {
             match address {
                 Address::Unix(path) => {
-                    check_socket(path).with_context(|| format!("cannot listen on {address}"))?;
+                    unix_socket::check(path)
+                        .with_context(|| format!("cannot listen on {address}"))?;
                 }
                 Address::Tcp { .. } => drop(Listener::bind(address, &options)?),
                 Address::Systemd => {}
@@ -96,7 +98,7 @@ impl Listeners {
             host.add_exporter(Arc::<crate::export::ublk::UblkExporter>::default());
         }
         if nbd.is_none() && args.fuse.is_none() && !args.ublk {
-            tracing::warn!("clones hydrate, and nobody can use them: --nbd and --fuse serve them");
+            tracing::warn!("copying only: no client can connect. Add --nbd or --fuse");
         }
         let metrics = args.metrics.map(|address| BoundMetrics::bind(address, args.insecure));
         let control = control_socket(args.control.as_deref())?;
@@ -114,10 +116,7 @@ impl Listeners {
             self.nbd.as_ref().map(|nbd| nbd.open(host.clone(), self.nbd_options)).transpose()?;
         let control = self.control.map(|socket| socket.serve(host.clone())).transpose()?;
         if let Some(control) = &control {
-            tracing::info!(
-                "clonectl --socket {} asks and changes things",
-                control.path().display()
-            );
+            tracing::info!("control socket for clonectl --socket {}", control.path().display());
         }
         let metrics = self.metrics.map(|bound| bound.with_nbd(nbd).serve(host.clone()));
         let metrics = metrics.transpose()?;
@@ -126,15 +125,6 @@ impl Listeners {
         }
         Ok(OpenListeners { nbd: self.nbd, control, metrics })
     }
-}
-
-/// Checks that a socket can be created at `path`. Its errors suit any kind of socket.
-fn check_socket(path: &Path) -> Result<()> {
-    control::check_place(path).map_err(|error| match error {
-        BindError::Io { source, .. } => source.into(),
-        BindError::InUse(_) => anyhow!("another server listens there"),
-        error => error.into(),
-    })
 }
 
 /// Binds the control socket. A failure is an error only if the user named the path.

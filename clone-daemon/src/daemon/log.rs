@@ -20,8 +20,6 @@ use super::args::{CommonArgs, DaemonArgs, LogFormat};
 
 mod queue;
 
-pub(crate) use self::queue::lost_lines;
-
 /// Maximum time for writing the remaining lines at the end.
 const FLUSH_TIME: Duration = Duration::from_secs(2);
 
@@ -52,7 +50,7 @@ pub(super) fn start(args: &CommonArgs) -> Result<Log> {
     let filter = EnvFilter::try_new(&args.log_level).map_err(|error| {
         usage_error::<DaemonArgs>(format_args!("--log-level {:?}: {error}", args.log_level))
     })?;
-    let queue = Queue::start().context("cannot begin to log")?;
+    let queue = Queue::start().context("cannot start the log")?;
     let lines = queue.clone();
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -67,7 +65,7 @@ pub(super) fn start(args: &CommonArgs) -> Result<Log> {
         LogFormat::Text if env::var_os("JOURNAL_STREAM").is_some() => log.without_time().try_init(),
         LogFormat::Text => log.try_init(),
     };
-    started.map_err(|error| anyhow!("cannot begin to log: {error}"))?;
+    started.map_err(|error| anyhow!("cannot start the log: {error}"))?;
     panic::set_hook(Box::new(log_panic));
     Ok(Log { queue })
 }

@@ -21,7 +21,7 @@ use crate::host::Host;
 
 /// The request of a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(super) enum SignalRequest {
     /// Reload the clonetab.
     Reload,
     /// Stop the daemon.
@@ -29,7 +29,7 @@ pub(super) enum Asked {
 }
 
 /// The result of a task during which signals are handled.
-pub(super) enum Attended<T> {
+pub(super) enum TaskEnd<T> {
     /// The task is done.
     Done(T),
     /// The daemon must stop. The thread of the task has been abandoned.
@@ -39,14 +39,14 @@ pub(super) enum Attended<T> {
 /// An event of the daemon.
 enum Event {
     Signal(i32),
-    /// The [attended](Watch::attend) task is done.
+    /// The [task](Watch::run_task) task is done.
     Done,
 }
 
 /// Receives signals.
 pub(super) struct Watch {
     events: Receiver<Event>,
-    told: Sender<Event>,
+    sender: Sender<Event>,
     /// True if the clonetab must be reloaded as soon as possible.
     is_reload_due: Cell<bool>,
     /// Interval of the watchdog messages that systemd expects, if any.
@@ -61,8 +61,8 @@ impl Watch {
     /// # Errors
     /// A signal handler cannot be installed, or the thread cannot be started.
     pub(super) fn start(reloads: bool) -> Result<Self> {
-        let (told, events) = mpsc::channel();
-        let noted = told.clone();
+        let (sender, events) = mpsc::channel();
+        let noted = sender.clone();
         let caught = || -> io::Result<Signals> {
             let is_second = Arc::new(AtomicBool::new(false));
             let ends = [SIGINT, SIGTERM];
@@ -86,21 +86,21 @@ impl Watch {
             .context("cannot start a thread")?;
         // Half the period, as systemd advises.
         let watchdog = sd_notify::watchdog_enabled().map(|period| period / 2);
-        Ok(Self { events, told, is_reload_due: Cell::new(false), watchdog })
+        Ok(Self { events, sender, is_reload_due: Cell::new(false), watchdog })
     }
 
     /// Waits for a signal. Meanwhile sends watchdog messages to systemd, as long as every clone
     /// responds.
-    pub(super) fn wait(&self, host: &Host) -> Asked {
+    pub(super) fn wait(&self, host: &Host) -> SignalRequest {
         loop {
             if self.is_reload_due.take() {
                 say(&[NotifyState::Reloading]);
-                return Asked::Reload;
+                return SignalRequest::Reload;
             }
             match self.next(host) {
                 Event::Signal(SIGHUP) if host.has_table() => self.note_reload(),
                 Event::Signal(signal) => return stop(signal),
-                // No task is attended.
+                // No task runs.
                 Event::Done => {}
             }
         }
@@ -111,14 +111,14 @@ impl Watch {
     ///
     /// # Errors
     /// The thread cannot be started, or the task panicked.
-    pub(super) fn attend<T: Send + 'static>(
+    pub(super) fn run_task<T: Send + 'static>(
         &self,
         host: &Arc<Host>,
         act: impl FnOnce(&Host) -> T + Send + 'static,
-    ) -> Result<Attended<T>> {
-        let (theirs, told) = (host.clone(), Tells(self.told.clone()));
-        let thread = Builder::new().name("attended".into()).spawn(move || {
-            let _told = told;
+    ) -> Result<TaskEnd<T>> {
+        let (theirs, done_sender) = (host.clone(), DoneSender(self.sender.clone()));
+        let thread = Builder::new().name("task".into()).spawn(move || {
+            let _done = done_sender;
             act(&theirs)
         });
         let thread = thread.context("cannot start a thread")?;
@@ -127,11 +127,11 @@ impl Watch {
                 Event::Signal(SIGHUP) if host.has_table() => self.note_reload(),
                 Event::Signal(signal) => {
                     stop(signal);
-                    return Ok(Attended::Stop);
+                    return Ok(TaskEnd::Stop);
                 }
                 Event::Done => {
                     let done = thread.join().map_err(|_| anyhow!("a thread panicked; see the log"));
-                    return done.map(Attended::Done);
+                    return done.map(TaskEnd::Done);
                 }
             }
         }
@@ -165,16 +165,16 @@ impl Watch {
     }
 }
 
-fn stop(signal: i32) -> Asked {
+fn stop(signal: i32) -> SignalRequest {
     let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
     tracing::info!("{name}: stopping");
-    Asked::Stop
+    SignalRequest::Stop
 }
 
 /// Sends [`Event::Done`] when it is dropped, also by a panic.
-struct Tells(Sender<Event>);
+struct DoneSender(Sender<Event>);
 
-impl Drop for Tells {
+impl Drop for DoneSender {
     fn drop(&mut self) {
         // A failed send means that the daemon is ending.
         let _ = self.0.send(Event::Done);
@@ -197,6 +197,6 @@ pub(super) fn say_stopping() {
 /// Sends a message to systemd. Does nothing if systemd does not listen.
 fn say(states: &[NotifyState<'_>]) {
     if let Err(error) = notify(states) {
-        tracing::warn!("systemd cannot be told: {error}");
+        tracing::warn!("cannot notify systemd: {error}");
     }
 }

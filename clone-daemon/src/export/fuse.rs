@@ -27,7 +27,7 @@ mod mount;
 
 /// The users who may access the file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Who {
+pub enum FileUsers {
     /// The user who exports it.
     #[default]
     Owner,
@@ -41,7 +41,7 @@ pub enum Who {
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// The users who may access the file.
-    pub who: Who,
+    pub users: FileUsers,
     /// Number of threads, at least 1. Each handles one request at a time. Only requests on the fast
     /// path occupy a thread for longer.
     pub threads: usize,
@@ -49,7 +49,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { who: Who::Owner, threads: 8 }
+        Self { users: FileUsers::Owner, threads: 8 }
     }
 }
 
@@ -112,7 +112,7 @@ pub enum FuseError {
 /// programs keep the open file until they close it.
 ///
 /// If the process dies, `fusermount3` unmounts the file system, except if a user other than root
-/// exported it for [`Who::Owner`]. Without `fusermount3` only root can mount, and nothing unmounts
+/// exported it for [`FileUsers::Owner`]. Without `fusermount3` only root can mount, and nothing unmounts
 /// automatically. The next export to the same path removes a dead mount.
 pub struct Export {
     mount: Option<Mount>,
@@ -135,10 +135,10 @@ impl Export {
     /// - [`FuseError::Dead`]: a dead file system on the path cannot be detached.
     /// - [`FuseError::Mount`]: `/dev/fuse` cannot be opened.
     pub fn check(path: &Path, name: &str) -> Result<(), FuseError> {
-        let place = Place::prepare(path, name)?;
-        if place.made.is_some() {
+        let prepared = PreparedPoint::prepare(path, name)?;
+        if prepared.made.is_some() {
             // If the file stays, it is as empty as it was created.
-            let _ = fs::remove_file(&place.point);
+            let _ = fs::remove_file(&prepared.point);
         }
         let device = OpenOptions::new().read(true).write(true).open("/dev/fuse");
         device.map(drop).map_err(|error| FuseError::Mount {
@@ -157,25 +157,25 @@ impl Export {
     /// Those of [`check`](Self::check), and [`FuseError::Mount`] and [`FuseError::Session`]. Then
     /// nothing is mounted, and no file has been created.
     pub fn mount(path: &Path, volume: Arc<Volume>, options: Options) -> Result<Self, FuseError> {
-        let Place { point, shape, made } = Place::prepare(path, volume.name())?;
+        let PreparedPoint { point, shape, made } = PreparedPoint::prepare(path, volume.name())?;
         let file = match &shape {
             Shape::File => point.clone(),
             Shape::Directory(name) => point.join(name),
         };
         let mut export = Self { mount: None, session: None, point, file, made };
-        let mounted = Mount::new(&export.point, shape.is_file(), options.who != Who::Owner);
+        let mounted = Mount::new(&export.point, shape.is_file(), options.users != FileUsers::Owner);
         let (mount, device) =
             mounted.map_err(|reason| FuseError::Mount { path: export.point.clone(), reason })?;
         export.mount = Some(mount);
 
         let mut config = Config::default();
         config.n_threads = Some(options.threads.max(1));
-        let acl = match options.who {
-            Who::Owner => SessionACL::Owner,
-            Who::OwnerAndRoot => SessionACL::RootAndOwner,
-            Who::Everybody => SessionACL::All,
+        let acl = match options.users {
+            FileUsers::Owner => SessionACL::Owner,
+            FileUsers::OwnerAndRoot => SessionACL::RootAndOwner,
+            FileUsers::Everybody => SessionACL::All,
         };
-        let files = FileSystem::new(volume, shape, options.who == Who::Everybody);
+        let files = FileSystem::new(volume, shape, options.users == FileUsers::Everybody);
         let session = Session::from_fd(files, device, acl, config).and_then(Session::spawn);
         export.session = Some(session.map_err(FuseError::Session)?);
         Ok(export)
@@ -237,7 +237,7 @@ impl Drop for Export {
 }
 
 /// The mount point of a clone, and the shape of its file system.
-struct Place {
+struct PreparedPoint {
     /// The absolute path of the mount point.
     point: PathBuf,
     shape: Shape,
@@ -245,7 +245,7 @@ struct Place {
     made: Option<(u64, u64)>,
 }
 
-impl Place {
+impl PreparedPoint {
     fn prepare(path: &Path, name: &str) -> Result<Self, FuseError> {
         let wrong = |source| FuseError::Path { path: path.into(), source };
         let found = fs::metadata(path);

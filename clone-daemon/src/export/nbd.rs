@@ -1,8 +1,8 @@
 //! An NBD server that exports volumes.
 //!
 //! An acceptor thread gives each connection a receiver thread (`connection`), which negotiates
-//! (`negotiation`) and then handles requests (`session`). The receiver runs requests on the fast path
-//! itself, collects their replies, and sends them together when no more input is available. It
+//! (`negotiation`) and then handles requests (`session`). The receiver runs requests on the fast
+//! path itself, collects their replies, and sends them together when no more input is available. It
 //! submits all other requests; a second thread of the connection sends their replies as they
 //! complete.
 //!
@@ -187,6 +187,8 @@ impl Server {
     }
 
     /// Returns the current size in bytes of all buffers, shared ones and those of connections.
+    /// It lets users of the library check that hostile clients stay within their limits, as the tests
+    /// of this crate do.
     pub fn buffer_bytes(&self) -> u64 {
         self.shared.memory.used()
     }
@@ -236,9 +238,9 @@ fn accept_all(shared: &Arc<Shared>, listeners: &[Listener], end: &OwnedFd) {
         for (listener, _) in listeners.iter().zip(ready).filter(|(_, is_ready)| *is_ready) {
             match listener.accept().and_then(|stream| begin(shared, stream)) {
                 Ok(()) => {}
-                Err(error) if is_passing(&error) => debug!("a connection is gone: {error}"),
+                Err(error) if is_passing(&error) => debug!("a connection was lost: {error}"),
                 Err(error) => {
-                    warn!("cannot take a connection: {error}");
+                    warn!("cannot accept a connection: {error}");
                     pause(end);
                 }
             }

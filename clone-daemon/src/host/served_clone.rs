@@ -1,16 +1,16 @@
 //! One running clone of a daemon, with its volume and its exports.
 
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::Builder;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clone_core::dm_target::{Message, Status, StatusLine, TableLine};
-use clone_core::driver::{DatedEvent, DriverError, DriverOptions, HydrationProgress, RunningClone};
-use clone_core::engine::Trace;
-use clone_core::engine::{Command, Event, EventKind, FailedRegion, Failure, Settings};
+use clone_core::driver::{DriverError, DriverOptions, HydrationProgress, RunningClone};
+use clone_core::engine::{Command, Event, EventKind, Failure, Trace};
 use clone_core::geometry::{Geometry, Sectors};
+use clone_core::sync::lock;
 use clone_tools::common::units::{Share, in_units};
 use persistent_data::device::FileDevice;
 
@@ -34,7 +34,7 @@ pub struct ServedClone {
 }
 
 /// Time that fetches in flight have left at the end.
-const PATIENCE: Duration = Duration::from_secs(5);
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Worker threads in addition to those that copy, for user I/O.
 const FOR_USERS: usize = 8;
@@ -97,8 +97,14 @@ impl ServedClone {
     }
 
     /// Returns the kernel's table line for the clone.
-    pub fn table(&self) -> String {
-        self.table.to_string()
+    pub fn table(&self) -> &TableLine {
+        &self.table
+    }
+
+    /// Returns the running clone. [`command`](Self::command) also logs a message to it, and
+    /// [`status`](Self::status) adds its place in the table.
+    pub fn running(&self) -> &RunningClone<FileDevice> {
+        &self.clone
     }
 
     /// Returns the line that `dmsetup status` would print. With `flush` it commits first, so that
@@ -118,60 +124,13 @@ impl ServedClone {
         self.clone.try_command(command)
     }
 
-    /// Suspends the clone: operations in flight end and are committed, and new requests wait.
-    ///
-    /// # Errors
-    /// [`DriverError::Failed`] if the clone has failed, [`DriverError::Resumed`] if it was resumed
-    /// before it was suspended, [`DriverError::Ending`] if it is stopping.
-    pub fn suspend(&self) -> Result<(), DriverError> {
-        self.clone.suspend()
-    }
-
-    /// Resumes the clone. Pending calls of [`suspend`](Self::suspend) return.
-    ///
-    /// # Errors
-    /// [`DriverError::Ending`] if the clone is stopping.
-    pub fn resume(&self) -> Result<(), DriverError> {
-        self.clone.resume()
-    }
-
-    /// Returns the number of panics caught in callbacks of requests and events.
-    pub fn caught_panics(&self) -> u64 {
-        self.clone.caught_panics()
-    }
-
-    /// Returns the events after number `after`. Waits for one, at most for `timeout`.
-    pub fn wait_for(&self, after: u64, timeout: Duration) -> Vec<Event> {
-        self.clone.wait_for(after, timeout)
-    }
-
-    /// As [`wait_for`](Self::wait_for), with the time of each event.
-    pub fn wait_for_dated(&self, after: u64, timeout: Duration) -> Vec<DatedEvent> {
-        self.clone.wait_for_dated(after, timeout)
-    }
-
-    /// Returns the hydration progress.
-    pub fn progress(&self) -> HydrationProgress {
-        self.clone.progress()
-    }
-
-    /// Returns the failed regions.
-    pub fn failed_regions(&self) -> Vec<FailedRegion> {
-        self.clone.failed_regions()
-    }
-
-    /// Returns the current settings.
-    pub fn settings(&self) -> Settings {
-        self.clone.settings()
-    }
-
     /// Returns the addresses of its exports, for users.
     pub fn exports(&self) -> Vec<String> {
-        self.exports.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.exports).clone()
     }
 
     pub(super) fn add_exports(&self, places: Vec<String>) {
-        self.exports.lock().unwrap_or_else(PoisonError::into_inner).extend(places);
+        lock(&self.exports).extend(places);
     }
 
     /// Returns whether the clone has failed.
@@ -189,22 +148,22 @@ impl ServedClone {
 
     /// Returns the counters of the source, if it is remote.
     pub fn source_figures(&self) -> Option<&Arc<SourceStats>> {
-        self.remote.as_ref().map(|remote| &remote.figures)
+        self.remote.as_ref().map(|remote| &remote.stats)
     }
 
     /// Begins to stop the clone. It stops hydrating and can no longer be suspended, resumed or
     /// changed. A remote source is abandoned if the clone has not [stopped](Self::end) within
-    /// [`PATIENCE`]. Clients are served until then.
+    /// [`STOP_TIMEOUT`]. Clients are served until then.
     pub(super) fn begin_end(&self) {
         self.clone.command(Command::Kernel(Message::DisableHydration));
         self.clone.begin_end();
-        let mut place = self.has_ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut place = lock(&self.has_ended);
         let Some(remote) = self.remote.clone().filter(|_| place.is_none()) else { return };
         let (has_ended, ended) = mpsc::channel();
         *place = Some(has_ended);
         let giving_up = remote.clone();
-        let thread = Builder::new().name("patience".into()).spawn(move || {
-            if ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+        let thread = Builder::new().name("stop-timeout".into()).spawn(move || {
+            if ended.recv_timeout(STOP_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
                 giving_up.abandon();
             }
         });
@@ -220,13 +179,13 @@ impl ServedClone {
     pub(super) fn end(&self) -> Option<Failure> {
         self.begin_end();
         let failure = self.clone.end();
-        *self.has_ended.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&self.has_ended) = None;
         failure
     }
 
     /// Returns a summary of the clone in one line.
     pub fn summary(&self) -> String {
-        let HydrationProgress { hydrated, regions, .. } = self.progress();
+        let HydrationProgress { hydrated, regions, .. } = self.clone.progress();
         let share = Share { part: hydrated, whole: regions };
         let size = in_units(self.geometry().target_size());
         let exports = self.exports();

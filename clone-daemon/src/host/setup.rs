@@ -229,7 +229,7 @@ impl fmt::Display for Plan {
         writeln!(f, "table: {}", self.line)?;
         write!(f, "metadata: {}, ", metadata.display())?;
         match &self.metadata {
-            MetadataPlan::Make => writeln!(f, "to be made")?,
+            MetadataPlan::Make => writeln!(f, "to be created")?,
             MetadataPlan::Format(_) => writeln!(f, "all zero, to be formatted")?,
             MetadataPlan::Go(metadata) => {
                 let part = metadata.nr_hydrated();
@@ -239,9 +239,9 @@ impl fmt::Display for Plan {
         }
         write!(f, "destination: {}, ", destination.display())?;
         match &self.destination {
-            DestinationPlan::Make => writeln!(f, "to be made")?,
+            DestinationPlan::Make => writeln!(f, "to be created")?,
             DestinationPlan::Use(_) if self.overwrites() => {
-                writeln!(f, "holds something, which will be overwritten")?;
+                writeln!(f, "not empty, and will be overwritten")?;
             }
             DestinationPlan::Use(there) => writeln!(f, "has {}", in_units(there.limits().size))?,
         }
@@ -395,7 +395,7 @@ fn geometry_of(
     }
     if source.size < wanted {
         bail!(
-            "the source {} has {}, and the clone {}: it is another one, or has been cut off",
+            "the source {} has {}, and the clone {}: it is another one, or has been truncated",
             spec.source,
             in_units(source.size),
             in_units(wanted)
@@ -413,8 +413,8 @@ fn new_geometry(spec: &CloneSpec, source: &Opened) -> Result<Geometry> {
     let source = source.limits;
     if spec.length.is_none() && !bytes.is_multiple_of(SECTOR_SIZE) {
         bail!(
-            "the source {} has {bytes} bytes, which are no whole number of sectors of \
-             {SECTOR_SIZE}: make it longer, or give a length of {} sectors to leave its end out",
+            "the source {} has {bytes} bytes, not a multiple of {SECTOR_SIZE}. Pad it, or use a \
+             length of {} sectors to ignore the end",
             spec.source,
             source.size
         );
@@ -455,8 +455,8 @@ fn look_at_destination(
     if is_missing(path) {
         if hydrated > 0 {
             bail!(
-                "{} does not exist, and no new one will do: {} of the clone are on the destination \
-                 and will not be copied again. Give the one that it was begun with",
+                "{} does not exist, and a new one cannot replace it: {} of the clone are on the \
+                 original destination and will not be copied again. Give that one",
                 path.display(),
                 Counted(hydrated, "region")
             );

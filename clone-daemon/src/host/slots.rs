@@ -11,6 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Builder;
 
 use anyhow::anyhow;
+use clone_core::sync::lock;
 
 use super::{HostError, ServedClone};
 
@@ -64,7 +65,7 @@ impl Drop for Reserved {
 
 impl Slots {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Returns the running clones, sorted by name.
@@ -153,16 +154,16 @@ impl Slots {
     ) -> Result<T, HostError> {
         let done = Arc::new(Mutex::new(None));
         let (slots, result) = (self.clone(), done.clone());
-        let thread = Builder::new().name("set-up".into()).spawn(move || {
+        let thread = Builder::new().name("clone-setup".into()).spawn(move || {
             let acted = catch_unwind(AssertUnwindSafe(act));
-            *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(acted);
+            *lock(&result) = Some(acted);
             // Takes the lock, so that a waiting thread either sees the result or gets the
             // notification.
             drop(slots.lock());
             slots.changed.notify_all();
         });
         thread.map_err(|error| anyhow!("cannot start a thread: {error}"))?;
-        let take = || done.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let take = || lock(&done).take();
         let mut state = self.lock();
         loop {
             match take() {

@@ -1,7 +1,7 @@
 //! What is told of each clone.
 //!
-//! Nothing is counted here: the numbers are those of [`crate::export::stats`], of the driver and of the
-//! source, as they are when somebody asks.
+//! Nothing is counted here: the numbers are those of [`crate::export::stats`], of the driver and of
+//! the source, as they are when somebody asks.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use prometheus_client::metrics::MetricType;
 
 use crate::control::protocol::CloneStatus;
 use crate::control::report;
-use crate::daemon::log;
 use crate::export::nbd::Connections;
 use crate::export::stats::{Counts, Kind, LATENCY_ENDS, Stats};
 use crate::host::Host;
+use crate::lost_lines;
 use crate::source::SourceStats;
 
 /// All clones of a host.
@@ -73,34 +73,40 @@ const GAUGES: [Number; 20] = [
     }),
     (
         "cloned_mode",
-        "0 if metadata can change, 1 if it cannot any more, 2 if all has failed.",
+        "0 if metadata can change, 1 if it can no longer change, 2 if all has failed.",
         mode,
     ),
-    ("cloned_hydration_enabled", "Whether hydration in the background is switched on.", |s| {
+    ("cloned_hydration_enabled", "1 if hydration in the background is enabled, or else 0.", |s| {
         s.status.settings.hydration.into()
     }),
-    ("cloned_hydrate_on_read", "Whether reads hydrate what they read.", |s| {
+    ("cloned_hydrate_on_read", "1 if reads hydrate the regions that they read, or else 0.", |s| {
         s.status.settings.hydrate_on_read.into()
     }),
-    ("cloned_hydration_threshold_regions", "Regions that hydration may have under way.", |s| {
-        s.status.settings.hydration_threshold.into()
-    }),
-    ("cloned_hydration_batch_size_regions", "Regions that hydration copies in one go.", |s| {
-        s.status.settings.hydration_batch_size.into()
-    }),
-    ("cloned_hydration_rate_limit_bytes", "Bytes that may be hydrated in a second; 0: any.", |s| {
-        s.status.settings.hydration_rate.unwrap_or(0)
-    }),
-    ("cloned_suspended", "Whether the clone is suspended.", |s| s.status.suspended.into()),
-    ("cloned_complete", "Whether all regions are hydrated.", |s| s.status.complete.into()),
-    ("cloned_requests_in_flight", "Requests of users that are under way.", |s| s.stats.in_flight()),
+    (
+        "cloned_hydration_threshold_regions",
+        "Maximum number of regions that hydration copies at a time.",
+        |s| s.status.settings.hydration_threshold.into(),
+    ),
+    (
+        "cloned_hydration_batch_size_regions",
+        "Maximum number of regions that hydration copies in one copy.",
+        |s| s.status.settings.hydration_batch_size.into(),
+    ),
+    (
+        "cloned_hydration_rate_limit_bytes",
+        "Maximum bytes hydrated per second; 0 means no limit.",
+        |s| s.status.settings.hydration_rate.unwrap_or(0),
+    ),
+    ("cloned_suspended", "1 if the clone is suspended, or else 0.", |s| s.status.suspended.into()),
+    ("cloned_complete", "1 if all regions are hydrated, or else 0.", |s| s.status.complete.into()),
+    ("cloned_requests_in_flight", "Requests of users in flight.", |s| s.stats.in_flight()),
     ("cloned_nbd_connections", "Connections of NBD clients that have chosen the clone.", |s| {
         s.nbd_connections
     }),
-    ("cloned_source_requests_in_flight", "Requests to a remote source that are under way.", |s| {
+    ("cloned_source_requests_in_flight", "Requests to a remote source in flight.", |s| {
         s.of_source(|stats| &stats.in_flight)
     }),
-    ("cloned_source_requests_in_flight_max", "The most that there have been at a time.", |s| {
+    ("cloned_source_requests_in_flight_max", "Maximum number in flight so far.", |s| {
         s.of_source(|stats| &stats.in_flight_max)
     }),
 ];
@@ -120,13 +126,13 @@ const COUNTERS: [Number; 11] = [
     }),
     ("cloned_commits_total", "Commits of metadata that were begun.", |s| s.progress.commits),
     ("cloned_events_total", "Events: finished, failed and the like.", |s| s.status.event_nr),
-    ("cloned_caught_panics_total", "Panics that were caught and did the clone no harm.", |s| {
+    ("cloned_caught_panics_total", "Panics that were caught and did not harm the clone.", |s| {
         s.caught_panics
     }),
     ("cloned_source_requests_total", "Requests to a remote source.", |s| {
         s.of_source(|stats| &stats.requests)
     }),
-    ("cloned_source_retries_total", "Requests to a remote source that tried again.", |s| {
+    ("cloned_source_retries_total", "Retried requests to a remote source.", |s| {
         s.of_source(|stats| &stats.retries)
     }),
     ("cloned_source_failures_total", "Reads of a remote source that were given up.", |s| {
@@ -160,8 +166,8 @@ impl Collector for Clones {
             .iter()
             .map(|clone| Sample {
                 status: report::status(clone, false),
-                progress: clone.progress(),
-                caught_panics: clone.caught_panics(),
+                progress: clone.running().progress(),
+                caught_panics: clone.running().caught_panics(),
                 stats: clone.volume().stats().clone(),
                 source: clone.source_figures().cloned(),
                 nbd_connections: self.nbd_connections(clone.volume().name()),
@@ -169,7 +175,7 @@ impl Collector for Clones {
             .collect();
         build_info(&mut encoder)?;
         connections(&mut encoder, self.nbd.as_ref())?;
-        lost_lines(&mut encoder)?;
+        log_lines_lost(&mut encoder)?;
         for (name, help, number) in GAUGES {
             numbers(&mut encoder, (name, help, number), MetricType::Gauge, &samples)?;
         }
@@ -197,7 +203,7 @@ fn connections(
     for (name, help, kind, number) in [
         (
             "cloned_nbd_connections_max",
-            "Connections of NBD clients that there may be, to all clones.",
+            "Maximum number of connections of NBD clients, to all clones.",
             gauge,
             number(|nbd| nbd.max() as u64),
         ),
@@ -209,13 +215,13 @@ fn connections(
         ),
         (
             "cloned_nbd_connections_refused_total",
-            "Connections of NBD clients that got no clone, because there were too many.",
+            "Connections of NBD clients that were refused, because there were too many.",
             counter,
             number(Connections::refused),
         ),
         (
             "cloned_nbd_connections_evicted_total",
-            "Connections of NBD clients that were idle and made way for others.",
+            "Idle connections of NBD clients that were closed for others.",
             counter,
             number(Connections::evicted),
         ),
@@ -226,10 +232,10 @@ fn connections(
     Ok(())
 }
 
-fn lost_lines(encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
-    let (name, help) = ("cloned_log_lines_lost_total", "Lines of the log that were not written.");
+fn log_lines_lost(encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
+    let (name, help) = ("cloned_log_lines_lost_total", "Log lines that were not written.");
     let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-    metric.encode_gauge(&signed(log::lost_lines()))
+    metric.encode_gauge(&signed(lost_lines::count()))
 }
 
 /// Encodes one metric of each clone. Counters are encoded as gauges: they then keep their `_total`
@@ -275,7 +281,7 @@ fn requests(encoder: &mut DescriptorEncoder, samples: &[Sample]) -> Result<(), f
             metric.encode_family(&series.labels())?.encode_gauge(&signed(value))?;
         }
     }
-    let (name, help) = ("cloned_request_duration_seconds", "How long requests of users took.");
+    let (name, help) = ("cloned_request_duration_seconds", "Duration of requests of users.");
     let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
     for series in all() {
         let (sum, count, buckets) = histogram(series.counts());

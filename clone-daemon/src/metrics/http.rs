@@ -11,7 +11,7 @@ use httparse::{EMPTY_HEADER, Error, Status};
 use prometheus_client::registry::Registry;
 
 use super::{ASK_TIME, TIME, text};
-use crate::connection_server::{Over, Serve};
+use crate::connection_server::{ConnectionState, Serve};
 
 /// The maximum length of a request in bytes.
 const REQUEST_MAX: usize = 8 << 10;
@@ -54,36 +54,37 @@ impl Answer {
 }
 
 impl Serve for Pages {
-    fn serve(&self, socket: OwnedFd, over: &Over) {
+    fn serve(&self, socket: OwnedFd, connection: &ConnectionState) {
         let stream = TcpStream::from(socket);
-        if let Err(error) = self.talk(&stream, over) {
+        if let Err(error) = self.talk(&stream, connection) {
             tracing::debug!("a scrape of metrics failed: {error}");
         }
     }
 
     fn refuse(&self, socket: OwnedFd) {
         let mut stream = TcpStream::from(socket);
-        let busy = Answer::plain("503 Service Unavailable", "too many ask at a time\n");
+        let busy = Answer::plain("503 Service Unavailable", "too many connections\n");
         // A client that does not read the answer sees a closed connection.
         let _ = stream.set_nonblocking(true).and_then(|()| stream.write(&busy.bytes(true)));
     }
 }
 
 impl Pages {
-    fn talk(&self, mut stream: &TcpStream, over: &Over) -> io::Result<()> {
+    fn talk(&self, mut stream: &TcpStream, connection: &ConnectionState) -> io::Result<()> {
         let until = Instant::now() + TIME;
         let asked = match read_request(stream, Instant::now() + ASK_TIME) {
-            Err(error) if is_late(&error) => {
-                Err(Answer::plain("408 Request Timeout", "no request came in time\n"))
-            }
+            Err(error) if is_late(&error) => Err(Answer::plain(
+                "408 Request Timeout",
+                "timed out before the end of the request\n",
+            )),
             asked => asked?,
         };
-        over.wait_for_peer(false);
+        connection.wait_for_peer(false);
         let (answer, with_body) = match asked {
             Ok((method, path)) => (self.answer(&method, &path), method != "HEAD"),
             Err(answer) => (answer, true),
         };
-        over.wait_for_peer(true);
+        connection.wait_for_peer(true);
         write_until(stream, &answer.bytes(with_body), until)?;
         stream.flush()?;
         // Half-close and drain, so that the client can read the whole answer even if it sent more
@@ -96,7 +97,7 @@ impl Pages {
 
     fn answer(&self, method: &str, path: &str) -> Answer {
         if !matches!(method, "GET" | "HEAD") {
-            return Answer::plain("405 Method Not Allowed", "only GET, and HEAD\n");
+            return Answer::plain("405 Method Not Allowed", "only GET and HEAD are allowed\n");
         }
         match path.split('?').next() {
             Some("/metrics") => match text(&self.registry) {

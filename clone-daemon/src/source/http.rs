@@ -2,9 +2,10 @@
 
 use std::io::{self, Read};
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
+use clone_core::sync::lock;
 use clone_tools::common::small_file;
 use ureq::config::RedirectAuthHeaders;
 use ureq::http::header::{AUTHORIZATION, HeaderName, IF_MATCH, IF_UNMODIFIED_SINCE, RANGE};
@@ -13,8 +14,8 @@ use ureq::{Agent, Body};
 
 use self::answer::{Found, check, found, size_of};
 use self::redirect::{is_redirect, is_same_origin, target};
+use super::error::SourceError;
 use super::identity::{Identity, Version};
-use super::open::SourceError;
 use super::options::SourceOptions;
 use super::remote::{Remote, RemoteError};
 use super::uri::{Url, decode};
@@ -106,7 +107,7 @@ impl Server {
             }
             return Ok(response);
         }
-        let told = format!("sent somewhere else more than {REDIRECTS_MAX} times");
+        let told = format!("redirected more than {REDIRECTS_MAX} times");
         Err(RemoteError::Final(io::Error::other(told)))
     }
 
@@ -140,7 +141,7 @@ impl Server {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Uri>> {
-        self.sent_to.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.sent_to)
     }
 
     /// Returns the object that was [identified](Self::identify).
@@ -188,7 +189,9 @@ impl Remote for Http {
         // More bytes are an error. Reading to the end also returns the connection to the pool.
         match body.read(&mut [0]) {
             Ok(0) => Ok(()),
-            Ok(_) => Err(RemoteError::Passing(io::Error::other("more bytes came than asked for"))),
+            Ok(_) => {
+                Err(RemoteError::Passing(io::Error::other("received more bytes than requested")))
+            }
             Err(error) => Err(passing("the end of the body", error)),
         }
     }
@@ -200,7 +203,7 @@ impl Remote for Http {
 
 fn passing(what: &str, error: io::Error) -> RemoteError {
     let kind = error.kind();
-    RemoteError::Passing(io::Error::new(kind, format!("{what} did not come: {error}")))
+    RemoteError::Passing(io::Error::new(kind, format!("{what} was not received: {error}")))
 }
 
 /// Classifies an error of the protocol, of TLS or of the system.
@@ -260,11 +263,11 @@ fn origin(url: &Url) -> Result<(Uri, Option<HeaderValue>), SourceError> {
     };
     let path = if path.starts_with('/') { path } else { &format!("/{path}") };
     let uri = format!("{scheme}://{host}{path}").parse();
-    let uri = uri.map_err(|_| wrong("write odd characters as %XX"))?;
+    let uri = uri.map_err(|_| wrong("write special characters as %XX"))?;
     let Some(user) = user else { return Ok((uri, None)) };
     let (name, password) = user.split_once(':').unwrap_or((user, ""));
     let decoded = decode(name).zip(decode(password));
-    let (name, password) = decoded.ok_or_else(|| wrong("write odd characters as %XX"))?;
+    let (name, password) = decoded.ok_or_else(|| wrong("write special characters as %XX"))?;
     let text = base64(&[&name[..], b":", &password].concat());
     let mut value = HeaderValue::from_str(&format!("Basic {text}"))
         .map_err(|_| wrong("its user and password cannot be sent"))?;

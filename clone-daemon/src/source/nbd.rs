@@ -17,6 +17,7 @@ mod connection;
 mod error;
 mod extents;
 mod handshake;
+mod inbound;
 mod pool;
 mod reply;
 mod request;
@@ -29,6 +30,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use clone_core::block_io::Extent;
+use clone_core::sync::lock;
 
 use crate::source::identity::Identity;
 use crate::source::nbd::connection::ConnectionLease;
@@ -36,7 +38,6 @@ pub use crate::source::nbd::error::NbdError;
 use crate::source::nbd::extents::Extents;
 use crate::source::nbd::pool::Pool;
 use crate::source::nbd::reply::Run;
-use crate::source::nbd::stream::lock;
 use crate::source::remote::{Remote, RemoteError};
 use crate::source::uri::NbdAddress;
 

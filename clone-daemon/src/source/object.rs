@@ -9,9 +9,10 @@ use std::io;
 use std::ops::Range;
 use std::pin::Pin;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use clone_core::sync::lock;
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::client::{
@@ -27,10 +28,10 @@ use ureq::http::uri::Scheme;
 use ureq::http::{HeaderMap, Response, StatusCode};
 use ureq::{Agent, Body};
 
+use super::error::SourceError;
 use super::http::answer::{Found, check, found, size_of};
 use super::http::{agent, trouble};
 use super::identity::{Identity, Version};
-use super::open::SourceError;
 use super::options::SourceOptions;
 use super::remote::{Remote, RemoteError};
 use super::uri::{Url, decode};
@@ -218,7 +219,7 @@ impl Remote for Object {
         check(status, &headers, &range, &self.identity)?;
         let (bytes, _) = got.map_err(unusable)?;
         if bytes.len() != into.len() {
-            let told = format!("{} bytes came where {len} were asked for", bytes.len());
+            let told = format!("received {} bytes, requested {len}", bytes.len());
             return Err(RemoteError::Passing(io::Error::other(told)));
         }
         into.copy_from_slice(&bytes);
@@ -245,18 +246,18 @@ impl Call {
         &self,
         error: Option<&object_store::Error>,
     ) -> Result<(StatusCode, HeaderMap), RemoteError> {
-        let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let outcome = lock(&self.outcome).take();
         match (outcome, error) {
             (Some(Outcome::Answer(status, headers)), _) => Ok((status, headers)),
             (Some(Outcome::RemoteError(trouble)), _) => Err(trouble),
             // For example, credentials are missing, or their provider is unreachable.
             (None, Some(error)) => Err(RemoteError::Passing(io::Error::other(error.to_string()))),
-            (None, None) => Err(RemoteError::Passing(io::Error::other("nothing was asked"))),
+            (None, None) => Err(RemoteError::Passing(io::Error::other("no request was sent"))),
         }
     }
 
     fn end(&self, outcome: Outcome) {
-        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+        *lock(&self.outcome) = Some(outcome);
     }
 }
 
@@ -314,7 +315,7 @@ impl Client {
         call: Option<&Call>,
     ) -> Result<HttpResponse, RemoteError> {
         if !self.allows_http && request.uri().scheme() != Some(&Scheme::HTTPS) {
-            let told = "the endpoint is http://, and AWS_ALLOW_HTTP or its like is not true";
+            let told = "the endpoint is http://, and AWS_ALLOW_HTTP or its equivalent is not true";
             return Err(RemoteError::Final(io::Error::other(told)));
         }
         let left = match call {
@@ -360,9 +361,9 @@ fn body_of(response: &mut Response<Body>, most: u64) -> Result<Vec<u8>, RemoteEr
     let read = io::copy(&mut io::Read::take(body, most.saturating_add(1)), &mut bytes);
     match read {
         Ok(read) if read <= most => Ok(bytes),
-        Ok(_) => Err(RemoteError::Passing(io::Error::other("more bytes came than asked for"))),
+        Ok(_) => Err(RemoteError::Passing(io::Error::other("received more bytes than requested"))),
         Err(error) => {
-            let told = format!("the body did not come: {error}");
+            let told = format!("the body was not received: {error}");
             Err(RemoteError::Passing(io::Error::new(error.kind(), told)))
         }
     }

@@ -4,7 +4,8 @@ use std::path::Path;
 
 pub use clone_tools::common::pin::{Pin, PinError, no_place, not_noted, place};
 
-use super::open::{Opened, SourceError};
+use super::error::SourceError;
+use super::opened::Opened;
 use super::options::SourceOptions;
 use super::uri::SourceSpec;
 

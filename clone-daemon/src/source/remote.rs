@@ -38,7 +38,7 @@ impl Busy {
     }
 }
 
-/// A source across a network. Each call makes one attempt; [`retrying`](super::retrying) decides
+/// A source across a network. Each call makes one attempt; [`retry`](super::retry) decides
 /// about retries. Many threads call it at the same time.
 pub trait Remote: Send + Sync + 'static {
     /// Size in bytes when the source was opened.
@@ -48,7 +48,8 @@ pub trait Remote: Send + Sync + 'static {
     /// opened.
     ///
     /// # Errors
-    /// [`RemoteError`]. It is [`RemoteError::Passing`] if `deadline` passes before everything is read.
+    /// [`RemoteError`]. It is [`RemoteError::Passing`] if `deadline` passes before everything is
+    /// read.
     fn read_at(&self, offset: u64, into: &mut [u8], deadline: Instant) -> Result<(), RemoteError>;
 
     /// The extent that begins at `offset`, as far as the other side knows; see

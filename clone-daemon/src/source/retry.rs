@@ -1,16 +1,17 @@
 //! Turns a [`Remote`] into a [`Source`] for clones: splits reads and applies the retry policy.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
 use clone_core::block_io::ReadData;
 use clone_core::block_io::{Extent, Source};
+use clone_core::sync::lock;
 
 use super::options::SourceOptions;
 use super::remote::Remote;
-use super::retry_policy::{Doing, End, RetryPolicy};
+use super::retry_policy::{EndReason, Operation, RetryPolicy};
 use super::stats::SourceStats;
 
 /// A [`Remote`] whose requests are retried where that may help.
@@ -36,21 +37,21 @@ impl<R: Remote> RetryingSource<R> {
 
     /// Returns the counters.
     pub fn stats(&self) -> &Arc<SourceStats> {
-        &self.policy.figures
+        &self.policy.stats
     }
 
     /// Aborts requests in flight. All reads fail soon, now and later.
     pub fn abandon(&self) {
-        self.policy.end(End::Abandoned);
+        self.policy.end(EndReason::Abandoned);
         self.remote.abandon();
     }
 
     fn read_piece(&self, offset: u64, into: &mut [u8], deadline: Instant) -> io::Result<()> {
         let len = into.len() as u64;
-        let doing = Doing::Read(offset..offset.saturating_add(len));
+        let operation = Operation::Read(offset..offset.saturating_add(len));
         self.policy
-            .persist(&doing, deadline, |deadline| self.remote.read_at(offset, into, deadline))?;
-        SourceStats::add(&self.policy.figures.bytes, len);
+            .run(&operation, deadline, |deadline| self.remote.read_at(offset, into, deadline))?;
+        SourceStats::add(&self.policy.stats.bytes, len);
         Ok(())
     }
 
@@ -96,10 +97,10 @@ impl<R: Remote> ReadData for RetryingSource<R> {
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
         let (len, size_bytes) = (into.len() as u64, self.size_bytes());
         if offset.checked_add(len).is_none_or(|end| end > size_bytes) {
-            let told = format!("{len} bytes from {offset} on reach past the end at {size_bytes}");
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, told));
+            let text = format!("{len} bytes from {offset} on reach past the end at {size_bytes}");
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
         }
-        let deadline = self.policy.deadline(&Doing::Read(0..0));
+        let deadline = self.policy.deadline(&Operation::Read(0..0));
         match into.len() {
             0 => Ok(()),
             len if len <= self.request_bytes => self.read_piece(offset, into, deadline),
@@ -110,13 +111,9 @@ impl<R: Remote> ReadData for RetryingSource<R> {
 
 impl<R: Remote> Source for RetryingSource<R> {
     fn extent(&self, offset: u64) -> io::Result<Extent> {
-        let doing = Doing::Extent(offset);
-        self.policy.persist(&doing, self.policy.deadline(&doing), |deadline| {
+        let operation = Operation::Extent(offset);
+        self.policy.run(&operation, self.policy.deadline(&operation), |deadline| {
             self.remote.extent(offset, deadline)
         })
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

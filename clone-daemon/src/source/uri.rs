@@ -61,15 +61,15 @@ pub struct Url(String);
 pub enum SpecError {
     /// An unknown scheme.
     #[error(
-        "{scheme}:// is none of nbd, nbd+unix, nbds, nbds+unix, http, https, s3, gs, az and file; \
-         write ./ before a path that looks like that"
+        "{scheme}:// is not supported; use nbd, nbd+unix, nbds, nbds+unix, http, https, s3, gs, az \
+         or file, or write ./ before a path that looks like a URL"
     )]
     Scheme {
         /// The scheme, before `://`.
         scheme: String,
     },
     /// A URI with missing or extra parts.
-    #[error("{scheme}:// wants {wanted}")]
+    #[error("{scheme}:// needs {wanted}")]
     Form {
         /// The scheme, before `://`.
         scheme: String,
@@ -101,7 +101,8 @@ impl FromStr for SourceSpec {
             "file" => {
                 let path = rest.strip_prefix("localhost").unwrap_or(rest);
                 let path = path.starts_with('/').then(|| decode(path)).flatten();
-                let path = path.ok_or_else(|| form("file:///PATH, with %XX for odd characters"))?;
+                let path =
+                    path.ok_or_else(|| form("file:///PATH, with %XX for special characters"))?;
                 Ok(Self::Path(OsString::from_vec(path).into()))
             }
             "nbd" | "nbds" => nbd_tcp(rest, scheme == "nbds").map(Self::Nbd).map_err(form),
@@ -165,7 +166,7 @@ fn nbd_tcp(rest: &str, tls: bool) -> Result<NbdAddress, &'static str> {
         }
         None => {
             let (host, port) = authority.split_once(':').unwrap_or((authority, ""));
-            (decode_text(host).ok_or("a host in UTF-8, with %XX for odd characters")?, port)
+            (decode_text(host).ok_or("a host in UTF-8, with %XX for special characters")?, port)
         }
     };
     if host.is_empty() || host.contains('\0') {
@@ -186,7 +187,7 @@ fn nbd_unix(rest: &str, tls: bool) -> Result<NbdAddress, &'static str> {
     let socket = query.strip_prefix("socket=").filter(|socket| !socket.contains('&'));
     let socket = socket.ok_or("?socket=PATH at its end, and nothing else there")?;
     let socket = decode(socket).filter(|path| !path.is_empty() && !path.contains(&0));
-    let socket = socket.ok_or("a path after socket=, with %XX for odd characters")?;
+    let socket = socket.ok_or("a path after socket=, with %XX for special characters")?;
     let endpoint = NbdEndpoint::Unix(OsString::from_vec(socket).into());
     Ok(NbdAddress { endpoint, export: export_name(export)?, tls })
 }
@@ -199,7 +200,9 @@ fn split_query(rest: &str) -> (&str, &str) {
 
 fn export_name(text: &str) -> Result<String, &'static str> {
     let name = decode_text(text).filter(|name| name.len() <= EXPORT_MAX && !name.contains('\0'));
-    name.ok_or("the name of an export in UTF-8, 4096 bytes at most, with %XX for odd characters")
+    name.ok_or(
+        "the name of an export in UTF-8, 4096 bytes at most, with %XX for special characters",
+    )
 }
 
 /// Decodes `%XX` (RFC 3986, section 2.1). Returns `None` if hexadecimal digits are missing.

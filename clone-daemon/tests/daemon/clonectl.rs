@@ -128,7 +128,7 @@ fn clones_are_created_removed_and_reloaded() {
     assert_eq!(names(), "drum reel");
 
     let again = hosting.clonectl(&["create", &hosting.line("reel")]).fails(1);
-    assert!(again.contains("there is a clone \"reel\" already"), "{again}");
+    assert!(again.contains("the clone \"reel\" already exists"), "{again}");
     hosting.write_table(&[hosting.line("drum"), hosting.line("bad").replace("source", "none")]);
     let failed = hosting.clonectl(&["reload"]).fails(1);
     assert!(failed.contains("bad: "), "{failed}");
@@ -150,5 +150,5 @@ fn errors_say_what_is_wrong_and_what_can_be_done() {
     let socket = hosting.socket();
     drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
     let left = hosting.clonectl(&["ls", "--socket", socket.to_str().unwrap()]).fails(1);
-    assert!(left.contains("does not run any more"), "{left}");
+    assert!(left.contains("is no longer running"), "{left}");
 }

@@ -235,7 +235,7 @@ fn a_source_that_is_another_one_is_refused_until_it_is_taken_for_the_same() {
     fs::rename(folder.path().join("copy"), &source).unwrap();
     let output = run(folder.path(), &RUN);
     assert_eq!(output.status.code(), Some(1));
-    assert!(told(&output).contains("is not what the clone was begun with"), "{}", told(&output));
+    assert!(told(&output).contains("is not the original source of the clone"), "{}", told(&output));
     let again = [&paused[..], &["--repin"]].concat();
     assert!(Cloned::start(folder.path(), &again).stop().success());
     assert!(Cloned::start(folder.path(), &paused).stop().success());

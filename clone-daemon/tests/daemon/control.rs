@@ -101,7 +101,7 @@ fn too_many_who_wait_are_told_so_and_there_is_room_again_when_one_has_gone() {
         // Each peer receives an event and follows, so all are served, not only connecting.
         peer.send(Verb::Events { name: None, follow: true });
     }
-    hosting.host.get("disk").unwrap().suspend().unwrap();
+    hosting.host.get("disk").unwrap().running().suspend().unwrap();
     for peer in &peers {
         assert!(peer.lines().next::<Reply>(LONG, LONG).unwrap().is_some());
     }
@@ -124,7 +124,7 @@ fn too_many_who_wait_are_told_so_and_there_is_room_again_when_one_has_gone() {
 #[test]
 fn those_who_ask_for_nothing_make_way_for_those_who_do_and_those_who_wait_stay() {
     let hosting = Hosting::new(&["disk"]);
-    hosting.host.get("disk").unwrap().suspend().unwrap();
+    hosting.host.get("disk").unwrap().running().suspend().unwrap();
     let waiting = hosting.connect();
     waiting.send(Verb::Events { name: None, follow: true });
     let mut events = waiting.lines();

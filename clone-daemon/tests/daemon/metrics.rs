@@ -58,7 +58,7 @@ fn all_numbers_of_a_clone_are_told() {
     let server = serve(&hosting);
     use_clone(&hosting, "disk");
     let clone = hosting.host.find("disk").unwrap();
-    while clone.progress().hydrated < 16 {
+    while clone.running().progress().hydrated < 16 {
         thread::yield_now();
     }
     let text = metrics(&server);

@@ -40,11 +40,11 @@ fn a_small_file_that_is_none_is_told_at_once() {
     let serve = ["serve", "--control", "none"];
     let nbd_server = [&file[..], &["--nbd", "unix:s"]].concat();
     let kinds = [
-        ("fifo", "it is a FIFO or a pipe, and must be a regular file"),
-        ("socket", "it is a socket, and must be a regular file"),
-        ("folder", "it is a directory, and must be a regular file"),
-        ("/dev/null", "it is a character device, and must be a regular file"),
-        ("link", "it is a symbolic link to nowhere, which leads nowhere"),
+        ("fifo", "it is a FIFO or a pipe, not a regular file"),
+        ("socket", "it is a socket, not a regular file"),
+        ("folder", "it is a directory, not a regular file"),
+        ("/dev/null", "it is a character device, not a regular file"),
+        ("link", "it is a symbolic link to nowhere, which does not exist"),
     ];
     for (name, words) in kinds {
         is_refused(folder, &[&file[..], &["--prefetch", name]].concat(), words);
@@ -69,10 +69,10 @@ fn a_pin_that_is_no_file_is_told_at_once() {
     assert!(Cloned::start(folder, &run).stop().success());
     let pin = folder.join("m.source.json");
     for (name, words) in [
-        ("fifo", "it is a FIFO or a pipe, and must be a regular file"),
-        ("socket", "it is a socket, and must be a regular file"),
-        ("folder", "it is a directory, and must be a regular file"),
-        ("nowhere", "m.source.json, which says what the clone was begun with: it is a symbolic"),
+        ("fifo", "it is a FIFO or a pipe, not a regular file"),
+        ("socket", "it is a socket, not a regular file"),
+        ("folder", "it is a directory, not a regular file"),
+        ("nowhere", "m.source.json, the record of the clone's source: it is a symbolic"),
     ] {
         fs::remove_file(&pin).unwrap();
         symlink(name, &pin).unwrap();

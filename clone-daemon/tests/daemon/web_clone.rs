@@ -46,7 +46,7 @@ impl Cloned {
     }
 
     fn stats(&self) -> &SourceStats {
-        &self.opened.remote.as_ref().unwrap().figures
+        &self.opened.remote.as_ref().unwrap().stats
     }
 }
 
@@ -105,7 +105,7 @@ fn a_source_that_changes_under_way_ends_hydration_is_told_once_and_is_never_mixe
     resume(&clone);
     let (number, what) = next(&clone, 0);
     let EventKind::SourceChanged { reason } = &what else { panic!("{what}") };
-    assert!(reason.contains("has not the ETag \"one\" any more"), "{reason}");
+    assert!(reason.contains("the ETag \"one\" is no longer the current version"), "{reason}");
 
     let mut into = vec![0; 4096];
     let read = client.read(2 << 20, &mut into);
@@ -156,7 +156,7 @@ fn a_range_that_always_fails_is_set_aside_and_all_the_rest_is_hydrated() {
     let (number, what) = next(&clone, 0);
     let EventKind::HydrationStopped { range, failure, .. } = &what else { panic!("{what}") };
     assert!(range.contains(&(broken as u64)), "{what}");
-    assert!(failure.reason.contains("the server says 403 Forbidden"), "{failure}");
+    assert!(failure.reason.contains("the server returned 403 Forbidden"), "{failure}");
     assert_eq!(clone.progress().hydrated, 63);
 
     cloned.web.script(|_| Act::Serve);
@@ -178,7 +178,7 @@ fn a_server_that_is_gone_stops_hydration_and_one_that_is_back_is_used_again() {
         let what;
         (number, what) = next(&clone, number);
         let EventKind::HydrationStopped { failure, .. } = &what else { panic!("{what}") };
-        if failure.reason.contains("the server says 502 Bad Gateway") {
+        if failure.reason.contains("the server returned 502 Bad Gateway") {
             break;
         }
         // The last attempt may have begun just before its time limit.

@@ -101,7 +101,7 @@ fn an_answer_that_contradicts_itself_is_not_used_and_asked_for_again() {
         web.script(move |_| bad.clone());
         let mut into = vec![0xaa; range.len()];
         let error = opened.source.read_at(range.start as u64, &mut into).unwrap_err();
-        assert!(error.to_string().contains("encodes what it sends"), "{error}");
+        assert!(error.to_string().contains("encodes the body"), "{error}");
         assert_eq!(into, vec![0xaa; range.len()]);
     }
 }

@@ -33,7 +33,7 @@ fn then(act: impl Fn(usize, &Ask) -> Act + Send + Sync + 'static) -> impl Fn(&As
 }
 
 fn count(opened: &Opened, of: fn(&source::SourceStats) -> &std::sync::atomic::AtomicU64) -> u64 {
-    of(&opened.remote.as_ref().unwrap().figures).load(Ordering::Relaxed)
+    of(&opened.remote.as_ref().unwrap().stats).load(Ordering::Relaxed)
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn another_version_is_seen_in_whatever_way_it_shows_and_nothing_is_read_any_more
             Some("\"two\""),
             other.clone(),
             Act::Serve,
-            "has not the ETag \"one\" any more",
+            "the ETag \"one\" is no longer the current version",
         ),
         // Servers that do not.
         ("\"one\"", Some("\"two\""), other.clone(), Act::Late(Duration::ZERO), "ETag \"two\""),
@@ -199,7 +199,7 @@ fn a_read_that_never_succeeds_fails_in_time_and_says_what_was_tried() {
             failures += 1;
             assert_eq!(count(&opened, |figures| &figures.failures), failures);
             let place =
-                format!("http://localhost:{}/disk: reading bytes 512..1536 was tried", web.port());
+                format!("http://localhost:{}/disk: reading bytes 512..1536 failed", web.port());
             assert!(error.starts_with(&place), "{act:?}: {error}");
             if error.contains(told) {
                 break error;
@@ -215,7 +215,7 @@ fn a_read_that_never_succeeds_fails_in_time_and_says_what_was_tried() {
     };
     let cases = [
         (Act::Stall, "timeout"),
-        (Act::StallAfter(10), "the body did not come"),
+        (Act::StallAfter(10), "the body was not received"),
         (Act::Status(503, ""), "503 Service Unavailable"),
         (Act::Drip(1, Duration::from_millis(20)), "timeout"),
         (Act::Status(503, "retry-after: 4000000000\r\n"), "503 Service Unavailable"),
@@ -242,7 +242,7 @@ fn what_will_not_be_better_is_not_tried_again_but_may_come_back() {
     }
     web.script(|_| Act::Encoded);
     let error = opened.source.read_at(0, &mut [0; 512]).unwrap_err().to_string();
-    assert!(error.contains("encodes what it sends"), "{error}");
+    assert!(error.contains("encodes the body"), "{error}");
     web.script(|_| Act::Total(1 << 40));
     let error = opened.source.read_at(0, &mut [0; 512]).unwrap_err();
     assert!(SourceChanged::of(&error).unwrap().0.contains("and has 1099511627776"), "{error}");
@@ -258,13 +258,13 @@ fn a_server_that_cannot_serve_a_clone_is_refused_at_the_start() {
     let hasty = SourceOptions { give_up_after: Duration::from_secs(1), ..patient.clone() };
     let web = Web::start(&content(4096));
     for (act, wanted) in [
-        (Act::Whole, "the server sends the whole object where a part was asked for"),
-        (Act::Encoded, "encodes what it sends"),
+        (Act::Whole, "the server does not support range requests"),
+        (Act::Encoded, "encodes the body"),
         (Act::Status(404, ""), "404 Not Found"),
-        (Act::Status(503, ""), "opening it was tried"),
-        (Act::Silent, "it is not said which part"),
-        (Act::Redirect(302, "/disk".into()), "somewhere else more than 10 times"),
-        (Act::Redirect(301, "ftp://localhost/".into()), "to what is no URL"),
+        (Act::Status(503, ""), "opening it failed"),
+        (Act::Silent, "Content-Range is missing"),
+        (Act::Redirect(302, "/disk".into()), "redirected more than 10 times"),
+        (Act::Redirect(301, "ftp://localhost/".into()), "that is not a web URL"),
     ] {
         // Temporary failures are retried until the time limit, and the last attempt may have no
         // time left.
@@ -280,7 +280,7 @@ fn a_server_that_cannot_serve_a_clone_is_refused_at_the_start() {
     let url = web.url();
     drop(web);
     let Err(error) = open(&url, &hasty) else { panic!("{url} was opened") };
-    assert!(error.to_string().contains("opening it was tried"), "{error}");
+    assert!(error.to_string().contains("opening it failed"), "{error}");
     let agent = SourceOptions { user_agent: "a\nb".into(), ..patient };
     assert!(matches!(open(&url, &agent), Err(SourceError::UserAgent)));
 }
@@ -303,8 +303,11 @@ fn a_source_is_opened_again_only_as_what_it_was() {
     web.change(|object| object.etag = Some("\"two\"".into()));
     let Err(error) = open() else { panic!("another version was opened") };
     let told = error.to_string();
-    assert!(told.contains("by the ETag \"one\", and now by the ETag \"two\""), "{told}");
-    assert!(told.contains("begin again"), "{told}");
+    assert!(
+        told.contains("by the ETag \"one\", and is now identified by the ETag \"two\""),
+        "{told}"
+    );
+    assert!(told.contains("start a new clone"), "{told}");
     assert_eq!(fs::read(&pin).unwrap(), first);
     let (_, new) = pin::open(&spec, None, &patient()).unwrap();
     new.unwrap().store(&pin).unwrap();
@@ -431,7 +434,7 @@ fn a_source_that_is_abandoned_lets_go_of_all_who_wait() {
             opened.remote.as_ref().unwrap().abandon();
             assert!(reader.join().unwrap().is_err());
             let error = opened.source.read_at(0, &mut [0; 512]).unwrap_err();
-            assert_eq!(error.to_string(), "the source is not read any more");
+            assert_eq!(error.to_string(), "the source is no longer read");
         }
     });
 }

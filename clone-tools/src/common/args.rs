@@ -19,11 +19,10 @@ is exact: 16s, 4k, 64KiB, 100M, 8T (powers of 1024), 512kB, 2GB (powers of 1000)
 pub enum Lost {
     /// List them and write nothing.
     Fail,
-    /// They will be copied from the source again. Whatever was written to them since the clone
-    /// began is lost.
+    /// They are copied from the source again. Writes to them since the clone began are lost.
     Unhydrated,
-    /// They are taken as they are on the destination. Where they had not been copied yet, what
-    /// the source holds is lost, and something older shows in its place.
+    /// They are used as they are on the destination. Regions that had not been copied yet lose the
+    /// data of the source, and show old data of the destination instead.
     Hydrated,
 }
 

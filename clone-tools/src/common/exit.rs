@@ -27,7 +27,7 @@ pub enum Exit {
 /// The description of the exit codes in the help of each tool.
 pub const HELP: &str = "\
 Exit codes:
-  0  success; also when whoever reads the output stops early
+  0  success; also if the output pipe is closed early
   1  the metadata is damaged, or the work could not be done
   2  the command line is wrong";
 
@@ -38,7 +38,7 @@ Exit codes:
   1  damaged: a kernel would refuse, misread or overwrite it; or it could not be checked
   2  the command line is wrong
   3  sound but untidy (leaked blocks and the like): a kernel opens it, writes to it and leaves it
-     intact; --auto-repair puts leaks right, --ignore-non-fatal-errors makes this 0";
+     intact; --auto-repair frees leaked blocks, --ignore-non-fatal-errors makes this 0";
 
 /// Runs a tool: parses the command line, does the work, and reports an error on stderr.
 pub fn run<Args>(

@@ -75,12 +75,12 @@ pub fn open_clone(device: FileDevice, path: &Path) -> Result<Metadata<FileDevice
             let way_out = match report.damage.first() {
                 Some(Damage::Superblock(SuperblockError::Version { .. })) => String::new(),
                 Some(Damage::Superblock(_)) => format!(
-                    ". If a clone has used it, clone_repair -i {name} -o NEW finds what is left of \
-                     it; clone_restore --hydrated none makes metadata for a new clone"
+                    ". If a clone has used it, clone_repair -i {name} -o NEW recovers what is left \
+                     of it; clone_restore --hydrated none makes metadata for a new clone"
                 ),
                 _ => format!(
-                    ". clone_check {name} tells all that is wrong, and clone_repair -i {name} -o \
-                     NEW makes whole metadata of what can be recovered"
+                    ". clone_check {name} lists all problems, and clone_repair -i {name} -o NEW \
+                     writes whole metadata with everything that can be recovered"
                 ),
             };
             anyhow!("{name}: {error}; nothing was written{way_out}")
@@ -104,11 +104,11 @@ fn check_looks_like_metadata(path: &Path) -> Result<()> {
     let path = path.display();
     match text_form(&start) {
         Some(TextForm::Xml) => bail!(
-            "{path} is XML, not metadata; clone_restore -i {path} -o OUTPUT makes metadata of it"
+            "{path} is XML, not metadata; clone_restore -i {path} -o OUTPUT converts it to metadata"
         ),
         Some(TextForm::Json) => bail!(
-            "{path} is JSON, not metadata; clone_restore --format json -i {path} -o OUTPUT makes \
-             metadata of it if clone_dump wrote it"
+            "{path} is JSON, not metadata; clone_restore --format json -i {path} -o OUTPUT \
+             converts it to metadata if clone_dump wrote it"
         ),
         None => {}
     }
@@ -116,7 +116,7 @@ fn check_looks_like_metadata(path: &Path) -> Result<()> {
         0 => bail!("{path} is empty: it holds no metadata"),
         bytes if bytes < BLOCK_SIZE as u64 => bail!(
             "{path} has only {bytes} bytes: metadata begins with a superblock of {BLOCK_SIZE}; \
-             this is something else, or what is left of it"
+             this is something else, or it is truncated"
         ),
         _ => Ok(()),
     }

@@ -1,7 +1,8 @@
 //! Writes metadata to a device or file whose content is discarded, or to a new file.
 //!
-//! `clone_restore`, `clone_repair` and `clone_hydrate` use it: [`MetadataPlace::find`] checks the output
-//! without changing it, [`MetadataPlace::open`] opens it, and [`MetadataOutput`] writes and verifies it.
+//! `clone_restore`, `clone_repair` and `clone_hydrate` use it: [`MetadataPlace::find`] checks the
+//! output without changing it, [`MetadataPlace::open`] opens it, and [`MetadataOutput`] writes and
+//! verifies it.
 //! *Invariant:* an incomplete output has a mark in place of the superblock that the kernel and all
 //! tools refuse.
 
@@ -61,7 +62,7 @@ impl<'a> MetadataPlace<'a> {
         check_size(path, has, &in_words, &needs)?;
         match size {
             Some(size) if device.size_bytes() != size.to_bytes().unwrap_or(0) => bail!(
-                "{} exists and has {}: --metadata-size is for a file that is made",
+                "{} exists and has {}: --metadata-size is only for a new file",
                 path.display(),
                 in_units(has)
             ),
@@ -166,10 +167,10 @@ impl MetadataOutput<'_> {
         let device = FileDevice::open_live(self.path)?;
         let report = read(&device, progress);
         if let Some(damage) = report.damage.first() {
-            bail!("what was written reads back damaged: {damage}");
+            bail!("the metadata was written, but reads back damaged: {damage}");
         }
         if report.header() != Some(*header) || report.regions.as_ref() != Some(regions) {
-            bail!("what was written reads back as something else");
+            bail!("the metadata was written, but reads back different");
         }
         Ok(())
     }
@@ -184,7 +185,7 @@ impl MetadataOutput<'_> {
         let path = self.path.display();
         match &self.made {
             Some(_) => format!("cannot write {path}, which was removed again"),
-            None => format!("cannot write {path}, and what it holds now is not to be used"),
+            None => format!("cannot write {path}; do not use what it holds now"),
         }
     }
 
@@ -350,7 +351,13 @@ mod tests {
         let output = write([0..4]);
         output.verify(&header, &written, &()).unwrap();
         let error = format!("{:#}", output.verify(&header, &other, &()).unwrap_err());
-        assert!(error.contains("not to be used: what was written reads back as"), "{error}");
+        assert!(
+            error.contains(
+                "do not use what it holds now: the metadata was written, but reads \
+                                back different"
+            ),
+            "{error}"
+        );
         drop(output);
         assert!(is_unfinished(&MemoryDevice::from_bytes(&fs::read(&path).unwrap()).to_blocks()[0]));
     }

@@ -43,7 +43,7 @@ pub fn write_to(
 /// `path` stands for stdout, and stdout is a terminal.
 pub fn refuse_terminal(path: &Path) -> Result<()> {
     if is_stdout(path) && io::stdout().is_terminal() {
-        bail!("this is nothing to look at: send stdout to a file or a pipe");
+        bail!("refusing to write binary data to a terminal; redirect stdout");
     }
     Ok(())
 }
@@ -111,7 +111,7 @@ impl Write for Stream<'_> {
 
 /// The reader of the output is gone. The error is carried inside an [`io::Error`].
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("nobody reads on")]
+#[error("the reader has closed the output")]
 pub struct ReaderGone;
 
 impl ReaderGone {
@@ -208,7 +208,7 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
     match File::open(folder).and_then(|folder| folder.sync_all()) {
         Err(error) if !cannot_be_asked(&error) => Err(io::Error::new(
             error.kind(),
-            format!("it is written whole, but its name may not survive a crash: {error}"),
+            format!("the file is complete, but its name may not survive a crash: {error}"),
         )),
         _ => Ok(()),
     }

@@ -62,7 +62,7 @@ pub enum PinError {
     Open(#[from] OpenError),
     /// The pin file cannot be read or written.
     #[error(
-        "cannot {doing} {}, which says what the clone was begun with: {source}",
+        "cannot {doing} {}, the record of the clone's source: {source}",
         path.display()
     )]
     Io {
@@ -75,8 +75,8 @@ pub enum PinError {
     },
     /// The pin file is invalid.
     #[error(
-        "{} does not say what the clone was begun with: {reason}; use --repin if you know that \
-         it was this source",
+        "{} is not a valid record of the clone's source: {reason}; use --repin if you know that \
+         this is the original source",
         path.display()
     )]
     Form {
@@ -87,8 +87,8 @@ pub enum PinError {
     },
     /// Only the size of the source is known, and its name is different.
     #[error(
-        "the clone was begun with {had}, and this is {has}: nothing but their size tells whether \
-         they hold the same; use --repin if you know that they do"
+        "the original source of the clone is {had}, and this is {has}: only their sizes can be \
+         compared; use --repin if you know that both hold the same data"
     )]
     OtherPlace {
         /// The original source.
@@ -98,9 +98,9 @@ pub enum PinError {
     },
     /// The source differs from the pin.
     #[error(
-        "{place} is not what the clone was begun with: {difference}; what is hydrated is of the \
-         old one, and so a clone of the two would be neither: bring the old one back, begin \
-         again, or use --repin if you know that both hold the same"
+        "{place} is not the original source of the clone: {difference}; the hydrated regions are \
+         from the original one, and the clone would become a mixture of both: restore the original \
+         source, start a new clone, or use --repin if you know that both hold the same data"
     )]
     Differs {
         /// The current source.
@@ -277,8 +277,8 @@ fn beside(metadata: &Path) -> PathBuf {
 /// Returns the warning for metadata that has no [place] for a pin.
 pub fn no_place(metadata: &Path) -> String {
     format!(
-        "{} is a block device: nothing is noted of the source, and whether it is still the one \
-         that the clone was begun with is not seen at the next start",
+        "{} is a block device, so the source is not recorded: the next start cannot detect a \
+         different source",
         metadata.display()
     )
 }
@@ -286,8 +286,8 @@ pub fn no_place(metadata: &Path) -> String {
 /// Returns the warning for a clone that has `hydrated` regions but no pin.
 pub fn not_noted(pin: &Path, hydrated: u64, place: impl Display) -> String {
     format!(
-        "{} does not exist, and the clone has {} already: {place} is taken for the source that it \
-         was begun with, and required from now on",
+        "{} does not exist, but the clone already has {}: {place} is assumed to be its original \
+         source, and is required from now on",
         pin.display(),
         Counted(hydrated, "hydrated region")
     )

@@ -25,10 +25,10 @@ pub enum Room {
     NotKept(&'static str),
 }
 
-const COPIED: &str = "its file system overwrites nothing in place, so a commit fails if there \
-                      is no room left; keep some free, or put the metadata elsewhere";
-const SPARSE: &str = "its file system cannot allocate blocks ahead, so a commit fails if there \
-                      is no room left; keep some free, or put the metadata elsewhere";
+const COPIED: &str = "its file system never overwrites in place, so a commit fails if the file \
+                      system is full; keep space free, or put the metadata elsewhere";
+const SPARSE: &str = "its file system cannot allocate blocks in advance, so a commit fails if the \
+                      file system is full; keep space free, or put the metadata elsewhere";
 
 impl Room {
     /// Returns the warning about metadata at `path`, if any.

@@ -32,7 +32,7 @@ pub fn read(path: &Path, max: u64) -> io::Result<Vec<u8>> {
 pub fn read_text(path: &Path, max: u64) -> io::Result<String> {
     let bytes = read(path, max)?;
     String::from_utf8(bytes)
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is no text in UTF-8"))
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not text in UTF-8"))
 }
 
 fn read_open(file: File, max: u64) -> io::Result<Vec<u8>> {
@@ -49,7 +49,7 @@ fn refuse_odd(metadata: &Metadata) -> io::Result<()> {
     if metadata.is_file() {
         return Ok(());
     }
-    let told = format!("it is {}, and must be a regular file", kind(metadata.file_type()));
+    let told = format!("it is {}, not a regular file", kind(metadata.file_type()));
     Err(io::Error::new(io::ErrorKind::InvalidInput, told))
 }
 
@@ -60,7 +60,7 @@ fn kind(of: FileType) -> &'static str {
         () if of.is_socket() => "a socket",
         () if of.is_block_device() => "a block device",
         () if of.is_char_device() => "a character device",
-        () => "something odd",
+        () => "a file of unknown type",
     }
 }
 
@@ -69,7 +69,7 @@ fn told(path: &Path, error: io::Error) -> io::Error {
     match fs::read_link(path) {
         Ok(target) if error.kind() == io::ErrorKind::NotFound => {
             let target = target.display();
-            io::Error::other(format!("it is a symbolic link to {target}, which leads nowhere"))
+            io::Error::other(format!("it is a symbolic link to {target}, which does not exist"))
         }
         _ => error,
     }
@@ -101,12 +101,12 @@ mod tests {
         symlink("fifo", path("to fifo")).unwrap();
         symlink("nowhere", path("to nowhere")).unwrap();
         for (name, told) in [
-            ("fifo", "it is a FIFO or a pipe, and must be a regular file"),
-            ("to fifo", "it is a FIFO or a pipe, and must be a regular file"),
-            ("socket", "it is a socket, and must be a regular file"),
-            (".", "it is a directory, and must be a regular file"),
-            ("/dev/zero", "it is a character device, and must be a regular file"),
-            ("to nowhere", "it is a symbolic link to nowhere, which leads nowhere"),
+            ("fifo", "it is a FIFO or a pipe, not a regular file"),
+            ("to fifo", "it is a FIFO or a pipe, not a regular file"),
+            ("socket", "it is a socket, not a regular file"),
+            (".", "it is a directory, not a regular file"),
+            ("/dev/zero", "it is a character device, not a regular file"),
+            ("to nowhere", "it is a symbolic link to nowhere, which does not exist"),
         ] {
             let error = read(&path(name), 100).unwrap_err();
             assert_eq!(error.to_string(), told);
@@ -115,6 +115,6 @@ mod tests {
         let missing = read(&path("nowhere"), 100).unwrap_err();
         assert_eq!(missing.kind(), io::ErrorKind::NotFound);
         fs::write(path("file"), [0xff]).unwrap();
-        assert_eq!(read_text(&path("file"), 5).unwrap_err().to_string(), "it is no text in UTF-8");
+        assert_eq!(read_text(&path("file"), 5).unwrap_err().to_string(), "it is not text in UTF-8");
     }
 }

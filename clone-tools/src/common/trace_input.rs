@@ -19,5 +19,5 @@ pub fn read_trace(path: &Path) -> Result<Trace> {
     let name = path.display();
     let text = small_file::read_text(path, TRACE_MAX)
         .with_context(|| format!("cannot read the trace {name}"))?;
-    Trace::parse(&text).with_context(|| format!("{name} is no trace"))
+    Trace::parse(&text).with_context(|| format!("{name} is not a trace file"))
 }

@@ -42,6 +42,21 @@ pub fn in_units(sectors: Sectors) -> String {
     format!("{} ({})", Counted(sectors.0, "sector"), human(sectors))
 }
 
+/// Formats a number of bytes for people: `300 B`, `4 KiB`. From a sector on, it is rounded down to
+/// whole sectors.
+pub fn human_bytes(bytes: u64) -> String {
+    if bytes < SECTOR_SIZE {
+        format!("{bytes} B")
+    } else {
+        human(Sectors(bytes / SECTOR_SIZE)).to_string()
+    }
+}
+
+/// Formats a rate for people: `4 MiB/s`.
+pub fn human_rate(bytes_per_second: u64) -> String {
+    format!("{}/s", human_bytes(bytes_per_second))
+}
+
 /// Converts a number of metadata blocks into sectors, saturating.
 pub fn sectors_of_blocks(blocks: u64) -> Sectors {
     // No device is large enough for the product to saturate.
@@ -60,7 +75,7 @@ pub fn format_uuid(uuid: &[u8; 16]) -> String {
 mod tests {
     use clone_core::geometry::Sectors;
 
-    use super::{Counted, Share, in_units};
+    use super::{Counted, Share, human_bytes, human_rate, in_units};
 
     #[test]
     fn only_all_is_100_percent_and_only_none_is_0() {
@@ -80,5 +95,12 @@ mod tests {
         assert_eq!(Counted(0, "leak").to_string(), "0 leaks");
         assert_eq!(in_units(Sectors(1)), "1 sector (512 B)");
         assert_eq!(in_units(Sectors(8)), "8 sectors (4 KiB)");
+    }
+
+    #[test]
+    fn less_than_a_sector_is_shown_in_bytes() {
+        let texts = [0, 300, 512, 1000, 4096, 3 << 20].map(human_bytes);
+        assert_eq!(texts, ["0 B", "300 B", "512 B", "512 B", "4 KiB", "3 MiB"]);
+        assert_eq!(human_rate(3 << 20), "3 MiB/s");
     }
 }

@@ -18,10 +18,10 @@ pub enum PatternName {
     Random,
     /// Runs of 1 to 4096 regions.
     Runs,
-    /// As even as can be: every other region for half of them.
+    /// As evenly as possible: every other region for half of them.
     Checkerboard,
-    /// What a file system writes: something at the start of each group of 128 MiB, and files of
-    /// any size elsewhere.
+    /// Like a file system: data at the start of each group of 128 MiB, and files of any size
+    /// elsewhere.
     Fs,
 }
 
@@ -36,11 +36,11 @@ impl From<PatternName> for Pattern {
     }
 }
 
-/// Make metadata of a dm-clone target to test with, as one that has been in use.
+/// Make test metadata of a dm-clone target that looks as if it had been in use.
 ///
-/// The regions get hydrated by many commits, some in the background from the start on, others by
-/// writes here and there, and the old copies of what each commit changed stay until their blocks
-/// are used again. The same options make the same bytes.
+/// The regions are hydrated by many commits, some in the background from the start on, others by
+/// scattered writes. The old copies of blocks that a commit changed stay until these blocks are
+/// reused. The same options make the same bytes.
 #[derive(Debug, Parser)]
 #[command(name = "clone_generate_metadata", version, after_help = metadata_after_help())]
 pub struct GenerateMetadataArgs {
@@ -52,11 +52,11 @@ pub struct GenerateMetadataArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_sectors)]
     pub target_size: Sectors,
 
-    /// How the hydrated regions lie in the end.
+    /// The pattern of the hydrated regions in the end.
     #[arg(long, value_enum, default_value = "fs")]
     pub pattern: PatternName,
 
-    /// How many of all regions are hydrated in the end, in percent.
+    /// The percentage of regions that are hydrated in the end.
     #[arg(
         long,
         value_name = "PERCENT",
@@ -65,7 +65,7 @@ pub struct GenerateMetadataArgs {
     )]
     pub hydrated: u8,
 
-    /// How many commits that takes. Each hydrates at least one region.
+    /// The number of commits. Each hydrates at least one region.
     #[arg(
         long,
         value_name = "N",
@@ -74,35 +74,35 @@ pub struct GenerateMetadataArgs {
     )]
     pub commits: u32,
 
-    /// How often the metadata is closed and opened anew in between: after that the first free
-    /// blocks of the device are used again, and what was stale in them is gone.
+    /// The number of times that the metadata is closed and reopened in between. After that the
+    /// first free blocks of the device are reused, and the old copies in them are gone.
     #[arg(long, value_name = "N", default_value = "3")]
     pub reopens: u32,
 
-    /// What all that is random depends on.
+    /// The seed of all random choices.
     #[arg(long, value_name = "N", default_value = "0")]
     pub seed: u64,
 
-    /// The size of the metadata device. By default what clone_metadata_size says. The larger it
-    /// is, the more old copies survive.
+    /// The size of the metadata device. Default: the size that clone_metadata_size prints. The
+    /// larger it is, the more old copies survive.
     #[arg(long, value_name = "SIZE", value_parser = parse_sectors)]
     pub metadata_size: Option<Sectors>,
 
-    /// Where the metadata goes: a file, which is made or replaced; a block device that is at least
-    /// as large; or - for stdout.
+    /// The output: a file, which is created or replaced; a block device that is at least as large;
+    /// or - for stdout.
     #[arg(short, long, value_name = "OUTPUT")]
     pub output: PathBuf,
 
-    /// Write to FILE which regions were hydrated, as clone_dump would: what was set, not what can
-    /// be read back.
+    /// Write the hydrated regions to FILE in the format of clone_dump: those that were set, not
+    /// those that can be read back.
     #[arg(long, value_name = "FILE")]
     pub truth: Option<PathBuf>,
 
-    /// Say nothing if the exit code is 0.
+    /// Print nothing if the exit code is 0.
     #[arg(short, long, conflicts_with = "verbose")]
     pub quiet: bool,
 
-    /// Say what was made.
+    /// Print a summary of the result.
     #[arg(short, long)]
     pub verbose: bool,
 }
@@ -127,11 +127,11 @@ pub enum DamageKindName {
     Bit,
     /// The checksum is changed, and nothing else.
     Checksum,
-    /// An older copy of the block is put in its place, with block number and checksum as they
-    /// must be there: what a lost write leaves.
+    /// An older copy of the block replaces it, with the block number and checksum of its place, as
+    /// after a lost write.
     Stale,
-    /// Another block is put in its place as it is, of the same kind if there is one: what a
-    /// misdirected write leaves.
+    /// Another block replaces it unchanged, of the same kind if there is one, as after a
+    /// misdirected write.
     Swap,
 }
 
@@ -148,35 +148,35 @@ impl From<DamageKindName> for DamageKind {
     }
 }
 
-/// Damage the metadata of a dm-clone target in one block, in place, to test with.
+/// Damage one block of the metadata of a dm-clone target, in place, for tests.
 ///
-/// What was changed is told on stdout. The same options damage the same metadata in the same way.
+/// The change is printed on stdout. The same options damage the same metadata in the same way.
 #[derive(Debug, Parser)]
 #[command(name = "clone_generate_damage", version, after_help = damage_after_help())]
 pub struct GenerateDamageArgs {
-    /// The metadata, which is changed: a block device or a file. It must be sound as far as the
-    /// way to the block goes.
+    /// The metadata, which is changed: a block device or a file. It must be sound on the path to
+    /// the block.
     #[arg(short, long, value_name = "METADATA", value_parser = metadata_to_change())]
     pub input: PathBuf,
 
-    /// Which block: superblock, bitset-node, bitset-leaf, array-block, index, bitmap or
-    /// ref-counts. N says which of several, from 0; without it, the seed picks one.
+    /// The block: superblock, bitset-node, bitset-leaf, array-block, index, bitmap or ref-counts. N
+    /// selects one of several, from 0; without it, the seed picks one.
     #[arg(long, value_name = "KIND[:N]", value_parser = parse_target)]
     pub block: Target,
 
-    /// What is done to it.
+    /// The kind of damage.
     #[arg(long, value_enum, value_name = "WHAT")]
     pub damage: DamageKindName,
 
-    /// What all that is random depends on.
+    /// The seed of all random choices.
     #[arg(long, value_name = "N", default_value = "0")]
     pub seed: u64,
 
-    /// Say nothing if the exit code is 0.
+    /// Print nothing if the exit code is 0.
     #[arg(short, long, conflicts_with = "verbose")]
     pub quiet: bool,
 
-    /// Say on stderr how to do the same again.
+    /// Print on stderr how to repeat the damage.
     #[arg(short, long)]
     pub verbose: bool,
 }
@@ -205,10 +205,10 @@ fn parse_target(text: &str) -> Result<Target, String> {
     };
     let Some(role) = BlockRole::ALL.into_iter().find(|role| role.name() == name) else {
         let names = BlockRole::ALL.map(BlockRole::name).join(", ");
-        return Err(format!("{name:?} is no kind of block: there are {names}"));
+        return Err(format!("{name:?} is not a kind of block: the kinds are {names}"));
     };
     let ordinal = ordinal.map(|ordinal| {
-        ordinal.parse().map_err(|_| format!("{ordinal:?} is no number: blocks count from 0"))
+        ordinal.parse().map_err(|_| format!("{ordinal:?} is not a number: blocks count from 0"))
     });
     Ok(Target { role, ordinal: ordinal.transpose()? })
 }

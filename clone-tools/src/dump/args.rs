@@ -12,33 +12,33 @@ use crate::common::exit;
 /// The formats of a dump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DumpFormat {
-    /// What clone_restore reads.
+    /// The input of clone_restore.
     Xml,
-    /// What clone_restore --format json reads; ranges are half-open.
+    /// The input of clone_restore --format json; ranges are half-open.
     Json,
     /// For people.
     Text,
-    /// Raw: one bit a region, lowest bit first, set if it is hydrated, in whole bytes.
+    /// Raw: one bit per region, lowest bit first, set if it is hydrated, in whole bytes.
     Bitmap,
 }
 
-/// Dump the metadata of a dm-clone target: its sizes, and which regions are hydrated.
+/// Dump the metadata of a dm-clone target: its sizes and its hydrated regions.
 ///
-/// All of the metadata is checked first. If it is damaged nothing is written, unless --repair is
+/// All of the metadata is checked first. If it is damaged, nothing is written unless --repair is
 /// given.
 #[derive(Debug, Parser)]
 #[command(name = "clone_dump", version, after_help = dump_after_help())]
 pub struct DumpArgs {
-    /// The form of the dump.
+    /// The format of the dump.
     #[arg(short, long, value_enum, default_value = "xml")]
     pub format: DumpFormat,
 
-    /// Dump what can be recovered of damaged metadata, as clone_repair does.
+    /// Recover damaged metadata as clone_repair does, and dump the result.
     #[arg(short, long)]
     pub repair: bool,
 
-    /// What becomes of regions whose state cannot be found out. Either guess may lose data, so it
-    /// is yours to make.
+    /// The state to give to regions whose state is unknown. Both choices can lose data; you have to
+    /// decide.
     #[arg(long, value_enum, default_value = "fail", requires = "repair")]
     pub lost: Lost,
 
@@ -52,20 +52,20 @@ pub struct DumpArgs {
     #[arg(requires = "repair", requires = "region_size", conflicts_with = "live")]
     pub target_size: Option<Sectors>,
 
-    /// Read the metadata of a running clone, past the page cache, until one whole consistent state
-    /// has been seen. With --repair, older copies are not looked for then.
+    /// Read the metadata of a running clone, past the page cache, until one consistent state has
+    /// been read. With --repair, older copies are then not searched.
     #[arg(long)]
     pub live: bool,
 
-    /// Write to FILE instead of stdout. A file is replaced when the dump is whole, and not before.
+    /// Write to FILE instead of stdout. A file is replaced only when the dump is complete.
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
 
-    /// Say nothing beside the dump if the exit code is 0 and nothing was lost; show no progress.
+    /// Print only the dump if the exit code is 0 and nothing was lost; show no progress.
     #[arg(short, long, conflicts_with = "verbose")]
     pub quiet: bool,
 
-    /// List every problem and every lost range, and say how many regions are hydrated.
+    /// List every problem and every lost range, and print the number of hydrated regions.
     #[arg(short, long)]
     pub verbose: bool,
 

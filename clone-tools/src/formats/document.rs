@@ -1,7 +1,7 @@
 //! The content of a dump, independent of its format, and its validation.
 //!
 //! The [`xml`](crate::xml) and [`json`](crate::json) readers pass the sizes through [`Claims`] and
-//! the runs through [`Runs`]; `clone_restore` consumes the [`Document`]. *Invariant:* a
+//! the runs through [`RunChecker`]; `clone_restore` consumes the [`Document`]. *Invariant:* a
 //! [`Document`] is complete and consistent, and its memory does not grow with its length.
 
 use clone_core::geometry::{Geometry, MAX_REGIONS, RegionRange, RegionSize, Sectors};
@@ -57,13 +57,13 @@ impl Claims {
 
 /// Validates the runs of a document and stores them.
 #[derive(Debug, Default)]
-pub struct Runs {
+pub struct RunChecker {
     spool: RunSpool,
     last: RegionRange,
     nr_regions: Option<u64>,
 }
 
-impl Runs {
+impl RunChecker {
     /// Sets the number of regions, as soon as it is known.
     ///
     /// # Errors
@@ -165,7 +165,7 @@ mod tests {
     use rand::rngs::StdRng;
     use rand::{RngExt, SeedableRng};
 
-    use super::{Fault, Runs, TextForm, check_start, excerpt, parse_uuid, text_form};
+    use super::{Fault, RunChecker, TextForm, check_start, excerpt, parse_uuid, text_form};
     use crate::common::units::format_uuid;
     use crate::formats::{json, xml};
 
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn runs_ascend_and_stay_within_the_clone() {
-        let mut runs = Runs::default();
+        let mut runs = RunChecker::default();
         runs.push(10, 5).unwrap();
         assert!(matches!(runs.push(20, 0), Err(Fault::EmptyRun { begin: 20 })));
         assert!(matches!(runs.push(14, 1), Err(Fault::Overlap { .. })));

@@ -79,12 +79,12 @@ impl RunSpool {
     ///
     /// # Errors
     /// The temporary file cannot be written or rewound.
-    pub fn into_runs(mut self) -> io::Result<Runs> {
+    pub fn into_runs(mut self) -> io::Result<SpooledRuns> {
         self.spool.flush()?;
         let (spool, _) = self.spool.into_parts();
         let mut spool = BufReader::new(spool);
         spool.seek(SeekFrom::Start(0))?;
-        Ok(Runs { spool, left: self.nr_runs })
+        Ok(SpooledRuns { spool, left: self.nr_runs })
     }
 }
 
@@ -96,12 +96,12 @@ impl Default for RunSpool {
 
 /// The runs of a [`RunSpool`].
 #[derive(Debug)]
-pub struct Runs {
+pub struct SpooledRuns {
     spool: BufReader<SpooledTempFile>,
     left: u64,
 }
 
-impl Runs {
+impl SpooledRuns {
     fn read(&mut self) -> io::Result<RegionRange> {
         let mut ends = [0; 8];
         self.spool.read_exact(&mut ends)?;
@@ -112,7 +112,7 @@ impl Runs {
     }
 }
 
-impl Iterator for Runs {
+impl Iterator for SpooledRuns {
     type Item = io::Result<RegionRange>;
 
     fn next(&mut self) -> Option<Self::Item> {

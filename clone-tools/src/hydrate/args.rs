@@ -9,13 +9,13 @@ use clone_core::size::{human, parse_sectors};
 use crate::common::args::{SIZES, metadata_to_read, path_but_dash};
 use crate::common::exit;
 
-/// Finish the clone of a dm-clone target offline, or advance it.
+/// Complete or advance the clone of a dm-clone target offline.
 ///
 /// Copies every region that is not hydrated from the source to the destination, in large batches
-/// and without what is zero, and notes that in the metadata as the kernel does: the destination is
-/// flushed, then the regions are committed, every second. It can be interrupted at any moment, by a
-/// power cut too, and goes on where it was when it is run again. The kernel can go on with the
-/// clone as well, or need it no more if it is complete.
+/// and without zeroes, and records it in the metadata as the kernel does: every second the
+/// destination is flushed, and then the regions are committed. It can be interrupted at any time,
+/// even by a power cut, and continues where it was when it is run again. The kernel can also
+/// continue the clone, and no longer needs it once it is complete.
 #[derive(Debug, Parser)]
 #[command(name = "clone_hydrate", version, after_help = after_help())]
 pub struct HydrateArgs {
@@ -23,15 +23,15 @@ pub struct HydrateArgs {
     #[arg(short, long, value_name = "META", value_parser = metadata_to_read())]
     pub metadata: PathBuf,
 
-    /// What is copied to: a block device or a file, the one that the clone was begun with.
+    /// The destination: a block device or a file, the original one of the clone.
     #[arg(short, long, value_name = "DEST", value_parser = data())]
     pub destination: PathBuf,
 
-    /// What is copied: a block device or a file. It is only read.
+    /// The source: a block device or a file. It is only read.
     #[arg(short, long, value_name = "SOURCE", value_parser = data())]
     pub source: PathBuf,
 
-    /// The most that is read from the source in a second.
+    /// Maximum read rate from the source, per second.
     #[arg(long, value_name = "SIZE", value_parser = parse_positive)]
     pub rate: Option<Sectors>,
 
@@ -40,16 +40,16 @@ pub struct HydrateArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_positive)]
     pub limit: Option<Sectors>,
 
-    /// Copy the ranges first that FILE lists, in their order.
+    /// First copy the ranges that FILE lists, in their order.
     #[arg(long, value_name = "FILE")]
     pub prefetch: Option<PathBuf>,
 
-    /// The most that is copied in one go: 64 KiB to 64 MiB, rounded down to a power of two; 1M by
-    /// default, 4M with --direct. Larger regions are copied in pieces.
+    /// Maximum size of one copy: 64 KiB to 64 MiB, rounded down to a power of two; 1M by default,
+    /// 4M with --direct. Larger regions are copied in pieces.
     #[arg(long, value_name = "SIZE", value_parser = parse_batch)]
     pub batch: Option<Sectors>,
 
-    /// How many copies are under way at a time. Each takes the memory of a batch.
+    /// Number of copies at the same time. Each needs the memory of a batch.
     #[arg(short, long, value_name = "N", default_value_t = 4)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]
     pub jobs: u32,
@@ -58,26 +58,26 @@ pub struct HydrateArgs {
     #[arg(long)]
     pub direct: bool,
 
-    /// Give up after so many copies in a row that failed; 0 for never. What fails is set failed
-    /// while the rest goes on, and tried again at the end.
+    /// Stop after this number of failed copies in a row; 0 for never. Failed regions are skipped
+    /// until the end, and then retried.
     #[arg(long, value_name = "N", default_value_t = 16)]
     pub max_failures: u32,
 
-    /// Take the source for the one that the clone was begun with, though META.source.json says
-    /// otherwise. If it holds other data the clone becomes a mixture of both.
+    /// Accept this source as the original one, even if META.source.json records another. If it
+    /// holds other data, the clone becomes a mixture of both.
     #[arg(long)]
     pub repin: bool,
 
-    /// Print one JSON document on stdout once the devices are open, whatever becomes of the work,
-    /// and nothing else there. Its "ok" is true exactly when the exit code is 0.
+    /// Print one JSON document on stdout once the devices are open, even if the work fails, and
+    /// nothing else there. Its "ok" is true exactly when the exit code is 0.
     #[arg(long)]
     pub json: bool,
 
-    /// Say nothing if the exit code is 0, and show no progress.
+    /// Print nothing if the exit code is 0; show no progress.
     #[arg(short, long, conflicts_with = "verbose")]
     pub quiet: bool,
 
-    /// Say what is going to be done, and list every range that could not be copied.
+    /// Print the plan, and list every range that could not be copied.
     #[arg(short, long)]
     pub verbose: bool,
 }
@@ -85,13 +85,13 @@ pub struct HydrateArgs {
 const BATCH: (Sectors, Sectors) = (Sectors(128), Sectors(131_072));
 
 fn data() -> impl clap::builder::TypedValueParser<Value = PathBuf> {
-    path_but_dash("the data of a clone are in no pipe; ./- names a file")
+    path_but_dash("the data of a clone cannot be in a pipe; ./- names a file")
 }
 
 fn parse_positive(text: &str) -> Result<Sectors, String> {
     match parse_sectors(text) {
-        Ok(Sectors(0)) => Err("0 is nothing; leave the option out for no limit".into()),
-        Ok(size) if size.to_bytes().is_none() => Err("that many bytes cannot be counted".into()),
+        Ok(Sectors(0)) => Err("0 is not a limit; omit the option for no limit".into()),
+        Ok(size) if size.to_bytes().is_none() => Err("too many bytes".into()),
         parsed => parsed.map_err(|error| error.to_string()),
     }
 }
@@ -111,9 +111,9 @@ pub(super) fn bytes(size: Sectors) -> u64 {
 
 fn after_help() -> String {
     format!(
-        "{SIZES}\n\n{}\n\nA signal (SIGINT, SIGTERM, SIGHUP) has it commit what it has copied, and \
-         exit with 1.\n\nExample:\n  clone_hydrate --rate 100M --metadata /dev/vg/clone-meta \\\
-         \n      --destination /dev/vg/disk --source /dev/vg/slow",
+        "{SIZES}\n\n{}\n\nOn SIGINT, SIGTERM or SIGHUP it commits what it has copied, and exits \
+         with 1.\n\nExample:\n  clone_hydrate --rate 100M --metadata /dev/vg/clone-meta \\\n      \
+         --destination /dev/vg/disk --source /dev/vg/slow",
         exit::HELP
     )
 }

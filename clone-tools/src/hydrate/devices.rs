@@ -12,10 +12,9 @@ use clone_core::size::human;
 use persistent_data::device::{FileDevice, OpenError};
 
 use super::args::HydrateArgs;
-use super::meter::size;
 use crate::common::paths::are_same;
 use crate::common::pin::{self, LocalSource, Pin};
-use crate::common::units::Counted;
+use crate::common::units::{Counted, human_bytes};
 
 /// Refuses the same device in two roles.
 pub(super) fn check_distinct(args: &HydrateArgs) -> Result<()> {
@@ -51,7 +50,7 @@ pub(super) fn open(args: &HydrateArgs, metadata: Metadata<FileDevice>) -> Result
         .with_context(|| format!("cannot use the source {}", args.source.display()))?;
     if source.size_bytes() < needed {
         bail!(
-            "the source {} has {}, and the clone {}: it is another one, or has been cut off",
+            "the source {} has {}, and the clone {}: it is another one, or has been truncated",
             args.source.display(),
             bytes(source.size_bytes()),
             bytes(needed)
@@ -66,8 +65,8 @@ pub(super) fn open(args: &HydrateArgs, metadata: Metadata<FileDevice>) -> Result
             (OpenError::NotFound { .. }, hydrated) => {
                 let hydrated = Counted(hydrated, "region");
                 anyhow!(
-                    "{error}, and no new one will do: {hydrated} of the clone are on the \
-                     destination and will not be copied again. Give the one that it was begun with"
+                    "{error}, and a new one cannot replace it: {hydrated} of the clone are on the \
+                     original destination and will not be copied again. Give that one"
                 )
             }
             _ => error.into(),
@@ -102,7 +101,7 @@ pub(super) fn warnings(args: &HydrateArgs, opened: &OpenedClone) -> Vec<String> 
 }
 
 fn bytes(bytes: u64) -> String {
-    format!("{bytes} bytes ({})", size(bytes))
+    format!("{bytes} bytes ({})", human_bytes(bytes))
 }
 
 /// Refuses a limit that is smaller than a region.
@@ -110,8 +109,8 @@ pub(super) fn check_limit(args: &HydrateArgs, metadata: &Metadata<FileDevice>) -
     let region = metadata.header().geometry.region_size().sectors();
     match args.limit {
         Some(limit) if limit < region => bail!(
-            "--limit {} is less than a region of this clone, and regions are copied whole: give \
-             {} at least",
+            "--limit {} is less than a region of this clone, and regions are copied whole: give at \
+             least {}",
             human(limit),
             human(region)
         ),

@@ -8,11 +8,10 @@ use clone_core::geometry::{Geometry, SECTOR_SIZE};
 use serde::Serialize;
 
 use super::args::HydrateArgs;
-use super::meter::size;
-use super::session::{End, Outcome};
+use super::session::{End, SessionOutcome};
 use crate::common::exit::Tool;
 use crate::common::throughput::per_second;
-use crate::common::units::{Counted, Share};
+use crate::common::units::{Counted, Share, human_bytes, human_rate};
 
 /// The number of failed ranges that are listed; the rest are only counted.
 const LISTED: usize = 20;
@@ -24,7 +23,7 @@ pub(super) struct Summary<'a> {
     /// The number of hydrated regions at the start.
     pub(super) before: u64,
     /// `None` if the clone was complete at the start.
-    pub(super) outcome: Option<&'a Outcome>,
+    pub(super) outcome: Option<&'a SessionOutcome>,
 }
 
 /// A range of bytes that could not be copied, with the reason.
@@ -47,7 +46,7 @@ impl Summary<'_> {
     fn hydrated(&self) -> Option<u64> {
         match self.outcome {
             None => Some(self.before),
-            Some(Outcome { end: End::Failed(_), .. }) => None,
+            Some(SessionOutcome { end: End::Failed(_), .. }) => None,
             Some(outcome) => Some(outcome.progress.hydrated),
         }
     }
@@ -75,27 +74,27 @@ impl Summary<'_> {
     /// Writes the report for people.
     pub(super) fn write(&self, to: &mut dyn Write) -> io::Result<()> {
         let whole = self.geometry.nr_regions();
-        let Some(Outcome { end, progress, took, .. }) = self.outcome else {
+        let Some(SessionOutcome { end, progress, took, .. }) = self.outcome else {
             return writeln!(to, "already complete: all of {} hydrated", Counted(whole, "region"));
         };
         writeln!(
             to,
             "copied:       {}: {} of data written, {} of holes and zeroes skipped",
             Counted(self.copied(), "region"),
-            size(progress.copied_bytes),
-            size(progress.zeroed_bytes)
+            human_bytes(progress.copied_bytes),
+            human_bytes(progress.zeroed_bytes)
         )?;
         writeln!(
             to,
-            "took:         {:.1} s, {} read ({}/s), {}",
+            "took:         {:.1} s, {} read ({}), {}",
             took.as_secs_f64(),
-            size(progress.fetched_bytes),
-            size(per_second(progress.fetched_bytes, *took)),
+            human_bytes(progress.fetched_bytes),
+            human_rate(per_second(progress.fetched_bytes, *took)),
             Counted(progress.commits, "commit")
         )?;
         let state = match end {
             End::Complete => ": complete",
-            End::Limit => "; the same command goes on",
+            End::Limit => "; the same command continues",
             _ => "",
         };
         match self.hydrated() {
@@ -103,7 +102,7 @@ impl Summary<'_> {
                 let share = Share { part, whole };
                 writeln!(to, "hydrated:     {part} of {whole} regions ({share}){state}")
             }
-            None => writeln!(to, "hydrated:     not known any more"),
+            None => writeln!(to, "hydrated:     unknown"),
         }
     }
 
@@ -112,13 +111,13 @@ impl Summary<'_> {
         let progress = self.outcome.map(|outcome| &outcome.progress);
         let took = self.outcome.map(|outcome| outcome.took).unwrap_or_default();
         let bad = self.bad();
-        let failed = bad.iter().map(|Bad { range, alone, failure }| Failed {
+        let failed = bad.iter().map(|Bad { range, alone, failure }| FailedRange {
             bytes: (range.start, range.end),
             alone: *alone,
             reason: failure.to_string(),
         });
         let regions = self.geometry.nr_regions();
-        let document = Json {
+        let document = HydrateDocument {
             ok: error.is_none(),
             complete: self.hydrated() == Some(regions),
             ended: self.outcome.map_or("already_complete", |outcome| name(&outcome.end)),
@@ -161,34 +160,34 @@ impl Summary<'_> {
         let far = format!("{part} of {whole} regions are hydrated ({})", Share { part, whole });
         let bad: u64 = self.bad().iter().map(|bad| bad.range.end - bad.range.start).sum();
         let metadata = self.args.metadata.display();
-        let again = "the same command goes on from there";
+        let again = "the same command continues from there";
         match &outcome.end {
             End::Complete | End::Limit => None,
             End::Signal(name) => Some(anyhow!("stopped by {name}: {far} and committed; {again}")),
             End::SourceChanged(what) => Some(anyhow!(
                 "the source {} has changed while it was copied: {what}. {far} and committed, all \
-                 of what it was at the start; what it is now would make a mixture of two. Bring \
-                 the old one back, and {again}; or begin again; or use --repin if you know that \
-                 both hold the same",
+                 of the original version; copies of the new one would make a mixture of both. \
+                 Restore the original version, and {again}; or start a new clone; or use --repin \
+                 if you know that both hold the same data",
                 self.args.source.display()
             )),
             End::InARow(failures) => Some(anyhow!(
-                "stopped after {} in a row; {far}, and what was copied is committed. If the device \
-                 is sound again {again}; --max-failures 0 goes on past what is bad",
+                "stopped after {} in a row; {far}, and all copies are committed. Once the device \
+                 works again, {again}; --max-failures 0 continues past bad regions",
                 Counted((*failures).into(), "failure")
             )),
             End::OnlyFailedLeft => Some(anyhow!(
-                "{bad} bytes could not be copied, all others were; {far}. They stay on the source \
-                 alone: when it can be read, {again}. Writes to the clone that cover whole regions \
-                 need no copy of them",
+                "{bad} bytes could not be copied, all others were; {far}. They are only on the \
+                 source: once it can be read, {again}. Regions that the clone overwrites \
+                 completely need no copy",
             )),
             End::ReadOnly(failure) => Some(anyhow!(
-                "cannot go on, for nobody knows what was stored: {failure}; {far}, as of the last \
-                 commit, and that is sound. When the device is, {again}"
+                "cannot continue, because it is unknown what was stored: {failure}; {far}, as of \
+                 the last commit, which is sound. Once the device works again, {again}"
             )),
             End::Failed(failure) => Some(anyhow!(
-                "cannot go on: {failure}; see by clone_check {metadata} whether the metadata can \
-                 be read. What was committed is sound, and {again}"
+                "cannot continue: {failure}; check with clone_check {metadata} whether the \
+                 metadata can be read. All committed regions are sound, and {again}"
             )),
         }
     }
@@ -208,7 +207,7 @@ fn name(end: &End) -> &'static str {
 }
 
 #[derive(Serialize)]
-struct Json {
+struct HydrateDocument {
     ok: bool,
     complete: bool,
     ended: &'static str,
@@ -222,12 +221,12 @@ struct Json {
     commits: u64,
     seconds: f64,
     read_bytes_per_second: u64,
-    failed: Vec<Failed>,
+    failed: Vec<FailedRange>,
     error: Option<String>,
 }
 
 #[derive(Serialize)]
-struct Failed {
+struct FailedRange {
     bytes: (u64, u64),
     alone: bool,
     reason: String,

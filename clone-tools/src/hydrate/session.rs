@@ -14,7 +14,7 @@ use persistent_data::device::Device;
 use crate::common::pin::LocalSource;
 
 /// The interval at which signals and progress are polled.
-const GLANCE: Duration = Duration::from_millis(100);
+const PROGRESS_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The number of attempts on a failed region before it is given up, if only failed regions remain.
 /// The engine waits one and two seconds after the first two attempts.
@@ -54,7 +54,7 @@ pub(super) enum End {
 
 /// The result of a session.
 #[derive(Clone, Debug)]
-pub(super) struct Outcome {
+pub(super) struct SessionOutcome {
     pub(super) end: End,
     pub(super) progress: HydrationProgress,
     /// The failed regions.
@@ -62,7 +62,7 @@ pub(super) struct Outcome {
     pub(super) took: Duration,
 }
 
-impl Outcome {
+impl SessionOutcome {
     /// Checks a last time that the source is unchanged. Each read was followed by such a check, but
     /// some changes become visible late.
     pub(super) fn check(&mut self, source: &LocalSource) {
@@ -88,7 +88,7 @@ pub(super) fn hydrate<D: Device + 'static>(
     plan: Plan,
     signal: impl Fn() -> Option<&'static str>,
     mut show: impl FnMut(Duration, &HydrationProgress),
-) -> Result<Outcome, DriverError> {
+) -> Result<SessionOutcome, DriverError> {
     let began = Instant::now();
     let Plan { mut settings, jobs, limit, first } = plan;
     settings.options.hydration = false;
@@ -104,7 +104,7 @@ pub(super) fn hydrate<D: Device + 'static>(
     let mut seen = 0;
     let mut end = None;
     while end.is_none() {
-        for event in clone.wait_for(seen, GLANCE) {
+        for event in clone.wait_for(seen, PROGRESS_POLL_INTERVAL) {
             seen = event.number;
             end = end.or(end_of(&event.kind));
         }
@@ -135,7 +135,7 @@ pub(super) fn hydrate<D: Device + 'static>(
     }
     drop(clone.stop());
     let end = end.unwrap_or(End::Complete);
-    Ok(Outcome { end, progress, failed, took: began.elapsed() })
+    Ok(SessionOutcome { end, progress, failed, took: began.elapsed() })
 }
 
 fn end_of(what: &EventKind) -> Option<End> {

@@ -10,42 +10,42 @@ use crate::common::exit;
 /// When a picture in the terminal has colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Color {
-    /// If stdout is a terminal, and neither NO_COLOR nor TERM=dumb says otherwise.
+    /// If stdout is a terminal, NO_COLOR is not set, and TERM is not dumb.
     Auto,
-    /// Whatever stdout is.
+    /// Even if stdout is not a terminal.
     Always,
-    /// Not at all: shades are told by their characters alone, as they are anyway.
+    /// No colour: the characters alone show the shades.
     Never,
 }
 
-/// Draw a map of which regions of a dm-clone target are hydrated.
+/// Draw a map of the hydrated regions of a dm-clone target.
 ///
 /// Each cell of the map stands for the same number of regions and shows how many of them are
 /// hydrated. A cell is full or empty only if every region in it is hydrated, or none: a single
-/// region that differs changes the cell, and one whose state cannot be read marks the cell as
-/// lost, whatever the rest of it is.
+/// region that differs changes the cell, and a single region whose state cannot be read marks the
+/// whole cell as lost.
 #[derive(Debug, Parser)]
 #[command(name = "clone_map", version, after_help = map_after_help())]
 pub struct MapArgs {
-    /// Read the metadata of a running clone, past the page cache, until one whole consistent state
-    /// has been seen.
+    /// Read the metadata of a running clone, past the page cache, until one consistent state has
+    /// been read.
     #[arg(long)]
     pub live: bool,
 
-    /// Draw an SVG picture too. In a browser, each cell tells its regions under the pointer.
+    /// Also draw an SVG picture. In a browser, the pointer shows the regions of a cell.
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
 
-    /// Draw a PNG picture too.
+    /// Also draw a PNG picture.
     #[arg(long, value_name = "FILE")]
     pub png: Option<PathBuf>,
 
-    /// How many characters wide the map in the terminal may be. By default as wide as the
-    /// terminal, 80 where there is none.
+    /// Maximum width of the map in the terminal, in characters. Default: the width of the terminal,
+    /// or 80 without one.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(20..=1000))]
     pub width: Option<u16>,
 
-    /// When the map in the terminal has colour.
+    /// When to use colour in the map in the terminal.
     #[arg(long, value_enum, value_name = "WHEN", default_value = "auto")]
     pub color: Color,
 

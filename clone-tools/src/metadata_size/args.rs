@@ -7,10 +7,10 @@ use clone_core::size::parse_sectors;
 use crate::common::args::{SIZES, parse_region_size};
 use crate::common::exit;
 
-/// Print how many sectors the metadata device of a dm-clone target needs.
+/// Print the size that the metadata device of a dm-clone target needs, in sectors.
 ///
-/// That is room for all metadata, and once more for all that a single commit can change, for
-/// changed blocks are written elsewhere before the old ones are free.
+/// It has room for all metadata, and again for all blocks that one commit can change: these are
+/// written elsewhere before the old ones are freed.
 #[derive(Debug, Parser)]
 #[command(name = "clone_metadata_size", version, after_help = metadata_size_after_help())]
 pub struct MetadataSizeArgs {
@@ -22,11 +22,11 @@ pub struct MetadataSizeArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_sectors)]
     pub target_size: Sectors,
 
-    /// Print the number alone, which is what happens anyway.
+    /// Print only the number, which is the default.
     #[arg(short, long, conflicts_with = "verbose")]
     pub quiet: bool,
 
-    /// Say on stderr how the number comes about.
+    /// Explain the number on stderr.
     #[arg(short, long)]
     pub verbose: bool,
 }

@@ -9,9 +9,9 @@ use crate::common::exit;
 
 /// Pack the metadata of a dm-clone target into a small file, for a bug report.
 ///
-/// clone_metadata_unpack makes a device of it again that is the same bit for bit, damage included,
-/// in every block that is in use, that has the checksum of metadata of any kind, or that such a
-/// block refers to. Anything else, which was on the device before the metadata, becomes zeroes.
+/// clone_metadata_unpack makes a device from it again. A block is the same bit for bit, damage
+/// included, if it is in use, has the checksum of any kind of metadata, or is referred to by such a
+/// block. All other blocks, which are older than the metadata, become zeroes.
 ///
 /// A pack holds no data of the clone: metadata says only which regions are hydrated.
 #[derive(Debug, Parser)]
@@ -21,16 +21,15 @@ pub struct PackArgs {
     #[arg(short, long, value_name = "INPUT", value_parser = metadata_to_read())]
     pub input: PathBuf,
 
-    /// Where the pack goes, - for stdout. A file is replaced when the pack is whole, and not
-    /// before.
+    /// The output, - for stdout. A file is replaced only when the pack is complete.
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
 
-    /// Say nothing if the exit code is 0, and show no progress.
+    /// Print nothing if the exit code is 0; show no progress.
     #[arg(short, long, conflicts_with = "verbose")]
     pub quiet: bool,
 
-    /// Say how many blocks were kept and how many dropped.
+    /// Print the numbers of kept and dropped blocks.
     #[arg(short, long)]
     pub verbose: bool,
 }

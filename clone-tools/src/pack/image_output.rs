@@ -92,9 +92,8 @@ fn write_to_device(
         .open(path)
         .context("cannot open it")
         .and_then(|file| write_superblock_last(&claimed, &file, size_bytes, write));
-    written.with_context(|| {
-        format!("cannot write {}, and what it holds now is not to be used", path.display())
-    })
+    written
+        .with_context(|| format!("cannot write {}; do not use what it holds now", path.display()))
 }
 
 /// Writes an image over the content of `claimed`, which is also open as `file`. Until the image is

@@ -38,7 +38,7 @@ pub fn run(tool: &Tool, args: &UnpackArgs) -> Result<Exit> {
     write_image(&args.output, contents.size_bytes, |to| unpack(&mut pack, to))?;
     if args.verbose {
         tool.say(format_args!(
-            "{name}: a device of {} with {}; {} that had nothing to do with metadata now zero",
+            "{name}: a device of {} with {}; {} unrelated to metadata now zero",
             Counted(contents.size_bytes, "byte"),
             Counted(contents.nr_records, "block"),
             Counted(contents.nr_dropped, "block")

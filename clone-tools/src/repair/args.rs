@@ -9,12 +9,12 @@ use clone_core::size::parse_sectors;
 use crate::common::args::{Lost, SIZES, metadata_to_read, metadata_to_write, parse_region_size};
 use crate::common::exit;
 
-/// Make whole metadata for a dm-clone target of what can be recovered of damaged metadata.
+/// Recover damaged metadata of a dm-clone target, and write it as new, whole metadata.
 ///
-/// INPUT is only ever read. What its last commit does not tell any more is looked for in older
-/// blocks that are left on it. Regions whose state is unknown even then are lost, and nothing is
-/// written until --lost says what becomes of them. Then OUTPUT is written, superblock last, and
-/// read back: after exit code 0 it holds metadata that a kernel opens.
+/// INPUT is only read. Where the last commit on it is damaged, older blocks that it still holds are
+/// searched. Regions whose state remains unknown are lost: nothing is written until --lost decides
+/// them. Then OUTPUT is written, superblock last, and read back: after exit code 0 it holds
+/// metadata that a kernel opens.
 #[derive(Debug, Parser)]
 #[command(name = "clone_repair", version, after_help = after_help())]
 pub struct RepairArgs {
@@ -22,13 +22,11 @@ pub struct RepairArgs {
     #[arg(short, long, value_name = "INPUT", value_parser = metadata_to_read())]
     pub input: PathBuf,
 
-    /// Where the whole metadata goes: a block device or a file, as large as it is, or a file that
-    /// is made. Not INPUT.
+    /// The output: a block device or a file, whose size does not change, or a new file. Not INPUT.
     #[arg(short, long, value_name = "OUTPUT", value_parser = metadata_to_write())]
     pub output: PathBuf,
 
-    /// How large a file is made if OUTPUT does not exist. By default as large as
-    /// clone_metadata_size says.
+    /// The size of OUTPUT, if it is a new file. Default: the size that clone_metadata_size prints.
     #[arg(long, value_name = "SIZE", value_parser = parse_sectors)]
     pub metadata_size: Option<Sectors>,
 
@@ -42,17 +40,17 @@ pub struct RepairArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_sectors, requires = "region_size")]
     pub target_size: Option<Sectors>,
 
-    /// What becomes of regions whose state cannot be found out. Either guess may lose data, so it
-    /// is yours to make.
+    /// The state to give to regions whose state is unknown. Both choices can lose data; you have to
+    /// decide.
     #[arg(long, value_enum, default_value = "fail")]
     pub lost: Lost,
 
-    /// The source of the clone, to decide by content about regions that are lost; with
-    /// --destination. A region that is the same on both is taken as hydrated, for either answer is
-    /// right then. One of which a sector on the destination is neither zero nor as on the source
-    /// was written there, and is taken as hydrated. All others stay lost, for --lost to decide:
-    /// zero on the destination only, or half copied by all that can be told. Use this only if the
-    /// destination was all zero when the clone began: what an old disk held looks like a write.
+    /// The source of the clone, to decide lost regions by their content; with --destination. A
+    /// region that is equal on both counts as hydrated: both answers are right then. If a sector on
+    /// the destination is neither zero nor equal to the source, the region was written, and counts
+    /// as hydrated. All other regions stay lost, and --lost decides them: they are zero on the
+    /// destination only, or look half copied. Use this only if the destination was all zero when
+    /// the clone began: old data on it looks like a write.
     #[arg(long, value_name = "DEV", requires = "destination", value_parser = metadata_to_read())]
     pub source: Option<PathBuf>,
 
@@ -60,22 +58,23 @@ pub struct RepairArgs {
     #[arg(long, value_name = "DEV", requires = "source", value_parser = metadata_to_read())]
     pub destination: Option<PathBuf>,
 
-    /// Take --source for the one that the clone was begun with, though INPUT.source.json says
-    /// otherwise. If it holds other data, what is decided by content is wrong.
+    /// Accept --source as the original one, even if INPUT.source.json records another. If it holds
+    /// other data, the decisions by content are wrong.
     #[arg(long, requires = "source")]
     pub repin: bool,
 
-    /// Print one JSON document on stdout whenever INPUT can be read, whatever becomes of it, and
-    /// nothing else there; on stderr nothing but why it failed. Its "ok" is true exactly when the
-    /// exit code is 0.
+    /// Print one JSON document on stdout if INPUT can be read, even if the repair fails, and
+    /// nothing else there; stderr holds only the reason for a failure. Its "ok" is true exactly
+    /// when the exit code is 0.
     #[arg(long)]
     pub json: bool,
 
-    /// Say nothing if the exit code is 0 and nothing was lost, and show no progress.
+    /// Print nothing if the exit code is 0 and nothing was lost; show no progress.
     #[arg(short, long, conflicts_with = "verbose")]
     pub quiet: bool,
 
-    /// List every problem, every find, every lost range and every bitset that was looked at.
+    /// List every problem, every recovered range, every lost range and every bitset that was
+    /// examined.
     #[arg(short, long)]
     pub verbose: bool,
 }

@@ -7,16 +7,15 @@ use std::path::Path;
 
 use anyhow::{Context, Error, Result, bail};
 use clone_core::block_io::{Access, FileSource};
+use clone_core::metadata::region_map::RegionMap;
 use clone_core::repair::Recovery;
 use clone_core::repair::content::{Decided, Unreadable, decide};
 
 use super::args::RepairArgs;
 use crate::common::paths::{are_same, check_distinct};
 use crate::common::pin::{self, LocalSource, Pin};
-use crate::common::reporter::{LISTED, Verbosity};
+use crate::common::reporter::{LISTED, Reporter};
 use crate::common::units::Counted;
-use crate::progress_bar::with_bar;
-use crate::repair::recovery::Reporter;
 
 /// The source and the destination of a clone, open for reading.
 pub(super) struct Devices<'a> {
@@ -59,17 +58,22 @@ impl<'a> Devices<'a> {
         Ok(Some(Self { source, destination, new_pin }))
     }
 
-    /// Decides the lost regions that the content can decide.
-    pub(super) fn decide(&self, recovery: &mut Recovery, quiet: bool) -> Result<Decided> {
+    /// Decides the lost regions of `recovery` that the content can decide. Returns the regions with
+    /// their new states, and the number of decisions.
+    pub(super) fn decide(
+        &self,
+        reporter: &Reporter<'_>,
+        recovery: &Recovery,
+    ) -> Result<(RegionMap, Decided)> {
         let geometry = recovery.header.geometry;
         let (source, destination) = (&self.source.1, &self.destination.1);
-        let decided = with_bar("comparing", quiet, |bar| {
-            decide(&mut recovery.regions, geometry, source, destination, bar)
-        });
+        let mut regions = recovery.regions.clone();
+        let decided = reporter
+            .with_bar("comparing", |bar| decide(&mut regions, geometry, source, destination, bar));
         // Data read before a change of the source is as useless as data read after it.
         let decided = decided.map_err(Error::from);
         let decided = source.check().map_err(Error::from).and(decided);
-        decided.with_context(|| {
+        decided.map(|decided| (regions, decided)).with_context(|| {
             let (source, destination) = (self.source.0.display(), self.destination.0.display());
             format!("cannot compare {source} and {destination}")
         })
@@ -77,13 +81,13 @@ impl<'a> Devices<'a> {
 }
 
 /// Reports the number of regions decided by each rule.
-pub(super) fn tell(reporter: &Reporter<'_>, decided: &Decided) {
+pub(super) fn report(reporter: &Reporter<'_>, decided: &Decided) {
     let all_zero = decided.undecided - decided.half_copied;
     let rules = [
-        (decided.equal, "the same on source and destination, taken as hydrated"),
-        (decided.written, "written to on the destination, taken as hydrated"),
+        (decided.equal, "the same on source and destination, counted as hydrated"),
+        (decided.written, "written to on the destination, counted as hydrated"),
         (all_zero, "all zero on the destination only, not decided"),
-        (decided.half_copied, "half copied by all that can be told, not decided"),
+        (decided.half_copied, "apparently half copied, not decided"),
         (decided.nr_unreadable, "not readable, not decided"),
     ];
     for (regions, what) in rules.into_iter().filter(|&(regions, _)| regions > 0) {
@@ -91,17 +95,17 @@ pub(super) fn tell(reporter: &Reporter<'_>, decided: &Decided) {
     }
     if decided.half_copied > 0 {
         reporter.say(
-            "compared: half copied: on the destination each sector is zero or as on the source. If \
-             a copy was cut off, unhydrated is right, and hydrated puts zeroes in the place of \
-             what it lacks. If zeroes were written there, hydrated is right, and unhydrated takes \
-             them back",
+            "compared: half copied: on the destination each sector is zero or equal to the source. \
+             If a copy was interrupted, unhydrated is right, and hydrated replaces the missing \
+             data by zeroes. If zeroes were written there, hydrated is right, and unhydrated \
+             undoes these writes",
         );
     }
     report_unreadable(reporter, decided);
 }
 
 fn report_unreadable(reporter: &Reporter<'_>, decided: &Decided) {
-    let listed = if reporter.verbosity == Verbosity::Verbose { usize::MAX } else { LISTED };
+    let listed = reporter.nr_listed(LISTED);
     for Unreadable { regions, side, error } in decided.unreadable.iter().take(listed) {
         let (begin, end) = (regions.start, regions.end);
         reporter.say(format_args!("regions {begin}..{end}: cannot read the {side}: {error}"));
@@ -110,6 +114,6 @@ fn report_unreadable(reporter: &Reporter<'_>, decided: &Decided) {
     let told: u64 = listed.map(|run| run.regions.end - run.regions.start).sum();
     if told < decided.nr_unreadable {
         let more = Counted(decided.nr_unreadable - told, "more region");
-        reporter.say(format_args!("nor can {more} be read"));
+        reporter.say(format_args!("and {more} that cannot be read"));
     }
 }

@@ -8,12 +8,12 @@ use clone_core::metadata::region_map::RegionMap;
 use clone_core::repair::{Candidate, CopyAge, Find, Fit, Origin, Verdict};
 use serde::{Serialize, Serializer};
 
-use super::Outcome;
+use super::RepairOutcome;
 use super::fresh::is_fresh;
-use crate::common::reporter::{Superblock, problems};
+use crate::report_json::{Superblock, problems};
 
 #[derive(Serialize)]
-struct Json<'a> {
+struct RepairDocument<'a> {
     ok: bool,
     superblock: Option<Superblock>,
     #[serde(serialize_with = "problems")]
@@ -133,7 +133,7 @@ fn fits<S: Serializer>(fits: &&[Fit], serializer: S) -> Result<S::Ok, S::Error> 
 ///
 /// # Errors
 /// The errors of `to`.
-pub(super) fn write(to: &mut dyn Write, outcome: &Outcome, ok: bool) -> io::Result<()> {
+pub(super) fn write(to: &mut dyn Write, outcome: &RepairOutcome, ok: bool) -> io::Result<()> {
     let found = outcome.found.as_ref();
     let recovery = found.ok();
     let by_content = outcome.by_content.as_ref();
@@ -142,7 +142,7 @@ pub(super) fn write(to: &mut dyn Write, outcome: &Outcome, ok: bool) -> io::Resu
         Ok(recovery) => Some(recovery.header),
         Err(failure) => failure.header,
     };
-    let json = Json {
+    let document = RepairDocument {
         ok,
         superblock: header.map(Superblock::from),
         problems: found.map_or_else(|failure| &failure.damage, |recovery| &recovery.damage),
@@ -160,10 +160,10 @@ pub(super) fn write(to: &mut dyn Write, outcome: &Outcome, ok: bool) -> io::Resu
             by_choice: by_choice.map_or(0, |choice| choice.nr_regions),
         },
         lost: recovery.map(|recovery| &recovery.regions),
-        hydrated: outcome.hydrated,
+        hydrated: outcome.hydrated(),
         written: outcome.written,
         fits: found.err().map_or(&[], |failure| &failure.fits),
     };
-    serde_json::to_writer(&mut *to, &json)?;
+    serde_json::to_writer(&mut *to, &document)?;
     writeln!(to)
 }

@@ -2,7 +2,6 @@
 //!
 //! It calls [`recover`] and reports its results and failures through a [`Reporter`].
 
-use std::fmt;
 use std::path::Path;
 
 use anyhow::{Result, anyhow, bail};
@@ -19,10 +18,9 @@ use persistent_data::device::ReadDevice;
 use self::candidates::list_candidates;
 use self::fits::list_fits;
 use crate::common::args::Lost;
-use crate::common::exit::{Tool, usage_error};
-use crate::common::reporter::{LISTED, Verbosity, list_damage, list_lost};
+use crate::common::exit::usage_error;
+use crate::common::reporter::{LISTED, Reporter};
 use crate::common::units::{Counted, in_units};
-use crate::progress_bar::with_bar;
 
 mod candidates;
 mod fits;
@@ -46,11 +44,11 @@ pub fn known_sizes<Args: CommandFactory>(
 /// # Errors
 /// [`RecoveryFailure`] if nothing can be recovered.
 pub fn recover_from<D: ReadDevice>(
+    reporter: &Reporter<'_>,
     device: &D,
     sizes: Option<Geometry>,
-    quiet: bool,
 ) -> Result<Recovery, RecoveryFailure> {
-    let recovered = with_bar("reading", quiet, |bar| recover(device, sizes, bar));
+    let recovered = reporter.with_bar("reading", |bar| recover(device, sizes, bar));
     recovered.map_err(|error| RecoveryFailure::new(error, device))
 }
 
@@ -78,13 +76,13 @@ impl RecoveryFailure {
                  --region-size and --target-size; {TABLE_LINE}"
             ),
             RepairError::OtherSizes { found, wanted } => format!(
-                "the superblock is sound, and says {}; --region-size and --target-size say {}. \
-                 See whether this is the right device; without them the superblock is believed",
+                "the superblock is sound, and has {}; --region-size and --target-size give {}. \
+                 Check that this is the right device; without these options the superblock decides",
                 sizes(found),
                 sizes(wanted)
             ),
             RepairError::NoBitset { wanted, .. } => format!(
-                "there is no bitset of {} here, which {} would make. Compare: {TABLE_LINE}",
+                "found no bitset of {}, as {} would need. Compare: {TABLE_LINE}",
                 Counted(wanted.nr_regions(), "region"),
                 sizes(wanted)
             ),
@@ -106,7 +104,7 @@ impl RecoveryFailure {
         if header.is_none() {
             message += match fits.is_empty() {
                 true => ". Nothing that looks like the bitset of a clone was found",
-                false => ". What fits the bitsets that were found is listed above",
+                false => ". The sizes that fit the bitsets found are listed above",
             };
         }
         let damage = error.map(Damage::Superblock).into_iter().collect();
@@ -114,11 +112,9 @@ impl RecoveryFailure {
     }
 
     /// Reports the damage and the sizes that fit.
-    pub fn tell(&self, reporter: &Reporter<'_>) {
-        reporter.damage(&self.damage);
-        if !reporter.silent {
-            list_fits(reporter, &self.fits);
-        }
+    pub fn report(&self, reporter: &Reporter<'_>) {
+        reporter.list_damage(&self.damage);
+        list_fits(reporter, &self.fits);
     }
 
     /// Returns the error message for `input`.
@@ -135,94 +131,55 @@ fn sizes(geometry: &Geometry) -> String {
     )
 }
 
-/// Reports the recovery of one input to people.
-#[derive(Clone, Copy, Debug)]
-pub struct Reporter<'a> {
-    /// The tool, whose name precedes each message.
-    pub tool: &'a Tool,
-    /// The metadata that the messages are about.
-    pub input: &'a Path,
-    /// The amount of messages.
-    pub verbosity: Verbosity,
-    /// True to suppress all messages, because a JSON document is printed instead.
-    pub silent: bool,
+/// Reports what was recovered, and from where.
+pub fn report_recovery(reporter: &Reporter<'_>, recovery: &Recovery) {
+    if let Origin::Scan { root, is_newest } = recovery.origin {
+        report_root(reporter, root, is_newest, recovery);
+    }
+    list_candidates(reporter, &recovery.candidates);
+    list_finds(reporter, &recovery.finds);
 }
 
-impl Reporter<'_> {
-    /// Writes a message about the input.
-    pub fn say(&self, message: impl fmt::Display) {
-        if !self.silent {
-            self.tool.say(format_args!("{}: {message}", self.input.display()));
+fn report_root(reporter: &Reporter<'_>, root: BlockNr, is_newest: bool, recovery: &Recovery) {
+    let regions = &recovery.regions;
+    let knows_any = nr_lost(regions) < regions.nr_regions();
+    let is_taken = recovery.candidates.iter().any(|candidate| candidate.verdict.is_none());
+    let newest = match (is_newest, knows_any) {
+        (true, _) => ", and no newer one was lost",
+        (false, true) => {
+            ". A newer one may have been lost, so nothing is known of the regions that are not \
+             hydrated in it"
         }
-    }
+        (false, false) if !is_taken && !recovery.candidates.is_empty() => {
+            reporter.say(
+                "the roots of the bitset that were found by a scan contradict each other, so none \
+                 was taken, and nothing is known of any region",
+            );
+            return;
+        }
+        (false, false) => {
+            ". Newer ones may have been lost, and may have used its blocks for something else, so \
+             nothing is known of any region"
+        }
+    };
+    reporter
+        .say(format_args!("the root of the bitset was found by a scan, in block {root}{newest}"));
+}
 
-    /// Lists damage.
-    pub fn damage(&self, damage: &[Damage]) {
-        if !self.silent {
-            list_damage(self.tool, self.input, damage, self.verbosity.listing());
-        }
-    }
-
-    /// Reports what was recovered, and from where.
-    pub fn recovery(&self, recovery: &Recovery) {
-        if let Origin::Scan { root, is_newest } = recovery.origin {
-            self.root(root, is_newest, recovery);
-        }
-        if !self.silent {
-            list_candidates(self, &recovery.candidates);
-        }
-        self.finds(&recovery.finds);
-    }
-
-    fn root(&self, root: BlockNr, is_newest: bool, recovery: &Recovery) {
-        let regions = &recovery.regions;
-        let knows_any = nr_lost(regions) < regions.nr_regions();
-        let is_taken = recovery.candidates.iter().any(|candidate| candidate.verdict.is_none());
-        let newest = match (is_newest, knows_any) {
-            (true, _) => ", and no newer one was lost",
-            (false, true) => {
-                ". A newer one may have been lost, so nothing is known of the regions that are not \
-                 hydrated in it"
-            }
-            (false, false) if !is_taken && !recovery.candidates.is_empty() => {
-                self.say(
-                    "the roots of the bitset that were found by a scan contradict each other, so \
-                     none was taken, and nothing is known of any region",
-                );
-                return;
-            }
-            (false, false) => {
-                ". Newer ones may have been lost, and may have used its blocks for something \
-                 else, so nothing is known of any region"
-            }
+fn list_finds(reporter: &Reporter<'_>, finds: &[Find]) {
+    let listed = reporter.nr_listed(LISTED);
+    for Find { regions, at, age } in finds.iter().take(listed) {
+        let from = match age {
+            CopyAge::Last => format!("block {at}, the last that was written for them"),
+            _ => format!("an older copy in block {at}"),
         };
-        self.say(format_args!(
-            "the root of the bitset was found by a scan, in block {root}{newest}"
-        ));
+        let (begin, end) = (regions.start, regions.end);
+        reporter.say(format_args!("recovered: regions {begin}..{end}: from {from}"));
     }
-
-    fn finds(&self, finds: &[Find]) {
-        let listed = if self.verbosity == Verbosity::Verbose { usize::MAX } else { LISTED };
-        for Find { regions, at, age } in finds.iter().take(listed) {
-            let from = match age {
-                CopyAge::Last => format!("block {at}, the last that was written for them"),
-                _ => format!("an older copy in block {at}"),
-            };
-            let (begin, end) = (regions.start, regions.end);
-            self.say(format_args!("recovered: regions {begin}..{end}: from {from}"));
-        }
-        let more = finds.len().saturating_sub(listed);
-        if more > 0 {
-            let more = Counted(more as u64, "more find");
-            self.say(format_args!("and {more} (--verbose lists all)"));
-        }
-    }
-
-    /// Lists the regions whose state is unknown.
-    pub fn lost(&self, regions: &RegionMap) {
-        if !self.silent {
-            list_lost(self.tool, self.input, regions, self.verbosity);
-        }
+    let more = finds.len().saturating_sub(listed);
+    if more > 0 {
+        let more = Counted(more as u64, "more find");
+        reporter.say(format_args!("and {more} (--verbose lists all)"));
     }
 }
 
@@ -246,11 +203,11 @@ pub fn choose(
     let (hydrated, what) = match choice {
         Lost::Fail => bail!(
             "{}: the state of {lost} is unknown, so nothing was written; --lost unhydrated or \
-             --lost hydrated decides it, and --help tells what either loses",
+             --lost hydrated decides it, and --help says what each can lose",
             reporter.input.display()
         ),
         Lost::Unhydrated => (false, "not hydrated: to be copied from the source again"),
-        Lost::Hydrated => (true, "hydrated: to be taken as they are on the destination"),
+        Lost::Hydrated => (true, "hydrated: to be used as they are on the destination"),
     };
     reporter.say(format_args!("{lost} of unknown state {written} as {what}"));
     Ok(Some(hydrated))

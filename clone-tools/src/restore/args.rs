@@ -12,25 +12,25 @@ use crate::common::exit;
 /// The formats that metadata is restored from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum RestoreFormat {
-    /// What clone_dump writes.
+    /// The output of clone_dump.
     Xml,
-    /// What clone_dump --format json writes.
+    /// The output of clone_dump --format json.
     Json,
 }
 
 /// The hydrated regions of metadata that is made without a dump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Hydrated {
-    /// Every region: the clone is complete, its source is not read any more.
+    /// Every region: the clone is complete, and its source is no longer read.
     All,
     /// None: a fresh clone.
     None,
 }
 
-/// Make metadata for a dm-clone target from a dump, or fresh.
+/// Write the metadata of a dm-clone target from a dump, or for a new clone.
 ///
 /// All of the input is read and checked before OUTPUT is touched. Then the superblock of OUTPUT is
-/// wiped, and written last: if it is interrupted, OUTPUT is refused by all tools.
+/// wiped first and written last: after an interruption, all tools refuse OUTPUT.
 #[derive(Debug, Parser)]
 #[command(name = "clone_restore", version, after_help = restore_after_help())]
 pub struct RestoreArgs {
@@ -44,17 +44,15 @@ pub struct RestoreArgs {
     )]
     pub input: Option<PathBuf>,
 
-    /// Where the metadata goes: a block device or a file, as large as it is, or a file that is
-    /// made.
+    /// The output: a block device or a file, whose size does not change, or a new file.
     #[arg(short, long, value_name = "OUTPUT", value_parser = metadata_to_write())]
     pub output: PathBuf,
 
-    /// The form of the dump.
+    /// The format of the dump.
     #[arg(short, long, value_enum, default_value = "xml", conflicts_with = "hydrated")]
     pub format: RestoreFormat,
 
-    /// How large a file is made if OUTPUT does not exist. By default as large as
-    /// clone_metadata_size says.
+    /// The size of OUTPUT, if it is a new file. Default: the size that clone_metadata_size prints.
     #[arg(long, value_name = "SIZE", value_parser = parse_sectors)]
     pub metadata_size: Option<Sectors>,
 
@@ -64,11 +62,11 @@ pub struct RestoreArgs {
     pub region_size: Option<RegionSize>,
 
     /// The size of the clone, instead of the one in the dump. Refused if that cuts off hydrated
-    /// regions, or if a hydrated one that was cut short at the end of the clone would grow.
+    /// regions, or if a hydrated region that is shortened by the end of the clone would grow.
     #[arg(long, value_name = "SIZE", value_parser = parse_sectors)]
     pub target_size: Option<Sectors>,
 
-    /// Take no dump: the regions of a clone of the given sizes are all hydrated, or none.
+    /// Read no dump: in a clone of the given sizes, all regions are hydrated or none.
     #[arg(
         long,
         value_enum,
@@ -78,11 +76,11 @@ pub struct RestoreArgs {
     )]
     pub hydrated: Option<Hydrated>,
 
-    /// Say nothing if the exit code is 0, and show no progress.
+    /// Print nothing if the exit code is 0; show no progress.
     #[arg(short, long, conflicts_with = "verbose")]
     pub quiet: bool,
 
-    /// Say what was made.
+    /// Print a summary of the result.
     #[arg(short, long)]
     pub verbose: bool,
 }

@@ -354,7 +354,7 @@ fn bad_inputs(reads: Reads, scratch: &Scratch) -> Vec<(PathBuf, &'static str)> {
         ],
         Reads::Pack => {
             let pack = fs::read(pack_of(&image, scratch)).unwrap();
-            let no_pack = "not what clone_metadata_pack writes";
+            let no_pack = "not a pack of clone_metadata_pack";
             vec![
                 (scratch.file("empty", ""), "empty"),
                 (scratch.file("short", [7; 100]), no_pack),

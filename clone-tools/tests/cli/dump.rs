@@ -161,7 +161,7 @@ fn sizes_go_with_a_repair_and_agree_with_a_sound_superblock() {
     let ran = dump(&repair(right)).exits(0).stays_silent_on_stderr();
     assert_eq!(ran.text(), expected_xml(&description("tail")));
     let ran = dump(&repair(["--region-size", "64", "--target-size", "1000004"])).exits(1);
-    let ran = ran.leaves_stdout_empty().says("says regions of 64 sectors (32 KiB)");
+    let ran = ran.leaves_stdout_empty().says("has regions of 64 sectors (32 KiB)");
     ran.says("a target of 1000003 sectors").says("1000004 sectors");
 }
 

@@ -178,7 +178,8 @@ fn what_is_not_there_is_named_and_nothing_is_changed() {
     refuses("array-block:99", "zero", "there is no array-block 99");
     refuses("superblock", "stale", "no older copy of block 0, superblock");
     refuses("ref-counts", "stale", "no older copy");
-    for (block, words) in [("page", "superblock, bitset-node"), ("bitmap:x", "\"x\" is no number")]
+    for (block, words) in
+        [("page", "superblock, bitset-node"), ("bitmap:x", "\"x\" is not a number")]
     {
         damage(&metadata, block, "zero", &[]).exits(2).leaves_stdout_empty().says(words);
     }

@@ -166,7 +166,7 @@ fn the_summary_tells_what_was_done() {
     let ran = clone
         .run(&[])
         .exits(0)
-        .says("metadata.source.json does not exist, and the clone has 1 hydrated region already: ");
+        .says("metadata.source.json does not exist, but the clone already has 1 hydrated region: ");
     let text = ran.text();
     for words in [
         "copied:       2047 regions: 4.0 MiB of data written, 4 MiB of holes and zeroes skipped\n",
@@ -210,7 +210,7 @@ fn a_limit_advances_the_clone_by_so_much_and_no_more() {
     assert_eq!((&told["read_bytes"], &told["complete"]), (&json!(1 << 20), &json!(false)));
     assert_eq!(clone.check(&[]), (3 << 20) / 4096);
     let ran = clone.run(&["--limit=3"]).exits(1).leaves_stdout_empty();
-    ran.says("--limit 1.5 KiB is less than a region of this clone").says("give 4 KiB at least");
+    ran.says("--limit 1.5 KiB is less than a region of this clone").says("give at least 4 KiB");
     let ran = clone.run(&["--limit=100001"]).exits(0).stays_silent_on_stderr();
     assert!(ran.text().contains("complete"), "{ran}");
     assert_eq!(clone.check(&[]), clone.nr_regions);
@@ -233,14 +233,14 @@ fn what_a_trace_lists_is_copied_first() {
         clone.run(&["--prefetch", &bad]).exits(1).leaves_stdout_empty().says(words).says(&bad);
     }
     let bad = clone.scratch.file("bad", [0xff; 100]).display().to_string();
-    clone.run(&["--prefetch", &bad]).exits(1).says("it is no text in UTF-8");
+    clone.run(&["--prefetch", &bad]).exits(1).says("it is not text in UTF-8");
     let fifo = clone.scratch.path("fifo");
     assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
     for (path, words) in [
         ("/dev/zero", "cannot read the trace /dev/zero: it is a character device"),
         ("/", "it is a directory"),
         ("/nowhere", "cannot read the trace /nowhere: No such file"),
-        (fifo.to_str().unwrap(), "it is a FIFO or a pipe, and must be a regular file"),
+        (fifo.to_str().unwrap(), "it is a FIFO or a pipe, not a regular file"),
     ] {
         clone.run(&["--prefetch", path]).exits(1).leaves_stdout_empty().says(words);
     }
@@ -252,7 +252,7 @@ fn options_out_of_range_are_refused() {
     for (option, words) in [
         ("--rate=0", "no limit"),
         ("--limit=0", "no limit"),
-        ("--limit=16384P", "cannot be counted"),
+        ("--limit=16384P", "too many bytes"),
         ("--batch=32k", "64 KiB to 64 MiB"),
         ("--batch=65M", "64 KiB to 64 MiB"),
         ("--jobs=0", "1..=64"),
@@ -261,7 +261,7 @@ fn options_out_of_range_are_refused() {
         clone.run(&[option]).exits(2).leaves_stdout_empty().says(words);
     }
     for device in ["--source", "--destination"] {
-        run("clone_hydrate", [device, "-"]).exits(2).says("in no pipe");
+        run("clone_hydrate", [device, "-"]).exits(2).says("cannot be in a pipe");
     }
     assert_eq!(clone.hydrated(), 0);
 }

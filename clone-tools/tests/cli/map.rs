@@ -107,7 +107,7 @@ fn harmless_damage_is_mentioned_and_does_not_fail() {
     image.leak(1000..1003);
     let path = scratch.file("image", &image.0);
     let path = path.to_str().unwrap();
-    run("clone_map", [path]).exits(0).says("do not touch the map");
+    run("clone_map", [path]).exits(0).says("do not affect the map");
     run("clone_map", ["-v", path]).exits(0).says("leak: ");
     run("clone_map", ["-q", path]).exits(0).stays_silent_on_stderr();
 }

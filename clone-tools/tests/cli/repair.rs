@@ -67,7 +67,7 @@ fn sound_metadata_is_copied() {
         let input = scratch.file("input", &image.0);
         let output = scratch.path("output");
         let ran = repair(&[], &input, &output).exits(0).leaves_stdout_empty();
-        ran.says("nothing is wrong with it").says("nothing was lost");
+        ran.says("it has no damage").says("nothing was lost");
         assert_holds(&output, &description(name)["runs"]);
         assert!(fs::read(&input).unwrap() == image.0, "{name}: the input was changed");
         repair(&["-q"], &input, &output).exits(0).stays_silent();
@@ -214,11 +214,13 @@ fn a_repair_that_cannot_write_leaves_nothing_that_could_pass_for_metadata() {
     assert!(!made.exists());
     // Enough space for the superblock, but not for the rest.
     let args = arguments(lost, &input, &there);
-    run_after("ulimit -f 8", "clone_repair", args).exits(1).says("not to be used");
+    run_after("ulimit -f 8", "clone_repair", args).exits(1).says("do not use what it holds now");
     run("clone_check", [&there]).exits(1).says("unfinished").leaves_stdout_empty();
     let options = &["--json", "--lost", "hydrated"];
     let args = arguments(options, &input, &there);
-    let ran = run_after("ulimit -f 8", "clone_repair", args).exits(1).says("not to be used");
+    let ran = run_after("ulimit -f 8", "clone_repair", args)
+        .exits(1)
+        .says("do not use what it holds now");
     let said = ran.json();
     assert_eq!((&said["ok"], &said["written"]), (&json!(false), &json!(false)));
     assert_eq!(said["hydrated"], 131_072);
@@ -282,7 +284,7 @@ fn json_is_printed_where_nothing_was_recovered_too() {
     let path = scratch.file("sound", &image.0);
     let output = scratch.path("output");
     let sizes = ["--json", "--region-size", "8", "--target-size", "1000003"];
-    let ran = repair(&sizes, &path, &output).exits(1).says("the superblock is sound, and says");
+    let ran = repair(&sizes, &path, &output).exits(1).says("the superblock is sound, and has");
     let said = ran.json();
     assert_eq!(said["superblock"]["region_size"], 64);
     assert_eq!(said["problems"], json!([]));

@@ -302,7 +302,7 @@ fn regions_of_another_size_are_made_only_where_all_of_them_are_alike() {
     for some in [[(10, 20)], [(0, 99)], [(99, 100)]] {
         for size in ["16", "4M"] {
             let ran = restored(&xml(100, &some), &["--region-size", size]).unwrap_err();
-            ran.says("regions of 8 sectors").says("of which it says nothing, or lose writes");
+            ran.says("regions of 8 sectors").says("of unknown state, or lose writes");
         }
     }
     let head = |region_size, target_size, nr_regions| {
@@ -400,7 +400,7 @@ fn a_restore_that_fails_leaves_nothing_that_could_pass_for_metadata() {
     run("clone_check", [&output]).exits(0);
     let args = ["-i".as_ref(), input.as_os_str(), "-o".as_ref(), output.as_os_str()];
     // Enough space for the superblock, but not for the rest.
-    run_after("ulimit -f 8", "clone_restore", args).exits(1).says("not to be used");
+    run_after("ulimit -f 8", "clone_restore", args).exits(1).says("do not use what it holds now");
     run("clone_check", [&output]).exits(1).leaves_stdout_empty();
     run("clone_dump", [&output]).exits(1).leaves_stdout_empty();
     restore(&input, &output).exits(0);

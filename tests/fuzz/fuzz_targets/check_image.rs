@@ -5,9 +5,9 @@
 
 use std::convert::Infallible;
 
+use clone_core::geometry::RegionRange;
 use clone_core::metadata::check::read;
 use clone_core::metadata::dump::dump;
-use clone_core::geometry::RegionRange;
 use clone_core::metadata::ir::{Header, Visitor};
 use clone_core::metadata::region_map::RegionMap;
 use clone_fuzz::unfold;

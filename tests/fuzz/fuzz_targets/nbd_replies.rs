@@ -18,8 +18,11 @@ use clone_core::block_io::{Extent, Source};
 use clone_core::engine::Command;
 use clone_core::geometry::Sectors;
 use clone_daemon::export::nbd::{Server, ServerOptions};
-use clone_daemon::nbd_protocol::{EXTENDED_REPLY_MAGIC, EXTENDED_REQUEST_MAGIC, REQUEST_MAGIC, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC, chunk, command, flag};
 use clone_daemon::export::volume::Volume;
+use clone_daemon::nbd_protocol::{
+    EXTENDED_REPLY_MAGIC, EXTENDED_REQUEST_MAGIC, REQUEST_MAGIC, SIMPLE_REPLY_MAGIC,
+    STRUCTURED_REPLY_MAGIC, chunk, command, flag,
+};
 use clone_fuzz::memory::{One, start};
 use libfuzzer_sys::fuzz_target;
 
@@ -261,7 +264,8 @@ fn connect(server: &Server, style: ReplyFormat) -> UnixStream {
 
 fuzz_target!(|input: &[u8]| {
     let Some((&how, steps)) = input.split_first() else { return };
-    let style = [ReplyFormat::Simple, ReplyFormat::Structured, ReplyFormat::Extended][usize::from(how) % 3];
+    let styles = [ReplyFormat::Simple, ReplyFormat::Structured, ReplyFormat::Extended];
+    let style = styles[usize::from(how) % 3];
     let clone = start(SIZE, Arc::new(Spotted));
     clone.command(Command::Record(how & 64 != 0));
     let volume = Arc::new(Volume::new("disk", 4096, clone.client()));

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use std::fmt::{Debug, Write as _};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use clone_core::dm_target::{Arguments, DevicePaths, StatusCounts, Message, Options, Status, StatusLine, TableLine};
+use clone_core::dm_target::{
+    Arguments, DevicePaths, Message, Options, Status, StatusCounts, StatusLine, TableLine,
+};
 use clone_tests::arguments::{
     DEST, DEVICE_SECTORS, Difference, Expected, LENGTH, META, SRC, expected_arguments,
     expected_line, expected_message, messages, table_arguments, table_lines,

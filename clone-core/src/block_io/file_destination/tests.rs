@@ -249,6 +249,19 @@ fn writes_of_many_threads_to_different_bytes_do_not_undo_each_other() {
     });
 }
 
+/// The kernel takes over the size of blocks when a device is opened first, and never if udev, for
+/// one, opened it before it was set up.
+#[test]
+fn a_device_with_large_blocks_works_though_another_program_opened_it_first() {
+    let (folder, _) = file_of(0);
+    let watched = LoopDevice::watched(folder.path(), MIB as u64, 16384);
+    let Some((blocks, _watcher)) = watched else { return };
+    let device = FileDestination::open(&blocks.path, Access::Buffered).unwrap();
+    device.write_at(37, &[1; 37]).unwrap();
+    device.flush().unwrap();
+    assert_eq!(content(&device)[30..80], [&[0; 7][..], &[1; 37], &[0; 6]].concat());
+}
+
 #[test]
 fn a_device_tells_its_size_and_its_blocks() {
     let limits =

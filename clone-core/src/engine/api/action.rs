@@ -102,8 +102,8 @@ pub enum Io {
         range: ByteRange,
     },
     /// From the source into a new buffer. Where the source knows that the whole range is zeroes,
-    /// nothing need be read: the end is [`Done::Zeroes`](crate::engine::Done::Zeroes), and the buffer
-    /// counts as zeroes.
+    /// nothing need be read: the end is [`Done::Zeroes`](crate::engine::Done::Zeroes), and the
+    /// buffer counts as zeroes.
     Fetch {
         /// The new buffer.
         copy: BufferId,

@@ -44,8 +44,9 @@ pub enum EventKind {
         /// A description of the change.
         reason: String,
     },
-    /// Hydration has copied as much as [`Command::HydrationLimit`](crate::engine::Command::HydrationLimit)
-    /// allowed, and stopped; `enable_hydration` starts it again, without a limit.
+    /// Hydration has copied as much as
+    /// [`Command::HydrationLimit`](crate::engine::Command::HydrationLimit) allowed, and stopped;
+    /// `enable_hydration` starts it again, without a limit.
     LimitReached,
     /// The clone is suspended, and committed if it is writable.
     Suspended,

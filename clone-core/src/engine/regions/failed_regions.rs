@@ -206,7 +206,7 @@ mod tests {
     }
 
     quickcheck! {
-        fn failed_regions_are_those_that_were_added_and_not_removed(changes: Vec<(u8, u8, bool)>) -> bool {
+        fn failed_regions_were_added_and_not_removed(changes: Vec<(u8, u8, bool)>) -> bool {
             let (mut failed, mut model) = (FailedRegions::default(), [false; 512]);
             for (start, len, add) in changes {
                 let (start, end) = (u64::from(start), u64::from(start) + u64::from(len) + 1);

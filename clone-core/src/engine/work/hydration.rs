@@ -293,7 +293,7 @@ impl Engine {
             (None, CopyReason::Demand) => {}
             (None, _) => hydration.failures = 0,
             (Some(failure), CopyReason::Demand | CopyReason::Read) => {
-                self.look_again(regions, failure)
+                self.look_again(regions, failure);
             }
             (Some(failure), CopyReason::Prefetch(Some(request))) => {
                 self.fail_request(request);

@@ -14,15 +14,50 @@ use super::Severity::{self, Fatal, Leak, Warning};
 use crate::geometry::{GeometryError, RegionRange};
 use crate::metadata::superblock::SuperblockError as S;
 
+impl D {
+    /// Returns all codes, including those that no damage leads to at present: the list for tools
+    /// and documents.
+    pub fn codes() -> impl Iterator<Item = &'static str> {
+        CODES.iter().copied().flatten().copied()
+    }
+
+    /// Returns the severity.
+    pub fn severity(&self) -> Severity {
+        facts(self).severity
+    }
+
+    /// Returns a name for scripts. Its meaning never changes.
+    pub fn code(&self) -> &'static str {
+        facts(self).code
+    }
+
+    /// Returns the damaged block, or the first of several.
+    pub fn block(&self) -> Option<BlockNr> {
+        facts(self).block
+    }
+
+    /// Returns whether [`auto_repair`](crate::metadata::auto_repair::auto_repair) can correct it:
+    /// the kernel would do no harm to it. A lack of room is fatal for a kernel, but may be due to
+    /// leaks, which a repair frees.
+    pub fn is_repairable_in_place(&self) -> bool {
+        self.severity() < Fatal || matches!(self, Self::NoRoom { .. })
+    }
+
+    /// Returns the regions whose state is lost or in doubt, half-open.
+    pub fn regions(&self) -> Option<RegionRange> {
+        facts(self).regions.cloned()
+    }
+}
+
 /// A row of the table, for one damage.
-pub(super) struct Facts<'a> {
+struct Facts<'a> {
     /// The name for scripts. Its meaning never changes.
-    pub(super) code: &'static str,
-    pub(super) severity: Severity,
+    code: &'static str,
+    severity: Severity,
     /// The damaged block, or the first of several.
-    pub(super) block: Option<BlockNr>,
+    block: Option<BlockNr>,
     /// The regions whose state is lost or in doubt, half-open.
-    pub(super) regions: Option<&'a RegionRange>,
+    regions: Option<&'a RegionRange>,
 }
 
 /// A defect of a single block, whatever structure it belongs to. It is the last part of the code.
@@ -124,7 +159,7 @@ macro_rules! table {
         $damage:pat => $block:expr $(, $regions:expr)?;
     )*) => {
         /// Returns the facts about `damage`.
-        pub(super) fn facts(damage: &D) -> Facts<'_> {
+        fn facts(damage: &D) -> Facts<'_> {
             match damage {$(
                 $damage => Facts {
                     code: code!($code $(, $error)?),
@@ -136,7 +171,7 @@ macro_rules! table {
         }
 
         /// All codes, by row.
-        pub(super) const CODES: &[&[&str]] = &[$(codes!($code $(, $error)?)),*];
+        const CODES: &[&[&str]] = &[$(codes!($code $(, $error)?)),*];
     };
 }
 

@@ -8,24 +8,18 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
+use clone_core::sync::lock;
 use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::lost_lines;
 
 /// Limits of the queue, in lines and in bytes.
 const LINES_MAX: usize = 8192;
 const BYTES_MAX: usize = 4 << 20;
-
-/// Number of dropped lines. It is global because there is one stderr.
-static LOST: AtomicU64 = AtomicU64::new(0);
-
-/// Returns the number of lines lost since the process started.
-pub(crate) fn lost_lines() -> u64 {
-    LOST.load(Ordering::Relaxed)
-}
 
 /// The queued lines.
 pub(super) struct Queue {
@@ -58,7 +52,7 @@ impl Queue {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Returns a writer for one line.
@@ -69,7 +63,7 @@ impl Queue {
     fn put(&self, line: &[u8]) {
         let mut state = self.lock();
         if state.lines.len() >= LINES_MAX || state.bytes.saturating_add(line.len()) > BYTES_MAX {
-            LOST.fetch_add(1, Ordering::Relaxed);
+            lost_lines::add();
             return;
         }
         state.bytes += line.len();
@@ -114,21 +108,21 @@ impl Queue {
     /// The loop of the writer thread.
     fn write_all_to(&self, to: &(impl AsFd + AsRawFd)) {
         let mut output = Output { to, is_cut: false };
-        let mut told = 0;
+        let mut reported = 0;
         loop {
             let line = self.next();
             match output.write(&line) {
                 Ok(()) => {
-                    let lost = lost_lines();
-                    if lost > told {
-                        let count = lost - told;
-                        told = lost;
+                    let lost = lost_lines::count();
+                    if lost > reported {
+                        let count = lost - reported;
+                        reported = lost;
                         // This line passes through the queue again.
                         tracing::warn!("{count} log lines could not be written");
                     }
                 }
                 // Each error may have another cause, and there is nowhere to report it.
-                Err(_) => drop(LOST.fetch_add(1, Ordering::Relaxed)),
+                Err(_) => lost_lines::add(),
             }
             self.end_line();
         }
@@ -193,7 +187,8 @@ mod tests {
     use std::thread;
     use std::time::Duration;
 
-    use super::{LINES_MAX, Output, Queue, lost_lines};
+    use super::{LINES_MAX, Output, Queue};
+    use crate::lost_lines;
 
     #[test]
     fn a_reader_that_does_not_read_holds_up_nobody_and_what_has_no_room_is_counted() {
@@ -201,14 +196,14 @@ mod tests {
         let queue = Arc::new(Queue::new());
         let lines = queue.clone();
         thread::spawn(move || lines.write_all_to(&writer));
-        let before = lost_lines();
+        let before = lost_lines::count();
         let line = [&[b'x'; 99][..], b"\n"].concat();
         // The pipe takes some of the lines; the queue takes no more than its limit.
         for _ in 0..2 * LINES_MAX {
             queue.line().write_all(&line).unwrap();
         }
         assert!(!queue.flush(Duration::ZERO));
-        let lost = (lost_lines() - before) as usize;
+        let lost = (lost_lines::count() - before) as usize;
         assert!(lost > LINES_MAX / 2, "{lost}");
         let mut read = vec![0; (2 * LINES_MAX - lost) * line.len()];
         reader.read_exact(&mut read).unwrap();

@@ -8,13 +8,13 @@ use anyhow::Result;
 use clone_core::sync::lock;
 
 use crate::export::exporter::Exporter;
-use crate::export::fuse::{Export, Options, Who};
+use crate::export::fuse::{Export, FileUsers, Options};
 use crate::export::volume::Volume;
 
 /// Exports clones as files, by FUSE.
 pub struct FuseExporter {
     place: MountPoint,
-    who: Who,
+    users: FileUsers,
     mounted: Mutex<HashMap<String, Export>>,
 }
 
@@ -27,9 +27,9 @@ pub enum MountPoint {
 }
 
 impl FuseExporter {
-    /// Mounts clones at `place`, for `who`.
-    pub fn new(place: MountPoint, who: Who) -> Self {
-        Self { place, who, mounted: Mutex::default() }
+    /// Mounts clones at `place`, for `users`.
+    pub fn new(place: MountPoint, users: FileUsers) -> Self {
+        Self { place, users, mounted: Mutex::default() }
     }
 
     /// Returns the mount point of the clone called `name`.
@@ -47,7 +47,7 @@ impl Exporter for FuseExporter {
     }
 
     fn add(&self, volume: &Arc<Volume>) -> Result<Vec<String>> {
-        let options = Options { who: self.who, ..Options::default() };
+        let options = Options { users: self.users, ..Options::default() };
         let export = Export::mount(&self.path(volume.name()), volume.clone(), options)?;
         let told = export.path().display().to_string();
         lock(&self.mounted).insert(volume.name().to_owned(), export);

@@ -3,10 +3,11 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use clone_core::engine::{ByteRange, Operation, RequestError};
+use clone_core::sync::lock;
 use fuser::{
     Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
     KernelConfig, LockOwner, OpenAccMode, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory,
@@ -73,11 +74,11 @@ impl FileSystem {
     }
 
     fn at_desk(&self, act: impl FnOnce(&mut RequestContext)) {
-        let context = self.desks.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let context = lock(&self.desks).pop();
         let new = || RequestContext { user: self.volume.user(), buffer: Vec::new() };
         let mut context = context.unwrap_or_else(new);
         act(&mut context);
-        self.desks.lock().unwrap_or_else(PoisonError::into_inner).push(context);
+        lock(&self.desks).push(context);
     }
 
     fn submit(&self, operation: Operation, range: ByteRange, reply: ReplyEmpty) {

@@ -71,7 +71,7 @@ impl Mount {
                 Ok((Self { point: point.into(), _watcher: None }, device))
             }
             Err(MountError::NoProgram) => {
-                Err(format!("there is no {FUSERMOUNT}, which all but root need"))
+                Err(format!("{FUSERMOUNT} does not exist, which is required without root"))
             }
             Err(MountError::Io(error)) => Err(format!("{FUSERMOUNT}: {error}")),
             Err(MountError::Refused(reason)) => Err(reason),

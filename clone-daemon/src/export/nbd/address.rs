@@ -1,21 +1,18 @@
 //! Addresses of a server, and the sockets that listen on them.
 
 use std::fmt;
-use std::fs::{self, File};
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use listenfd::ListenFd;
-use rustix::fs::{FlockOperation, Mode, fchmod, flock};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen};
 use thiserror::Error;
 
 use crate::export::nbd::channel::Stream;
+use crate::unix_socket::{SocketError, SocketFile};
 
 /// An address to listen on: `unix:PATH`, `tcp:ADDRESS:PORT` or `systemd`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +32,7 @@ pub enum Address {
 
 /// A text that is not an address.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{0:?} is no address: it must be unix:PATH, tcp:ADDRESS:PORT or systemd")]
+#[error("{0:?} is not an address: it must be unix:PATH, tcp:ADDRESS:PORT or systemd")]
 pub struct AddressError(String);
 
 impl FromStr for Address {
@@ -90,21 +87,21 @@ pub struct BindOptions {
 pub enum BindError {
     /// Other machines could read and write the volumes without TLS.
     #[error(
-        "{0} can be reached from other machines, and there is no TLS: give a certificate, or \
-         --insecure if everybody who can reach it may read and write"
+        "{0} is not a loopback address, and requires --tls-cert; or use --insecure if everyone who \
+         can reach it may read and write"
     )]
     Insecure(SocketAddr),
     /// The path is not a socket.
-    #[error("{} exists and is no socket", .0.display())]
+    #[error("{} exists and is not a socket", .0.display())]
     NoSocket(PathBuf),
     /// Another process listens on the path.
-    #[error("somebody else listens on {}", .0.display())]
+    #[error("another program listens on {}", .0.display())]
     InUse(PathBuf),
     /// No sockets were passed.
-    #[error("no sockets were passed on by systemd (LISTEN_FDS)")]
+    #[error("systemd passed on no sockets (LISTEN_FDS)")]
     NonePassed,
     /// A passed socket cannot be used.
-    #[error("socket {0} of those passed on by systemd does not listen for streams")]
+    #[error("socket {0} from systemd is not a listening stream socket")]
     Passed(usize, #[source] io::Error),
     /// A system call failed.
     #[error("cannot listen on {0}")]
@@ -116,34 +113,13 @@ pub enum BindError {
 pub struct Listener {
     socket: Socket,
     /// Removes the socket file when this is dropped.
-    _path: Option<BoundPath>,
+    _file: Option<SocketFile>,
 }
 
 #[derive(Debug)]
 enum Socket {
     Tcp(TcpListener),
     Unix(UnixListener),
-}
-
-/// A socket file that this process created.
-#[derive(Debug)]
-struct BoundPath {
-    path: PathBuf,
-    /// Device and inode number.
-    inode: (u64, u64),
-}
-
-impl Drop for BoundPath {
-    fn drop(&mut self) {
-        // Another process may have replaced it.
-        if inode(&self.path).is_ok_and(|inode| inode == self.inode) {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-fn inode(path: &Path) -> io::Result<(u64, u64)> {
-    fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()))
 }
 
 impl AsFd for Listener {
@@ -225,71 +201,22 @@ fn bind_tcp(
     addresses.iter().try_for_each(|&address| options.check(address))?;
     let bind = |address| {
         let socket = TcpListener::bind(address).map_err(failed)?;
-        Ok(Listener { socket: Socket::Tcp(socket), _path: None })
+        Ok(Listener { socket: Socket::Tcp(socket), _file: None })
     };
     addresses.into_iter().map(bind).collect()
 }
 
 fn bind_path(address: &Address, path: &Path) -> Result<Listener, BindError> {
-    let failed = |error| BindError::System(address.clone(), error);
-    let folder = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
-    // Otherwise two processes could find the same stale socket, and one would remove the new socket
-    // of the other.
-    let folder = File::open(folder).map_err(failed)?;
-    flock(&folder, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
-    make_way(path).map_err(|error| match error {
-        StaleSocket::Blocked(error) => error,
-        StaleSocket::System(error) => failed(error),
-    })?;
-    let socket = listen_at(path).map_err(failed)?;
-    let inode = inode(path).map_err(failed)?;
-    let path = Some(BoundPath { path: path.into(), inode });
-    Ok(Listener { socket: Socket::Unix(socket), _path: path })
+    let (file, socket) =
+        SocketFile::listen(path.to_owned(), BACKLOG).map_err(|error| match error {
+            SocketError::InUse => BindError::InUse(path.to_owned()),
+            SocketError::NoSocket => BindError::NoSocket(path.to_owned()),
+            SocketError::Io(error) => BindError::System(address.clone(), error),
+        })?;
+    Ok(Listener { socket: Socket::Unix(socket.into()), _file: Some(file) })
 }
 
-enum StaleSocket {
-    Blocked(BindError),
-    System(io::Error),
-}
-
-/// Removes a socket file that no process listens on.
-fn make_way(path: &Path) -> Result<(), StaleSocket> {
-    let file = match fs::symlink_metadata(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(StaleSocket::System(error)),
-    };
-    if !file.file_type().is_socket() {
-        return Err(StaleSocket::Blocked(BindError::NoSocket(path.into())));
-    }
-    match UnixStream::connect(path) {
-        Ok(_) => Err(StaleSocket::Blocked(BindError::InUse(path.into()))),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).map_err(StaleSocket::System)
-        }
-        // A full backlog belongs to a live process.
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            Err(StaleSocket::Blocked(BindError::InUse(path.into())))
-        }
-        Err(error) => Err(StaleSocket::System(error)),
-    }
-}
-
-/// Listens at `path` with mode 0600. The mode is set before the socket is bound (unix(7)), so no
-/// other user can connect at any time.
-fn listen_at(path: &Path) -> io::Result<UnixListener> {
-    let name = SocketAddrUnix::new(path)?;
-    let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
-    let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
-    fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
-    bind(&socket, &name)?;
-    listen(&socket, BACKLOG)?;
-    Ok(socket.into())
-}
-
+/// The maximum number of connections that wait to be accepted at a Unix socket.
 const BACKLOG: i32 = 1024;
 
 fn passed(options: &BindOptions) -> Result<Vec<Listener>, BindError> {
@@ -304,7 +231,7 @@ fn passed(options: &BindOptions) -> Result<Vec<Listener>, BindError> {
             }
         };
         let Some(socket) = socket else { continue };
-        let listener = Listener { socket, _path: None };
+        let listener = Listener { socket, _file: None };
         listener.tcp_address().map_or(Ok(()), |address| options.check(address))?;
         listeners.push(listener);
     }

@@ -4,6 +4,8 @@
 use std::io;
 use std::sync::Arc;
 
+use thiserror::Error;
+
 use crate::export::nbd::channel::{Channel, Intake, SendLimits};
 use crate::export::nbd::memory::MemoryLease;
 
@@ -30,9 +32,16 @@ pub(super) struct Inbox {
     lease: MemoryLease,
 }
 
-/// The end of the input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct End;
+/// The reason why the needed bytes do not arrive.
+#[derive(Debug, Error)]
+pub(super) enum ReceiveError {
+    /// The input has ended.
+    #[error("the input has ended")]
+    End,
+    /// Receiving failed, or the connection was cut.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
 
 impl Inbox {
     /// Creates an inbox. `lease` is from [`Memory::own`](super::memory::Memory::own).
@@ -59,26 +68,24 @@ impl Inbox {
     }
 
     /// Receives once. The buffer has room for at least `want` bytes in all.
-    pub(super) fn receive(&mut self, want: usize) -> io::Result<Result<(), End>> {
+    pub(super) fn receive(&mut self, want: usize) -> Result<(), ReceiveError> {
         self.make_room(want);
         let got = self.channel.receive(&mut self.intake, &mut self.bytes[self.end..])?;
         self.end += got;
         self.was_filled = self.end == self.bytes.len();
-        Ok(if got == 0 { Err(End) } else { Ok(()) })
+        if got == 0 { Err(ReceiveError::End) } else { Ok(()) }
     }
 
     /// Receives until `want` bytes are there.
-    pub(super) fn receive_all(&mut self, want: usize) -> io::Result<Result<(), End>> {
+    pub(super) fn receive_all(&mut self, want: usize) -> Result<(), ReceiveError> {
         while self.have().len() < want {
-            if self.receive(want)?.is_err() {
-                return Ok(Err(End));
-            }
+            self.receive(want)?;
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// Fills `into` with the received bytes and further input.
-    pub(super) fn fill(&mut self, mut into: &mut [u8]) -> io::Result<Result<(), End>> {
+    pub(super) fn fill(&mut self, mut into: &mut [u8]) -> Result<(), ReceiveError> {
         let some = into.len().min(self.have().len());
         let (first, rest) = into.split_at_mut(some);
         first.copy_from_slice(&self.have()[..some]);
@@ -87,25 +94,23 @@ impl Inbox {
         while !into.is_empty() {
             let got = self.channel.receive(&mut self.intake, into)?;
             if got == 0 {
-                return Ok(Err(End));
+                return Err(ReceiveError::End);
             }
             into = &mut into[got..];
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// Receives and discards `len` bytes.
-    pub(super) fn skip(&mut self, mut len: usize) -> io::Result<Result<(), End>> {
+    pub(super) fn skip(&mut self, mut len: usize) -> Result<(), ReceiveError> {
         loop {
             let some = len.min(self.have().len());
             self.consume(some);
             len -= some;
             if len == 0 {
-                return Ok(Ok(()));
+                return Ok(());
             }
-            if self.receive(1)?.is_err() {
-                return Ok(Err(End));
-            }
+            self.receive(1)?;
         }
     }
 

@@ -13,7 +13,7 @@ use crate::export::nbd::limits::Limit;
 use crate::export::nbd::negotiation::{Chosen, Negotiation, Next, Security};
 use crate::export::nbd::parse::{self, OPTION_BYTES, OPTION_DATA_MAX, Violation};
 use crate::export::nbd::reply::{Bytes, Outbox};
-use crate::export::nbd::session::{Ended, Session};
+use crate::export::nbd::session::{Session, SessionEnd};
 use crate::export::nbd::{ServerOptions, Shared};
 use crate::nbd_protocol::{MAGIC, OPTION_MAGIC, handshake};
 
@@ -41,11 +41,11 @@ fn negotiation(
     channel: &Channel,
     inbox: &mut Inbox,
     writer: &mut Writer,
-) -> Result<Chosen, Ended> {
+) -> Result<Chosen, SessionEnd> {
     let mut out = Bytes::default();
     out.u64(MAGIC).u64(OPTION_MAGIC).u16(handshake::FIXED_NEWSTYLE | handshake::NO_ZEROES);
     writer.send(&mut [IoSlice::new(&out.0)])?;
-    inbox.receive_all(4)??;
+    inbox.receive_all(4)?;
     let mut flags = [0; 4];
     flags.copy_from_slice(&inbox.have()[..4]);
     inbox.consume(4);
@@ -67,7 +67,7 @@ fn negotiation(
         writer.send(&mut [IoSlice::new(&out)])?;
         match next {
             Next::Option => {}
-            Next::HangUp => return Err(Ended::Client),
+            Next::HangUp => return Err(SessionEnd::Client),
             Next::Transmission(chosen) => return Ok(chosen),
             Next::Tls => {
                 if !inbox.have().is_empty() {
@@ -86,8 +86,8 @@ fn next_option(
     negotiation: &mut Negotiation<'_>,
     inbox: &mut Inbox,
     out: &mut Vec<u8>,
-) -> Result<(u32, Next), Ended> {
-    inbox.receive_all(OPTION_BYTES)??;
+) -> Result<(u32, Next), SessionEnd> {
+    inbox.receive_all(OPTION_BYTES)?;
     let mut header = [0; OPTION_BYTES];
     header.copy_from_slice(&inbox.have()[..OPTION_BYTES]);
     inbox.consume(OPTION_BYTES);
@@ -96,11 +96,11 @@ fn next_option(
         return Err(Violation::Payload(len.into()).into());
     }
     if len > OPTION_DATA_MAX {
-        inbox.skip(len as usize)??;
+        inbox.skip(len as usize)?;
         negotiation.too_long(option, out);
         return Ok((option, Next::Option));
     }
-    inbox.receive_all(len as usize)??;
+    inbox.receive_all(len as usize)?;
     let next = negotiation.option(option, &inbox.have()[..len as usize], out);
     inbox.consume(len as usize);
     Ok((option, next))
@@ -108,7 +108,7 @@ fn next_option(
 
 /// Enters the connection for its volume before the client is told: from then on it is not cut for
 /// new connections that negotiate. If a limit is reached, the negotiation continues.
-fn enter(shared: &Shared, id: u64, chosen: &Chosen) -> Result<Result<(), Limit>, Ended> {
+fn enter(shared: &Shared, id: u64, chosen: &Chosen) -> Result<Result<(), Limit>, SessionEnd> {
     let name = chosen.volume.name();
     if let Err(limit) = shared.registry.enter(id, name) {
         return Ok(Err(limit));
@@ -117,7 +117,7 @@ fn enter(shared: &Shared, id: u64, chosen: &Chosen) -> Result<Result<(), Limit>,
     let still = shared.volumes.find(name);
     match still.is_some_and(|volume| Arc::ptr_eq(&volume, &chosen.volume)) {
         true => Ok(Ok(())),
-        false => Err(Ended::Removed),
+        false => Err(SessionEnd::Removed),
     }
 }
 
@@ -126,7 +126,7 @@ fn transmit(
     channel: &Arc<Channel>,
     (mut inbox, mut writer): (Inbox, Writer),
     chosen: &Chosen,
-) -> Ended {
+) -> SessionEnd {
     if let Err(error) = inbox.be_patient() {
         return error.into();
     }

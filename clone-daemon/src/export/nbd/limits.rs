@@ -92,7 +92,7 @@ impl fmt::Display for Limit {
             }
             Self::Peer => "a peer may have half of --nbd-connections connections",
             Self::Volume => "a clone may have half of --nbd-connections connections",
-            Self::All => "there are as many connections as --nbd-connections says",
+            Self::All => "the maximum of --nbd-connections is reached",
         })
     }
 }

@@ -151,7 +151,7 @@ impl<'a> Negotiation<'a> {
             (option::EXPORT_NAME, _) => return self.export_name(data, out),
             (option::STARTTLS, _) => return self.start_tls(data, out),
             (_, Security::Required) => {
-                self.reply(option, answer::ERR_TLS_REQD, b"TLS is needed here", out);
+                self.reply(option, answer::ERR_TLS_REQD, b"TLS is required", out);
                 return Next::Option;
             }
             _ => {}
@@ -208,7 +208,7 @@ impl<'a> Negotiation<'a> {
         let option = option::STARTTLS;
         match self.security {
             Security::Plain => self.reply(option, answer::ERR_POLICY, b"", out),
-            Security::Tls => self.invalid(option, "TLS has begun", out),
+            Security::Tls => self.invalid(option, "TLS is already in use", out),
             Security::Required if !data.is_empty() => self.invalid(option, "it has no data", out),
             Security::Required => {
                 self.reply(option, answer::ACK, b"", out);
@@ -253,10 +253,10 @@ impl<'a> Negotiation<'a> {
             self.contexts = None;
         }
         if self.format == ReplyFormat::Simple {
-            return self.invalid(option, "structured replies come first", out);
+            return self.invalid(option, "negotiate structured replies first", out);
         }
         let Some((name, queries)) = parse::meta_context(data) else {
-            return self.invalid(option, "its data make no sense", out);
+            return self.invalid(option, "its data is invalid", out);
         };
         let Some(volume) = self.volumes.find(name) else {
             return self.reply(option, answer::ERR_UNKNOWN, UNKNOWN, out);
@@ -280,7 +280,7 @@ impl<'a> Negotiation<'a> {
 
     fn info(&mut self, option: u32, data: &[u8], out: &mut Vec<u8>) -> Next {
         let Some((name, wanted)) = parse::info(data) else {
-            self.invalid(option, "its data make no sense", out);
+            self.invalid(option, "its data is invalid", out);
             return Next::Option;
         };
         let Some(volume) = self.volumes.find(name) else {

@@ -27,10 +27,10 @@ pub enum Violation {
     #[error("unknown flags {0:#x} in the greeting")]
     Greeting(u32),
     /// The wrong magic in place of that of an option.
-    #[error("no option begins with {0:#x}")]
+    #[error("unknown magic of an option, {0:#x}")]
     OptionMagic(u64),
     /// The wrong magic in place of that of a request.
-    #[error("no request begins with {0:#x}")]
+    #[error("unknown magic of a request, {0:#x}")]
     RequestMagic(u32),
     /// More data than a client may send at once.
     #[error("{0} bytes of data, more than the {PAYLOAD_MAX} that a client may send")]
@@ -240,8 +240,8 @@ impl Request {
     }
 
     /// Validates the request and returns its operation, or else the error for the reply. The
-    /// payload follows in both cases. The range of a [`RequestKind::Status`] with a payload has to be
-    /// [checked](Self::check_range) when its length is known.
+    /// payload follows in both cases. The range of a [`RequestKind::Status`] with a payload has to
+    /// be [checked](Self::check_range) when its length is known.
     ///
     /// # Errors
     /// - [`errno::EINVAL`]: the command is unknown, a flag is not allowed, or the range is invalid.

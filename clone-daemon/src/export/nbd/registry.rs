@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use clone_core::sync::lock;
 use tracing::{info, warn};
 
 use crate::export::nbd::channel::Channel;
@@ -117,7 +118,7 @@ impl Registry {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Registers a new connection, which is negotiating, and returns its number. `None` if too many
@@ -142,7 +143,7 @@ impl Registry {
         // A cut connection ends soon, unless it waits for a device.
         if state.connections.len() >= most.saturating_mul(2).saturating_add(CUT_MAX) {
             self.refused.fetch_add(1, Ordering::Relaxed);
-            self.tell(&mut state, peer, &"too many that were cut have not ended");
+            self.tell(&mut state, peer, &"too many closed connections have not ended yet");
             return None;
         }
         state.last += 1;
@@ -183,7 +184,7 @@ impl Registry {
         });
         if let Some(limit) = stuck {
             self.refused.fetch_add(1, Ordering::Relaxed);
-            self.tell(&mut state, peer, &format_args!("{limit}; it wants {volume:?}"));
+            self.tell(&mut state, peer, &format_args!("{limit}; it requests {volume:?}"));
             return Err(limit);
         }
         for limit in Limit::ALL {
@@ -194,7 +195,10 @@ impl Registry {
             idle.channel.cut();
             self.evicted.fetch_add(1, Ordering::Relaxed);
             let (of, whose) = (idle.volume.as_deref().unwrap_or_default(), idle.peer);
-            info!(clone = of, "an idle NBD connection of {whose} made way for another: {limit}");
+            info!(
+                clone = of,
+                "an idle NBD connection of {whose} was closed for a new one: {limit}"
+            );
         }
         if let Some(connection) = state.connections.get_mut(&id) {
             connection.volume = Some(volume.into());
@@ -225,8 +229,8 @@ impl Registry {
             state.told = Some(now);
             let refused = self.refused.load(Ordering::Relaxed);
             warn!(
-                "an NBD client is refused, {peer}: {why}. --nbd-connections, now {}, raises the \
-                 limits. {refused} have been refused by now",
+                "refused an NBD client, {peer}: {why}. A higher --nbd-connections, now {}, raises \
+                 the limits. {refused} refused so far",
                 self.limits.most
             );
         }
@@ -281,7 +285,7 @@ impl Registry {
         let (left, threads) = (state.connections.len(), std::mem::take(&mut state.threads));
         drop(state);
         if left > 0 {
-            warn!("{left} NBD connections wait for a device or a source, and are left to end");
+            warn!("{left} NBD connections still wait for a device or a source, and are abandoned");
         }
         for thread in threads {
             if left == 0 || thread.is_finished() {

@@ -9,8 +9,8 @@
 
 use byteorder::{BigEndian, ByteOrder};
 
-pub(super) use self::outbox::{GLANCE, Outbox};
-pub(super) use self::outgoing::{Data, Replies, Torn};
+pub(super) use self::outbox::{CUT_POLL_INTERVAL, Outbox};
+pub(super) use self::outgoing::{CutReply, Data, Replies};
 use crate::nbd_protocol::{
     EXTENDED_REPLY_MAGIC, OPTION_REPLY_MAGIC, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC, chunk,
 };

@@ -8,12 +8,14 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use clone_core::engine::{ByteRange, Operation, RequestError};
 use thiserror::Error;
 
-use crate::export::nbd::buffers::{End, Inbox};
+use crate::export::nbd::buffers::{Inbox, ReceiveError};
 use crate::export::nbd::channel::Channel;
 use crate::export::nbd::memory::{Memory, MemoryLease};
 use crate::export::nbd::negotiation::{Chosen, Contexts};
 use crate::export::nbd::parse::{self, Request, RequestKind, Terms, Violation};
-use crate::export::nbd::reply::{GLANCE, Message, Outbox, Replies, ReplyFormat, ReplyHeader, Torn};
+use crate::export::nbd::reply::{
+    CUT_POLL_INTERVAL, CutReply, Message, Outbox, Replies, ReplyFormat, ReplyHeader,
+};
 use crate::export::nbd::status;
 use crate::export::volume::User;
 use crate::nbd_protocol::errno;
@@ -23,7 +25,7 @@ mod write;
 
 /// The reason why a connection ended.
 #[derive(Debug, Error)]
-pub(super) enum Ended {
+pub(super) enum SessionEnd {
     /// The client closed the connection, or asked for that.
     #[error("the client hung up")]
     Client,
@@ -41,21 +43,27 @@ pub(super) enum Ended {
     Removed,
 }
 
-impl From<End> for Ended {
-    fn from(_: End) -> Self {
-        Self::Client
+impl From<ReceiveError> for SessionEnd {
+    fn from(error: ReceiveError) -> Self {
+        match error {
+            ReceiveError::End => Self::Client,
+            ReceiveError::Io(error) => Self::Io(error),
+        }
     }
 }
 
-impl From<Torn> for Ended {
-    fn from(_: Torn) -> Self {
-        Self::HalfRead
+impl From<CutReply> for SessionEnd {
+    fn from(error: CutReply) -> Self {
+        match error {
+            CutReply::Simple => Self::HalfRead,
+            CutReply::Io(error) => Self::Io(error),
+        }
     }
 }
 
 /// A connection to a volume.
 pub(super) struct Session {
-    asker: Asker,
+    volume: VolumeAccess,
     region_bytes: u64,
     terms: Terms,
     format: ReplyFormat,
@@ -83,7 +91,7 @@ impl Session {
             contexts: !contexts.is_empty(),
         };
         Self {
-            asker: Asker { user: volume.user(), channel },
+            volume: VolumeAccess { user: volume.user(), channel },
             region_bytes: volume.region_bytes(),
             terms,
             format: *format,
@@ -97,37 +105,37 @@ impl Session {
 
     /// Serves the client until it closes the connection or the connection has to end. Replies that
     /// are complete by then are sent.
-    pub(super) fn run(&mut self) -> Ended {
+    pub(super) fn run(&mut self) -> SessionEnd {
         let header = parse::request_bytes(self.terms.extended);
         loop {
             if let Err(ended) = self.next(header) {
                 return match self.replies.flush() {
-                    Err(error) if matches!(ended, Ended::Client) => error.into(),
+                    Err(error) if matches!(ended, SessionEnd::Client) => error.into(),
                     _ => ended,
                 };
             }
         }
     }
 
-    fn next(&mut self, header: usize) -> Result<(), Ended> {
+    fn next(&mut self, header: usize) -> Result<(), SessionEnd> {
         self.need(header)?;
         let request = parse::request(&self.inbox.have()[..header], self.terms.extended)?;
         self.inbox.consume(header);
-        self.asker.channel.note_request();
+        self.volume.channel.note_request();
         self.handle(&request)?;
         Ok(self.replies.flush_many()?)
     }
 
     /// Receives until `len` bytes are there. All replies are sent before it waits.
-    fn need(&mut self, len: usize) -> Result<(), Ended> {
+    fn need(&mut self, len: usize) -> Result<(), SessionEnd> {
         while self.inbox.have().len() < len {
             self.replies.flush()?;
-            self.inbox.receive(len)??;
+            self.inbox.receive(len)?;
         }
         Ok(())
     }
 
-    fn handle(&mut self, request: &Request) -> Result<(), Ended> {
+    fn handle(&mut self, request: &Request) -> Result<(), SessionEnd> {
         let payload = request.payload(self.terms.extended)? as usize;
         let header = self.header(request);
         let task = match request.task(&self.terms) {
@@ -143,7 +151,7 @@ impl Session {
         match task {
             RequestKind::Read { whole } => self.read(header, range, whole),
             RequestKind::Write => self.write(header, range, request.durable()),
-            RequestKind::Disconnect => Err(Ended::Client),
+            RequestKind::Disconnect => Err(SessionEnd::Client),
             RequestKind::Flush => self.submit(header, Operation::Flush, 0..0, false),
             RequestKind::Status { one, chosen } => self.status(request, payload, one, chosen),
             _ if range.is_empty() => {
@@ -169,11 +177,11 @@ impl Session {
         ReplyHeader { format: self.format, cookie: request.cookie, offset: request.offset }
     }
 
-    fn skip(&mut self, len: usize) -> Result<(), Ended> {
+    fn skip(&mut self, len: usize) -> Result<(), SessionEnd> {
         if len > self.inbox.have().len() {
             self.replies.flush()?;
         }
-        Ok(self.inbox.skip(len)??)
+        Ok(self.inbox.skip(len)?)
     }
 
     fn done(&mut self, header: ReplyHeader) {
@@ -185,7 +193,7 @@ impl Session {
             errno::ENOTSUP => "it would have to be written",
             errno::EOVERFLOW => "too long for one read",
             errno::ENOSPC => "past the end of the export",
-            _ => "the request makes no sense here",
+            _ => "the request is invalid",
         };
         self.fail(header, error, reason);
     }
@@ -210,22 +218,22 @@ impl Session {
         let is_there = |at: u64| {
             let covers = at.is_multiple_of(self.region_bytes) || at == self.terms.size_bytes;
             covers
-                || matches!(self.asker.user.hydrated(&(at..at.saturating_add(1))), Some((true, _)))
+                || matches!(self.volume.user.hydrated(&(at..at.saturating_add(1))), Some((true, _)))
         };
         // Wherever the range starts, it then contains a whole block, which can become a hole.
-        let enough = self.asker.user.block_bytes().saturating_mul(2);
+        let enough = self.volume.user.block_bytes().saturating_mul(2);
         range.end - range.start >= enough && is_there(range.start) && is_there(range.end)
     }
 
     /// Sends the pending replies before the source is asked for extents of `range`, because it may
     /// be slow. Not needed if the range is hydrated.
     fn before_source(&mut self, range: &ByteRange) -> io::Result<()> {
-        if self.asker.is_there(range) { Ok(()) } else { self.replies.flush() }
+        if self.volume.is_there(range) { Ok(()) } else { self.replies.flush() }
     }
 
     /// Reserves memory for the buffer of a request. Waits until the connection may have more;
     /// `None` if all connections together use too much, and the request has to be done in pieces.
-    fn lease(&mut self, bytes: u64) -> Result<Option<MemoryLease>, Ended> {
+    fn lease(&mut self, bytes: u64) -> Result<Option<MemoryLease>, SessionEnd> {
         if !self.replies.outbox().has_room(bytes) {
             self.replies.flush()?;
             self.replies.outbox().wait_for_room(bytes)?;
@@ -240,11 +248,11 @@ impl Session {
         operation: Operation,
         range: ByteRange,
         durable: bool,
-    ) -> Result<(), Ended> {
+    ) -> Result<(), SessionEnd> {
         // An empty buffer needs no memory, and `lease` waits for a free slot.
         let Some(lease) = self.lease(0)? else { return Err(io::Error::other("no room").into()) };
         let slot = self.replies.outbox().slot(lease);
-        self.asker.user.submit(operation, range, durable, Vec::new(), move |result, _| {
+        self.volume.user.submit(operation, range, durable, Vec::new(), move |result, _| {
             slot.answer(None, answer(header, operation, result));
         });
         Ok(())
@@ -257,7 +265,7 @@ impl Session {
         payload: usize,
         one: bool,
         chosen: bool,
-    ) -> Result<(), Ended> {
+    ) -> Result<(), SessionEnd> {
         let header = self.header(request);
         let task = RequestKind::Status { one, chosen };
         let (mut length, mut contexts) = (request.length, Some(self.contexts));
@@ -268,9 +276,9 @@ impl Session {
                 return Ok(());
             }
             self.need(payload)?;
-            let told = parse::status_payload(&self.inbox.have()[..payload]);
+            let parsed = parse::status_payload(&self.inbox.have()[..payload]);
             self.inbox.consume(payload);
-            (length, contexts) = match told {
+            (length, contexts) = match parsed {
                 Some((length, ids)) => (length, self.contexts.only(&ids)),
                 None => (0, None),
             };
@@ -285,7 +293,7 @@ impl Session {
         let mut left = contexts.iter().count();
         for context in contexts.iter() {
             left -= 1;
-            let extents = status::extents(&self.asker.user, context, &range, one);
+            let extents = status::extents(&self.volume.user, context, &range, one);
             self.replies.put(&header.status(context.id(), &extents, left == 0));
         }
         Ok(())
@@ -323,13 +331,13 @@ fn failure(header: ReplyHeader, operation: Operation, error: RequestError) -> Me
     header.error(errno_of(operation, error), &error.to_string())
 }
 
-/// The access of this connection to the clone.
-struct Asker {
+/// The volume, as this connection uses it.
+struct VolumeAccess {
     user: User,
     channel: Arc<Channel>,
 }
 
-impl Asker {
+impl VolumeAccess {
     /// Returns whether all of `range` is hydrated.
     fn is_there(&self, range: &ByteRange) -> bool {
         matches!(self.user.hydrated(range), Some((true, end)) if end >= range.end)
@@ -337,20 +345,20 @@ impl Asker {
 
     /// Submits a request and waits for it, unless the connection is cut. The caller must have sent
     /// the pending replies.
-    fn ask(
+    fn submit_and_wait(
         &self,
         operation: Operation,
         range: ByteRange,
         durable: bool,
         buffer: Vec<u8>,
-    ) -> Result<(Result<(), RequestError>, Vec<u8>), Ended> {
+    ) -> Result<(Result<(), RequestError>, Vec<u8>), SessionEnd> {
         let (done, wait) = mpsc::sync_channel(1);
         self.user.submit(operation, range, durable, buffer, move |result, buffer| {
             // The receiver is gone if the connection was cut.
             let _ = done.send((result, buffer));
         });
         loop {
-            match wait.recv_timeout(GLANCE) {
+            match wait.recv_timeout(CUT_POLL_INTERVAL) {
                 Ok(answer) => return Ok(answer),
                 Err(RecvTimeoutError::Timeout) if !self.channel.is_cut() => {}
                 Err(_) => return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into()),

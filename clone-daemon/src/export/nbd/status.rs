@@ -16,7 +16,7 @@ const EXTENTS_MAX: usize = 2048;
 const STRETCHES_MAX: usize = 4 * EXTENTS_MAX;
 
 /// Time limit for a reply. Each lookup can be slow if the source is distant.
-const PATIENCE: Duration = Duration::from_millis(50);
+const STATUS_BUDGET: Duration = Duration::from_millis(50);
 
 /// Returns extents (lengths in bytes and flags) from the start of `range` on: at least one, and
 /// only one if `one` is true. None extends past the end of the range. The range must not be empty,
@@ -37,7 +37,7 @@ pub(super) fn extents(
             ControlFlow::Continue(()) => at += len,
             ControlFlow::Break(()) => break,
         }
-        if at >= range.end || began.elapsed() > PATIENCE {
+        if at >= range.end || began.elapsed() > STATUS_BUDGET {
             break;
         }
     }

@@ -10,9 +10,10 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use clone_core::engine::{Operation, RequestError};
+use clone_core::sync::lock;
 use io_uring::{IoUring, opcode, squeue, types};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -44,7 +45,7 @@ impl Ended {
     }
 
     fn put(&self, end: End) {
-        self.list.lock().unwrap_or_else(PoisonError::into_inner).push(end);
+        lock(&self.list).push(end);
         // If the counter is full, the wakeup is ringing already.
         let _ = rustix::io::write(&self.wakeup, &1_u64.to_le_bytes());
     }
@@ -52,7 +53,7 @@ impl Ended {
     fn take(&self) -> Vec<End> {
         // The wakeup may not be ringing.
         let _ = rustix::io::read(&self.wakeup, &mut [0; 8]);
-        mem::take(&mut *self.list.lock().unwrap_or_else(PoisonError::into_inner))
+        mem::take(&mut *lock(&self.list))
     }
 }
 
@@ -133,7 +134,7 @@ impl Queue {
 
     /// Logs an error that ends the thread. The kernel notices that and removes the device.
     fn give_up(&self, error: &io::Error) {
-        tracing::error!("queue {} of a ublk device is not served any more: {error}", self.number);
+        tracing::error!("queue {} of a ublk device is no longer served: {error}", self.number);
     }
 
     fn finish_ended(&mut self) -> io::Result<()> {
@@ -193,7 +194,7 @@ impl Queue {
 
     fn command(&mut self, what: Command, tag: u16, result: i32) -> io::Result<()> {
         let Some(buffer) = self.buffers.get_mut(usize::from(tag)) else {
-            return Err(io::Error::other("a tag that there is not"));
+            return Err(io::Error::other("an unknown tag"));
         };
         let addr = buffer.as_mut_ptr() as u64;
         let command = IoCommand { q_id: self.number, tag, result, addr };

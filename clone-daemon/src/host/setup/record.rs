@@ -41,5 +41,5 @@ pub(super) fn check(path: &Path, spec: &CloneSpec) -> Result<()> {
     }
     // The trace is written to a new file, which then replaces the old one.
     access(&folder, Access::WRITE_OK | Access::EXEC_OK)
-        .with_context(|| format!("cannot record to {name}: no file can be made in {place}"))
+        .with_context(|| format!("cannot record to {name}: cannot create a file in {place}"))
 }

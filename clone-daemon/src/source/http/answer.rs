@@ -40,7 +40,7 @@ fn changed(told: impl Into<String>) -> RemoteError {
 /// A retry may get a sane response, from another server or without the proxy.
 impl From<Malformed> for RemoteError {
     fn from(Malformed(what): Malformed) -> Self {
-        passing(format!("the answer is malformed: {what}"))
+        passing(format!("the response is malformed: {what}"))
     }
 }
 
@@ -52,7 +52,7 @@ pub(in crate::source) fn found(
     match status {
         StatusCode::PARTIAL_CONTENT => {}
         StatusCode::OK => {
-            return Err(lasting("the server sends the whole object where a part was asked for"));
+            return Err(lasting("the server does not support range requests"));
         }
         // The object has no first byte. Some servers do not send its size here.
         StatusCode::RANGE_NOT_SATISFIABLE if total_of(headers)?.unwrap_or(0) == 0 => {
@@ -62,11 +62,11 @@ pub(in crate::source) fn found(
     }
     let (range, total) = content_range(headers)?;
     if range != (0..1) {
-        return Err(passing(format!("bytes {range:?} came where 0..1 were asked for")));
+        return Err(passing(format!("received bytes {range:?}, requested 0..1")));
     }
     plain(headers, 1)?;
     let Some(size_bytes) = total else {
-        return Err(lasting("the server does not tell how long the object is"));
+        return Err(lasting("the server does not report the length of the object"));
     };
     Ok(Found::Object(Identity { size_bytes, version: version(headers)? }))
 }
@@ -87,17 +87,19 @@ pub(in crate::source) fn check(
             if let Some(length) = length.filter(|&length| length != pinned.size_bytes) {
                 return Err(changed(lengths(pinned.size_bytes, length)));
             }
-            return Err(passing("the whole object came where a part was asked for"));
+            return Err(passing("received the whole object, requested a part"));
         }
         StatusCode::PRECONDITION_FAILED => {
-            let told = format!("the server has not {} any more", pinned.version);
+            let told = format!("{} is no longer the current version", pinned.version);
             return Err(changed(told));
         }
         StatusCode::RANGE_NOT_SATISFIABLE => {
             return Err(match total_of(headers)? {
-                Some(total) if total == pinned.size_bytes => lasting("it refuses this range"),
+                Some(total) if total == pinned.size_bytes => {
+                    lasting("the server refuses this range")
+                }
                 Some(total) => changed(lengths(pinned.size_bytes, total)),
-                None => changed(format!("it ends before byte {}", range.end)),
+                None => changed(format!("the object ends before byte {}", range.end)),
             });
         }
         _ => return Err(refusal(status, headers)),
@@ -108,10 +110,10 @@ pub(in crate::source) fn check(
         Some(total) if total == pinned.size_bytes => {}
         Some(total) => return Err(changed(lengths(pinned.size_bytes, total))),
         None if is_strong_version(&pinned.version) => {}
-        None => return Err(passing("it is not said how long the object is")),
+        None => return Err(passing("the length of the object is missing")),
     }
     if came != *range {
-        return Err(passing(format!("bytes {came:?} came where {range:?} were asked for")));
+        return Err(passing(format!("received bytes {came:?}, requested {range:?}")));
     }
     plain(headers, range.end.saturating_sub(range.start))
 }
@@ -126,7 +128,7 @@ fn lengths(had: u64, has: u64) -> String {
 
 /// Classifies a status that brings no data.
 fn refusal(status: StatusCode, headers: &HeaderMap) -> RemoteError {
-    let told = format!("the server says {status}");
+    let told = format!("the server returned {status}");
     let is_passing = match status.as_u16() {
         // The temporary ones of 4xx: timeouts and too many requests.
         408 | 425 | 429 => true,
@@ -200,8 +202,10 @@ fn same_version(headers: &HeaderMap, pinned: &Identity) -> Result<(), RemoteErro
     };
     match (is_same, is_other) {
         (true, _) => Ok(()),
-        (false, true) => Err(changed(format!("it was known by {had}, and now by {has}"))),
-        (false, false) => Err(passing(format!("the answer does not tell {had}"))),
+        (false, true) => {
+            Err(changed(format!("it was identified by {had}, and is now identified by {has}")))
+        }
+        (false, false) => Err(passing(format!("the response lacks {had}"))),
     }
 }
 
@@ -213,12 +217,12 @@ pub(in crate::source) fn size_of(headers: &HeaderMap) -> Option<u64> {
 /// Checks that the body consists of `wanted` unencoded bytes of the object.
 fn plain(headers: &HeaderMap, wanted: u64) -> Result<(), RemoteError> {
     if fields::is_encoded(headers) {
-        return Err(lasting("the server encodes what it sends, though it was asked not to"));
+        return Err(lasting("the server encodes the body, although identity was requested"));
     }
     fields::check_framing(headers)?;
     match length(headers)? {
         Some(told) if told != wanted => {
-            Err(passing(format!("a body of {told} bytes came where {wanted} were asked for")))
+            Err(passing(format!("received a body of {told} bytes, requested {wanted}")))
         }
         _ => Ok(()),
     }

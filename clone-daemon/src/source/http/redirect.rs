@@ -13,16 +13,16 @@ pub(super) fn is_redirect(status: StatusCode) -> bool {
 /// Returns the target of a redirect from `from`. Fails for a redirect from HTTPS to HTTP, and for a
 /// target that is not an HTTP URL.
 pub(super) fn target(from: &Uri, headers: &HeaderMap) -> io::Result<Uri> {
-    let told = |Malformed(what)| io::Error::other(format!("sent somewhere else: {what}"));
+    let told = |Malformed(what)| io::Error::other(format!("redirected: {what}"));
     let Some(location) = location(headers).map_err(told)? else {
-        return Err(io::Error::other("sent somewhere else, without being told where"));
+        return Err(io::Error::other("redirected without a location"));
     };
     // The target may contain a signature, so no message shows it.
-    let wrong = || io::Error::other("sent somewhere else, to what is no URL of a web server");
+    let wrong = || io::Error::other("redirected to a location that is not a web URL");
     let to: Uri = resolve(from, location).ok_or_else(wrong)?;
     match (from.scheme_str(), to.scheme_str(), to.host()) {
         (Some("https"), Some("http"), _) => {
-            Err(io::Error::other("sent from https to http, where nobody can be trusted"))
+            Err(io::Error::other("redirected from https to http, which is not secure"))
         }
         (_, Some("http" | "https"), Some(host)) if !host.is_empty() => Ok(to),
         _ => Err(wrong()),
@@ -129,7 +129,7 @@ mod tests {
         assert!(from("https://a/", "http://a/secret").unwrap_err().contains("https to http"));
         for location in ["ftp://a/secret", "file:///secret", "http:///secret", "mailto:secret"] {
             let told = from("http://a/", location).unwrap_err();
-            assert!(told.contains("no URL") && !told.contains("secret"), "{told}");
+            assert!(told.contains("not a web URL") && !told.contains("secret"), "{told}");
         }
         let base: Uri = "http://a/".parse().unwrap();
         assert!(target(&base, &HeaderMap::new()).is_err());
@@ -139,7 +139,7 @@ mod tests {
         assert_eq!(target(&base, &two).unwrap().to_string(), "http://a/secret");
         two.append(LOCATION, "http://b/secret".parse().unwrap());
         let told = target(&base, &two).unwrap_err().to_string();
-        assert_eq!(told, "sent somewhere else: it has two location that differ");
+        assert_eq!(told, "redirected: it has two location that differ");
     }
 
     #[test]

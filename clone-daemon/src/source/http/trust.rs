@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clone_tools::common::small_file;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 
-use crate::source::open::SourceError;
+use crate::source::error::SourceError;
 use crate::source::options::SourceOptions;
 
 /// Certificate bundles of Debian, Fedora, SUSE and Alpine.

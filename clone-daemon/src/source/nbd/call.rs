@@ -8,25 +8,56 @@ use std::time::Instant;
 
 use crate::source::nbd::connection::{Connection, State};
 use crate::source::nbd::error::NbdError;
+use crate::source::nbd::inbound::{DRAINED, Data, Inbound};
 use crate::source::nbd::reply::{Message, Parsed, Run, Violation, parse, violation};
 use crate::source::nbd::request::{Command, Request};
 
-/// Input of a connection that no caller has taken yet.
-#[derive(Default)]
-pub(super) struct Inbound {
-    buffer: Vec<u8>,
-    /// The part of the buffer that has not been parsed.
-    unseen: Range<usize>,
-    /// The data payload that is being received.
-    pub(super) data: Option<Data>,
-}
+/// Approximate maximum number of requests in flight. They must fit into the buffers of the socket:
+/// otherwise writers would wait for a server that waits for readers.
+const REQUESTS_MAX: usize = 128;
+impl Connection {
+    /// Fills `into` from `offset` on. `piece` is the length of a request in bytes, `window` the
+    /// maximum number of requests in flight.
+    pub(super) fn read(
+        &self,
+        offset: u64,
+        into: &mut [u8],
+        (piece, window): (u64, usize),
+        deadline: Instant,
+    ) -> Result<(), NbdError> {
+        let end = offset.saturating_add(into.len() as u64);
+        let mut at = offset;
+        let mut call = Call::new(self, offset, into, deadline);
+        loop {
+            let window = window.min(REQUESTS_MAX / self.users().max(1)).max(1);
+            let mut wanted = Vec::new();
+            // After a failure no more requests are sent, but those in flight are waited for.
+            while at < end && !call.has_failed() && call.waits_for() + wanted.len() < window {
+                let until = (at / piece + 1).saturating_mul(piece).min(end);
+                wanted.push((Command::Read, at..until));
+                at = until;
+            }
+            call.send(wanted)?;
+            if call.waits_for() == 0 {
+                return call.end().map(drop);
+            }
+            call.collect()?;
+        }
+    }
 
-/// A data payload that is being received.
-pub(super) struct Data {
-    /// Cookie of the request that the data belong to.
-    pub(super) cookie: u64,
-    /// The bytes of the export that are still to come.
-    range: Range<u64>,
+    /// Reads the extents of `range` in the context with the number `context`. They begin at the
+    /// start of the range, and may cover less or more than it.
+    pub(super) fn status(
+        &self,
+        range: Range<u64>,
+        context: u32,
+        deadline: Instant,
+    ) -> Result<Vec<Run>, NbdError> {
+        let mut call = Call::new(self, range.start, &mut [], deadline);
+        call.send(vec![(Command::Status { context }, range)])?;
+        call.collect()?;
+        call.end()
+    }
 }
 
 /// The requests of one caller, a thread that waits for them.
@@ -52,37 +83,6 @@ fn place(range: &Range<u64>, offset: u64) -> Option<Range<usize>> {
     let start = usize::try_from(range.start.checked_sub(offset)?).ok()?;
     let end = usize::try_from(range.end.checked_sub(offset)?).ok()?;
     Some(start..end)
-}
-
-/// Bytes to receive at once while the next messages are unknown: some headers, or a small reply.
-const AHEAD: usize = 4096;
-/// Bytes to receive at once when the data are discarded.
-const DRAINED: usize = 64 << 10;
-
-impl Inbound {
-    fn bytes(&self) -> &[u8] {
-        self.buffer.get(self.unseen.clone()).unwrap_or_default()
-    }
-
-    /// Removes up to `len` of the received bytes.
-    fn seen(&mut self, len: usize) {
-        self.unseen.start = self.unseen.end.min(self.unseen.start.saturating_add(len));
-    }
-
-    /// Receives until `need` bytes are there. The buffer grows with the bytes that arrive, not with
-    /// the announced length.
-    fn fill(&mut self, need: usize, from: &Connection, until: Instant) -> Result<(), NbdError> {
-        self.buffer.copy_within(self.unseen.clone(), 0);
-        self.unseen = 0..self.unseen.len();
-        while self.unseen.len() < need {
-            let size = need.min(2 * self.unseen.len()).max(AHEAD);
-            self.buffer.resize(size, 0);
-            self.buffer.shrink_to(DRAINED);
-            let room = self.buffer.get_mut(self.unseen.end..).unwrap_or_default();
-            self.unseen.end += from.receive(room, until)?;
-        }
-        Ok(())
-    }
 }
 
 impl<'a> Call<'a> {
@@ -135,8 +135,8 @@ impl<'a> Call<'a> {
         if let Some(why) = &state.closed {
             return Err(NbdError::Closed(why.clone()));
         }
-        for (command_wanted, range) in wanted {
-            let request = Request::new(command_wanted, range, self.wake.clone());
+        for (command, range) in wanted {
+            let request = Request::new(command, range, self.wake.clone());
             let cookie = state.next_cookie();
             request.encode(format, cookie, &mut bytes);
             state.requests.insert(cookie, request);
@@ -260,10 +260,12 @@ impl<'a> Call<'a> {
                 return Err(NbdError::Late);
             }
             match parse(format, inbound.bytes()).map_err(refuse)? {
-                Parsed::Need(need) => inbound.fill(need, connection, self.deadline)?,
+                Parsed::Need(need) => {
+                    inbound.fill(need, |room| connection.receive(room, self.deadline))?;
+                }
                 Parsed::Message(len, message) => {
                     inbound.seen(len);
-                    if self.heed(inbound, message).map_err(refuse)? {
+                    if self.handle_message(inbound, message).map_err(refuse)? {
                         return Ok(());
                     }
                 }
@@ -272,12 +274,12 @@ impl<'a> Call<'a> {
     }
 
     /// Handles a message for any caller; true if this call must stop reading.
-    fn heed(&self, inbound: &mut Inbound, message: Message) -> Result<bool, Violation> {
+    fn handle_message(&self, inbound: &mut Inbound, message: Message) -> Result<bool, Violation> {
         let format = self.connection.export().format;
         let cookie = message.cookie;
         let mut state = self.connection.state();
         let Some(request) = state.requests.get_mut(&cookie) else {
-            return violation("a reply to nothing that was asked");
+            return violation("a reply without a request");
         };
         if let Some(range) = request.take(format, message)? {
             inbound.data = Some(Data { cookie, range });
@@ -301,7 +303,7 @@ impl<'a> Call<'a> {
         if self.cookies.contains(&data.cookie) {
             into = place(&data.range, self.offset).and_then(|place| self.into.get_mut(place));
             if into.is_none() {
-                return Err(NbdError::Violation("data that nobody has room for".into()));
+                return Err(NbdError::Violation("data without a request".into()));
             }
         }
         while !data.range.is_empty() {

@@ -8,18 +8,19 @@
 //! requests are read and discarded.
 
 use std::collections::HashMap;
-use std::ops::{Deref, Range};
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use clone_core::sync::lock;
+
 use crate::nbd_protocol::command;
-use crate::source::nbd::call::{Call, Inbound};
 use crate::source::nbd::error::NbdError;
 use crate::source::nbd::handshake::Export;
-use crate::source::nbd::reply::Run;
-use crate::source::nbd::request::{Command, Request, encode};
-use crate::source::nbd::stream::{Stream, lock};
+use crate::source::nbd::inbound::Inbound;
+use crate::source::nbd::request::{Request, encode};
+use crate::source::nbd::stream::Stream;
 
 /// A connection after its negotiation.
 pub(super) struct Connection {
@@ -74,9 +75,6 @@ pub(super) struct State {
     pub(super) closed: Option<String>,
 }
 
-/// Approximate maximum number of requests in flight. They must fit into the buffers of the socket:
-/// otherwise writers would wait for a server that waits for readers.
-const REQUESTS_MAX: usize = 128;
 /// Maximum number of abandoned requests.
 const ABANDONED_MAX: usize = 256;
 /// An odd number. Cookies are multiples of it, so a wrong cookie hardly matches another request.
@@ -119,7 +117,7 @@ impl Connection {
     pub(super) fn is_over(&self) -> bool {
         let is_over = self.stream.is_over();
         if is_over {
-            let why = NbdError::Closed("the server has ended it".into());
+            let why = NbdError::Closed("the server ended it".into());
             self.close(&mut lock(&self.state), &why);
         }
         is_over
@@ -127,55 +125,12 @@ impl Connection {
 
     /// Closes the connection because it is no longer needed.
     pub(super) fn abandon(&self) {
-        let why = NbdError::Closed("nobody wants it any more".into());
+        let why = NbdError::Closed("unused".into());
         self.close(&mut lock(&self.state), &why);
     }
 
     pub(super) fn is_closed(&self) -> bool {
         lock(&self.state).closed.is_some()
-    }
-
-    /// Fills `into` from `offset` on. `piece` is the length of a request in bytes, `window` the
-    /// maximum number of requests in flight.
-    pub(super) fn read(
-        &self,
-        offset: u64,
-        into: &mut [u8],
-        (piece, window): (u64, usize),
-        deadline: Instant,
-    ) -> Result<(), NbdError> {
-        let end = offset.saturating_add(into.len() as u64);
-        let mut at = offset;
-        let mut call = Call::new(self, offset, into, deadline);
-        loop {
-            let window = window.min(REQUESTS_MAX / self.users().max(1)).max(1);
-            let mut wanted = Vec::new();
-            // After a failure no more requests are sent, but those in flight are waited for.
-            while at < end && !call.has_failed() && call.waits_for() + wanted.len() < window {
-                let until = (at / piece + 1).saturating_mul(piece).min(end);
-                wanted.push((Command::Read, at..until));
-                at = until;
-            }
-            call.send(wanted)?;
-            if call.waits_for() == 0 {
-                return call.end().map(drop);
-            }
-            call.collect()?;
-        }
-    }
-
-    /// Reads the extents of `range` in the context with the number `context`. They begin at the
-    /// start of the range, and may cover less or more than it.
-    pub(super) fn status(
-        &self,
-        range: Range<u64>,
-        context: u32,
-        deadline: Instant,
-    ) -> Result<Vec<Run>, NbdError> {
-        let mut call = Call::new(self, range.start, &mut [], deadline);
-        call.send(vec![(Command::Status { context }, range)])?;
-        call.collect()?;
-        call.end()
     }
 
     /// Sends encoded requests. They must be in [`State::requests`] already.

@@ -21,17 +21,17 @@ pub enum NbdError {
         source: io::Error,
     },
     /// The server did not answer before the deadline.
-    #[error("the NBD server has not answered in time")]
+    #[error("the NBD server did not answer in time")]
     Late,
     /// The connection was closed, for example because another caller found an error.
     #[error("the connection to the NBD server was closed: {0}")]
     Closed(String),
     /// The server breaks the protocol during the negotiation: it is not an NBD server, or not a
     /// usable one.
-    #[error("the NBD server breaks the protocol while it is greeted: {0}")]
+    #[error("the NBD server violates the protocol in the handshake: {0}")]
     Greeting(String),
     /// The server breaks the protocol in a reply to a request.
-    #[error("the NBD server breaks the protocol: {0}")]
+    #[error("the NBD server violates the protocol: {0}")]
     Violation(String),
     /// The server refuses the export, TLS, or the connection.
     #[error("the NBD server refuses {what}: {}{text}", refusal(*.reply))]
@@ -155,23 +155,23 @@ fn name(error: u32) -> String {
 /// Describes a refusal.
 fn refusal(reply: u32) -> String {
     let text = match reply {
-        option_reply::ERR_UNSUP => "it does not know how",
+        option_reply::ERR_UNSUP => "it does not support that",
         option_reply::ERR_POLICY => "it is not allowed",
-        option_reply::ERR_INVALID => "it makes no sense to it",
-        option_reply::ERR_PLATFORM => "it is not built for that",
-        option_reply::ERR_TLS_REQD => "not without TLS",
+        option_reply::ERR_INVALID => "the request is invalid",
+        option_reply::ERR_PLATFORM => "its platform does not support that",
+        option_reply::ERR_TLS_REQD => "TLS is required",
         option_reply::ERR_UNKNOWN => "there is no such export",
-        option_reply::ERR_SHUTDOWN => "it shuts down",
-        option_reply::ERR_BLOCK_SIZE_REQD => "block sizes must be heeded",
+        option_reply::ERR_SHUTDOWN => "it is shutting down",
+        option_reply::ERR_BLOCK_SIZE_REQD => "block sizes must be negotiated",
         option_reply::ERR_TOO_BIG => "it is too long",
-        option_reply::ERR_EXT_HEADER_REQD => "not without extended headers",
+        option_reply::ERR_EXT_HEADER_REQD => "extended headers are required",
         _ => return format!("reply {reply:#x}"),
     };
     text.to_owned()
 }
 
 /// Formats a message of the server for display: shortened, on one line, after a colon.
-pub(super) fn told(text: &[u8]) -> String {
+pub(super) fn printable(text: &[u8]) -> String {
     const SHOWN: usize = 200;
     let text = String::from_utf8_lossy(text.get(..SHOWN).unwrap_or(text));
     let text: String = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -182,12 +182,12 @@ pub(super) fn told(text: &[u8]) -> String {
 mod tests {
     use std::io;
 
-    use super::{NbdError, told};
+    use super::{NbdError, printable};
     use crate::nbd_protocol::{errno, option_reply};
     use crate::source::remote::RemoteError;
 
     fn server(error: u32) -> NbdError {
-        let text = told(b"bad\nblock");
+        let text = printable(b"bad\nblock");
         NbdError::Server { command: "read", start: 512, end: 1024, error, text }
     }
 

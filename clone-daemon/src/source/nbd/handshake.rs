@@ -14,7 +14,7 @@ use crate::nbd_protocol::{
     option_reply,
 };
 use crate::source::identity::{Identity, Version};
-use crate::source::nbd::error::{NbdError, told};
+use crate::source::nbd::error::{NbdError, printable};
 use crate::source::nbd::reply::ReplyFormat;
 use crate::source::nbd::stream::Stream;
 
@@ -190,7 +190,7 @@ impl Greeting<'_> {
         &mut self,
         option: u32,
         data: &[u8],
-        mut heed: impl FnMut(u32, &[u8]) -> Result<(), NbdError>,
+        mut handle_reply: impl FnMut(u32, &[u8]) -> Result<(), NbdError>,
     ) -> Result<Answer, NbdError> {
         self.ask(option, data)?;
         for _ in 0..REPLIES_MAX {
@@ -204,13 +204,13 @@ impl Greeting<'_> {
             match reply {
                 option_reply::ACK if payload.is_empty() => return Ok(Answer::Done),
                 option_reply::ERR_TLS_REQD => {
-                    let text = told(&payload);
+                    let text = printable(&payload);
                     return Err(NbdError::Refused { what: "a connection", reply, text });
                 }
                 reply if reply & option_reply::ERROR != 0 => {
-                    return Ok(Answer::Refused { reply, text: told(&payload) });
+                    return Ok(Answer::Refused { reply, text: printable(&payload) });
                 }
-                reply => heed(reply, &payload)?,
+                reply => handle_reply(reply, &payload)?,
             }
         }
         nonsense(format!("more than {REPLIES_MAX} replies to option {option}"))
@@ -253,11 +253,11 @@ impl Greeting<'_> {
         let answer = self.negotiation(option::SET_META_CONTEXT, &data, |reply, payload| {
             let (rest, number) = parse(be_u32, payload)?;
             if reply != option_reply::META_CONTEXT || rest != BASE_ALLOCATION.as_bytes() {
-                return nonsense("a context that was not asked for");
+                return nonsense("a context that was not requested");
             }
             match context.replace(number) {
                 None => Ok(()),
-                Some(_) => nonsense("the context is told twice"),
+                Some(_) => nonsense("the context is given twice"),
             }
         })?;
         Ok(match answer {
@@ -270,16 +270,16 @@ impl Greeting<'_> {
         let mut data = string(name)?;
         let wanted = [info::DESCRIPTION, info::BLOCK_SIZE];
         data.extend([2, wanted[0], wanted[1]].map(u16::to_be_bytes).concat());
-        let mut told = Told::default();
+        let mut seen = SeenInfo::default();
         let answer = self.negotiation(option::GO, &data, |reply, payload| {
             if reply != option_reply::INFO {
                 return unexpected(reply, payload);
             }
-            told.once(payload)?;
-            tell(payload, found)
+            seen.once(payload)?;
+            add_info(payload, found)
         })?;
-        if matches!(answer, Answer::Done) && !told.has(info::EXPORT) {
-            return nonsense("it does not tell the size of the export");
+        if matches!(answer, Answer::Done) && !seen.has(info::EXPORT) {
+            return nonsense("it does not report the size of the export");
         }
         Ok(answer)
     }
@@ -318,16 +318,16 @@ fn string(text: &str) -> Result<Vec<u8>, NbdError> {
 
 /// The information about an export so far: the first of each kind that is used here.
 #[derive(Default)]
-struct Told(Vec<(u16, Vec<u8>)>);
+struct SeenInfo(Vec<(u16, Vec<u8>)>);
 
-impl Told {
+impl SeenInfo {
     /// Rejects information that contradicts an earlier one of the same kind.
     fn once(&mut self, payload: &[u8]) -> Result<(), NbdError> {
         let (rest, kind) = parse(be_u16, payload)?;
-        match self.0.iter().find(|(told, _)| *told == kind) {
-            Some((_, before)) if before != rest => {
-                nonsense(format!("it tells two things of the export (information {kind})"))
-            }
+        match self.0.iter().find(|(seen, _)| *seen == kind) {
+            Some((_, before)) if before != rest => nonsense(format!(
+                "it reports information {kind} of the export twice, with different values"
+            )),
             None if [info::EXPORT, info::DESCRIPTION, info::BLOCK_SIZE].contains(&kind) => {
                 self.0.push((kind, rest.to_vec()));
                 Ok(())
@@ -337,12 +337,12 @@ impl Told {
     }
 
     fn has(&self, kind: u16) -> bool {
-        self.0.iter().any(|(told, _)| *told == kind)
+        self.0.iter().any(|(seen, _)| *seen == kind)
     }
 }
 
 /// Stores information about an export.
-fn tell(payload: &[u8], found: &mut Export) -> Result<(), NbdError> {
+fn add_info(payload: &[u8], found: &mut Export) -> Result<(), NbdError> {
     let (rest, kind) = parse(be_u16, payload)?;
     match kind {
         info::EXPORT => (found.size, found.flags) = numbers((be_u64, be_u16), rest)?,

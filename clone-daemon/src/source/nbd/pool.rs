@@ -10,13 +10,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clone_core::block_io::SourceChanged;
+use clone_core::sync::lock;
 
 use crate::nbd_protocol::export;
 use crate::source::nbd::NbdOptions;
 use crate::source::nbd::connection::{Connection, ConnectionLease};
 use crate::source::nbd::error::NbdError;
 use crate::source::nbd::handshake::{Export, Tls, greet};
-use crate::source::nbd::stream::{Stream, lock};
+use crate::source::nbd::stream::Stream;
 use crate::source::uri::NbdAddress;
 
 /// The connections to one export.
@@ -78,7 +79,7 @@ impl Pool {
         let mut state = lock(&self.state);
         loop {
             if self.end.load(Ordering::Relaxed) {
-                return Err(NbdError::Closed("nobody wants it any more".into()));
+                return Err(NbdError::Closed("unused".into()));
             }
             let before = state.open.len();
             state.open.retain(|connection| !connection.is_closed());

@@ -13,7 +13,7 @@ use crate::nbd_protocol::{
     EXTENDED_REPLY_BYTES, EXTENDED_REPLY_MAGIC, SIMPLE_REPLY_BYTES, SIMPLE_REPLY_MAGIC,
     STRUCTURED_REPLY_BYTES, STRUCTURED_REPLY_MAGIC, allocation, chunk,
 };
-use crate::source::nbd::error::told;
+use crate::source::nbd::error::printable;
 
 /// The negotiated format of replies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,7 +160,7 @@ fn chunk(wide: bool, rest: &[u8], bytes: &[u8], header: usize) -> Result<Parsed,
     let body = body(kind, payload, len)?;
     let done = flags & chunk::DONE != 0;
     if body == Body::Nothing && !done {
-        return violation("a chunk with nothing in it does not end the reply");
+        return violation("an empty chunk that does not end the reply");
     }
     Ok(Parsed::Message(end, Message { cookie, offset, done, body }))
 }
@@ -230,9 +230,9 @@ fn body(kind: u16, payload: &[u8], len: u64) -> Result<Body, Violation> {
                 return violation("the text of an error is longer than its chunk");
             };
             if error == 0 {
-                return violation("an error that is none");
+                return violation("an error of number 0");
             }
-            Ok(Body::Error { error, text: told(text) })
+            Ok(Body::Error { error, text: printable(text) })
         }
         _ => violation(format!("a chunk of type {kind}")),
     }

@@ -19,7 +19,7 @@ pub(super) enum Command {
 }
 
 impl Command {
-    fn command(self) -> u16 {
+    fn code(self) -> u16 {
         match self {
             Self::Read => command::READ,
             Self::Status { .. } => command::BLOCK_STATUS,
@@ -31,7 +31,7 @@ impl Command {
 pub(super) struct Request {
     /// Wakes the caller; `None` if the request was abandoned.
     pub(super) caller: Option<Arc<Condvar>>,
-    command_wanted: Command,
+    command: Command,
     /// Range of the export in bytes.
     range: Range<u64>,
     /// The bytes that the reply has delivered, including those being received.
@@ -53,10 +53,10 @@ const ERRORS_MAX: u32 = 1024;
 const PIECES_MAX: usize = 4096;
 
 impl Request {
-    pub(super) fn new(command_wanted: Command, range: Range<u64>, caller: Arc<Condvar>) -> Self {
+    pub(super) fn new(command: Command, range: Range<u64>, caller: Arc<Condvar>) -> Self {
         Self {
             caller: Some(caller),
-            command_wanted,
+            command,
             range,
             covered: Covered::default(),
             holes: Vec::new(),
@@ -71,7 +71,7 @@ impl Request {
     /// Appends the encoded request ("Request message") to `into`.
     pub(super) fn encode(&self, format: ReplyFormat, cookie: u64, into: &mut Vec<u8>) {
         let len = self.range.end - self.range.start;
-        encode(format, self.command_wanted.command(), cookie, self.range.start, len, into);
+        encode(format, self.command.code(), cookie, self.range.start, len, into);
     }
 
     /// Handles a message of the reply. Returns the range of the export whose data follow.
@@ -81,13 +81,13 @@ impl Request {
         message: Message,
     ) -> Result<Option<Range<u64>>, Violation> {
         if self.done {
-            return violation("a reply goes on after its end");
+            return violation("a reply continues after its end");
         }
         // The cookie and the offset both identify the request.
         if message.offset.is_some_and(|offset| offset != self.range.start) {
             return violation(format!("a reply to {:?} is for another offset", self.range));
         }
-        let follows = match (message.body, self.command_wanted) {
+        let follows = match (message.body, self.command) {
             (Body::Simple, Command::Read) if format == ReplyFormat::Simple => {
                 self.covered.add(&self.range, self.range.clone())?;
                 Some(self.range.clone())
@@ -103,7 +103,7 @@ impl Request {
             }
             (Body::Status { context, extents }, Command::Status { context: agreed }) => {
                 if context != agreed || self.extents.is_some() {
-                    return violation("a block status that was not asked for");
+                    return violation("a block status that was not requested");
                 }
                 self.check(&extents)?;
                 self.extents = Some(extents);
@@ -118,8 +118,8 @@ impl Request {
                 None
             }
             (Body::Nothing, _) => None,
-            (body, command_wanted) => {
-                return violation(format!("{body:?} in reply to {command_wanted:?}"));
+            (body, command) => {
+                return violation(format!("{body:?} in reply to {command:?}"));
             }
         };
         self.done = message.done;
@@ -141,7 +141,7 @@ impl Request {
     }
 
     fn is_complete(&self) -> bool {
-        match self.command_wanted {
+        match self.command {
             Command::Read => self.covered.is_all(&self.range),
             Command::Status { .. } => self.extents.is_some(),
         }
@@ -153,7 +153,7 @@ impl Request {
         let mut at = self.range.start;
         for run in extents {
             if at >= self.range.end {
-                return violation("more extents than were asked for");
+                return violation("more extents than were requested");
             }
             let Some(end) = at.checked_add(run.len) else {
                 return violation(format!("an extent of {} bytes at {at}", run.len));
@@ -173,9 +173,9 @@ impl Request {
         let Some((error, text)) = self.error else {
             return Ok(self.extents.unwrap_or_default());
         };
-        let command = match self.command_wanted {
+        let command = match self.command {
             Command::Read => "read",
-            Command::Status { .. } => "tell the extents of",
+            Command::Status { .. } => "report the extents of",
         };
         Err(NbdError::Server { command, start: self.range.start, end: self.range.end, error, text })
     }

@@ -5,10 +5,11 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use clone_core::sync::lock;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
@@ -33,17 +34,11 @@ pub(super) struct Stream {
 }
 
 /// Interval at which a waiting thread checks `end`; less than a second.
-const GLANCE: Duration = Duration::from_millis(500);
+const END_POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// Sockets do not block: every wait has a deadline.
 const FLAGS: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
 /// Pause before the next attempt to connect to a Unix socket whose backlog is full.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(10);
-
-/// Locks a mutex even if it is poisoned: the data behind these locks are consistent between any two
-/// statements.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 impl Stream {
     /// Connects to a server. This and all later waits stop soon after `end` has become true. The
@@ -238,7 +233,7 @@ fn left(deadline: Instant) -> io::Result<Duration> {
 
 fn not_ended(end: &AtomicBool) -> io::Result<()> {
     match end.load(Ordering::Relaxed) {
-        true => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "nobody wants it any more")),
+        true => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "unused")),
         false => Ok(()),
     }
 }
@@ -246,7 +241,7 @@ fn not_ended(end: &AtomicBool) -> io::Result<()> {
 fn wait(socket: &OwnedFd, what: PollFlags, deadline: Instant, end: &AtomicBool) -> io::Result<()> {
     loop {
         not_ended(end)?;
-        let left = left(deadline)?.min(GLANCE);
+        let left = left(deadline)?.min(END_POLL_INTERVAL);
         let timeout = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
         match poll(&mut [PollFd::new(socket, what)], Some(&timeout)) {
             Ok(0) | Err(Errno::INTR) => {}

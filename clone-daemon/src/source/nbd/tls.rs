@@ -31,13 +31,15 @@ pub(super) fn set_up(endpoint: &NbdEndpoint, ca: Option<&Path>) -> Result<Tls, N
         NbdEndpoint::Unix(_) => "localhost",
     };
     let name = ServerName::try_from(host.to_owned());
-    let name = name.map_err(|_| NbdError::Tls(format!("{host:?} is no name of a server")))?;
+    let name = name.map_err(|_| NbdError::Tls(format!("{host:?} is not the name of a server")))?;
     let system = || SYSTEM.iter().map(PathBuf::from).find(|path| path.exists());
     let Some(path) = ca.map(Path::to_owned).or_else(system) else {
-        return Err(NbdError::Tls("the system trusts no authority: name a file of some".into()));
+        return Err(NbdError::Tls(
+            "the system has no trusted certificates: give a file of them".into(),
+        ));
     };
     let unusable = |error: &dyn std::fmt::Display| {
-        NbdError::Tls(format!("cannot use the authorities of {}: {error}", path.display()))
+        NbdError::Tls(format!("cannot use the certificates of {}: {error}", path.display()))
     };
     let mut roots = RootCertStore::empty();
     let pem = small_file::read(&path, BUNDLE_MAX).map_err(|error| unusable(&error))?;

@@ -48,8 +48,8 @@ fn the_examples_of_the_nbd_uri_document_are_understood() {
 #[test]
 fn what_is_wrong_with_a_uri_is_said() {
     let told = |text: &str| text.parse::<SourceSpec>().unwrap_err().to_string();
-    assert!(told("ftp://host/x").starts_with("ftp:// is none of nbd,"));
-    assert!(told("nbd+vsock://1").starts_with("nbd+vsock:// is none of"));
+    assert!(told("ftp://host/x").starts_with("ftp:// is not supported; use nbd,"));
+    assert!(told("nbd+vsock://1").starts_with("nbd+vsock:// is not supported; use"));
     for (text, wanted) in [
         ("nbd:///x", "a host after it"),
         ("nbd://host:0/x", "between 1 and 65535"),
@@ -87,7 +87,7 @@ fn secrets_in_urls_are_not_shown() {
     let spec: SourceSpec = text.parse().unwrap();
     assert_eq!(spec.to_string(), "https://host:8443/a%20b");
     assert_eq!(format!("{spec:?}"), "Http(Url(https://host:8443/a%20b))");
-    let SourceSpec::Http(url) = spec else { panic!("{text} is no URL") };
+    let SourceSpec::Http(url) = spec else { panic!("{text} is not a URL") };
     assert_eq!(url.full(), text);
     let bare: SourceSpec = "HTTP://host?secret".parse().unwrap();
     assert_eq!(bare.to_string(), "http://host");

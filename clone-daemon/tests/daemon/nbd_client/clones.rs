@@ -185,7 +185,7 @@ fn what_the_server_cannot_read_is_named_and_the_rest_is_hydrated() {
         let told =
             wait_after(&clone, &mut seen, |it| matches!(it, EventKind::HydrationStopped { .. }));
         // The last attempt of a copy may have begun shortly before its time limit.
-        if !told.to_string().contains("has not answered in time") {
+        if !told.to_string().contains("did not answer in time") {
             break told;
         }
         clone.command(Command::Kernel(Message::EnableHydration));

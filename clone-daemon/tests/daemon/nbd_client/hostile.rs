@@ -426,12 +426,19 @@ fn what_a_server_tells_twice_of_an_export_is_settled_by_neither() {
         (vec![size(4096), name("a"), blocks(4096)], vec![7], None),
         // A repetition changes nothing.
         (vec![size(4096), size(4096), name("a"), name("a")], vec![7], None),
-        (vec![size(4096), size(8192)], vec![7], Some("two things of the export (information 0)")),
-        (vec![size(8192), size(4096)], vec![7], Some("two things of the export (information 0)")),
-        (vec![size(4096), name("a"), name("b")], vec![], Some("(information 2)")),
-        (vec![size(4096), blocks(4096), blocks(8192)], vec![], Some("(information 3)")),
-        (vec![size(4096)], vec![7, 8], Some("the context is told twice")),
-        (vec![name("a")], vec![7], Some("does not tell the size")),
+        (vec![size(4096), size(8192)], vec![7], Some("information 0 of the export twice")),
+        (vec![size(8192), size(4096)], vec![7], Some("information 0 of the export twice")),
+        (vec![size(4096), name("a"), name("b")], vec![], Some("information 2 of the export twice")),
+        (
+            vec![size(4096), blocks(4096), blocks(8192)],
+            vec![],
+            Some(
+                "information 3 of the export \
+                                                                     twice",
+            ),
+        ),
+        (vec![size(4096)], vec![7, 8], Some("the context is given twice")),
+        (vec![name("a")], vec![7], Some("does not report the size")),
     ] {
         let (socket, server) = chatter(folder.path(), greeting_with(&told, &contexts), vec![]);
         let opened = open(&socket, soon(), NbdOptions::default());

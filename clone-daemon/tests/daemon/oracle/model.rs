@@ -260,7 +260,10 @@ impl Model {
         let may: Vec<Version> = versions.iter().filter(may).copied().collect();
         let is = |version: &&Version| self.content.is(value(version), range.start, data);
         let whole: Vec<WriteId> = may.iter().filter(is).map(|version| version.write).collect();
-        if !whole.is_empty() {
+        // Unknown bytes may be anything, also bytes of two other versions. So they are only taken
+        // for what was seen where no other version explains a byte.
+        let is_known = |id: &WriteId| self.writes[*id as usize].value != Value::Unknown;
+        if whole.iter().any(is_known) {
             if may.len() > 1 {
                 seen.push((range, whole));
             }

@@ -89,7 +89,10 @@ impl Identity {
         if is_same {
             return None;
         }
-        Some(format!("it was known by {}, and now by {}", self.version, found.version))
+        Some(format!(
+            "it was identified by {}, and is now identified by {}",
+            self.version, found.version
+        ))
     }
 
     /// Requires that `found`, the identity of the source `place`, can be this version.
@@ -108,19 +111,17 @@ impl Identity {
         match self.version {
             Version::Etag { .. } | Version::Generation { .. } | Version::File { .. } => None,
             Version::WeakEtag { .. } => {
-                Some("its ETag is a weak one: other bytes may come under the same")
+                Some("its ETag is weak: different data may have the same one")
             }
             Version::LastModified { .. } => {
-                Some("it has no ETag: two changes within a second cannot be told apart")
+                Some("it has no ETag: two changes within a second cannot be distinguished")
             }
-            Version::Device { .. } => {
-                Some("a block device: whoever writes to it changes the source unseen")
-            }
+            Version::Device { .. } => Some("a block device: writes to it cannot be detected"),
             Version::Export { .. } => {
-                Some("NBD knows no versions: whoever writes to the export changes it unseen")
+                Some("NBD has no versions: writes to the export cannot be detected")
             }
             Version::Unknown => {
-                Some("nothing but its size is known: whoever changes it does so unseen")
+                Some("only its size is known: changes of its data cannot be detected")
             }
         }
     }
@@ -170,7 +171,7 @@ impl Display for Version {
                     None => f.write_str(" without a description"),
                 }
             }
-            Self::Unknown => f.write_str("nothing but its size"),
+            Self::Unknown => f.write_str("only its size"),
         }
     }
 }
@@ -190,12 +191,20 @@ mod tests {
         let file = |nanoseconds| Version::File { seconds: 5, nanoseconds, inode: 7 };
         let known = |version| Identity { size_bytes: 512, version };
         for (had, has, told) in [
-            (etag("\"a\""), etag("\"b\""), "by the ETag \"a\", and now by the ETag \"b\""),
-            (etag("\"a\""), Version::Unknown, "and now by nothing but its size"),
-            (file(1), file(2), "inode 7, changed at 5.000000001, and now"),
+            (
+                etag("\"a\""),
+                etag("\"b\""),
+                "by the ETag \"a\", and is now identified by the ETag \"b\"",
+            ),
+            (etag("\"a\""), Version::Unknown, "and is now identified by only its size"),
+            (file(1), file(2), "inode 7, changed at 5.000000001, and is now identified by"),
             (export(true, None), export(false, None), "by a read-only export without a"),
             (export(true, Some("a\n")), export(true, Some("b")), "described as \"a\\n\", and"),
-            (device(Some("a")), device(None), "by the serial a, and now by a block device"),
+            (
+                device(Some("a")),
+                device(None),
+                "by the serial a, and is now identified by a block device",
+            ),
         ] {
             let told_us = known(had.clone()).difference(&known(has)).unwrap();
             assert!(told_us.contains(told), "{told_us}");

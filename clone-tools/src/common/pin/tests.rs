@@ -89,10 +89,10 @@ fn a_pin_that_cannot_be_read_is_not_taken_for_none_and_never_waited_for() {
     assert!(Command::new("mkfifo").arg(path("fifo")).status().unwrap().success());
     symlink("nowhere", path("to nowhere")).unwrap();
     for (name, told) in [
-        ("fifo", "it is a FIFO or a pipe, and must be a regular file"),
-        ("to nowhere", "it is a symbolic link to nowhere, which leads nowhere"),
-        ("/dev/null", "it is a character device, and must be a regular file"),
-        (".", "it is a directory, and must be a regular file"),
+        ("fifo", "it is a FIFO or a pipe, not a regular file"),
+        ("to nowhere", "it is a symbolic link to nowhere, which does not exist"),
+        ("/dev/null", "it is a character device, not a regular file"),
+        (".", "it is a directory, not a regular file"),
     ] {
         let error = Pin::load(&path(name)).unwrap_err();
         assert!(matches!(error, PinError::Io { doing: "read", .. }), "{error}");

@@ -8,7 +8,7 @@ use serde_json::error::Category;
 
 use crate::common::text_form::TextForm;
 use crate::formats::document::{
-    Claims, Document, DocumentError, Fault, Runs, check_start, parse_uuid,
+    Claims, Document, DocumentError, Fault, RunChecker, check_start, parse_uuid,
 };
 use crate::formats::text_reader::{Position, Source};
 
@@ -24,7 +24,7 @@ pub fn read(from: impl Read) -> Result<Document, DocumentError> {
     };
     first.map_err(|fault| DocumentError { place: Position::START, fault })?;
 
-    let mut runs = Runs::default();
+    let mut runs = RunChecker::default();
     let mut tokens = Tokens { source, in_string: false, escaped: false };
     let mut json = serde_json::Deserializer::from_reader(&mut tokens);
     let header = TopLevel { runs: &mut runs }
@@ -71,7 +71,7 @@ fn document_error(error: serde_json::Error, reached: Position) -> DocumentError 
 }
 
 struct TopLevel<'a> {
-    runs: &'a mut Runs,
+    runs: &'a mut RunChecker,
 }
 
 /// The values of all keys except the runs themselves.
@@ -179,7 +179,7 @@ impl TopLevel<'_> {
 }
 
 struct RunList<'a> {
-    runs: &'a mut Runs,
+    runs: &'a mut RunChecker,
 }
 
 impl<'de> DeserializeSeed<'de> for RunList<'_> {

@@ -7,7 +7,7 @@ use quick_xml::{Reader, XmlVersion};
 
 use crate::common::text_form::TextForm;
 use crate::formats::document::{
-    Claims, Document, DocumentError, Fault, Runs, check_start, excerpt, parse_uuid,
+    Claims, Document, DocumentError, Fault, RunChecker, check_start, excerpt, parse_uuid,
 };
 use crate::formats::text_reader::Source;
 
@@ -26,7 +26,7 @@ pub fn read(from: impl Read) -> Result<Document, DocumentError> {
 
     let mut reader = Reader::from_reader(source);
     let mut buffer = Vec::new();
-    let mut parser = Parser { state: State::Prolog { begun: false }, runs: Runs::default() };
+    let mut parser = Parser { state: State::Prolog { begun: false }, runs: RunChecker::default() };
     loop {
         reader.get_mut().begin_token();
         buffer.clear();
@@ -68,7 +68,7 @@ impl State {
 
 struct Parser {
     state: State,
-    runs: Runs,
+    runs: RunChecker,
 }
 
 impl Parser {

@@ -14,7 +14,7 @@ use clone_core::metadata::Metadata;
 use clone_core::metadata::ir::Header;
 use persistent_data::device::MemoryDevice;
 
-use super::{End, Outcome, Plan, hydrate};
+use super::{End, Plan, SessionOutcome, hydrate};
 
 const REGION: u64 = 4096;
 const NR_REGIONS: u64 = 256;
@@ -106,7 +106,12 @@ fn plan(max_failures: u32) -> Plan {
 }
 
 /// Hydrates, and checks that the hydrated regions are on the destination.
-fn run(source: Disk, destination: Disk, plan: Plan, signal: Option<&'static str>) -> Outcome {
+fn run(
+    source: Disk,
+    destination: Disk,
+    plan: Plan,
+    signal: Option<&'static str>,
+) -> SessionOutcome {
     let region_size = RegionSize::new(Sectors(REGION / 512)).unwrap();
     let geometry = Geometry::new(region_size, Sectors(NR_REGIONS * REGION / 512)).unwrap();
     let header = Header { uuid: [0; 16], geometry };
@@ -121,7 +126,7 @@ fn run(source: Disk, destination: Disk, plan: Plan, signal: Option<&'static str>
     outcome
 }
 
-fn failed(outcome: &Outcome) -> Vec<Range<u64>> {
+fn failed(outcome: &SessionOutcome) -> Vec<Range<u64>> {
     outcome.failed.iter().map(|place| place.regions.clone()).collect()
 }
 

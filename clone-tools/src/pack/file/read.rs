@@ -24,13 +24,13 @@ pub enum PackError {
         source: io::Error,
     },
     /// The file is empty.
-    #[error("it is empty: clone_metadata_pack wrote nothing to it, or did not come to an end")]
+    #[error("it is empty: clone_metadata_pack wrote nothing to it, or was interrupted")]
     Empty,
     /// The file does not begin like a pack.
-    #[error("this is not what clone_metadata_pack writes")]
+    #[error("this is not a pack of clone_metadata_pack")]
     Magic,
     /// The version is unknown.
-    #[error("a pack of version {0}: this program knows version {VERSION} only")]
+    #[error("a pack of version {0}: this program knows only version {VERSION}")]
     Version(u32),
     /// The file ends early.
     #[error("cut off at byte {at}, in {what}")]
@@ -237,13 +237,13 @@ impl<R: Read> Reader<R> {
     fn read_end(&mut self) -> Result<(), PackError> {
         let (at, expected) = (self.from.at, self.from.crc);
         let mut csum = [0; 4];
-        self.from.read_exact(&mut csum, "the checksum of it all")?;
+        self.from.read_exact(&mut csum, "the final checksum")?;
         let found = u32::from_le_bytes(csum);
         if found != expected {
             return Err(PackError::Checksum { at, what: "the pack", found, expected });
         }
         if self.from.read_up_to(&mut [0])? > 0 {
-            let what = "more follows where the pack should end".to_owned();
+            let what = "data follows the end of the pack".to_owned();
             return Err(PackError::Malformed { at: at + 4, what });
         }
         Ok(())

@@ -6,7 +6,7 @@ use clap::Parser;
 
 use crate::common::exit;
 
-/// Make a metadata device of what clone_metadata_pack wrote.
+/// Make a metadata device from a pack of clone_metadata_pack.
 ///
 /// All of the pack is read and checked before OUTPUT is touched.
 #[derive(Debug, Parser)]
@@ -16,16 +16,16 @@ pub struct UnpackArgs {
     #[arg(short, long, value_name = "FILE")]
     pub input: PathBuf,
 
-    /// Where the metadata goes: a file, which is made or replaced, as large as the device was; a
+    /// The output: a file, which is created or replaced with the size of the original device; a
     /// block device that is at least as large; or - for stdout.
     #[arg(short, long, value_name = "OUTPUT")]
     pub output: PathBuf,
 
-    /// Say nothing if the exit code is 0, and show no progress.
+    /// Print nothing if the exit code is 0; show no progress.
     #[arg(short, long, conflicts_with = "verbose")]
     pub quiet: bool,
 
-    /// Say what was unpacked.
+    /// Print a summary of the result.
     #[arg(short, long)]
     pub verbose: bool,
 }

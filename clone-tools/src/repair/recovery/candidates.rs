@@ -4,8 +4,7 @@ use std::fmt::Display;
 
 use clone_core::repair::{Candidate, Verdict};
 
-use super::Reporter;
-use crate::common::reporter::Verbosity;
+use crate::common::reporter::{Reporter, Verbosity};
 use crate::common::units::Counted;
 
 /// Reports the number of candidates, or with `--verbose` all details.
@@ -14,7 +13,7 @@ pub(super) fn list_candidates(reporter: &Reporter<'_>, candidates: &[Candidate])
         if candidates.len() > 1 {
             let roots = Counted(candidates.len() as u64, "possible root");
             reporter
-                .say(format_args!("{roots} of the bitset were looked at (--verbose lists them)"));
+                .say(format_args!("{roots} of the bitset were examined (--verbose lists them)"));
         }
         return;
     }
@@ -48,11 +47,11 @@ fn row<T: Display>(figures: [T; 4], space_map: &str, verdict: &str) -> String {
 fn in_words(verdict: Option<Verdict>) -> &'static str {
     match verdict {
         None => "taken",
-        Some(Verdict::Older) => "older: it lacks some of what is hydrated elsewhere",
+        Some(Verdict::Older) => "older: it lacks regions that are hydrated in others",
         Some(Verdict::Tie) => {
             "a tie: it may be newer than the one taken, so regions in which they differ are lost"
         }
-        Some(Verdict::Contradiction) => "not taken: others have what it lacks, and the reverse",
+        Some(Verdict::Contradiction) => "not taken: it and others lack regions of each other",
         Some(_) => "not taken",
     }
 }

@@ -7,8 +7,7 @@ use clone_core::geometry::{MAX_REGIONS, RegionSize, Sectors};
 use clone_core::repair::Fit;
 use clone_core::size::human;
 
-use super::Reporter;
-use crate::common::reporter::Verbosity;
+use crate::common::reporter::Reporter;
 use crate::common::units::Counted;
 
 /// The number of bitsets whose sizes are listed; the rest are only counted.
@@ -22,7 +21,7 @@ pub(super) fn list_fits(reporter: &Reporter<'_>, fits: &[Fit]) {
             distinct.push(fit);
         }
     }
-    let listed = if reporter.verbosity == Verbosity::Verbose { usize::MAX } else { LISTED };
+    let listed = reporter.nr_listed(LISTED);
     for fit in distinct.iter().take(listed) {
         table(fit).for_each(|line| reporter.say(line));
     }

@@ -35,7 +35,7 @@ fn a_device_that_is_too_small_is_refused() {
     refuses(&clone, &["the destination ", "40959 bytes", "truncate -s 40960"]);
     let clone = Trio::full(80);
     resize(&clone.source, 79 * 512);
-    refuses(&clone, &["the source ", "it is another one, or has been cut off"]);
+    refuses(&clone, &["the source ", "it is another one, or has been truncated"]);
     // Larger devices are accepted.
     let clone = Trio::full(80);
     resize(&clone.source, 81 * 512);
@@ -66,7 +66,7 @@ fn a_missing_destination_is_not_made_but_it_is_told_how_to() {
     refuses(&clone, &["destination does not exist; truncate -s 40960", "for this new clone"]);
     let clone = Trio::new(8, 80, &[(1, 4)], |_| true);
     fs::remove_file(&clone.destination).unwrap();
-    refuses(&clone, &["no new one will do: 3 regions", "the one that it was begun with"]);
+    refuses(&clone, &["a new one cannot replace it: 3 regions", "on the original destination"]);
     assert!(!clone.destination.exists());
 }
 
@@ -128,7 +128,7 @@ fn a_full_destination_ends_it_and_what_was_copied_is_kept() {
     let args = clone.args(&["--batch=64k", "--json"]);
     let ran = run_after("ulimit -f 1024", "clone_hydrate", args).exits(1);
     let ran = ran.says("could not be copied: destination: File too large");
-    let ran = ran.says("stopped after 16 failures in a row").says("the same command goes on");
+    let ran = ran.says("stopped after 16 failures in a row").says("the same command continues");
     let told = ran.json();
     assert_eq!((&told["ok"], &told["ended"]), (&json!(false), &json!("failures")));
     let (begin, end) = (&told["failed"][0]["bytes"][0], &told["failed"][0]["bytes"][1]);

@@ -45,8 +45,11 @@ fn a_clone_goes_on_only_with_the_source_that_it_was_begun_with() {
     clone.source.clone_from(&other);
     for more in [&[][..], &["-q"], &["--json"], &["--direct"]] {
         let ran = clone.run(more).exits(1).leaves_stdout_empty();
-        let ran = ran.says("other is not what the clone was begun with: it was known by inode");
-        ran.says("bring the old one back, begin again, or use --repin");
+        let ran = ran.says(
+            "other is not the original source of the clone: it was identified by \
+                            inode",
+        );
+        ran.says("restore the original source, start a new clone, or use --repin");
         assert!(all() == before, "something was changed");
     }
     // The same file under another name is the same source.
@@ -58,7 +61,7 @@ fn a_clone_goes_on_only_with_the_source_that_it_was_begun_with() {
     // A copy in place of the file is another source.
     fs::copy(&clone.source, &source).unwrap();
     clone.source = source;
-    clone.run(&[]).exits(1).leaves_stdout_empty().says("is not what the clone was begun with");
+    clone.run(&[]).exits(1).leaves_stdout_empty().says("is not the original source of the clone");
     // With --repin the other source is accepted, and required from then on.
     clone.run(&["--repin", "--limit=1M", "-q"]).exits(0).stays_silent();
     clone.run(&["-q"]).exits(0).stays_silent();
@@ -79,13 +82,14 @@ fn a_clone_that_the_daemon_began_with_what_a_server_has_is_not_finished_with_a_f
     });
     fs::write(pin_of(&clone), pin.to_string()).unwrap();
     let ran = clone.run(&[]).exits(1).leaves_stdout_empty();
-    ran.says("it was known by the ETag \"a\", and now by inode");
+    ran.says("it was identified by the ETag \"a\", and is now identified by inode");
     assert_eq!(clone.hydrated(), 7);
     let nothing_but_the_size =
         pin.to_string().replace(r#"{"etag":{"etag":"\"a\""}}"#, "\"unknown\"");
     fs::write(pin_of(&clone), nothing_but_the_size).unwrap();
     let ran = clone.run(&[]).exits(1).leaves_stdout_empty();
-    ran.says("was begun with https://server/image, and this is ").says("use --repin");
+    ran.says("the original source of the clone is https://server/image, and this is ")
+        .says("use --repin");
     assert_eq!(clone.hydrated(), 7);
 }
 
@@ -119,7 +123,7 @@ fn a_source_that_is_rewritten_while_it_is_copied_is_never_mixed_in() {
         wait_until_it_copies(&clone, &running);
         change(&source, &new);
         let ran = running.wait().exits(1).says("has changed while it was copied: ");
-        let ran = ran.says("all of what it was at the start").says("begin again; or use --repin");
+        let ran = ran.says("all of the original version").says("start a new clone; or use --repin");
         let told = ran.json();
         assert_eq!(told["ended"], json!("source_changed"), "{way}");
         let hydrated = clone.hydrated();
@@ -131,7 +135,10 @@ fn a_source_that_is_rewritten_while_it_is_copied_is_never_mixed_in() {
         judged.check(&[]);
         // The clone does not continue with the new version.
         let clone = Trio { source: judged.scratch.path("source"), ..judged };
-        clone.run(&[]).exits(1).leaves_stdout_empty().says("is not what the clone was begun with");
+        clone.run(&[]).exits(1).leaves_stdout_empty().says(
+            "is not the original source of the \
+                                                            clone",
+        );
         assert_eq!(clone.hydrated(), hydrated, "{way}");
     }
 }
@@ -145,7 +152,10 @@ fn a_pin_that_cannot_be_read_is_told_at_once_and_is_not_taken_for_none() {
     clone.run(&[]).exits(1).leaves_stdout_empty().says("metadata.source.json").says("it is a FIFO");
     remove();
     symlink("nowhere", &pin).unwrap();
-    clone.run(&[]).exits(1).leaves_stdout_empty().says("a symbolic link to nowhere, which leads");
+    clone.run(&[]).exits(1).leaves_stdout_empty().says(
+        "a symbolic link to nowhere, which does not \
+                                                        exist",
+    );
     remove();
     fs::create_dir(&pin).unwrap();
     clone.run(&[]).exits(1).leaves_stdout_empty().says("it is a directory");
@@ -166,7 +176,7 @@ fn nothing_is_copied_if_the_source_cannot_be_written_down() {
     fs::rename(&clone.metadata, &long).unwrap();
     let clone = Trio { metadata: long, ..clone };
     let ran = clone.run(&[]).exits(1).leaves_stdout_empty();
-    ran.says(".source.json, which says what the clone was begun with: ");
+    ran.says(".source.json, the record of the clone's source: ");
     assert_eq!(clone.hydrated(), 0);
 }
 
@@ -177,11 +187,11 @@ fn fresh_metadata_has_no_source_yet_and_that_of_a_dump_may_have() {
     let dump = run("clone_dump", [&clone.metadata]).exits(0).text();
     let output = ["-o".to_owned(), clone.metadata.display().to_string()];
     let restored = run_with_stdin("clone_restore", ["-i", "-", "-o", &output[1]], dump.clone());
-    restored.exits(0).says("metadata.source.json stays: it says what the clone was begun with");
+    restored.exits(0).says("metadata.source.json stays: it records the source of the clone");
     let quiet = run_with_stdin("clone_restore", ["-q", "-i", "-", "-o", &output[1]], dump);
     quiet.exits(0).stays_silent();
     clone.source = other(&clone);
-    clone.run(&[]).exits(1).leaves_stdout_empty().says("is not what the clone was begun with");
+    clone.run(&[]).exits(1).leaves_stdout_empty().says("is not the original source of the clone");
 
     let sizes = ["--region-size", "8", "--target-size", "80", "--hydrated", "none"];
     let sizes = sizes.map(str::to_owned);

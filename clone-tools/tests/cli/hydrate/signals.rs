@@ -84,7 +84,7 @@ fn a_signal_stops_it_cleanly_and_the_same_command_goes_on() {
         let running = Running::start(&clone, &["--rate=8", "--json"]);
         running.signal(signal);
         let ran = running.wait().exits(1).says(&format!("stopped by SIG{name}"));
-        let ran = ran.says("committed; the same command goes on");
+        let ran = ran.says("committed; the same command continues");
         let told = ran.json();
         assert_eq!((&told["ok"], &told["ended"]), (&json!(false), &json!("signal")));
         // At 4 KiB per second there is no time for more.

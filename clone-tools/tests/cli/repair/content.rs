@@ -60,8 +60,8 @@ fn content_decides_what_it_can_and_the_user_the_rest() {
     let clone = Clone::new(0);
     let output = clone.scratch.path("output");
     let ran = clone.repair(&[], &output).exits(1).leaves_stdout_empty();
-    let ran = ran.says("50 regions: the same on source and destination, taken as hydrated");
-    let ran = ran.says("50 regions: written to on the destination, taken as hydrated");
+    let ran = ran.says("50 regions: the same on source and destination, counted as hydrated");
+    let ran = ran.says("50 regions: written to on the destination, counted as hydrated");
     let ran = ran.says("100 regions: all zero on the destination only, not decided");
     ran.says("lost: regions 100..200").says("the state of 100 regions is unknown, so nothing");
     assert!(!output.exists());
@@ -87,8 +87,8 @@ fn what_is_half_copied_by_all_that_can_be_told_is_for_the_user_to_decide() {
     for options in [&[][..], &["-q"]] {
         let ran = clone.repair(options, &output).exits(1).leaves_stdout_empty();
         let ran = ran.says("40 regions: all zero on the destination only, not decided");
-        let ran = ran.says("60 regions: half copied by all that can be told, not decided");
-        let ran = ran.says("half copied: on the destination each sector is zero or as on the");
+        let ran = ran.says("60 regions: apparently half copied, not decided");
+        let ran = ran.says("half copied: on the destination each sector is zero or equal to the");
         ran.says("lost: regions 100..200").says("the state of 100 regions is unknown");
         assert!(!output.exists());
     }
@@ -96,7 +96,8 @@ fn what_is_half_copied_by_all_that_can_be_told_is_for_the_user_to_decide() {
         for quiet in [&[][..], &["-q"]] {
             let options = [&["--lost", choice], quiet].concat();
             let ran = clone.repair(&options, &output).exits(0);
-            ran.says("60 regions: half copied").says("the state of 100 regions was lost, and");
+            ran.says("60 regions: apparently half copied")
+                .says("the state of 100 regions was lost, and");
             assert_holds(&output, &json!([[0, end]]));
         }
     }
@@ -163,7 +164,7 @@ fn only_the_source_that_the_clone_was_begun_with_decides_and_the_output_is_of_th
     let right = std::mem::replace(&mut clone.source, clone.scratch.file("other", other));
     for options in [&[][..], &["--lost", "hydrated"], &["--json", "--lost", "hydrated"]] {
         let ran = clone.repair(options, &output).exits(1).leaves_stdout_empty();
-        ran.says("cannot compare with the source ").says("is not what the clone was begun with");
+        ran.says("cannot compare with the source ").says("is not the original source of the clone");
         assert!(!output.exists() && !copy.exists());
     }
     // The right source under another name is accepted.

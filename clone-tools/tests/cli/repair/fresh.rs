@@ -11,7 +11,7 @@ use crate::support::{Scratch, run};
 
 const SIZES: [&str; 4] = ["--region-size", "8", "--target-size", "2400000"];
 
-const ADVICE: &str = "it says that nothing has been copied yet";
+const ADVICE: &str = "no region is hydrated in it";
 
 /// Runs a tool with the sizes of the clone and the arguments `more` on the metadata at `output`.
 fn make(tool: &str, more: &[&str], output: &Path) {
@@ -25,7 +25,7 @@ fn what_a_format_has_not_overwritten_is_found_as_fresh_metadata_is_advised() {
     let (copy, output) = (scratch.path("copy"), scratch.path("output"));
     make("clone_generate_metadata", &["--commits", "200", "--metadata-size", "8M"], &copy);
     let before = run("clone_dump", ["-f".as_ref(), "json".as_ref(), copy.as_os_str()]).json();
-    repair(&[], &copy, &output).exits(0).says("nothing is wrong with it");
+    repair(&[], &copy, &output).exits(0).says("it has no damage");
     let said = repair(&["--json"], &copy, &output).exits(0).json();
     assert_eq!(said["fresh"], false);
 
@@ -35,7 +35,7 @@ fn what_a_format_has_not_overwritten_is_found_as_fresh_metadata_is_advised() {
     let ran = repair(&[], &copy, &output).exits(0).leaves_stdout_empty();
     let ran = ran.says(ADVICE).says("dd if=/dev/zero of=COPY bs=4k count=1 conv=notrunc");
     let ran = ran.says("clone_repair --region-size 8 --target-size 2400000 -i COPY -o NEW");
-    ran.says("more may have been");
+    ran.says("others may have been");
     assert_holds(&output, &json!([]));
     repair(&["-q"], &copy, &output).exits(0).stays_silent();
     let said = repair(&["--json"], &copy, &output).exits(0).stays_silent_on_stderr().json();

@@ -5,6 +5,8 @@ use std::io::{self, IoSlice};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use clone_core::sync::lock;
+
 use super::Message;
 use crate::export::nbd::channel::{Channel, Writer};
 use crate::export::nbd::memory::MemoryLease;
@@ -16,7 +18,7 @@ const REQUESTS_MAX: usize = 256;
 const BYTES_MAX: u64 = 64 << 20;
 
 /// Interval at which a waiting thread checks whether the connection was cut.
-pub(in crate::export::nbd) const GLANCE: Duration = Duration::from_millis(100);
+pub(in crate::export::nbd) const CUT_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A reply that is ready to be sent.
 #[derive(Debug)]
@@ -143,7 +145,7 @@ impl Outbox {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Returns whether a request with a buffer of `bytes` bytes may start now.
@@ -161,7 +163,7 @@ impl Outbox {
             if state.is_broken || self.channel.is_cut() {
                 return Err(io::ErrorKind::ConnectionAborted.into());
             }
-            state = self.wait(state, GLANCE);
+            state = self.wait(state, CUT_POLL_INTERVAL);
         }
         Ok(())
     }
@@ -260,7 +262,7 @@ impl Outbox {
             if left.is_zero() {
                 break;
             }
-            state = self.wait(state, left.min(GLANCE));
+            state = self.wait(state, left.min(CUT_POLL_INTERVAL));
         }
         state.is_ending = true;
         let is_done = state.slots == 0;

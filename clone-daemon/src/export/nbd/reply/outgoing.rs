@@ -3,6 +3,8 @@
 use std::io;
 use std::sync::Arc;
 
+use thiserror::Error;
+
 use super::outbox::{Ends, Outbox, Turn};
 use super::{Head, Message, ReplyFormat, ReplyHeader};
 use crate::export::nbd::buffers::Batch;
@@ -118,9 +120,16 @@ pub(in crate::export::nbd) struct LongReply<'a> {
     is_answered: bool,
 }
 
-/// The error of a read that failed within a simple reply, which has no way to report it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::export::nbd) struct Torn;
+/// The reason why a reply that has begun cannot end with an error message.
+#[derive(Debug, Error)]
+pub(in crate::export::nbd) enum CutReply {
+    /// The simple format has no way to report an error after the start of a reply.
+    #[error("a simple reply was cut")]
+    Simple,
+    /// Sending failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
 
 impl LongReply<'_> {
     /// Adds the next `len` bytes of data. `fill` produces them; if it returns `None` or an error,
@@ -190,10 +199,10 @@ impl LongReply<'_> {
     /// zeroes replace the rest ("it MUST use padding bytes which SHOULD be zero", `NBD_CMD_READ`),
     /// and `error` follows as a separate chunk. The simple format has no chunks; there the
     /// connection has to end instead.
-    pub(in crate::export::nbd) fn fail(mut self, error: &Message) -> io::Result<Result<(), Torn>> {
+    pub(in crate::export::nbd) fn fail(mut self, error: &Message) -> Result<(), CutReply> {
         if self.head.is_none() {
             if self.header.format == ReplyFormat::Simple {
-                return Ok(Err(Torn));
+                return Err(CutReply::Simple);
             }
             while self.left > 0 {
                 self.data(ENOUGH, |into| {
@@ -205,7 +214,7 @@ impl LongReply<'_> {
         }
         self.add(error);
         self.is_answered = true;
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// Adds a whole message, before or after the reply.

@@ -6,7 +6,7 @@ use clone_core::engine::{ByteRange, Operation};
 
 use crate::export::nbd::buffers::PIECE;
 use crate::export::nbd::reply::{Data, Message, ReplyFormat, ReplyHeader};
-use crate::export::nbd::session::{Ended, Session, failure};
+use crate::export::nbd::session::{Session, SessionEnd, failure};
 
 /// Shorter reads, in bytes, are not checked for holes: that would take as long as the read.
 const LONG: u64 = 64 << 10;
@@ -17,7 +17,7 @@ impl Session {
         header: ReplyHeader,
         range: ByteRange,
         whole: bool,
-    ) -> Result<(), Ended> {
+    ) -> Result<(), SessionEnd> {
         if range.is_empty() {
             self.replies.put(&header.done(true));
             return Ok(());
@@ -38,7 +38,7 @@ impl Session {
             return Ok(());
         }
         // A short read that the fast path did not do is submitted, wherever its data are.
-        let lease = if is_long && self.asker.is_there(&range) { None } else { self.lease(len)? };
+        let lease = if is_long && self.volume.is_there(&range) { None } else { self.lease(len)? };
         let Some(lease) = lease else {
             hole.iter().for_each(|hole| self.replies.put(hole));
             return match whole || self.format == ReplyFormat::Simple {
@@ -49,7 +49,7 @@ impl Session {
         let slot = self.replies.outbox().slot(lease);
         let offset = range.start;
         let buffer = vec![0; len as usize];
-        self.asker.user.submit(Operation::Read, range, false, buffer, move |result, data| {
+        self.volume.user.submit(Operation::Read, range, false, buffer, move |result, data| {
             match result {
                 Ok(()) => slot.answer(hole, header.data(offset, data, true)),
                 Err(error) => slot.answer(None, failure(header, Operation::Read, error)),
@@ -70,7 +70,7 @@ impl Session {
             return Ok((None, range));
         }
         self.before_source(&range)?;
-        let Ok(Some(extent)) = self.asker.user.extent(&range) else { return Ok((None, range)) };
+        let Ok(Some(extent)) = self.volume.user.extent(&range) else { return Ok((None, range)) };
         if !extent.zeroes {
             self.data = range.start..extent.end;
             return Ok((None, range));
@@ -91,7 +91,7 @@ impl Session {
     ) -> bool {
         let len = (range.end - range.start) as usize;
         let data = Data { offset: range.start, len, last: true };
-        let user = &self.asker.user;
+        let user = &self.volume.user;
         let read = |into: &mut [u8]| user.read_now(range.start, into);
         let result = self.replies.data(header, &data, front, read);
         if let Some(Err(error)) = result {
@@ -101,18 +101,19 @@ impl Session {
     }
 
     /// Reads piece by piece, waits for each, and sends each as a chunk.
-    fn read_in_chunks(&mut self, header: ReplyHeader, range: ByteRange) -> Result<(), Ended> {
+    fn read_in_chunks(&mut self, header: ReplyHeader, range: ByteRange) -> Result<(), SessionEnd> {
         for piece in pieces(&range) {
             let (offset, len) = (piece.start, (piece.end - piece.start) as usize);
             let data = Data { offset, len, last: piece.end == range.end };
-            let user = &self.asker.user;
+            let user = &self.volume.user;
             let read = |into: &mut [u8]| user.read_now(offset, into);
             let result = match self.replies.data(header, &data, None, read) {
                 Some(result) => result,
                 None => {
                     self.replies.flush()?;
                     let buffer = vec![0; len];
-                    let (result, read) = self.asker.ask(Operation::Read, piece, false, buffer)?;
+                    let (result, read) =
+                        self.volume.submit_and_wait(Operation::Read, piece, false, buffer)?;
                     let message = || header.data(offset, read, data.last);
                     result.map(|()| self.replies.put(&message()))
                 }
@@ -127,21 +128,22 @@ impl Session {
     }
 
     /// Reads piece by piece, waits for each, and sends all of them in one message.
-    fn read_in_one(&mut self, header: ReplyHeader, range: ByteRange) -> Result<(), Ended> {
+    fn read_in_one(&mut self, header: ReplyHeader, range: ByteRange) -> Result<(), SessionEnd> {
         let len = (range.end - range.start) as usize;
-        let (asker, mut reply) = (&self.asker, self.replies.long(header, len));
+        let (volume, mut reply) = (&self.volume, self.replies.long(header, len));
         for piece in pieces(&range) {
             let (offset, len) = (piece.start, (piece.end - piece.start) as usize);
-            let result = match reply.data(len, |into| asker.user.read_now(offset, into)) {
+            let result = match reply.data(len, |into| volume.user.read_now(offset, into)) {
                 Some(result) => result,
                 None => {
                     reply.flush()?;
-                    let (result, read) = asker.ask(Operation::Read, piece, false, vec![0; len])?;
+                    let (result, read) =
+                        volume.submit_and_wait(Operation::Read, piece, false, vec![0; len])?;
                     result.map(|()| reply.put(&read))
                 }
             };
             if let Err(error) = result {
-                return Ok(reply.fail(&failure(header, Operation::Read, error))??);
+                return Ok(reply.fail(&failure(header, Operation::Read, error))?);
             }
             reply.flush()?;
         }

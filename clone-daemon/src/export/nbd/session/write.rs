@@ -5,7 +5,7 @@ use clone_core::engine::{ByteRange, Operation, RequestError};
 
 use crate::export::nbd::buffers::PIECE;
 use crate::export::nbd::reply::ReplyHeader;
-use crate::export::nbd::session::{Ended, Session, answer};
+use crate::export::nbd::session::{Session, SessionEnd, answer};
 
 /// Maximum length of one fast-path write in bytes. The destination passes data to the page cache in
 /// strips of this length anyway. It could take a longer write for a copy, whose pages it writes
@@ -19,7 +19,7 @@ impl Session {
         header: ReplyHeader,
         range: ByteRange,
         durable: bool,
-    ) -> Result<(), Ended> {
+    ) -> Result<(), SessionEnd> {
         // The parser has limited the length.
         let mut range = range;
         let mut len = (range.end - range.start) as usize;
@@ -35,7 +35,7 @@ impl Session {
             range.start += done as u64;
             len -= done;
         }
-        let lease = match len > PIECE && !durable && self.asker.is_there(&range) {
+        let lease = match len > PIECE && !durable && self.volume.is_there(&range) {
             true => None,
             false => self.lease(len as u64)?,
         };
@@ -47,8 +47,8 @@ impl Session {
         if len > self.inbox.have().len() {
             self.replies.flush()?;
         }
-        self.inbox.fill(&mut buffer)??;
-        self.asker.user.submit(Operation::Write, range, durable, buffer, move |result, _| {
+        self.inbox.fill(&mut buffer)?;
+        self.volume.user.submit(Operation::Write, range, durable, buffer, move |result, _| {
             slot.answer(None, answer(header, Operation::Write, result));
         });
         Ok(())
@@ -62,7 +62,7 @@ impl Session {
     fn write_now(&self, offset: u64, data: &[u8]) -> Result<usize, RequestError> {
         let mut done = 0;
         for strip in data.chunks(STRIP) {
-            match self.asker.user.write_now(offset + done as u64, strip) {
+            match self.volume.user.write_now(offset + done as u64, strip) {
                 Some(result) => result?,
                 None => break,
             }
@@ -77,7 +77,7 @@ impl Session {
         header: ReplyHeader,
         range: ByteRange,
         durable: bool,
-    ) -> Result<(), Ended> {
+    ) -> Result<(), SessionEnd> {
         let mut at = range.start;
         let mut result = Ok(());
         while at < range.end {
@@ -98,7 +98,7 @@ impl Session {
         &mut self,
         range: ByteRange,
         durable: bool,
-    ) -> Result<Result<(), RequestError>, Ended> {
+    ) -> Result<Result<(), RequestError>, SessionEnd> {
         let data = &self.inbox.have()[..(range.end - range.start) as usize];
         let done = match if durable { Ok(0) } else { self.write_now(range.start, data) } {
             Ok(done) if done == data.len() => return Ok(Ok(())),
@@ -107,6 +107,6 @@ impl Session {
         };
         let (rest, data) = (range.start + done as u64..range.end, data[done..].to_vec());
         self.replies.flush()?;
-        Ok(self.asker.ask(Operation::Write, rest, durable, data)?.0)
+        Ok(self.volume.submit_and_wait(Operation::Write, rest, durable, data)?.0)
     }
 }

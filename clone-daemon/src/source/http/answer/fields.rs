@@ -78,7 +78,7 @@ pub(super) fn content_range(headers: &HeaderMap) -> Result<Part, Malformed> {
         let end = last.checked_add(1)?;
         (first < end && total.is_none_or(|total| end <= total)).then_some((first..end, total))
     });
-    parsed.ok_or_else(|| Malformed("it is not said which part of the object came".into()))
+    parsed.ok_or_else(|| Malformed("its Content-Range is missing or invalid".into()))
 }
 
 /// Returns the total size in a response that refuses a range, `bytes */1234`. `None` if it is not
@@ -128,7 +128,7 @@ pub(super) fn check_framing(headers: &HeaderMap) -> Result<(), Malformed> {
         value.get(..several.len()).is_some_and(|start| start.eq_ignore_ascii_case(several))
     };
     if headers.get_all(CONTENT_TYPE).iter().any(is_several) {
-        return Err(Malformed("it holds several parts where one was asked for".into()));
+        return Err(Malformed("it has several parts, requested one".into()));
     }
     Ok(())
 }

@@ -189,3 +189,23 @@ fn what_is_settled_takes_one_version() {
     rig.model.stop();
     assert_eq!(rig.model.segments(), 1);
 }
+
+/// A read may return the head of one write and the tail of another. A discard whose bytes are
+/// unknown explains that too, but it is not known to have happened.
+#[test]
+fn a_discard_is_not_seen_in_what_other_writes_explain() {
+    let mut rig = Rig::new();
+    let old = rig.write(0..100);
+    let discard = rig.model.begin(0..100, Value::Unknown, Force::Partial, 1);
+    let (write, tag) = rig.begin(0..100);
+    let torn = [rig.bytes(tag, &(0..50)), rig.bytes(old, &(50..100))].concat();
+    let submitted = rig.model.begin_read();
+    rig.model.read(0, &torn, submitted).unwrap();
+    rig.model.end_read(submitted);
+    rig.model.end(write, Force::Full, false);
+    let last = rig.write(0..100);
+    assert!(rig.reads(last, 0..100));
+    // The discard is still in flight, and lands only now.
+    assert!(rig.reads(Value::Zeroes, 0..100));
+    rig.model.end(discard, Force::Partial, false);
+}
