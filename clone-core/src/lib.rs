@@ -1,16 +1,17 @@
 //! dm-clone metadata, which records the regions of a clone that are copied to its destination, and
 //! an engine that runs such clones.
 //!
-//! - [`check`](mod@check) reads all metadata and reports its damage, [`damage`] rates the damage,
-//!   and [`live`] checks the metadata of a running clone.
-//! - [`dump`](mod@dump) exports metadata, [`restore`](mod@restore) creates it, and [`metadata`]
-//!   opens it to mark regions as hydrated.
-//! - [`auto_repair`](mod@auto_repair) corrects harmless damage in place, and
-//!   [`repair`](mod@repair) recovers what is left of damaged metadata. If the metadata is lost,
-//!   [`content`] compares the devices of the clone instead.
-//! - [`target`] parses and prints the table lines, status lines and messages of a clone.
+//! - [`metadata`]: the metadata on its device. [`check`](metadata::check) reads all of it and reports
+//!   its [`damage`](metadata::damage), [`live`](metadata::live) does so while a clone runs,
+//!   [`dump`](metadata::dump) exports it, [`restore`](metadata::restore) creates it,
+//!   [`auto_repair`](metadata::auto_repair) corrects harmless damage in place, and
+//!   [`Metadata`](metadata::Metadata) marks regions as hydrated.
+//! - [`repair`] recovers what damaged metadata still proves. If the metadata is lost,
+//!   [`content`](repair::content) compares the devices of the clone.
+//! - [`dm_target`] parses and prints the table lines, status lines and messages of a clone.
+//! - [`block_io`]: the devices that hold the data of a clone.
 //! - [`engine`] is a running clone as a state machine, and [`driver`] runs it on real devices. Only
-//!   the driver and [`content`] use threads, and only the driver uses clocks.
+//!   the driver and [`content`](repair::content) use threads, and only the driver uses clocks.
 //!
 //! # Why a hydrated bit is true
 //!
@@ -18,7 +19,7 @@
 //! were written there, and on the metadata device only after a flush of the destination. A commit
 //! has two steps: [`prepare`](metadata::Metadata::prepare) writes all blocks but the superblock,
 //! and [`commit`](metadata::Prepared::commit) writes the superblock. The destination is flushed
-//! before the first step, as in the kernel: [`repair`](mod@repair) may use a block of an unfinished
+//! before the first step, as in the kernel: [`repair`] may use a block of an unfinished
 //! commit, so no block on the metadata device may ever hold a bit that is not true yet. Bits only
 //! change from zero to one, so the bits that remain after a crash are true, although some that were
 //! set may be missing.

@@ -1,7 +1,7 @@
 //! `clone_restore`: makes metadata from a dump, or fresh metadata from sizes alone.
 //!
 //! It reads and validates the whole [`Document`], applies the sizes of the command line, and writes
-//! the metadata through [`metadata_output`](crate::metadata_output).
+//! the metadata through [`metadata_output`](crate::common::metadata_output).
 
 use std::fs;
 use std::path::Path;

@@ -76,7 +76,7 @@ impl Client {
 
     /// Returns whether the region at the start of `range` is hydrated, and the end, in bytes, of
     /// the run of regions in that state, at most that of the last region of the range. Returns
-    /// `None` under the same conditions as [`stretch`](Self::stretch).
+    /// `None` under the same conditions as [`extent`](Self::extent).
     pub fn hydrated(&self, range: &ByteRange) -> Option<(bool, u64)> {
         self.lane.run(range)
     }

@@ -58,7 +58,7 @@ pub struct Repaired {
 /// Without damage it writes nothing.
 ///
 /// Nonzero areas of the superblock outside of its first sector stay: see
-/// [`to_disk_over`](crate::superblock::Superblock::to_disk_over).
+/// [`to_disk_over`](crate::metadata::superblock::Superblock::to_disk_over).
 ///
 /// # Errors
 /// [`AutoRepairError::Damaged`] for other damage, [`AutoRepairError::NoSpace`] without room for the

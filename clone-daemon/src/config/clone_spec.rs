@@ -1,8 +1,8 @@
 //! The description of a clone, as users give it: on a command line, as a table line or in a
 //! clonetab.
 //!
-//! [`clonetab`](crate::clonetab) and the arguments of `cloned` produce a [`CloneSpec`];
-//! [`opening`](crate::opening) consumes it.
+//! [`clonetab`](crate::config::clonetab) and the arguments of `cloned` produce a [`CloneSpec`];
+//! [`opening`](crate::host::setup) consumes it.
 
 use std::path::{Path, PathBuf};
 

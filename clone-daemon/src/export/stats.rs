@@ -1,4 +1,4 @@
-//! Counters of the requests to a clone. [`volume`](crate::volume) updates them, and the metrics
+//! Counters of the requests to a clone. [`volume`](crate::export::volume) updates them, and the metrics
 //! show them.
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -38,8 +38,8 @@ impl Busy {
     }
 }
 
-/// A source across a network. Each call makes one attempt; [`retry`](super::retry) decides
-/// about retries. Many threads call it at the same time.
+/// A source across a network. Each call makes one attempt; the
+/// retry policy (`retry_policy.rs`) decides about retries. Many threads call it at the same time.
 pub trait Remote: Send + Sync + 'static {
     /// Size in bytes when the source was opened.
     fn size_bytes(&self) -> u64;

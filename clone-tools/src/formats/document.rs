@@ -1,6 +1,6 @@
 //! The content of a dump, independent of its format, and its validation.
 //!
-//! The [`xml`](crate::xml) and [`json`](crate::json) readers pass the sizes through [`Claims`] and
+//! The [`xml`](crate::formats::xml) and [`json`](crate::formats::json) readers pass the sizes through [`Claims`] and
 //! the runs through [`RunChecker`]; `clone_restore` consumes the [`Document`]. *Invariant:* a
 //! [`Document`] is complete and consistent, and its memory does not grow with its length.
 

@@ -1,4 +1,4 @@
-//! Commit commits: each flushes the destination and then commits the metadata.
+//! Commits: each flushes the destination and then commits the metadata.
 //!
 //! The engine calls `begin_round` after each event. A round begins one second after a change, or
 //! earlier if a request waits for it, the clone is being suspended, all regions are marked or there
@@ -102,12 +102,12 @@ impl Engine {
             self.fail_waiters();
             return;
         }
-        let rounds = &mut self.commits;
-        if rounds.changed.is_empty() {
+        let commits = &mut self.commits;
+        if commits.changed.is_empty() {
             // With no changes, requests that need only a commit are complete.
             let (flush, commit) =
-                mem::take(&mut rounds.waiting).into_iter().partition(|w| w.needs_flush);
-            rounds.waiting = flush;
+                mem::take(&mut commits.waiting).into_iter().partition(|w| w.needs_flush);
+            commits.waiting = flush;
             let commit: Vec<Waiter> = commit;
             self.answer_waiters(commit, Ok(()));
         }
@@ -116,18 +116,18 @@ impl Engine {
             self.answer_waiters(flush, Err(error));
         }
         let is_all_marked = self.hydrated == self.sizes.nr_regions;
-        let rounds = &mut self.commits;
+        let commits = &mut self.commits;
         let hurry = is_all_marked
             || self.run_state == RunState::Suspending
-            || rounds.changed.nr_pieces() >= PIECES_MAX
-            || rounds.due().is_some_and(|due| due <= self.now);
-        if rounds.waiting.is_empty() && (rounds.changed.is_empty() || !hurry) {
+            || commits.changed.nr_pieces() >= PIECES_MAX
+            || commits.due().is_some_and(|due| due <= self.now);
+        if commits.waiting.is_empty() && (commits.changed.is_empty() || !hurry) {
             return;
         }
-        rounds.state = State::Flushing;
-        rounds.served = mem::take(&mut rounds.waiting);
-        rounds.committing = Arc::new(mem::take(&mut rounds.changed));
-        rounds.changed_since = None;
+        commits.state = State::Flushing;
+        commits.served = mem::take(&mut commits.waiting);
+        commits.committing = Arc::new(mem::take(&mut commits.changed));
+        commits.changed_since = None;
         self.start(Op::Flush, Io::Flush);
     }
 

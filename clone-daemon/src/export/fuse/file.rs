@@ -64,25 +64,25 @@ pub(super) struct FileSystem {
     permissions: u16,
     began: SystemTime,
     /// The idle ones; the last one that was used is taken first.
-    desks: Mutex<Vec<RequestContext>>,
+    contexts: Mutex<Vec<RequestContext>>,
 }
 
 impl FileSystem {
     pub(super) fn new(volume: Arc<Volume>, shape: Shape, for_everybody: bool) -> Self {
         let permissions = if for_everybody { 0o666 } else { 0o600 };
-        Self { volume, shape, permissions, began: SystemTime::now(), desks: Mutex::default() }
+        Self { volume, shape, permissions, began: SystemTime::now(), contexts: Mutex::default() }
     }
 
-    fn at_desk(&self, act: impl FnOnce(&mut RequestContext)) {
-        let context = lock(&self.desks).pop();
+    fn with_context(&self, act: impl FnOnce(&mut RequestContext)) {
+        let context = lock(&self.contexts).pop();
         let new = || RequestContext { user: self.volume.user(), buffer: Vec::new() };
         let mut context = context.unwrap_or_else(new);
         act(&mut context);
-        lock(&self.desks).push(context);
+        lock(&self.contexts).push(context);
     }
 
     fn submit(&self, operation: Operation, range: ByteRange, reply: ReplyEmpty) {
-        self.at_desk(|context| {
+        self.with_context(|context| {
             context.user.submit(
                 operation,
                 range,
@@ -230,7 +230,7 @@ impl Filesystem for FileSystem {
     ) {
         let Some(range) = self.clip(offset, size.into()) else { return reply.data(&[]) };
         let len = usize::try_from(range.end - offset).unwrap_or(usize::MAX);
-        self.at_desk(|context| {
+        self.with_context(|context| {
             if context.buffer.len() < len {
                 context.buffer.resize(len, 0);
             }
@@ -272,7 +272,7 @@ impl Filesystem for FileSystem {
         let data = &data[..len as usize];
         // The kernel adds this to the flags of the file for a write with RWF_DSYNC.
         let durable = flags.0 & libc::O_DSYNC != 0;
-        self.at_desk(|context| {
+        self.with_context(|context| {
             let done = if durable { None } else { context.user.write_now(offset, data) };
             match done {
                 Some(Ok(())) => reply.written(len),
@@ -350,7 +350,7 @@ impl Filesystem for FileSystem {
             Ok(offset) if offset < size => offset,
             _ => return reply.error(Errno::ENXIO),
         };
-        self.at_desk(|context| match self.seek(&context.user, offset, zeroes) {
+        self.with_context(|context| match self.seek(&context.user, offset, zeroes) {
             Ok(found) if !zeroes && found >= size => reply.error(Errno::ENXIO),
             Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
             Err(_) => reply.error(Errno::EIO),

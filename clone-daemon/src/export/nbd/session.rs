@@ -71,7 +71,7 @@ pub(super) struct Session {
     inbox: Inbox,
     replies: Replies,
     memory: Arc<Memory>,
-    /// A extent that was reported as data. Treating it as data later is always correct.
+    /// An extent that was reported as data. Treating it as data later is always correct.
     data: ByteRange,
 }
 

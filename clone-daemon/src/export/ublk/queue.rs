@@ -23,7 +23,7 @@ use crate::export::ublk::wire::{Asked, Command, DEPTH_MAX, Descriptor, DeviceInf
 use crate::export::volume::User;
 
 /// User data of the wakeup's event; other events have their tag.
-const BELL: u64 = u64::MAX;
+const WAKEUP: u64 = u64::MAX;
 
 /// Completed requests.
 struct Ended {
@@ -210,7 +210,7 @@ impl Queue {
     fn await_wakeup(&mut self) -> io::Result<()> {
         let wakeup = types::Fd(self.ended.wakeup.as_raw_fd());
         let entry = opcode::PollAdd::new(wakeup, libc::POLLIN as u32).build();
-        self.push(&entry.user_data(BELL))
+        self.push(&entry.user_data(WAKEUP))
     }
 
     #[expect(unsafe_code, reason = "io_uring is told where memory is")]
