@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use clone_tools::common::output::folder_of;
+use clone_tools::common::paths::folder_of;
 use rustix::fs::{Access, FlockOperation, Mode, access, fchmod, flock};
 use rustix::io::Errno;
 use rustix::net::{

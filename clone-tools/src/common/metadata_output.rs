@@ -21,7 +21,8 @@ use clone_core::progress::Progress;
 use persistent_data::device::{FileDevice, MemoryDevice, ReadDevice};
 use persistent_data::transaction::wipe_superblock;
 
-use crate::common::output::{folder_of, sync_folder};
+use crate::common::output::sync_folder;
+use crate::common::paths::folder_of;
 use crate::common::room::{self, Room};
 use crate::common::units::sectors_of_blocks;
 use crate::common::units::{Counted, in_units};

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::common::paths::is_dash;
+use crate::common::paths::{folder_of, is_dash};
 
 const BUFFER: usize = 256 << 10;
 
@@ -218,14 +218,6 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
 /// not support it.
 fn cannot_be_asked(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EACCES | libc::EINVAL | libc::EOPNOTSUPP))
-}
-
-/// Returns the folder of the file that `path` names.
-pub fn folder_of(path: &Path) -> PathBuf {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
-        _ => PathBuf::from("."),
-    }
 }
 
 /// True if `path` stands for an open file of this process, which must not be replaced.

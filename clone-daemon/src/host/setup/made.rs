@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow};
 use clone_core::geometry::Sectors;
 use clone_core::size::human;
-use clone_tools::common::output::{folder_of, sync_folder};
+use clone_tools::common::output::sync_folder;
+use clone_tools::common::paths::folder_of;
 
 /// A newly created destination. It is removed on drop unless it is kept.
 #[must_use]

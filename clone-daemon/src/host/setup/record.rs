@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use clone_tools::common::output::folder_of;
+use clone_tools::common::paths::folder_of;
 use clone_tools::common::paths::is_one_path;
 use rustix::fs::{Access, access};
 
