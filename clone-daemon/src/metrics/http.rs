@@ -72,15 +72,15 @@ impl Serve for Pages {
 impl Pages {
     fn talk(&self, mut stream: &TcpStream, connection: &ConnectionState) -> io::Result<()> {
         let until = Instant::now() + TIME;
-        let asked = match read_request(stream, Instant::now() + ASK_TIME) {
+        let request = match read_request(stream, Instant::now() + ASK_TIME) {
             Err(error) if is_late(&error) => Err(Answer::plain(
                 "408 Request Timeout",
                 "timed out before the end of the request\n",
             )),
-            asked => asked?,
+            request => request?,
         };
         connection.wait_for_peer(false);
-        let (answer, with_body) = match asked {
+        let (answer, with_body) = match request {
             Ok((method, path)) => (self.answer(&method, &path), method != "HEAD"),
             Err(answer) => (answer, true),
         };

@@ -107,8 +107,8 @@ impl Server {
             }
             return Ok(response);
         }
-        let told = format!("redirected more than {REDIRECTS_MAX} times");
-        Err(RemoteError::Final(io::Error::other(told)))
+        let text = format!("redirected more than {REDIRECTS_MAX} times");
+        Err(RemoteError::Final(io::Error::other(text)))
     }
 
     fn get_once(
@@ -303,8 +303,9 @@ fn headers(path: &std::path::Path) -> io::Result<HeaderMap> {
             Some((name, HeaderValue::from_str(value.trim()).ok()?))
         });
         // The line may be a secret, so the message does not contain it.
-        let told = || io::Error::other(format!("line {} is not of the form Name: value", at + 1));
-        let (name, mut value) = parsed.ok_or_else(told)?;
+        let malformed =
+            || io::Error::other(format!("line {} is not of the form Name: value", at + 1));
+        let (name, mut value) = parsed.ok_or_else(malformed)?;
         value.set_sensitive(true);
         headers.append(name, value);
     }

@@ -87,14 +87,14 @@ pub struct NbdRemote {
     /// Number of lost connections when the extents were last cleared.
     losses: AtomicU64,
     /// Length of the range of a block status request in bytes.
-    asked: AtomicU64,
+    status_bytes: AtomicU64,
 }
 
 /// Initial length of the range of a block status request. A large range keeps the number of round
 /// trips to a distant server low.
-const ASKED_MAX: u64 = 1 << 30;
+const STATUS_BYTES_MAX: u64 = 1 << 30;
 /// Minimum length of that range, for a server that answers slowly.
-const ASKED_MIN: u64 = 1 << 20;
+const STATUS_BYTES_MIN: u64 = 1 << 20;
 
 impl NbdRemote {
     /// Connects to an export.
@@ -118,7 +118,7 @@ impl NbdRemote {
             options,
             extents: Mutex::default(),
             losses: AtomicU64::new(0),
-            asked: AtomicU64::new(ASKED_MAX),
+            status_bytes: AtomicU64::new(STATUS_BYTES_MAX),
         })
     }
 
@@ -180,16 +180,16 @@ impl NbdRemote {
         let Some(context) = export.allocation else { return Ok(data) };
         let block = u64::from(export.block_min);
         let start = offset / block * block;
-        let asked = self.asked.load(Ordering::Relaxed);
-        let range = start..start.saturating_add(asked).min(size);
+        let bytes = self.status_bytes.load(Ordering::Relaxed);
+        let range = start..start.saturating_add(bytes).min(size);
         let unknown = |end: u64| vec![Run { len: end - start, zeroes: false }];
         let end = range.end;
         let limit = deadline.min(Instant::now() + self.options.extents_timeout);
         // A range whose status the server cannot report counts as data.
         let runs = match connection.status(range, context, limit) {
             Err(error @ NbdError::Server { .. }) if !error.is_shutdown() => unknown(end),
-            Err(NbdError::Late) if asked > ASKED_MIN => {
-                self.asked.store((asked / 16).max(ASKED_MIN), Ordering::Relaxed);
+            Err(NbdError::Late) if bytes > STATUS_BYTES_MIN => {
+                self.status_bytes.store((bytes / 16).max(STATUS_BYTES_MIN), Ordering::Relaxed);
                 return Err(NbdError::Late);
             }
             // Further waits of this length would cost more than reading the holes.

@@ -124,25 +124,25 @@ impl Bucket {
     ) -> Result<Identity, RemoteError> {
         let generation = pinned.and_then(|pinned| pinned.version.generation());
         let call = Call::new(1, deadline);
-        let told = self.get(&(0..1), None, generation, &call);
-        let (status, headers) = call.answer(told.as_ref().err())?;
+        let response = self.get(&(0..1), None, generation, &call);
+        let (status, headers) = call.answer(response.as_ref().err())?;
         let identity = match found(status, &headers)? {
             Found::Object(identity) => identity,
             Found::Empty => return Err(RemoteError::Final(io::Error::other("it is empty"))),
         };
-        let (_, told) = told.map_err(unusable)?;
+        let (_, found) = response.map_err(unusable)?;
         let Version::Etag { etag } = identity.version else { return Ok(identity) };
         let etag_alone = Identity { version: Version::Etag { etag: etag.clone() }, ..identity };
-        let Some(generation) = told else { return Ok(etag_alone) };
+        let Some(generation) = found else { return Ok(etag_alone) };
         // The credentials may permit reading an object but not its versions.
         let call = Call::new(1, deadline);
-        let told = self.get(&(0..1), None, Some(&generation), &call);
+        let response = self.get(&(0..1), None, Some(&generation), &call);
         let version = Version::Generation { etag, generation };
         let identity = Identity { version, ..etag_alone };
-        let judged = call.answer(told.as_ref().err());
+        let judged = call.answer(response.as_ref().err());
         let judged =
             judged.and_then(|(status, headers)| check(status, &headers, &(0..1), &identity));
-        match (told, judged) {
+        match (response, judged) {
             (Ok(_), Ok(())) => Ok(identity),
             (_, Err(trouble @ RemoteError::Passing(_))) => Err(trouble),
             _ => Ok(etag_alone),
@@ -219,8 +219,8 @@ impl Remote for Object {
         check(status, &headers, &range, &self.identity)?;
         let (bytes, _) = got.map_err(unusable)?;
         if bytes.len() != into.len() {
-            let told = format!("received {} bytes, requested {len}", bytes.len());
-            return Err(RemoteError::Passing(io::Error::other(told)));
+            let text = format!("received {} bytes, requested {len}", bytes.len());
+            return Err(RemoteError::Passing(io::Error::other(text)));
         }
         into.copy_from_slice(&bytes);
         Ok(())
@@ -297,14 +297,14 @@ impl Client {
         match (call, result) {
             (_, Ok(response)) => Ok(response),
             (call, Err(trouble)) => {
-                let told = match &trouble {
+                let text = match &trouble {
                     RemoteError::Passing(error) | RemoteError::Final(error) => error.to_string(),
                     RemoteError::Changed(changed) => changed.to_string(),
                 };
                 if let Some(call) = call {
                     call.end(Outcome::RemoteError(trouble));
                 }
-                Err(HttpError::new(HttpErrorKind::Unknown, io::Error::other(told)))
+                Err(HttpError::new(HttpErrorKind::Unknown, io::Error::other(text)))
             }
         }
     }
@@ -315,8 +315,8 @@ impl Client {
         call: Option<&Call>,
     ) -> Result<HttpResponse, RemoteError> {
         if !self.allows_http && request.uri().scheme() != Some(&Scheme::HTTPS) {
-            let told = "the endpoint is http://, and AWS_ALLOW_HTTP or its equivalent is not true";
-            return Err(RemoteError::Final(io::Error::other(told)));
+            let text = "the endpoint is http://, and AWS_ALLOW_HTTP or its equivalent is not true";
+            return Err(RemoteError::Final(io::Error::other(text)));
         }
         let left = match call {
             Some(call) => call.deadline.saturating_duration_since(Instant::now()),
@@ -355,16 +355,16 @@ impl Client {
 
 /// Reads a body of at most `most` bytes.
 fn body_of(response: &mut Response<Body>, most: u64) -> Result<Vec<u8>, RemoteError> {
-    let told = size_of(response.headers()).unwrap_or(0).min(most);
-    let mut bytes = Vec::with_capacity(usize::try_from(told).unwrap_or(0));
+    let size = size_of(response.headers()).unwrap_or(0).min(most);
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
     let body = response.body_mut().as_reader();
     let read = io::copy(&mut io::Read::take(body, most.saturating_add(1)), &mut bytes);
     match read {
         Ok(read) if read <= most => Ok(bytes),
         Ok(_) => Err(RemoteError::Passing(io::Error::other("received more bytes than requested"))),
         Err(error) => {
-            let told = format!("the body was not received: {error}");
-            Err(RemoteError::Passing(io::Error::new(error.kind(), told)))
+            let text = format!("the body was not received: {error}");
+            Err(RemoteError::Passing(io::Error::new(error.kind(), text)))
         }
     }
 }

@@ -23,10 +23,10 @@ pub enum RemoteError {
 /// The error of a busy server that said when to retry. It is inside the [`io::Error`] of
 /// [`RemoteError::Passing`].
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{told}")]
+#[error("{text}")]
 pub struct Busy {
     /// The message of the server.
-    pub told: String,
+    pub text: String,
     /// The delay that the server asks for.
     pub wait: Duration,
 }

@@ -49,9 +49,9 @@ impl Exporter for FuseExporter {
     fn add(&self, volume: &Arc<Volume>) -> Result<Vec<String>> {
         let options = Options { users: self.users, ..Options::default() };
         let export = Export::mount(&self.path(volume.name()), volume.clone(), options)?;
-        let told = export.path().display().to_string();
+        let file = export.path().display().to_string();
         lock(&self.mounted).insert(volume.name().to_owned(), export);
-        Ok(vec![told])
+        Ok(vec![file])
     }
 
     fn remove(&self, volume: &Arc<Volume>) -> Result<()> {

@@ -19,9 +19,9 @@ pub struct UblkExporter {
 impl Exporter for UblkExporter {
     fn add(&self, volume: &Arc<Volume>) -> Result<Vec<String>> {
         let export = Export::start(volume)?;
-        let told = export.path().display().to_string();
+        let device = export.path().display().to_string();
         lock(&self.exports).insert(volume.name().to_owned(), export);
-        Ok(vec![told])
+        Ok(vec![device])
     }
 
     fn remove(&self, volume: &Arc<Volume>) -> Result<()> {

@@ -19,7 +19,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use zerocopy::IntoBytes;
 
-use crate::export::ublk::wire::{Asked, Command, DEPTH_MAX, Descriptor, DeviceInfo, IoCommand};
+use crate::export::ublk::wire::{Command, DEPTH_MAX, Descriptor, DeviceInfo, IoCommand, UblkOp};
 use crate::export::volume::User;
 
 /// User data of the wakeup's event; other events have their tag.
@@ -158,35 +158,35 @@ impl Queue {
     /// Runs a request on the fast path and returns its result, or submits it.
     fn act(&mut self, tag: u16) -> Option<i32> {
         let descriptor = self.descriptors.get(tag)?;
-        let Some((asked, range)) = descriptor.asked().zip(descriptor.range()) else {
+        let Some((op, range)) = descriptor.op().zip(descriptor.range()) else {
             return Some(-libc::EOPNOTSUPP);
         };
         let buffer = self.buffers.get_mut(usize::from(tag))?;
-        let has_data = matches!(asked, Asked::Read | Asked::Write);
+        let has_data = matches!(op, UblkOp::Read | UblkOp::Write);
         let len = if has_data { usize::try_from(range.end - range.start).ok()? } else { 0 };
         let Some(data) = buffer.get_mut(..len) else { return Some(-libc::EIO) };
         let bytes = i32::try_from(len).ok()?;
         let durable = descriptor.is_durable();
-        let done = match asked {
-            Asked::Read => self.user.read_now(range.start, data),
-            Asked::Write if !durable => self.user.write_now(range.start, data),
+        let done = match op {
+            UblkOp::Read => self.user.read_now(range.start, data),
+            UblkOp::Write if !durable => self.user.write_now(range.start, data),
             _ => None,
         };
         if let Some(done) = done {
             return Some(outcome(done, bytes));
         }
-        let (operation, buffer) = match asked {
-            Asked::Read => (Operation::Read, vec![0; len]),
-            Asked::Write => (Operation::Write, data.to_vec()),
-            Asked::Flush => (Operation::Flush, Vec::new()),
-            Asked::Discard => (Operation::Discard, Vec::new()),
-            Asked::WriteZeroes => {
+        let (operation, buffer) = match op {
+            UblkOp::Read => (Operation::Read, vec![0; len]),
+            UblkOp::Write => (Operation::Write, data.to_vec()),
+            UblkOp::Flush => (Operation::Flush, Vec::new()),
+            UblkOp::Discard => (Operation::Discard, Vec::new()),
+            UblkOp::WriteZeroes => {
                 (Operation::WriteZeroes { deallocate: !descriptor.keeps_room() }, Vec::new())
             }
         };
         let ended = self.ended.clone();
         self.user.submit(operation, range, durable, buffer, move |done, buffer| {
-            let data = if asked == Asked::Read { buffer } else { Vec::new() };
+            let data = if op == UblkOp::Read { buffer } else { Vec::new() };
             ended.put(End { tag, result: outcome(done, bytes), data });
         });
         None

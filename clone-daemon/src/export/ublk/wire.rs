@@ -158,7 +158,7 @@ pub(super) struct Descriptor {
 
 /// The operation of a request, `UBLK_IO_OP_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(super) enum UblkOp {
     Read,
     Write,
     Flush,
@@ -168,13 +168,13 @@ pub(super) enum Asked {
 
 impl Descriptor {
     /// Returns the operation; `None` if the device does not support it.
-    pub(super) fn asked(&self) -> Option<Asked> {
+    pub(super) fn op(&self) -> Option<UblkOp> {
         match self.op_flags & 0xff {
-            0 => Some(Asked::Read),
-            1 => Some(Asked::Write),
-            2 => Some(Asked::Flush),
-            3 => Some(Asked::Discard),
-            5 => Some(Asked::WriteZeroes),
+            0 => Some(UblkOp::Read),
+            1 => Some(UblkOp::Write),
+            2 => Some(UblkOp::Flush),
+            3 => Some(UblkOp::Discard),
+            5 => Some(UblkOp::WriteZeroes),
             _ => None,
         }
     }
@@ -192,7 +192,7 @@ impl Descriptor {
     /// Returns the range in bytes, half-open; `None` if it overflows. A flush has an empty range,
     /// and -1 as its sector.
     pub(super) fn range(&self) -> Option<std::ops::Range<u64>> {
-        if self.asked() == Some(Asked::Flush) {
+        if self.op() == Some(UblkOp::Flush) {
             return Some(0..0);
         }
         let start = self.start_sector.checked_mul(512)?;
@@ -221,7 +221,7 @@ const _: () = {
 
 #[cfg(test)]
 mod tests {
-    use super::{Asked, Command, Descriptor};
+    use super::{Command, Descriptor, UblkOp};
 
     #[test]
     fn commands_have_the_numbers_of_the_kernels_header() {
@@ -236,16 +236,16 @@ mod tests {
     fn a_descriptor_is_taken_apart_and_one_that_makes_no_sense_has_no_range() {
         let mut descriptor =
             Descriptor { op_flags: 1 << 13 | 5, nr_sectors: 3, start_sector: 8, addr: 0 };
-        assert_eq!(descriptor.asked(), Some(Asked::WriteZeroes));
+        assert_eq!(descriptor.op(), Some(UblkOp::WriteZeroes));
         assert!(descriptor.is_durable() && !descriptor.keeps_room());
         assert_eq!(descriptor.range(), Some(4096..5632));
         descriptor.op_flags = 1 << 15 | 4;
-        assert_eq!(descriptor.asked(), None);
+        assert_eq!(descriptor.op(), None);
         assert!(descriptor.keeps_room() && !descriptor.is_durable());
         for start_sector in [1 << 55, u64::MAX] {
             assert_eq!(Descriptor { start_sector, ..descriptor }.range(), None);
         }
         let flush = Descriptor { op_flags: 2, start_sector: u64::MAX, ..descriptor };
-        assert_eq!((flush.asked(), flush.range()), (Some(Asked::Flush), Some(0..0)));
+        assert_eq!((flush.op(), flush.range()), (Some(UblkOp::Flush), Some(0..0)));
     }
 }

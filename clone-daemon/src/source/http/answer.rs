@@ -25,16 +25,16 @@ pub(in crate::source) enum Found {
     Empty,
 }
 
-fn passing(told: impl Into<String>) -> RemoteError {
-    RemoteError::Passing(io::Error::other(told.into()))
+fn passing(text: impl Into<String>) -> RemoteError {
+    RemoteError::Passing(io::Error::other(text.into()))
 }
 
-fn lasting(told: impl Into<String>) -> RemoteError {
-    RemoteError::Final(io::Error::other(told.into()))
+fn lasting(text: impl Into<String>) -> RemoteError {
+    RemoteError::Final(io::Error::other(text.into()))
 }
 
-fn changed(told: impl Into<String>) -> RemoteError {
-    RemoteError::Changed(SourceChanged(told.into()))
+fn changed(text: impl Into<String>) -> RemoteError {
+    RemoteError::Changed(SourceChanged(text.into()))
 }
 
 /// A retry may get a sane response, from another server or without the proxy.
@@ -90,8 +90,8 @@ pub(in crate::source) fn check(
             return Err(passing("received the whole object, requested a part"));
         }
         StatusCode::PRECONDITION_FAILED => {
-            let told = format!("{} is no longer the current version", pinned.version);
-            return Err(changed(told));
+            let text = format!("{} is no longer the current version", pinned.version);
+            return Err(changed(text));
         }
         StatusCode::RANGE_NOT_SATISFIABLE => {
             return Err(match total_of(headers)? {
@@ -128,7 +128,7 @@ fn lengths(had: u64, has: u64) -> String {
 
 /// Classifies a status that brings no data.
 fn refusal(status: StatusCode, headers: &HeaderMap) -> RemoteError {
-    let told = format!("the server returned {status}");
+    let text = format!("the server returned {status}");
     let is_passing = match status.as_u16() {
         // The temporary ones of 4xx: timeouts and too many requests.
         408 | 425 | 429 => true,
@@ -139,9 +139,9 @@ fn refusal(status: StatusCode, headers: &HeaderMap) -> RemoteError {
         code => (500..600).contains(&code),
     };
     match (is_passing, retry_after(headers)) {
-        (true, Some(wait)) => RemoteError::Passing(io::Error::other(Busy { told, wait })),
-        (true, None) => passing(told),
-        (false, _) => lasting(told),
+        (true, Some(wait)) => RemoteError::Passing(io::Error::other(Busy { text, wait })),
+        (true, None) => passing(text),
+        (false, _) => lasting(text),
     }
 }
 
@@ -176,7 +176,7 @@ fn same_version(headers: &HeaderMap, pinned: &Identity) -> Result<(), RemoteErro
     let (is_same, is_other) = match (had, &has) {
         (Version::Unknown, _) => (true, false),
         (Version::Generation { etag, generation }, Version::Etag { etag: has }) => {
-            let is_same = fields::generation(headers)?.is_none_or(|told| told == generation);
+            let is_same = fields::generation(headers)?.is_none_or(|found| found == generation);
             (etag == has && is_same, true)
         }
         (Version::LastModified { last_modified }, _) => {
@@ -221,8 +221,8 @@ fn plain(headers: &HeaderMap, wanted: u64) -> Result<(), RemoteError> {
     }
     fields::check_framing(headers)?;
     match length(headers)? {
-        Some(told) if told != wanted => {
-            Err(passing(format!("received a body of {told} bytes, requested {wanted}")))
+        Some(length) if length != wanted => {
+            Err(passing(format!("received a body of {length} bytes, requested {wanted}")))
         }
         _ => Ok(()),
     }

@@ -13,8 +13,8 @@ pub(super) fn is_redirect(status: StatusCode) -> bool {
 /// Returns the target of a redirect from `from`. Fails for a redirect from HTTPS to HTTP, and for a
 /// target that is not an HTTP URL.
 pub(super) fn target(from: &Uri, headers: &HeaderMap) -> io::Result<Uri> {
-    let told = |Malformed(what)| io::Error::other(format!("redirected: {what}"));
-    let Some(location) = location(headers).map_err(told)? else {
+    let malformed = |Malformed(what)| io::Error::other(format!("redirected: {what}"));
+    let Some(location) = location(headers).map_err(malformed)? else {
         return Err(io::Error::other("redirected without a location"));
     };
     // The target may contain a signature, so no message shows it.

@@ -136,11 +136,11 @@ pub(super) fn check_framing(headers: &HeaderMap) -> Result<(), Malformed> {
 /// Returns the version name of a store that keeps old versions, if the response has one.
 pub(super) fn generation(headers: &HeaderMap) -> Result<Option<&str>, Malformed> {
     let stores = ["x-amz-version-id", "x-goog-generation", "x-ms-version-id"];
-    let mut told = None;
+    let mut generation = None;
     for store in stores.map(HeaderName::from_static) {
-        told = told.or(only(headers, &store)?);
+        generation = generation.or(only(headers, &store)?);
     }
-    Ok(told)
+    Ok(generation)
 }
 
 /// Returns the target of a redirect.
