@@ -8,12 +8,13 @@
 //! # Data safety
 //!
 //! - A region that is not hydrated belongs to the source. The destination of such a region is
-//!   changed only under a *claim*, and a region has at most one claim at a time: `regions/claim.rs`.
+//!   changed only under a *claim*, and a region has at most one claim at a time:
+//!   `regions/claim.rs`.
 //! - The bit of a region is set in memory at the end of its claim, when all of its bytes are on the
 //!   destination. From then on the region belongs to the destination.
 //! - The bit is committed in a *commit round*: the round flushes the destination and then commits
-//!   the bits that were set before the flush began: `work/commit.rs`. The end of a round answers the
-//!   flushes and durable writes that arrived before the round began.
+//!   the bits that were set before the flush began: `work/commit.rs`. The end of a round answers
+//!   the flushes and durable writes that arrived before the round began.
 //! - After a failed flush or commit no more bits are set, and the uncommitted bits are cleared, as
 //!   after a crash.
 //!

@@ -1,8 +1,8 @@
 //! dm-clone metadata, which records the regions of a clone that are copied to its destination, and
 //! an engine that runs such clones.
 //!
-//! - [`metadata`]: the metadata on its device. [`check`](metadata::check) reads all of it and reports
-//!   its [`damage`](metadata::damage), [`live`](metadata::live) does so while a clone runs,
+//! - [`metadata`]: the metadata on its device. [`check`](metadata::check) reads all of it and
+//!   reports its [`damage`](metadata::damage), [`live`](metadata::live) does so while a clone runs,
 //!   [`dump`](metadata::dump) exports it, [`restore`](metadata::restore) creates it,
 //!   [`auto_repair`](metadata::auto_repair) corrects harmless damage in place, and
 //!   [`Metadata`](metadata::Metadata) marks regions as hydrated.

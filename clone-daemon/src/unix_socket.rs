@@ -1,8 +1,8 @@
 //! Listening unix sockets in the file system, for the control socket and for NBD.
 //!
-//! *Invariant:* a socket file is removed only by the process that holds the lock file beside it, and
-//! only if it is its own or no process listens on it. The lock file is the path of the socket with
-//! `.lock` appended; it exists while the socket does.
+//! *Invariant:* a socket file is removed only by the process that holds the lock file beside it,
+//! and only if it is its own or no process listens on it. The lock file is the path of the socket
+//! with `.lock` appended; it exists while the socket does.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;

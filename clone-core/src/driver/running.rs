@@ -310,8 +310,8 @@ impl<D: device::Device + 'static> RunningClone<D> {
         Ok(())
     }
 
-    /// Returns whether the clone is suspended: all work has ended and is committed, and new requests
-    /// wait.
+    /// Returns whether the clone is suspended: all work has ended and is committed, and new
+    /// requests wait.
     pub fn is_suspended(&self) -> bool {
         self.pool.lock().engine().is_suspended()
     }

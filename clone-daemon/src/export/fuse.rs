@@ -112,8 +112,8 @@ pub enum FuseError {
 /// programs keep the open file until they close it.
 ///
 /// If the process dies, `fusermount3` unmounts the file system, except if a user other than root
-/// exported it for [`FileUsers::Owner`]. Without `fusermount3` only root can mount, and nothing unmounts
-/// automatically. The next export to the same path removes a dead mount.
+/// exported it for [`FileUsers::Owner`]. Without `fusermount3` only root can mount, and nothing
+/// unmounts automatically. The next export to the same path removes a dead mount.
 pub struct Export {
     mount: Option<Mount>,
     /// `None` after the unmount.

@@ -186,8 +186,8 @@ impl Server {
         Connections(self.shared.registry.clone())
     }
 
-    /// Returns the current size in bytes of all buffers, shared ones and those of connections.
-    /// It lets users of the library check that hostile clients stay within their limits, as the tests
+    /// Returns the current size in bytes of all buffers, shared ones and those of connections. It
+    /// lets users of the library check that hostile clients stay within their limits, as the tests
     /// of this crate do.
     pub fn buffer_bytes(&self) -> u64 {
         self.shared.memory.used()
@@ -224,9 +224,10 @@ impl Drop for Server {
 
 /// Accepts connections until `end` is readable.
 ///
-/// [`ConnectionServer`](crate::connection_server::ConnectionServer) does not suit: it has one socket,
-/// may wait for threads that end before it takes a new connection, and evicts the connection that is
-/// idle for longest, where the [registry](registry::Registry) counts peers and volumes.
+/// [`ConnectionServer`](crate::connection_server::ConnectionServer) does not suit: it has one
+/// socket, may wait for threads that end before it takes a new connection, and evicts the
+/// connection that is idle for longest, where the [registry](registry::Registry) counts peers and
+/// volumes.
 fn accept_all(shared: &Arc<Shared>, listeners: &[Listener], end: &OwnedFd) {
     while !shared.is_stopping.load(Ordering::Acquire) {
         let mut files = vec![PollFd::new(end, PollFlags::IN)];

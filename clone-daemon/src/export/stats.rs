@@ -1,5 +1,5 @@
-//! Counters of the requests to a clone. [`volume`](crate::export::volume) updates them, and the metrics
-//! show them.
+//! Counters of the requests to a clone. [`volume`](crate::export::volume) updates them, and the
+//! metrics show them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

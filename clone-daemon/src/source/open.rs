@@ -24,7 +24,8 @@ use crate::source::nbd::{NbdOptions, NbdRemote};
 /// [`SourceError::Local`], [`SourceError::Remote`] or [`SourceError::Url`] if the source cannot be
 /// opened; [`SourceError::Setting`] and [`SourceError::UserAgent`] for invalid options;
 /// [`SourceError::NotBuilt`] for an object store without the feature `object-store`;
-/// [`SourceError::Pin`] with [`PinError::Differs`](super::PinError::Differs) if the source is not the `pinned` version.
+/// [`SourceError::Pin`] with [`PinError::Differs`](super::PinError::Differs) if the source is not
+/// the `pinned` version.
 pub fn open(
     spec: &SourceSpec,
     pinned: Option<&Identity>,

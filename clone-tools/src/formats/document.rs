@@ -1,8 +1,9 @@
 //! The content of a dump, independent of its format, and its validation.
 //!
-//! The [`xml`](crate::formats::xml) and [`json`](crate::formats::json) readers pass the sizes through [`Claims`] and
-//! the runs through [`RunChecker`]; `clone_restore` consumes the [`Document`]. *Invariant:* a
-//! [`Document`] is complete and consistent, and its memory does not grow with its length.
+//! The [`xml`](crate::formats::xml) and [`json`](crate::formats::json) readers pass the sizes
+//! through [`Claims`] and the runs through [`RunChecker`]; `clone_restore` consumes the
+//! [`Document`]. *Invariant:* a [`Document`] is complete and consistent, and its memory does not
+//! grow with its length.
 
 use clone_core::geometry::{Geometry, MAX_REGIONS, RegionRange, RegionSize, Sectors};
 use clone_core::metadata::ir::{Header, METADATA_VERSION};

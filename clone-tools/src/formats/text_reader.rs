@@ -1,5 +1,6 @@
 //! A buffered reader for a text document. It tracks the position of each token and limits its
-//! length. The [`xml`](crate::formats::xml) and [`json`](crate::formats::json) readers read through it.
+//! length. The [`xml`](crate::formats::xml) and [`json`](crate::formats::json) readers read through
+//! it.
 
 use std::fmt;
 use std::io::{self, BufRead, Read};

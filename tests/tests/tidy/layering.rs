@@ -214,8 +214,13 @@ fn a_transport_knows_requests_and_volumes_only() {
     for transport in ["nbd", "fuse", "ublk"] {
         let own = format!("clone_daemon::export::{transport}");
         let also: &[&str] = match transport {
-            // Its address has the syntax of an NBD source, and its protocol is the source's.
-            "nbd" => &["clone_daemon::nbd_protocol", "clone_daemon::source::uri"],
+            // Its address has the syntax of an NBD source, its protocol is the source's, and its
+            // socket is bound as the control socket is.
+            "nbd" => &[
+                "clone_daemon::nbd_protocol",
+                "clone_daemon::source::uri",
+                "clone_daemon::unix_socket",
+            ],
             _ => &[],
         };
         let allowed = [&above[..], also, &[&*own]].concat();
