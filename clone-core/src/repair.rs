@@ -192,8 +192,8 @@ pub fn recover<D: ReadDevice + ?Sized>(
     progress: &dyn Progress,
 ) -> Result<Recovery, RepairError> {
     for _ in 0..TRIES {
-        let steady = StableDevice::new(device);
-        if let Some(result) = attempt(&steady, sizes, progress) {
+        let stable = StableDevice::new(device);
+        if let Some(result) = attempt(&stable, sizes, progress) {
             return result;
         }
     }
@@ -210,7 +210,7 @@ fn attempt<D: ReadDevice + ?Sized>(
     let (Some(superblock), Some(regions)) = (report.superblock, report.regions) else {
         let (scan, maps) = scan(device, progress);
         let result = without_superblock(device, &scan, &maps, sizes, report.damage);
-        return device.was_steady(&scan).then_some(result);
+        return device.was_stable(&scan).then_some(result);
     };
     let found = superblock.header.geometry;
     if let Some(wanted) = sizes.filter(|&wanted| wanted != found) {
@@ -227,7 +227,7 @@ fn attempt<D: ReadDevice + ?Sized>(
     if !recovery.regions.is_whole() {
         let (scan, maps) = scan(device, progress);
         look_for_lost(device, &scan, &maps, &superblock, &mut recovery);
-        return device.was_steady(&scan).then_some(Ok(recovery));
+        return device.was_stable(&scan).then_some(Ok(recovery));
     }
     Some(Ok(recovery))
 }

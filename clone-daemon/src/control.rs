@@ -18,7 +18,7 @@ use std::time::Duration;
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::geteuid;
 
-use self::commands::Verbs;
+use self::commands::Commands;
 use self::line::{LineError, Lines};
 use self::protocol::{ErrorKind, Refusal, Reply, Request};
 pub use self::socket::{BindError, check_place, default_path, service_path};
@@ -65,7 +65,7 @@ impl BoundSocket {
     /// The thread of the listener cannot be started.
     pub fn serve(self, host: Arc<Host>) -> io::Result<Server> {
         let Self { file, socket } = self;
-        let control = Control { verbs: Verbs { host } };
+        let control = Control { commands: Commands { host } };
         let listening = ConnectionServer::start("control", socket, CONNECTIONS_MAX, control)?;
         Ok(Server { listening, file })
     }
@@ -96,13 +96,13 @@ impl Server {
 }
 
 struct Control {
-    verbs: Verbs,
+    commands: Commands,
 }
 
 impl Serve for Control {
     fn serve(&self, socket: OwnedFd, connection: &ConnectionState) {
         let stream = UnixStream::from(socket);
-        if let Err(error) = self.talk(&stream, connection) {
+        if let Err(error) = self.serve_requests(&stream, connection) {
             tracing::debug!("a control connection ended: {error}");
         }
     }
@@ -120,7 +120,11 @@ impl Serve for Control {
 }
 
 impl Control {
-    fn talk(&self, stream: &UnixStream, connection: &ConnectionState) -> Result<(), LineError> {
+    fn serve_requests(
+        &self,
+        stream: &UnixStream,
+        connection: &ConnectionState,
+    ) -> Result<(), LineError> {
         stream.set_write_timeout(Some(LINE_TIME))?;
         if !is_trusted(stream)? {
             let text = "only root and the user that the daemon runs as may do that".to_owned();
@@ -144,7 +148,7 @@ impl Control {
                     return Err(error);
                 }
             };
-            let last = match self.verbs.answer(request, stream, connection) {
+            let last = match self.commands.answer(request, stream, connection) {
                 Ok(()) => Reply::end(),
                 Err(commands::Stop::Refused(refusal)) => Reply::error(refusal),
                 Err(commands::Stop::Gone(error)) => return Err(error),

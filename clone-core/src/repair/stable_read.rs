@@ -24,7 +24,7 @@ impl<'a, D: ReadDevice + ?Sized> StableDevice<'a, D> {
     }
 
     /// Returns whether every block that was sound during `scan` could be read ever since.
-    pub(super) fn was_steady(&self, scan: &Scan) -> bool {
+    pub(super) fn was_stable(&self, scan: &Scan) -> bool {
         !self.failed().iter().any(|&at| !scan.is_damaged(at))
     }
 

@@ -19,7 +19,7 @@ use crate::host::{Host, HostError, Reloaded, ServedClone};
 /// The interval at which a wait for events checks that the client is still connected.
 const PEER_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-pub(super) struct Verbs {
+pub(super) struct Commands {
     pub(super) host: Arc<Host>,
 }
 
@@ -91,7 +91,7 @@ impl Peer<'_> {
     }
 }
 
-impl Verbs {
+impl Commands {
     /// Executes `request` and writes all of the answer except its end to `stream`.
     pub(super) fn answer(
         &self,

@@ -9,14 +9,20 @@ use crate::workspace::{expect_none, rust_files};
 /// Words that were replaced, and what replaced them. An old word is one word of a name, or several
 /// with underscores between them. A change that replaces a word everywhere adds it here.
 const OLD_WORDS: &[(&str, &str)] = &[
+    ("bell", "wakeup"),
     ("chores", "completions"),
     ("copy_id", "buffer id"),
     ("crew", "worker pool, or parallel map"),
+    ("desk", "request context"),
     ("doors", "listeners"),
+    ("haggle", "negotiate"),
+    ("haggling", "negotiation"),
     ("happening", "event kind"),
     ("hosted", "served clone"),
     ("notice", "event"),
+    ("steady", "stable"),
     ("teller", "reporter"),
+    ("vouch", "count"),
 ];
 
 /// Returns the words of an identifier in small letters: split at underscores, and where a small

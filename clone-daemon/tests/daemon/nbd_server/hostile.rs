@@ -20,7 +20,7 @@ fn served(options: ServerOptions) -> Served {
 }
 
 #[test]
-fn who_does_not_haggle_in_time_is_hung_up_on() {
+fn a_client_that_does_not_negotiate_in_time_is_cut_off() {
     let handshake = Duration::from_secs(3);
     let served = served(ServerOptions { handshake, ..ServerOptions::default() });
     let mut silent = Raw::new(served.connect());

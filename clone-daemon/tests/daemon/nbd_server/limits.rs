@@ -116,7 +116,7 @@ fn neither_a_peer_nor_a_clone_nor_both_can_take_all_connections() {
 }
 
 #[test]
-fn those_that_haggle_make_way_for_new_ones_of_their_peer_and_others_do_not() {
+fn those_that_negotiate_make_way_for_new_ones_of_their_peer_and_others_do_not() {
     let three = Three::new(ServerOptions { connections_max: 8, ..ServerOptions::default() });
     let mut chosen = three.go(2, "disk").unwrap();
     let mut other = three.greeted(3);

@@ -117,7 +117,7 @@ fn metadata_contexts_are_found_by_their_names_and_listed_by_their_namespaces() {
 }
 
 #[test]
-fn a_client_that_breaks_the_rules_of_haggling_is_hung_up_on() {
+fn a_client_that_breaks_the_rules_of_negotiation_is_cut_off() {
     let served = served();
     let request = Raw::request_bytes(false, (0, 0), 1, 0, 512);
     let long = [&b"IHAVEOPT\0\0\0\x07"[..], &be32(u32::MAX)].concat();
