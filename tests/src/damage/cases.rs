@@ -12,24 +12,7 @@ mod pointers;
 mod space_map;
 mod superblock;
 
-use clone_core::metadata::damage::Severity;
-
-use crate::damage::ImageEditor;
-
-/// A way to damage an image. Every checksum is made valid again, unless it is the damage.
-#[derive(Clone, Copy, Debug)]
-pub struct Case {
-    /// Description of the change.
-    pub name: &'static str,
-    /// Name of the changed image.
-    pub image: &'static str,
-    /// Applies the change.
-    pub change: fn(&mut ImageEditor),
-    /// The codes that a check must report, and no others.
-    pub codes: &'static [&'static str],
-    /// The worst severity among them, given by the behaviour of a kernel.
-    pub worst: Option<Severity>,
-}
+use super::case::Case;
 
 /// Cases with a common subject.
 #[derive(Clone, Copy, Debug)]
@@ -63,39 +46,3 @@ pub const TABLES: &[Table] = &[
     about("ref count tree, header", large_counts::LARGE_COUNTS_HEADER),
     about("ref count tree that is needed", large_counts::NEEDED),
 ];
-
-/// A case in which a kernel refuses, misreads or overwrites the metadata, crashes, or fails its
-/// next commit.
-const fn fatal(
-    name: &'static str,
-    image: &'static str,
-    change: fn(&mut ImageEditor),
-    codes: &'static [&'static str],
-) -> Case {
-    Case { name, image, change, codes, worst: Some(Severity::Fatal) }
-}
-
-/// A case that a kernel opens and writes without harm; space is lost or a count is off.
-const fn leak(
-    name: &'static str,
-    image: &'static str,
-    change: fn(&mut ImageEditor),
-    codes: &'static [&'static str],
-) -> Case {
-    Case { name, image, change, codes, worst: Some(Severity::Leak) }
-}
-
-/// A case without consequences.
-const fn warning(
-    name: &'static str,
-    image: &'static str,
-    change: fn(&mut ImageEditor),
-    codes: &'static [&'static str],
-) -> Case {
-    Case { name, image, change, codes, worst: Some(Severity::Warning) }
-}
-
-/// A change that does not break the format.
-const fn sound(name: &'static str, image: &'static str, change: fn(&mut ImageEditor)) -> Case {
-    Case { name, image, change, codes: &[], worst: None }
-}

@@ -1,9 +1,9 @@
 //! Array blocks of the bitset, one field at a time.
 
-use crate::damage::{ImageEditor, THREE_BITMAPS};
 use persistent_data::format::ArrayHeader;
 
-use super::{Case, fatal, sound};
+use crate::damage::case::{Case, fatal, sound};
+use crate::damage::image_editor::{ImageEditor, THREE_BITMAPS};
 
 fn header(editor: &mut ImageEditor, index: usize, change: impl FnOnce(&mut ArrayHeader)) {
     editor.array_block(index, |disk| change(&mut disk.header));

@@ -3,8 +3,8 @@
 use persistent_data::transaction::wipe_superblock;
 use persistent_data::{BLOCK_SIZE, BlockNr};
 
-use super::{Case, fatal};
-use crate::damage::ImageEditor;
+use crate::damage::case::{Case, fatal};
+use crate::damage::image_editor::ImageEditor;
 
 fn zero(editor: &mut ImageEditor, at: BlockNr) {
     editor.bytes(at, |bytes| bytes.fill(0));

@@ -1,10 +1,10 @@
 //! The space map's tree of large counts, which is an empty leaf in the metadata of a clone.
 
-use crate::damage::{ImageEditor, set_child, set_key};
 use persistent_data::BlockNr;
 use persistent_data::format::{NodeHeader, RefCountBits};
 
-use super::{Case, fatal, leak, warning};
+use crate::damage::case::{Case, fatal, leak, warning};
+use crate::damage::image_editor::{ImageEditor, set_child, set_key};
 
 const LEAK: &[&str] = &["leaked-blocks"];
 const NEEDLESS: &[&str] = &["ref-count-needless"];

@@ -1,10 +1,10 @@
 //! Headers of the nodes of the bitset's btree, one field at a time.
 
-use crate::damage::{ImageEditor, set_child, set_key};
 use persistent_data::BlockNr;
 use persistent_data::format::{NodeDisk, NodeHeader};
 
-use super::{Case, fatal, sound, warning};
+use crate::damage::case::{Case, fatal, sound, warning};
+use crate::damage::image_editor::{ImageEditor, set_child, set_key};
 
 pub(super) fn root(editor: &mut ImageEditor, change: impl FnOnce(&mut NodeDisk)) {
     editor.node(editor.layout().root(), change);

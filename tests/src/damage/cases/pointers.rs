@@ -1,11 +1,11 @@
 //! Keys and pointers in the bitset's btree.
 
-use crate::damage::{ImageEditor, THREE_BITMAPS, child, key, set_child, set_key};
 use persistent_data::BlockNr;
 use persistent_data::format::{NodeDisk, RefCountBits, node_flags};
 
 use super::node::{leaf, root, root_header};
-use super::{Case, fatal};
+use crate::damage::case::{Case, fatal};
+use crate::damage::image_editor::{ImageEditor, THREE_BITMAPS, child, key, set_child, set_key};
 
 fn swap_children(disk: &mut NodeDisk, a: usize, b: usize) {
     let (in_a, in_b) = (child(disk, a), child(disk, b));

@@ -1,10 +1,10 @@
 //! The space map: its index, its bitmaps, and the counts in them.
 
-use crate::damage::{ImageEditor, THREE_BITMAPS};
 use persistent_data::BlockNr;
 use persistent_data::format::{IndexEntry, RefCountBits};
 
-use super::{Case, fatal, leak, sound, warning};
+use crate::damage::case::{Case, fatal, leak, sound, warning};
+use crate::damage::image_editor::{ImageEditor, THREE_BITMAPS};
 
 fn entry(editor: &mut ImageEditor, number: usize, change: impl FnOnce(&mut IndexEntry)) {
     editor.index(|disk| change(&mut disk.entries[number]));

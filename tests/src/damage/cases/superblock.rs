@@ -1,8 +1,7 @@
 //! The superblock, one field at a time.
 
-use crate::damage::{ImageEditor, THREE_BITMAPS};
-
-use super::{Case, fatal, leak, sound, warning};
+use crate::damage::case::{Case, fatal, leak, sound, warning};
+use crate::damage::image_editor::{ImageEditor, THREE_BITMAPS};
 
 pub(super) const HEADER: &[Case] = &[
     fatal("magic of thin", "tail", |e| e.superblock(|s| s.magic.set(27_022_010)), MAGIC),

@@ -146,19 +146,6 @@ pub(super) const LISTED: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "the list of all cases, and the cases of each kind, share the type of a case",
-        &[
-            "tests/src/damage/cases.rs",
-            "tests/src/damage/cases/array_block.rs",
-            "tests/src/damage/cases/blocks.rs",
-            "tests/src/damage/cases/large_counts.rs",
-            "tests/src/damage/cases/node.rs",
-            "tests/src/damage/cases/pointers.rs",
-            "tests/src/damage/cases/space_map.rs",
-            "tests/src/damage/cases/superblock.rs",
-        ],
-    ),
-    (
         "a round of the simulation has parts that each see the whole round",
         &[
             "tests/src/engine_sim/late.rs",
